@@ -1,0 +1,176 @@
+//! An [`Error`] is what a stage tells the person who runs it.
+
+use std::fmt;
+
+use paraloom_abi::status;
+use serde_json::{Map, Value};
+
+/// The result of everything that a stage does.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What kind of failure it is; decides who has to act.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Status {
+    /// The configuration is wrong; the user must change it.
+    Config = status::CONFIG,
+    /// An input's schema does not fit.
+    Schema = status::SCHEMA,
+    /// A row or a file holds bad data.
+    Data = status::DATA,
+    /// A named file, model or port is missing.
+    NotFound = status::NOT_FOUND,
+    /// The operating system refused a read or a write.
+    Io = status::IO,
+    /// Memory, disk or device memory ran out.
+    Resource = status::RESOURCE,
+    /// The host asked the stage to stop; not a failure.
+    Cancelled = status::CANCELLED,
+    /// The stage cannot do this.
+    Unsupported = status::UNSUPPORTED,
+    /// A bug in the stage.
+    Internal = status::INTERNAL,
+    /// A bug in the stage: it panicked.
+    Panic = status::PANIC,
+}
+
+impl Status {
+    /// Reads a status code; a code that this side does not know is `Internal`.
+    pub fn from_code(code: u32) -> Self {
+        [
+            Self::Config,
+            Self::Schema,
+            Self::Data,
+            Self::NotFound,
+            Self::Io,
+            Self::Resource,
+            Self::Cancelled,
+            Self::Unsupported,
+            Self::Panic,
+        ]
+        .into_iter()
+        .find(|status| *status as u32 == code)
+        .unwrap_or(Self::Internal)
+    }
+}
+
+/// A failure with its place and the way out.
+///
+/// ```
+/// use paraloom_sdk::Error;
+/// let error = Error::config("epochs must be at least 1").at("/epochs").hint("leave it out for 1");
+/// assert_eq!(error.to_string(), "epochs must be at least 1");
+/// ```
+#[derive(Clone, Debug)]
+pub struct Error {
+    pub(crate) status: Status,
+    pub(crate) message: String,
+    pub(crate) detail: Map<String, Value>,
+    pub(crate) retryable: bool,
+}
+
+macro_rules! constructors {
+    ($($(#[$doc:meta])* $name:ident => $status:ident;)*) => {$(
+        $(#[$doc])*
+        pub fn $name(message: impl Into<String>) -> Self {
+            Self::new(Status::$status, message)
+        }
+    )*};
+}
+
+impl Error {
+    /// An error of any status.
+    pub fn new(status: Status, message: impl Into<String>) -> Self {
+        Self { status, message: message.into(), detail: Map::new(), retryable: false }
+    }
+
+    constructors! {
+        /// The configuration is wrong.
+        config => Config;
+        /// An input's schema does not fit.
+        schema => Schema;
+        /// A row or a file holds bad data.
+        data => Data;
+        /// A named thing is missing.
+        not_found => NotFound;
+        /// A read or a write failed.
+        io => Io;
+        /// Memory or disk ran out.
+        resource => Resource;
+        /// The stage cannot do this.
+        unsupported => Unsupported;
+        /// A bug in the stage.
+        internal => Internal;
+    }
+
+    /// What [`crate::Services::check_cancelled`] returns once the host asks to stop.
+    pub fn cancelled() -> Self {
+        Self::new(Status::Cancelled, "stopped")
+    }
+
+    /// The place in the configuration, as a JSON pointer such as `/columns/text`.
+    #[must_use]
+    pub fn at(self, pointer: impl Into<String>) -> Self {
+        self.with("pointer", pointer.into())
+    }
+
+    /// The input port at fault.
+    #[must_use]
+    pub fn input(self, port: &str) -> Self {
+        self.with("input", port)
+    }
+
+    /// The way out, in one line.
+    #[must_use]
+    pub fn hint(self, hint: impl Into<String>) -> Self {
+        self.with("hint", hint.into())
+    }
+
+    /// The same call may succeed when it is made again.
+    #[must_use]
+    pub fn retryable(mut self) -> Self {
+        self.retryable = true;
+        self
+    }
+
+    /// What kind of failure it is.
+    pub fn status(&self) -> Status {
+        self.status
+    }
+
+    /// The detail of that name, if it was given.
+    pub fn detail(&self, name: &str) -> Option<&str> {
+        self.detail.get(name).and_then(Value::as_str)
+    }
+
+    pub(crate) fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.detail.insert(name.to_owned(), value.into());
+        self
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl From<arrow::error::ArrowError> for Error {
+    fn from(error: arrow::error::ArrowError) -> Self {
+        Self::data(error.to_string())
+    }
+}
+
+impl From<std::io::Error> for Error {
+    fn from(error: std::io::Error) -> Self {
+        use std::io::ErrorKind::{NotFound, OutOfMemory, QuotaExceeded, StorageFull};
+        let status = match error.kind() {
+            NotFound => Status::NotFound,
+            StorageFull | QuotaExceeded | OutOfMemory => Status::Resource,
+            _ => Status::Io,
+        };
+        Self::new(status, error.to_string())
+    }
+}

@@ -1,0 +1,109 @@
+//! What a stage author imports.
+//!
+//! A stage is a type that implements [`Stage`] or [`MapStage`]; a library offers its
+//! stages with [`export_stages!`]. The engine loads the library, checks pipelines
+//! against what the stages say of themselves, and calls them. Everything that the
+//! stages shipped with paraloom do, they do through this crate.
+//!
+//! ```
+//! use std::sync::Arc;
+//! use arrow::array::{RecordBatch, StringArray};
+//! use paraloom_sdk::{About, Emit, MapStage, PlanInputs, Planned, Port, Result, Run};
+//!
+//! /// Settings of `shout`.
+//! #[derive(serde::Deserialize, schemars::JsonSchema)]
+//! #[serde(deny_unknown_fields)]
+//! struct Config {
+//!     /// The text column to change.
+//!     column: String,
+//! }
+//!
+//! struct Shout(Config);
+//!
+//! impl MapStage for Shout {
+//!     type Config = Config;
+//!     type Worker = String;
+//!
+//!     fn about() -> About {
+//!         About::new("shout", "1.0.0", "Writes a column in capital letters.")
+//!             .input(Port::table("rows", "Any table."))
+//!             .output(Port::table("rows", "The same rows."))
+//!     }
+//!
+//!     fn plan(config: Config, inputs: &PlanInputs) -> Result<Planned<Self>> {
+//!         let rows = inputs.table("rows")?;
+//!         rows.text(&config.column, "/column")?;
+//!         let schema = rows.schema().clone();
+//!         Ok(Planned::new(Self(config), [Some(schema)]))
+//!     }
+//!
+//!     fn open(&self, _: &Run) -> Result<String> {
+//!         Ok(self.0.column.clone())
+//!     }
+//!
+//!     fn map(column: &mut String, rows: RecordBatch, emit: &mut Emit) -> Result<()> {
+//!         let texts = paraloom_sdk::column::text(&rows, column)?;
+//!         let loud: StringArray = texts.iter().map(|text| text.map(str::to_uppercase)).collect();
+//!         let rows = paraloom_sdk::column::replace(&rows, column, Arc::new(loud))?;
+//!         emit.push("rows", &rows)
+//!     }
+//! }
+//!
+//! paraloom_sdk::export_stages! { map: [Shout] }
+//! # fn main() {}
+//! ```
+
+pub mod column;
+mod error;
+#[doc(hidden)]
+pub mod export;
+mod guard;
+pub mod identity;
+mod port;
+mod run;
+mod stage;
+pub mod testing;
+
+pub use error::{Error, Result, Status};
+pub use paraloom_abi::{STAGE_BATCH_INVARIANT, STAGE_RESUMABLE, STAGE_USES_SEED};
+pub use paraloom_ffi::StreamReader;
+pub use port::{PlanEdge, PlanInputs, Port, Table, missing_column, nearest};
+pub use run::{Emit, Run, Services};
+pub use stage::{About, MapStage, Planned, Stage};
+
+#[doc(hidden)]
+pub mod __private {
+    pub use paraloom_abi::Library;
+}
+
+/// Makes the crate a stage library: `export_stages! { whole: [Load], map: [Threshold] }`.
+///
+/// The crate must be built as a `cdylib`, and with unwinding panics.
+#[macro_export]
+macro_rules! export_stages {
+    ($(whole: [$($whole:ty),* $(,)?])? $(,)? $(map: [$($map:ty),* $(,)?])? $(,)?) => {
+        #[cfg(panic = "abort")]
+        compile_error!("a stage library must be built with panic = \"unwind\"");
+
+        #[expect(unsafe_code, reason = "the entry symbol of the stage ABI")]
+        #[unsafe(no_mangle)]
+        extern "C" fn paraloom_stages_v1() -> *const $crate::__private::Library {
+            struct Table(*const $crate::__private::Library);
+            // SAFETY: the table is never changed once it is made.
+            unsafe impl Send for Table {}
+            // SAFETY: as above.
+            unsafe impl Sync for Table {}
+            static TABLE: std::sync::OnceLock<Table> = std::sync::OnceLock::new();
+            TABLE
+                .get_or_init(|| {
+                    let stages = vec![
+                        $($($crate::export::whole::<$whole>(),)*)?
+                        $($($crate::export::map::<$map>(),)*)?
+                    ];
+                    let (name, version) = (env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"));
+                    Table($crate::export::library(name, version, stages))
+                })
+                .0
+        }
+    };
+}

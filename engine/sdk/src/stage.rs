@@ -1,0 +1,123 @@
+//! The two shapes of work: a [`Stage`] sees its inputs whole, a [`MapStage`] part by part.
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use schemars::JsonSchema;
+use serde::de::DeserializeOwned;
+
+use crate::port::{PlanInputs, Port};
+use crate::run::{Emit, Run};
+use crate::{Result, STAGE_BATCH_INVARIANT, STAGE_RESUMABLE, STAGE_USES_SEED};
+
+/// What a stage says of itself.
+#[derive(Clone, Debug)]
+pub struct About {
+    pub(crate) name: &'static str,
+    pub(crate) version: &'static str,
+    pub(crate) doc: &'static str,
+    pub(crate) inputs: Vec<Port>,
+    pub(crate) outputs: Vec<Port>,
+    pub(crate) flags: u32,
+}
+
+impl About {
+    /// `name` is what pipelines write (`[a-z][a-z0-9-]*`); `version` is the semantic
+    /// version of what the stage computes, and expires old results; `doc` is one line.
+    pub const fn new(name: &'static str, version: &'static str, doc: &'static str) -> Self {
+        Self { name, version, doc, inputs: Vec::new(), outputs: Vec::new(), flags: 0 }
+    }
+
+    /// Adds an input port. The first table input of a map stage is the mapped one.
+    #[must_use]
+    pub fn input(mut self, port: Port) -> Self {
+        self.inputs.push(port);
+        self
+    }
+
+    /// Adds an output port.
+    #[must_use]
+    pub fn output(mut self, port: Port) -> Self {
+        self.outputs.push(port);
+        self
+    }
+
+    /// The result depends on the seed.
+    #[must_use]
+    pub const fn uses_seed(mut self) -> Self {
+        self.flags |= STAGE_USES_SEED;
+        self
+    }
+
+    /// The stage commits checkpoints and goes on from the newest.
+    #[must_use]
+    pub const fn resumable(mut self) -> Self {
+        self.flags |= STAGE_RESUMABLE;
+        self
+    }
+
+    /// A row's result does not depend on the rows beside it.
+    #[must_use]
+    pub const fn batch_invariant(mut self) -> Self {
+        self.flags |= STAGE_BATCH_INVARIANT;
+        self
+    }
+}
+
+/// The outcome of planning: the stage ready to work, and what comes out of it.
+#[derive(Debug)]
+pub struct Planned<S> {
+    pub(crate) stage: S,
+    pub(crate) outputs: Vec<Option<SchemaRef>>,
+    pub(crate) fingerprint: String,
+}
+
+impl<S> Planned<S> {
+    /// `outputs` has one entry per output port, in order: the schema of a table,
+    /// `None` for an artifact.
+    pub fn new(stage: S, outputs: impl IntoIterator<Item = Option<SchemaRef>>) -> Self {
+        Self { stage, outputs: outputs.into_iter().collect(), fingerprint: String::new() }
+    }
+
+    /// What enters the key beside configuration, inputs and version: a backend's name,
+    /// say, or the precision it computes in.
+    #[must_use]
+    pub fn fingerprint(mut self, fingerprint: impl Into<String>) -> Self {
+        self.fingerprint = fingerprint.into();
+        self
+    }
+}
+
+/// A stage that reads its inputs whole, in its own order.
+pub trait Stage: Sized + Send + Sync + 'static {
+    /// The `with:` block. Its doc comments become the reference and the editor's help.
+    type Config: DeserializeOwned + JsonSchema;
+
+    /// Name, version, ports and flags.
+    fn about() -> About;
+
+    /// Checks configuration and input schemas; says what comes out. Cheap, no effects.
+    fn plan(config: Self::Config, inputs: &PlanInputs) -> Result<Planned<Self>>;
+
+    /// Does the work; returns when it is done.
+    fn run(&self, run: &mut Run) -> Result<()>;
+}
+
+/// A stage whose output rows depend on the rows of one part alone.
+pub trait MapStage: Sized + Send + Sync + 'static {
+    /// The `with:` block. Its doc comments become the reference and the editor's help.
+    type Config: DeserializeOwned + JsonSchema;
+    /// What is loaded once and used for every part, such as a model.
+    type Worker: Send + 'static;
+
+    /// Name, version, ports and flags.
+    fn about() -> About;
+
+    /// Checks configuration and input schemas; says what comes out. Cheap, no effects.
+    fn plan(config: Self::Config, inputs: &PlanInputs) -> Result<Planned<Self>>;
+
+    /// Loads what the work needs.
+    fn open(&self, run: &Run) -> Result<Self::Worker>;
+
+    /// Works on all rows of one part.
+    fn map(worker: &mut Self::Worker, rows: RecordBatch, emit: &mut Emit) -> Result<()>;
+}
