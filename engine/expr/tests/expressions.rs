@@ -1,0 +1,139 @@
+//! Expressions as data: text in, rows that pass or the error out.
+
+use std::fmt::Write;
+use std::sync::Arc;
+
+use arrow::array::{Array, BooleanArray, Float64Array, Int64Array, RecordBatch, StringArray};
+use arrow::datatypes::{DataType, Field, Schema};
+use paraloom_expr::Expr;
+
+fn rows() -> RecordBatch {
+    let schema = Schema::new(vec![
+        Field::new("stsb", DataType::Float64, true),
+        Field::new("cola", DataType::Utf8, true),
+        Field::new("n", DataType::Int64, false),
+        Field::new("ok", DataType::Boolean, true),
+        Field::new("odd name", DataType::Utf8, true),
+    ]);
+    RecordBatch::try_new(
+        Arc::new(schema),
+        vec![
+            Arc::new(Float64Array::from(vec![Some(4.6), Some(4.0), Some(f64::NAN), None])),
+            Arc::new(StringArray::from(vec![Some("yes"), Some("no"), Some("yes"), None])),
+            Arc::new(Int64Array::from(vec![1, 2, 3, 4])),
+            Arc::new(BooleanArray::from(vec![Some(true), Some(false), None, Some(true)])),
+            Arc::new(StringArray::from(vec!["it's", "A cat sat", "", "x"])),
+        ],
+    )
+    .expect("the columns have one length")
+}
+
+/// `1` passes, `0` fails, `?` is unknown; or the error with its place.
+fn show(text: &str) -> String {
+    let result = Expr::parse(text).and_then(|expr| expr.evaluate(&rows()));
+    match result {
+        Ok(truth) => (0..truth.len())
+            .map(|row| match (truth.is_null(row), !truth.is_null(row) && truth.value(row)) {
+                (true, _) => '?',
+                (_, true) => '1',
+                (_, false) => '0',
+            })
+            .collect(),
+        Err(error) => {
+            let (start, end) = error.span;
+            let mut out = format!("{} at {start}..{end}", error.message);
+            if let Some(hint) = error.hint {
+                write!(out, " ({hint})").expect("a string takes everything");
+            }
+            out
+        }
+    }
+}
+
+#[test]
+fn what_passes() {
+    let cases = [
+        "stsb >= 4.0",
+        "not stsb >= 4.0",
+        "stsb != 4.0",
+        "stsb >= 4.0 and cola = 'yes'",
+        "stsb >= 4.0 or cola = 'yes'",
+        "cola = 'no' or ok",
+        "stsb is null",
+        "stsb is not nan",
+        "n in (1, 3)",
+        "cola in ('yes', null)",
+        "cola not in ('yes')",
+        "n % 2 = 0 and -n < -1",
+        "(n + 1) * 2 / 2 - 1 = n",
+        "`odd name` = 'it''s'",
+        "length(`odd name`) = 4",
+        "words(`odd name`) = 3",
+        "contains(lower(`odd name`), 'cat')",
+        "edit_distance(cola, 'yes') > 0.5",
+        "coalesce(cola, 'none') = 'none'",
+        "NOT (n = 1 OR n = 2)",
+        "null",
+        "true",
+    ];
+    let mut out = String::new();
+    for case in cases {
+        writeln!(out, "{case:45} {}", show(case)).expect("a string takes everything");
+    }
+    insta::assert_snapshot!(out);
+}
+
+#[test]
+fn what_is_refused() {
+    let cases = [
+        "",
+        "stsb",
+        "stsb >=",
+        "stsb >= 'high'",
+        "scola = 'yes'",
+        "cola = \"yes\"",
+        "cola = 'yes",
+        "1 < n < 3",
+        "n = 1 n = 2",
+        "lenght(cola) = 1",
+        "length(cola, cola) = 1",
+        "(n = 1",
+        "n = 1)",
+        "cola + 1 = 2",
+        "§",
+        "not n",
+        "and",
+        "is null",
+        "n is 3",
+        "nothing_like_it = 1",
+    ];
+    let mut out = String::new();
+    for case in cases {
+        writeln!(out, "{case:25} {}", show(case)).expect("a string takes everything");
+    }
+    insta::assert_snapshot!(out);
+}
+
+#[test]
+fn hostile_nesting_is_refused() {
+    for text in
+        ["(".repeat(100_000), "not ".repeat(100_000), "-".repeat(100_000), "1 + ".repeat(100_000)]
+    {
+        assert!(Expr::parse(&text).is_err());
+    }
+}
+
+#[test]
+fn reasons_name_the_values() {
+    let expr = Expr::parse("stsb >= 4.5 and cola = 'yes'").expect("a good expression");
+    insta::assert_debug_snapshot!(expr.reasons(&rows()).expect("the columns are there"));
+}
+
+proptest::proptest! {
+    #[test]
+    fn never_panics(text in "[ a-z0-9'`()<>=!+*/%.,-]{0,60}") {
+        if let Ok(expr) = Expr::parse(&text) {
+            let _ = expr.evaluate(&rows());
+        }
+    }
+}
