@@ -1,0 +1,243 @@
+//! Mistakes: each turns a sound sentence into one that no careful writer would accept, or finds nothing to break in it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::form::needs_an;
+use super::rng::Rng;
+
+type Words = Vec<String>;
+
+pub(super) struct Tables {
+    base: BTreeMap<String, [String; 5]>,
+    third: BTreeMap<String, [String; 5]>,
+    past: BTreeMap<String, [String; 5]>,
+    participle: BTreeMap<String, [String; 5]>,
+    singular: BTreeMap<String, String>,
+    plural: BTreeMap<String, String>,
+    prepositions: Vec<(String, String, Vec<String>)>,
+}
+
+impl Tables {
+    pub(super) fn parse(text: &str) -> Self {
+        let mut tables = Self {
+            base: BTreeMap::new(),
+            third: BTreeMap::new(),
+            past: BTreeMap::new(),
+            participle: BTreeMap::new(),
+            singular: BTreeMap::new(),
+            plural: BTreeMap::new(),
+            prepositions: Vec::new(),
+        };
+        for line in text.lines().filter(|line| !line.starts_with('#') && !line.is_empty()) {
+            let words: Words = line.split(' ').skip(1).map(str::to_owned).collect();
+            match line.split(' ').next() {
+                Some("verb") => tables.add_verb(&words.try_into().expect("a verb has five forms")),
+                Some("noun") => {
+                    tables.plural.insert(words[1].clone(), words[0].clone());
+                    tables.singular.insert(words[0].clone(), words[1].clone());
+                }
+                _ => tables.prepositions.push((words[0].clone(), words[1].clone(), words[2..].to_vec())),
+            }
+        }
+        tables
+    }
+
+    fn add_verb(&mut self, verb: &[String; 5]) {
+        for (table, form) in [&mut self.base, &mut self.third, &mut self.past, &mut self.participle].into_iter().zip(verb) {
+            table.insert(form.clone(), verb.clone());
+        }
+    }
+
+    fn is_finite(&self, words: &[String], at: usize) -> bool {
+        let after = at.checked_sub(1).map_or("", |before| words[before].as_str());
+        let blocked = ["was", "were", "been", "be", "has", "have", "is", "are", "products", "parcels", "had"];
+        FINITE.contains(&words[at].as_str()) || (self.past.contains_key(&words[at]) && !blocked.contains(&after))
+    }
+}
+
+const FINITE: [&str; 10] = ["was", "were", "is", "are", "has", "have", "had", "will", "must", "did"];
+const DOUBLED: [&str; 16] =
+    ["the", "in", "of", "to", "was", "were", "will", "by", "for", "a", "an", "must", "at", "and", "from", "has"];
+const DETERMINERS: [&str; 12] = ["the", "a", "an", "in", "of", "by", "for", "at", "from", "to", "its", "their"];
+
+/// One mistake of a randomly chosen kind: the broken sentence.
+pub(super) fn corrupt(sentence: &str, tables: &Tables, rng: &mut Rng) -> String {
+    let body = sentence.trim_end_matches('.');
+    let words: Words = body.split(' ').map(str::to_owned).collect();
+    let kinds: [fn(&Words, &Tables) -> Vec<Words>; 15] = [
+        agreement, after_auxiliary, passive, no_finite_verb, third_person, articles, articles, doubled, repeated, swapped,
+        no_preposition, wrong_preposition, number, possessive, cut_short,
+    ];
+    loop {
+        let broken = kinds[rng.below(kinds.len())](&words, tables);
+        if !broken.is_empty() {
+            let words = rng.pick(&broken).join(" ");
+            let mut letters = words.chars();
+            let first = letters.next().expect("a sentence has letters").to_uppercase();
+            return format!("{first}{}.", letters.as_str().trim_end_matches(','));
+        }
+    }
+}
+
+/// Replaces word `at` by `with`, which may be none or several words.
+fn splice(words: &Words, at: usize, with: &[&str]) -> Words {
+    let after = words[at + 1..].iter().cloned();
+    words[..at].iter().cloned().chain(with.iter().map(|&word| word.to_owned())).chain(after).collect()
+}
+
+/// Applies a rule to every word; it says what to put in the word's place.
+fn at_each<'a>(words: &'a Words, rule: impl Fn(usize, &'a str, &'a str) -> Option<Vec<&'a str>>) -> Vec<Words> {
+    let next = |at: usize| words.get(at + 1).map_or("", String::as_str);
+    (0..words.len()).filter_map(|at| Some(splice(words, at, &rule(at, &words[at], next(at))?))).collect()
+}
+
+fn before(words: &[String], at: usize) -> &str {
+    at.checked_sub(1).map_or("", |at| words[at].as_str())
+}
+
+/// "Prices was lowered", "the team have" is not among them: only auxiliaries whose other number is wrong.
+fn agreement(words: &Words, _: &Tables) -> Vec<Words> {
+    let pairs = [("was", "were"), ("were", "was"), ("has", "have"), ("have", "has"), ("is", "are"), ("are", "is")];
+    at_each(words, |_, word, _| pairs.iter().find(|(right, _)| *right == word).map(|(_, wrong)| vec![*wrong]))
+}
+
+/// "Will opens", "to expanding".
+fn after_auxiliary(words: &Words, tables: &Tables) -> Vec<Words> {
+    let auxiliary = |at: usize| ["will", "must", "to", "would"].contains(&before(words, at));
+    let verbs = (0..words.len()).filter(|&at| auxiliary(at)).filter_map(|at| Some((at, tables.base.get(&words[at])?)));
+    verbs.flat_map(|(at, verb)| [1, 2, 4].map(|form| splice(words, at, &[&verb[form]]))).collect()
+}
+
+/// "Was acquire by", "was acquires by".
+fn passive(words: &Words, tables: &Tables) -> Vec<Words> {
+    let auxiliary = |at: usize| ["was", "were", "been", "be"].contains(&before(words, at));
+    let verbs = (0..words.len()).filter(|&at| auxiliary(at)).filter_map(|at| Some((at, tables.participle.get(&words[at])?)));
+    verbs.filter(|(_, verb)| verb[0] != verb[3]).flat_map(|(at, verb)| [0, 1].map(|form| splice(words, at, &[&verb[form]]))).collect()
+}
+
+/// A sentence whose only finite verb has become a gerund, an infinitive or nothing.
+fn no_finite_verb(words: &Words, tables: &Tables) -> Vec<Words> {
+    let finite: Vec<usize> = (0..words.len()).filter(|&at| tables.is_finite(words, at)).collect();
+    let [only] = finite[..] else { return Vec::new() };
+    let Some(verb) = tables.past.get(&words[only]) else { return Vec::new() };
+    vec![splice(words, only, &[&verb[4]]), splice(words, only, &["to", &verb[0]]), splice(words, only, &[])]
+}
+
+/// "Velora plan to", "economists expects".
+fn third_person(words: &Words, tables: &Tables) -> Vec<Words> {
+    at_each(words, |at, word, next| {
+        let subject = before(words, at).to_lowercase();
+        if next == "to" && !tables.plural.contains_key(word) {
+            if let Some(verb) = tables.third.get(word) {
+                return Some(vec![&verb[0]]);
+            }
+        }
+        let verb = tables.base.get(word).filter(|_| tables.plural.contains_key(&subject))?;
+        Some(vec![&verb[1]])
+    })
+}
+
+/// "Opened factory", "a old plant", "in third quarter".
+fn articles(words: &Words, _: &Tables) -> Vec<Words> {
+    at_each(words, |_, word, next| {
+        let uncertain = ["lack", "shortage", "number", "growing"].contains(&next);
+        (["a", "an"].contains(&word) && !uncertain).then(Vec::new)
+    })
+    .into_iter()
+    .chain(at_each(words, |_, word, next| match word {
+        "a" | "an" => Some(vec![if needs_an(next) { "a" } else { "an" }]),
+        "the" if ["first", "second", "third", "fourth", "end", "last", "city", "state", "port"].contains(&next) => Some(vec![]),
+        _ => None,
+    }))
+    .collect()
+}
+
+fn doubled(words: &Words, tables: &Tables) -> Vec<Words> {
+    let sort = |word: &str| DOUBLED.contains(&word) || tables.past.contains_key(word);
+    at_each(words, |_, word, _| sort(word).then(|| vec![word, word]))
+}
+
+/// "In March in March".
+fn repeated(words: &Words, _: &Tables) -> Vec<Words> {
+    let phrase = |at: usize| DETERMINERS.contains(&words[at].as_str()) && at > 2;
+    let lengths = |at: usize| [2, 3].into_iter().map(move |length| at + length).filter(|&end| end <= words.len());
+    let twice = |at: usize, end: usize| [&words[..end], &words[at..]].concat();
+    (0..words.len()).filter(|&at| phrase(at)).flat_map(|at| lengths(at).map(move |end| twice(at, end))).collect()
+}
+
+/// "March in", "factory a".
+fn swapped(words: &Words, _: &Tables) -> Vec<Words> {
+    let movable = |at: usize| DETERMINERS.contains(&words[at].as_str()) || ["was", "will", "must"].contains(&words[at].as_str());
+    let plain = |at: usize| !words[at + 1].ends_with(',') && words[at] != words[at + 1];
+    let exchange = |at: usize| {
+        let mut words = words.clone();
+        words.swap(at, at + 1);
+        words
+    };
+    (1..words.len() - 1).filter(|&at| movable(at) && plain(at)).map(exchange).collect()
+}
+
+fn no_preposition(words: &Words, _: &Tables) -> Vec<Words> {
+    at_each(words, |at, word, next| {
+        let number = next.starts_with(|first: char| first.is_ascii_digit());
+        let day = ["Monday", "Wednesday", "Friday", "noon", "the"].contains(&next);
+        let particle = ["hand", "send", "put", "brought", "bring"].contains(&before(words, at));
+        let needed = match word {
+            "of" | "from" => true,
+            "at" | "for" | "to" => at > 0,
+            "by" => !number && !day,
+            "in" => at > 0 && !particle,
+            _ => false,
+        };
+        needed.then(Vec::new)
+    })
+}
+
+fn wrong_preposition(words: &Words, tables: &Tables) -> Vec<Words> {
+    let mut broken = Vec::new();
+    for (at, pair) in words.windows(2).enumerate() {
+        let idiom = format!("{} {}", pair[0], pair[1]).to_lowercase();
+        match idiom.as_str() {
+            "because of" => broken.push(splice(words, at + 1, &["from"])),
+            "due to" => broken.push(splice(words, at + 1, &["of"])),
+            "according to" => broken.push(splice(words, at + 1, &["by"])),
+            _ => {}
+        }
+        for (right, next, wrong) in &tables.prepositions {
+            let follows = next == "*" || pair[1].trim_end_matches(',') == next || (next == "$" && pair[1].starts_with('$'));
+            if *right == pair[0] && follows {
+                broken.extend(wrong.iter().map(|wrong| splice(words, at, &[wrong])));
+            }
+        }
+    }
+    broken
+}
+
+/// "300 worker", "a factories".
+fn number(words: &Words, tables: &Tables) -> Vec<Words> {
+    at_each(words, |at, word, _| {
+        let count = before(words, at).to_lowercase();
+        let many = count.parse::<u32>().is_ok() || ["all", "two", "several", "of"].contains(&count.as_str());
+        let one = ["a", "an"].contains(&count.as_str());
+        match (tables.plural.get(word), tables.singular.get(word)) {
+            (Some(singular), _) if many => Some(vec![singular.as_str()]),
+            (_, Some(plural)) if one => Some(vec![plural.as_str()]),
+            _ => None,
+        }
+    })
+}
+
+/// "To expand it fleet", "they passwords".
+fn possessive(words: &Words, _: &Tables) -> Vec<Words> {
+    let pairs: BTreeSet<(&str, &str)> = [("its", "it"), ("its", "it's"), ("their", "they"), ("their", "them")].into();
+    let wrong = |right: &str, wrong: &'static str| {
+        at_each(words, move |_, word, _| (word == right).then(|| vec![wrong])).into_iter().collect::<Vec<_>>()
+    };
+    pairs.into_iter().flat_map(|(good, bad)| wrong(good, bad)).collect()
+}
+
+/// The sentence breaks off after a word that cannot be the last.
+fn cut_short(words: &Words, _: &Tables) -> Vec<Words> {
+    let open = |at: &usize| DETERMINERS.contains(&words[*at].as_str()) || words[*at] == "because" || words[*at] == "with";
+    (5..words.len()).filter(open).map(|at| words[..=at].to_vec()).collect()
+}
