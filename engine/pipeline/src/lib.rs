@@ -1,1 +1,39 @@
-//! Placeholder.
+//! Pipeline text to a checked graph.
+//!
+//! Pure: this crate reads no file, no environment and no clock. What it needs from the
+//! world comes in through [`Catalog`] and [`Settings`]. Three steps, each with a type
+//! of its own: [`Document`] is what the text says, [`Resolved`] has its variables filled
+//! in and its edges found, [`Graph`] is typed from end to end. Every step reports all
+//! the errors it can find, not only the first.
+
+mod catalog;
+mod check;
+mod config;
+mod diagnostic;
+mod document;
+mod graph;
+mod names;
+mod resolve;
+mod schema;
+mod vars;
+mod yaml;
+
+pub use catalog::{
+    Catalog, PlanFailure, PlanInput, PlanOutput, PortInfo, PortKind, Shape, StageInfo,
+};
+pub use check::check;
+pub use config::{PATH_KEYWORD, PathUse};
+pub use diagnostic::{Diagnostic, Severity, Span};
+pub use document::{Document, NodeDocument, parse};
+pub use graph::{Edge, Endpoint, Graph, Node};
+pub use names::nearest;
+pub use resolve::{Resolved, ResolvedNode, Settings, resolve};
+pub use schema::editor_schema;
+pub use yaml::{Tree, Value};
+
+/// The version of the pipeline format that this crate reads.
+pub const FORMAT: u64 = 1;
+/// Name of the column that holds a row's id; every table has it.
+pub const ID_COLUMN: &str = "_id";
+/// Rows of a part, unless the pipeline says otherwise.
+pub const DEFAULT_PART_ROWS: usize = 32;

@@ -1,0 +1,133 @@
+//! What the check needs to know of stages, and asks of the world.
+
+use std::path::PathBuf;
+
+use arrow::datatypes::SchemaRef;
+use serde::{Deserialize, Serialize};
+
+/// What a port carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PortKind {
+    /// Arrow record batches.
+    Table,
+    /// An immutable directory.
+    Artifact,
+}
+
+/// A named input or output of a stage.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortInfo {
+    /// Its name.
+    pub name: String,
+    /// One line on what it carries.
+    pub doc: String,
+    /// Table or artifact.
+    pub kind: PortKind,
+    /// May be left unconnected.
+    pub optional: bool,
+    /// Takes several labelled edges.
+    pub many: bool,
+}
+
+/// How a stage works.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Shape {
+    /// Reads its inputs whole.
+    Whole,
+    /// Output parts depend on one input part each.
+    Map,
+}
+
+/// What a stage says of itself.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StageInfo {
+    /// What pipelines write.
+    pub name: String,
+    /// Version of what it computes.
+    pub version: String,
+    /// One line on what it does.
+    pub doc: String,
+    /// The library that offers it.
+    pub library: String,
+    /// JSON Schema of its configuration.
+    pub config_schema: serde_json::Value,
+    /// Input ports, in order.
+    pub inputs: Vec<PortInfo>,
+    /// Output ports, in order.
+    pub outputs: Vec<PortInfo>,
+    /// Whole or map.
+    pub shape: Shape,
+    /// The result depends on the seed.
+    pub uses_seed: bool,
+    /// Commits checkpoints.
+    pub resumable: bool,
+    /// A row's result does not depend on its neighbours.
+    pub batch_invariant: bool,
+}
+
+impl StageInfo {
+    /// Index of the mapped input: the first table port of a map stage.
+    pub fn mapped_input(&self) -> Option<usize> {
+        (self.shape == Shape::Map)
+            .then(|| self.inputs.iter().position(|port| port.kind == PortKind::Table))
+            .flatten()
+    }
+}
+
+/// One edge into a node that is being planned.
+#[derive(Clone, Debug)]
+pub struct PlanInput {
+    /// Index of the input port.
+    pub port: usize,
+    /// Label of the edge, empty unless the port takes many.
+    pub label: String,
+    /// Schema of a table; `None` for an artifact.
+    pub schema: Option<SchemaRef>,
+}
+
+/// What a stage's plan says.
+#[derive(Clone, Debug)]
+pub struct PlanOutput {
+    /// One entry per output port: the schema of a table, `None` for an artifact.
+    pub outputs: Vec<Option<SchemaRef>>,
+    /// What enters the key beside configuration, inputs and version.
+    pub fingerprint: String,
+}
+
+/// Why a stage could not be planned.
+#[derive(Clone, Debug, Default)]
+pub struct PlanFailure {
+    /// What is wrong, in the user's words.
+    pub message: String,
+    /// JSON pointer into the configuration.
+    pub pointer: Option<String>,
+    /// The input port at fault.
+    pub input: Option<String>,
+    /// The way out.
+    pub hint: Option<String>,
+}
+
+/// The stages that there are, and the questions that only the world can answer.
+pub trait Catalog {
+    /// The stage called `name`.
+    fn stage(&self, name: &str) -> Option<&StageInfo>;
+
+    /// The names of all stages.
+    fn names(&self) -> Vec<&str>;
+
+    /// Asks the stage what comes out, given configuration and input schemas.
+    fn plan(
+        &self,
+        stage: &StageInfo,
+        node: &str,
+        config: &serde_json::Value,
+        inputs: &[PlanInput],
+    ) -> Result<PlanOutput, PlanFailure>;
+
+    /// The absolute path that `text` in the pipeline file means. `Ok(None)`: not on this
+    /// machine yet (a hub reference that is fetched when it is needed). An error says
+    /// what was looked for, and the way out.
+    fn resolve_path(&self, text: &str) -> Result<Option<PathBuf>, PlanFailure>;
+}

@@ -1,0 +1,263 @@
+//! From names to types: every stage, port, setting and column, before any work.
+
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use petgraph::graph::{DiGraph, NodeIndex};
+
+use crate::ID_COLUMN;
+use crate::catalog::{Catalog, PlanFailure, PlanInput, PortInfo, PortKind, StageInfo};
+use crate::config::Checker;
+use crate::diagnostic::{Diagnostic, Span};
+use crate::graph::{Edge, Graph, Node};
+use crate::names::suggestion;
+use crate::resolve::{Resolved, ResolvedInput, ResolvedNode};
+use crate::yaml::{Tree, Value};
+
+/// Checks the whole graph; the graph is there only if there is no error.
+pub fn check(resolved: &Resolved, catalog: &dyn Catalog) -> (Option<Graph>, Vec<Diagnostic>) {
+    let mut pass =
+        Pass { resolved, catalog, states: vec![None; resolved.nodes.len()], errors: Vec::new() };
+    for index in &resolved.order {
+        pass.states[*index] = pass.node(*index);
+    }
+    let Pass { states, errors, .. } = pass;
+    let graph = if errors.is_empty() { build(resolved, states) } else { None };
+    (graph, errors)
+}
+
+/// What is known of a node. Its outputs are unknown if the plan failed: then nothing
+/// that reads it can be planned, but its ports and settings still can be checked.
+#[derive(Clone)]
+struct State {
+    stage: Arc<StageInfo>,
+    edges: Vec<(usize, Edge)>,
+    planned: Option<Node>,
+}
+
+struct Pass<'a> {
+    resolved: &'a Resolved,
+    catalog: &'a dyn Catalog,
+    states: Vec<Option<State>>,
+    errors: Vec<Diagnostic>,
+}
+
+impl Pass<'_> {
+    fn node(&mut self, index: usize) -> Option<State> {
+        let node = &self.resolved.nodes[index];
+        let (name, span) = &node.stage;
+        let Some(stage) = self.catalog.stage(name) else {
+            let hint = suggestion(name, self.catalog.names());
+            let error = Diagnostic::error(format!("there is no stage `{name}`"), *span);
+            self.errors.push(error.maybe_hint(hint));
+            return None;
+        };
+        let stage = Arc::new(stage.clone());
+        let before = self.errors.len();
+        let edges = self.edges(node, &stage);
+        let mut checker =
+            Checker { catalog: self.catalog, errors: &mut self.errors, paths: Vec::new() };
+        let config = checker.check(&node.with, &stage.config_schema, "");
+        let paths = checker.paths;
+        let sound = self.errors.len() == before;
+        let schemas = self.schemas(&edges);
+        let planned = match schemas {
+            Some(inputs) if sound => self.plan(node, &stage, config, paths, &inputs),
+            _ => None,
+        };
+        Some(State { stage, edges, planned })
+    }
+
+    /// Matches the node's inputs with the ports of its stage.
+    fn edges(&mut self, node: &ResolvedNode, stage: &StageInfo) -> Vec<(usize, Edge)> {
+        let mut edges = Vec::new();
+        for (position, input) in node.inputs.iter().enumerate() {
+            let (name, span) = &input.port;
+            let Some(port) = stage.inputs.iter().position(|port| port.name == *name) else {
+                let names: Vec<_> = stage.inputs.iter().map(|port| port.name.as_str()).collect();
+                let error =
+                    Diagnostic::error(format!("`{}` has no input `{name}`", stage.name), *span);
+                let hint = suggestion(name, names)
+                    .unwrap_or_else(|| format!("`{}` takes no input", stage.name));
+                self.errors.push(error.hint(hint));
+                continue;
+            };
+            edges.extend(self.edge(input, &stage.inputs[port], port, position));
+        }
+        for (index, port) in stage.inputs.iter().enumerate() {
+            let named = node.inputs.iter().filter(|input| input.port.0 == port.name).count();
+            if named == 0 && !port.optional {
+                let message = format!("input `{}` of `{}` is not connected", port.name, stage.name);
+                let error = Diagnostic::error(message, node.name_span).hint(port.doc.clone());
+                self.errors.push(error);
+            }
+            if named > 1 && !port.many {
+                let spans: Vec<_> =
+                    node.inputs.iter().filter(|input| input.port.0 == port.name).collect();
+                let message = format!("input `{}` takes one source, not {named}", port.name);
+                self.errors.push(Diagnostic::error(message, spans[1].span));
+            }
+            debug_assert!(
+                edges.iter().all(|(_, edge): &(usize, Edge)| edge.input < stage.inputs.len()),
+                "{index}"
+            );
+        }
+        edges
+    }
+
+    fn edge(
+        &mut self,
+        input: &ResolvedInput,
+        port: &PortInfo,
+        index: usize,
+        position: usize,
+    ) -> Option<(usize, Edge)> {
+        if input.label.is_some() && !port.many {
+            let message = format!("input `{}` takes one source", port.name);
+            self.errors
+                .push(Diagnostic::error(message, input.span).hint("write the name of a node"));
+            return None;
+        }
+        // A source whose stage is unknown has its own error already.
+        let source = self.states[input.from].as_ref()?.stage.clone();
+        let output = self.output(input, port, &source)?;
+        let label = match &input.label {
+            Some(label) => label.clone(),
+            None if port.many => self.resolved.nodes[input.from].name.clone(),
+            None => String::new(),
+        };
+        Some((input.from, Edge { output, input: index, label, position }))
+    }
+
+    /// The output that is named, or the first one of the kind that the port takes.
+    fn output(
+        &mut self,
+        input: &ResolvedInput,
+        port: &PortInfo,
+        source: &StageInfo,
+    ) -> Option<usize> {
+        let from = &self.resolved.nodes[input.from];
+        let wanted = match port.kind {
+            PortKind::Table => "a table",
+            PortKind::Artifact => "an artifact",
+        };
+        let names = source.outputs.iter().map(|output| output.name.as_str()).collect::<Vec<_>>();
+        let Some(name) = &input.output else {
+            let found = source.outputs.iter().position(|output| output.kind == port.kind);
+            if found.is_none() {
+                let message =
+                    format!("`{}` takes {wanted}, but `{}` offers none", port.name, from.name);
+                let error = Diagnostic::error(message, input.span);
+                let hint = format!("`{}` offers {}", from.name, names.join(", "));
+                self.errors.push(error.hint(hint).related(from.name_span, "declared here"));
+            }
+            return found;
+        };
+        let Some(found) = source.outputs.iter().position(|output| output.name == *name) else {
+            let message = format!("`{}` has no output `{name}`", from.name);
+            let error = Diagnostic::error(message, input.span);
+            self.errors.push(error.maybe_hint(suggestion(name, names)));
+            return None;
+        };
+        if source.outputs[found].kind != port.kind {
+            let message =
+                format!("`{}` takes {wanted}, but `{}.{name}` is not one", port.name, from.name);
+            self.errors.push(Diagnostic::error(message, input.span));
+            return None;
+        }
+        Some(found)
+    }
+
+    /// The schemas of the inputs, if all sources could be planned.
+    fn schemas(&self, edges: &[(usize, Edge)]) -> Option<Vec<PlanInput>> {
+        let schema = |(from, edge): &(usize, Edge)| {
+            let source = self.states[*from].as_ref()?.planned.as_ref()?;
+            Some(PlanInput {
+                port: edge.input,
+                label: edge.label.clone(),
+                schema: source.outputs.get(edge.output)?.clone(),
+            })
+        };
+        edges.iter().map(schema).collect()
+    }
+
+    fn plan(
+        &mut self,
+        node: &ResolvedNode,
+        stage: &Arc<StageInfo>,
+        config: serde_json::Value,
+        paths: Vec<crate::PathUse>,
+        inputs: &[PlanInput],
+    ) -> Option<Node> {
+        let planned = match self.catalog.plan(stage, &node.name, &config, inputs) {
+            Ok(planned) => planned,
+            Err(failure) => {
+                self.errors.push(place(failure, node));
+                return None;
+            }
+        };
+        Some(Node {
+            name: node.name.clone(),
+            span: node.name_span,
+            stage: Arc::clone(stage),
+            config,
+            paths,
+            seed: node.seed,
+            part_rows: node.part_rows,
+            outputs: planned.outputs.into_iter().map(|schema| schema.map(with_id)).collect(),
+            fingerprint: planned.fingerprint,
+        })
+    }
+}
+
+/// Every table has an `_id`: the engine adds it where the stage does not.
+fn with_id(schema: SchemaRef) -> SchemaRef {
+    if schema.column_with_name(ID_COLUMN).is_some() {
+        return schema;
+    }
+    let id = Arc::new(Field::new(ID_COLUMN, DataType::Utf8, false));
+    let fields = std::iter::once(id).chain(schema.fields().iter().cloned());
+    Arc::new(Schema::new(fields.collect::<Vec<_>>()))
+}
+
+/// Finds the place that a stage complains about.
+fn place(failure: PlanFailure, node: &ResolvedNode) -> Diagnostic {
+    let span = match (&failure.pointer, &failure.input) {
+        // A default has no place of its own: the node is it.
+        (Some(pointer), _) if exists(&node.with, pointer) => node.with.locate(pointer),
+        (_, Some(port)) => {
+            let input = node.inputs.iter().find(|input| input.port.0 == *port);
+            input.map_or(node.name_span, |input| input.span)
+        }
+        (Some(pointer), None) => parent(&node.with, pointer).unwrap_or(node.stage.1),
+        (None, None) => node.stage.1,
+    };
+    Diagnostic::error(failure.message, span).maybe_hint(failure.hint)
+}
+
+fn exists(with: &Tree, pointer: &str) -> bool {
+    let first = pointer.split('/').nth(1).unwrap_or_default();
+    with.get(first).is_some()
+}
+
+fn parent(with: &Tree, pointer: &str) -> Option<Span> {
+    match &with.value {
+        Value::Map(members) if !members.is_empty() => Some(with.locate(pointer)),
+        _ => None,
+    }
+}
+
+fn build(resolved: &Resolved, states: Vec<Option<State>>) -> Option<Graph> {
+    let mut graph = DiGraph::new();
+    let mut edges = Vec::new();
+    for (to, state) in states.into_iter().enumerate() {
+        let state = state?;
+        graph.add_node(state.planned?);
+        edges.extend(state.edges.into_iter().map(|(from, edge)| (from, to, edge)));
+    }
+    for (from, to, edge) in edges {
+        graph.add_edge(NodeIndex::new(from), NodeIndex::new(to), edge);
+    }
+    let order = resolved.order.iter().map(|index| NodeIndex::new(*index)).collect();
+    Some(Graph { name: resolved.name.clone(), graph, order })
+}

@@ -1,0 +1,276 @@
+//! A node's `with:` block against the JSON Schema of its stage, with places.
+//!
+//! Covers what configuration types produce: types, enumerations, ranges, required and
+//! unknown members, arrays, maps, alternatives, defaults. A general JSON Schema library
+//! would know more keywords but no places in the text.
+
+use std::path::PathBuf;
+
+use serde_json::{Map, Value as Json, json};
+
+use crate::catalog::Catalog;
+use crate::diagnostic::{Diagnostic, Span};
+use crate::names::suggestion;
+use crate::yaml::{Tree, Value};
+
+/// Marks a string property that names a file or directory.
+pub const PATH_KEYWORD: &str = "x-paraloom-path";
+
+/// A file or directory that a configuration names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PathUse {
+    /// JSON pointer to it in the configuration.
+    pub pointer: String,
+    /// What the pipeline says.
+    pub text: String,
+    /// What that means; `None` if it has to be fetched first.
+    pub path: Option<PathBuf>,
+}
+
+/// Checks `tree` and fills in defaults and absolute paths.
+pub(crate) struct Checker<'a> {
+    pub(crate) catalog: &'a dyn Catalog,
+    pub(crate) errors: &'a mut Vec<Diagnostic>,
+    pub(crate) paths: Vec<PathUse>,
+}
+
+impl Checker<'_> {
+    pub(crate) fn check(&mut self, tree: &Tree, schema: &Json, pointer: &str) -> Json {
+        if let Some(alternatives) = alternatives(schema) {
+            return self.alternatives(tree, alternatives, pointer);
+        }
+        if let Some(allowed) = allowed_values(schema) {
+            self.allowed(tree, &allowed);
+            return tree.to_json();
+        }
+        let types = types(schema);
+        if !types.is_empty() && !types.iter().any(|name| fits(tree, name)) {
+            self.wrong_type(tree, &types, pointer);
+            return tree.to_json();
+        }
+        match &tree.value {
+            Value::Map(members) => self.members(members, tree.span, schema, pointer),
+            Value::List(items) => {
+                let item_schema = schema.get("items").unwrap_or(&Json::Null);
+                self.range(tree, schema, items.len() as f64, ("minItems", "maxItems"), " items");
+                let check =
+                    |(index, item)| self.check(item, item_schema, &format!("{pointer}/{index}"));
+                items.iter().enumerate().map(check).collect()
+            }
+            Value::Int(number) => {
+                self.range(tree, schema, *number as f64, ("minimum", "maximum"), "");
+                tree.to_json()
+            }
+            Value::Float(number) => {
+                self.float(tree, schema, *number);
+                tree.to_json()
+            }
+            Value::Text(text) => self.text(tree, schema, text, pointer),
+            Value::Null | Value::Bool(_) => tree.to_json(),
+        }
+    }
+
+    fn error(&mut self, message: String, span: Span) {
+        self.errors.push(Diagnostic::error(message, span));
+    }
+
+    fn wrong_type(&mut self, tree: &Tree, types: &[&str], pointer: &str) {
+        let wanted: Vec<_> =
+            types.iter().filter(|name| **name != "null").map(|name| plain(name)).collect();
+        let name = pointer.rsplit('/').next().unwrap_or_default();
+        let message = format!("`{name}` must be {}, not {}", wanted.join(" or "), tree.kind());
+        self.error(message, tree.span);
+    }
+
+    fn members(
+        &mut self,
+        members: &[(String, Span, Tree)],
+        span: Span,
+        schema: &Json,
+        pointer: &str,
+    ) -> Json {
+        let empty = Map::new();
+        let properties = schema.get("properties").and_then(Json::as_object).unwrap_or(&empty);
+        let others = schema.get("additionalProperties");
+        let mut out = Map::new();
+        for (key, key_span, tree) in members {
+            let pointer = format!("{pointer}/{}", key.replace('~', "~0").replace('/', "~1"));
+            match (properties.get(key), others) {
+                (Some(property), _) => {
+                    drop(out.insert(key.clone(), self.check(tree, property, &pointer)))
+                }
+                (None, Some(Json::Bool(false))) => {
+                    let hint = suggestion(key, properties.keys().map(String::as_str));
+                    let error = Diagnostic::error(format!("unknown setting `{key}`"), *key_span);
+                    self.errors.push(error.maybe_hint(hint));
+                }
+                (None, Some(schema)) => {
+                    drop(out.insert(key.clone(), self.check(tree, schema, &pointer)))
+                }
+                (None, None) => drop(out.insert(key.clone(), tree.to_json())),
+            }
+        }
+        for name in schema.get("required").and_then(Json::as_array).into_iter().flatten() {
+            let name = name.as_str().unwrap_or_default();
+            if !members.iter().any(|(key, ..)| key == name) {
+                let error = Diagnostic::error(format!("the setting `{name}` is missing"), span);
+                let doc = properties.get(name).and_then(|schema| schema.get("description"));
+                self.errors.push(error.maybe_hint(doc.and_then(Json::as_str).map(str::to_owned)));
+            }
+        }
+        for (name, property) in properties {
+            if let Some(default) = property.get("default")
+                && !out.contains_key(name)
+            {
+                out.insert(name.clone(), default.clone());
+            }
+        }
+        // One order, whatever the file's: this is hashed.
+        out.sort_keys();
+        Json::Object(out)
+    }
+
+    fn range(&mut self, tree: &Tree, schema: &Json, value: f64, keys: (&str, &str), unit: &str) {
+        let bound = |key: &str| schema.get(key).and_then(Json::as_f64);
+        if let Some(least) = bound(keys.0)
+            && value < least
+        {
+            self.error(format!("{value}{unit} is too small: the least is {least}"), tree.span);
+        }
+        if let Some(most) = bound(keys.1)
+            && value > most
+        {
+            self.error(format!("{value}{unit} is too large: the most is {most}"), tree.span);
+        }
+        if let Some(limit) = bound("exclusiveMinimum")
+            && value <= limit
+        {
+            self.error(format!("{value}{unit} is too small: it must be above {limit}"), tree.span);
+        }
+    }
+
+    fn float(&mut self, tree: &Tree, schema: &Json, number: f64) {
+        if number.is_finite() {
+            self.range(tree, schema, number, ("minimum", "maximum"), "");
+        } else {
+            self.error("a setting must be a finite number".to_owned(), tree.span);
+        }
+    }
+
+    fn text(&mut self, tree: &Tree, schema: &Json, text: &str, pointer: &str) -> Json {
+        self.range(
+            tree,
+            schema,
+            text.chars().count() as f64,
+            ("minLength", "maxLength"),
+            " characters",
+        );
+        if schema.get(PATH_KEYWORD) != Some(&Json::Bool(true)) {
+            return tree.to_json();
+        }
+        match self.catalog.resolve_path(text) {
+            Ok(path) => {
+                let resolved =
+                    path.as_ref().map_or_else(|| json!(text), |path| json!(path.to_string_lossy()));
+                self.paths.push(PathUse {
+                    pointer: pointer.to_owned(),
+                    text: text.to_owned(),
+                    path,
+                });
+                resolved
+            }
+            Err(failure) => {
+                let error = Diagnostic::error(failure.message, tree.span);
+                self.errors.push(error.maybe_hint(failure.hint));
+                Json::Null
+            }
+        }
+    }
+
+    fn allowed(&mut self, tree: &Tree, allowed: &[&Json]) {
+        let value = tree.to_json();
+        if allowed.contains(&&value) {
+            return;
+        }
+        let names: Vec<_> = allowed.iter().filter_map(|value| value.as_str()).collect();
+        let given = tree.as_text().map_or_else(|| value.to_string(), str::to_owned);
+        let error = Diagnostic::error(format!("`{given}` is not one of the choices"), tree.span);
+        self.errors.push(error.maybe_hint(suggestion(&given, names)));
+    }
+
+    /// Takes the first alternative that fits without error; otherwise reports the errors
+    /// of the one that fits best.
+    fn alternatives(&mut self, tree: &Tree, alternatives: &[Json], pointer: &str) -> Json {
+        let mut best: Option<(Vec<Diagnostic>, Json)> = None;
+        for schema in alternatives {
+            let mut errors = Vec::new();
+            let mut checker =
+                Checker { catalog: self.catalog, errors: &mut errors, paths: Vec::new() };
+            let json = checker.check(tree, schema, pointer);
+            let paths = checker.paths;
+            if errors.is_empty() {
+                self.paths.extend(paths);
+                return json;
+            }
+            let has_type = types(schema).iter().any(|name| fits(tree, name));
+            let is_better =
+                best.as_ref().is_none_or(|(old, _)| has_type && errors.len() <= old.len());
+            if is_better {
+                best = Some((errors, json));
+            }
+        }
+        let scalars: Vec<_> = alternatives.iter().filter_map(allowed_values).flatten().collect();
+        if tree.as_text().is_some() && !scalars.is_empty() {
+            self.allowed(tree, &scalars);
+            return tree.to_json();
+        }
+        let (errors, json) = best.unwrap_or_default();
+        self.errors.extend(errors);
+        json
+    }
+}
+
+fn alternatives(schema: &Json) -> Option<&[Json]> {
+    let list = schema.get("oneOf").or_else(|| schema.get("anyOf"))?.as_array()?;
+    Some(list)
+}
+
+fn allowed_values(schema: &Json) -> Option<Vec<&Json>> {
+    if let Some(value) = schema.get("const") {
+        return Some(vec![value]);
+    }
+    schema.get("enum").and_then(Json::as_array).map(|values| values.iter().collect())
+}
+
+fn types(schema: &Json) -> Vec<&str> {
+    match schema.get("type") {
+        Some(Json::String(name)) => vec![name],
+        Some(Json::Array(names)) => names.iter().filter_map(Json::as_str).collect(),
+        _ => Vec::new(),
+    }
+}
+
+fn fits(tree: &Tree, type_name: &str) -> bool {
+    match type_name {
+        "null" => tree.value == Value::Null,
+        "boolean" => matches!(tree.value, Value::Bool(_)),
+        "integer" => matches!(tree.value, Value::Int(_)),
+        "number" => matches!(tree.value, Value::Int(_) | Value::Float(_)),
+        "string" => matches!(tree.value, Value::Text(_)),
+        "array" => matches!(tree.value, Value::List(_)),
+        "object" => matches!(tree.value, Value::Map(_)),
+        _ => true,
+    }
+}
+
+fn plain(type_name: &str) -> &str {
+    match type_name {
+        "boolean" => "true or false",
+        "integer" => "a whole number",
+        "number" => "a number",
+        "string" => "text",
+        "array" => "a list",
+        "object" => "a mapping",
+        other => other,
+    }
+}

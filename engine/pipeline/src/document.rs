@@ -1,0 +1,236 @@
+//! A [`Document`] is what the pipeline file says, before anything is filled in.
+
+use crate::FORMAT;
+use crate::diagnostic::{Diagnostic, Span};
+use crate::names::{NAME_RULE, is_name, suggestion};
+use crate::yaml::{Tree, Value, read};
+
+/// A pipeline as it is written.
+#[derive(Clone, Debug, Default)]
+pub struct Document {
+    /// `name:`; empty if there is none.
+    pub name: String,
+    /// `seed:`
+    pub seed: Option<u64>,
+    /// `part_rows:`
+    pub part_rows: Option<usize>,
+    /// `vars:` with the places of their names.
+    pub vars: Vec<(String, Span, Tree)>,
+    /// `nodes:`, in the order of the file.
+    pub nodes: Vec<NodeDocument>,
+}
+
+/// A node as it is written.
+#[derive(Clone, Debug)]
+pub struct NodeDocument {
+    /// Its name.
+    pub name: String,
+    /// Where the name stands.
+    pub name_span: Span,
+    /// `stage:`
+    pub stage: (String, Span),
+    /// `inputs:` port, place of the port's name, what is connected to it.
+    pub inputs: Vec<(String, Span, Tree)>,
+    /// `with:`; an empty mapping if there is none.
+    pub with: Tree,
+    /// `seed:`
+    pub seed: Option<u64>,
+    /// `part_rows:`
+    pub part_rows: Option<usize>,
+}
+
+const TOP_KEYS: [&str; 7] =
+    ["paraloom", "name", "description", "seed", "part_rows", "vars", "nodes"];
+const NODE_KEYS: [&str; 6] = ["stage", "description", "inputs", "with", "seed", "part_rows"];
+
+/// Reads the text of a pipeline; reports all errors of its form.
+pub fn parse(text: &str) -> (Document, Vec<Diagnostic>) {
+    let mut document = Document::default();
+    let mut errors = Vec::new();
+    match read(text) {
+        Err(error) => errors.push(error),
+        Ok(tree) => Reader { errors: &mut errors }.document(tree, &mut document),
+    }
+    (document, errors)
+}
+
+struct Reader<'a> {
+    errors: &'a mut Vec<Diagnostic>,
+}
+
+impl Reader<'_> {
+    fn error(&mut self, message: impl Into<String>, span: Span) {
+        self.errors.push(Diagnostic::error(message, span));
+    }
+
+    fn document(&mut self, tree: Tree, document: &mut Document) {
+        let span = Span::new(tree.span.start, tree.span.start);
+        let Value::Map(members) = tree.value else {
+            self.errors.push(
+                Diagnostic::error(
+                    "a pipeline is a mapping with `paraloom`, `name` and `nodes`",
+                    span,
+                )
+                .hint("`paraloom init` writes one to start from"),
+            );
+            return;
+        };
+        let mut version = None;
+        let mut has_nodes = false;
+        for (key, key_span, value) in members {
+            match key.as_str() {
+                "paraloom" => version = Some(value),
+                "name" => document.name = self.name(&value).unwrap_or_default(),
+                "description" => drop(self.text(&value, "`description`")),
+                "seed" => document.seed = self.whole(&value, "`seed`", 0),
+                "part_rows" => document.part_rows = self.part_rows(&value),
+                "vars" => document.vars = self.vars(value),
+                "nodes" => {
+                    has_nodes = true;
+                    document.nodes = self.nodes(value);
+                }
+                other => self.unknown_key(other, key_span, &TOP_KEYS),
+            }
+        }
+        self.version(version.as_ref(), span);
+        if !has_nodes {
+            self.error("`nodes` is missing", span);
+        }
+    }
+
+    fn version(&mut self, version: Option<&Tree>, start: Span) {
+        let way_out = format!("write `paraloom: {FORMAT}` in the first line");
+        match version.map(|tree| (&tree.value, tree.span)) {
+            Some((Value::Int(number), _)) if u64::try_from(*number) == Ok(FORMAT) => {}
+            Some((Value::Int(number), span)) => {
+                let message = format!("this engine reads format {FORMAT}, not {number}");
+                self.errors.push(Diagnostic::error(message, span));
+            }
+            Some((_, span)) => {
+                let error = Diagnostic::error("`paraloom` is the number of the format", span);
+                self.errors.push(error.hint(way_out));
+            }
+            None => {
+                let error =
+                    Diagnostic::error("`paraloom`, the number of the format, is missing", start);
+                self.errors.push(error.hint(way_out));
+            }
+        }
+    }
+
+    fn unknown_key(&mut self, key: &str, span: Span, known: &[&str]) {
+        let hint = suggestion(key, known.iter().copied());
+        self.errors.push(Diagnostic::error(format!("unknown key `{key}`"), span).maybe_hint(hint));
+    }
+
+    fn text(&mut self, tree: &Tree, what: &str) -> Option<String> {
+        let text = tree.as_text().map(str::to_owned);
+        if text.is_none() {
+            self.error(format!("{what} must be text, not {}", tree.kind()), tree.span);
+        }
+        text
+    }
+
+    fn name(&mut self, tree: &Tree) -> Option<String> {
+        let name = self.text(tree, "`name`")?;
+        self.check_name(&name, tree.span);
+        Some(name)
+    }
+
+    fn check_name(&mut self, name: &str, span: Span) {
+        if !is_name(name) {
+            let message = format!("`{}` cannot be a name", name.escape_debug());
+            self.errors.push(Diagnostic::error(message, span).hint(NAME_RULE));
+        }
+    }
+
+    fn whole(&mut self, tree: &Tree, what: &str, least: i64) -> Option<u64> {
+        match tree.value {
+            Value::Int(number) if number >= least => u64::try_from(number).ok(),
+            _ => {
+                self.error(format!("{what} must be a whole number, at least {least}"), tree.span);
+                None
+            }
+        }
+    }
+
+    fn part_rows(&mut self, tree: &Tree) -> Option<usize> {
+        self.whole(tree, "`part_rows`", 1).and_then(|rows| usize::try_from(rows).ok())
+    }
+
+    fn members(&mut self, tree: Tree, what: &str) -> Vec<(String, Span, Tree)> {
+        match tree.value {
+            Value::Map(members) => members,
+            Value::Null => Vec::new(),
+            _ => {
+                self.error(format!("{what} must be a mapping, not {}", tree.kind()), tree.span);
+                Vec::new()
+            }
+        }
+    }
+
+    fn vars(&mut self, tree: Tree) -> Vec<(String, Span, Tree)> {
+        let vars = self.members(tree, "`vars`");
+        for (name, span, value) in &vars {
+            self.check_name(name, *span);
+            if matches!(value.value, Value::List(_) | Value::Map(_)) {
+                self.error(format!("a variable is one value, not {}", value.kind()), value.span);
+            }
+        }
+        vars
+    }
+
+    fn nodes(&mut self, tree: Tree) -> Vec<NodeDocument> {
+        let span = tree.span;
+        let nodes = self.members(tree, "`nodes`");
+        if nodes.is_empty() {
+            self.error("a pipeline needs at least one node", span);
+        }
+        nodes.into_iter().filter_map(|(name, span, value)| self.node(name, span, value)).collect()
+    }
+
+    fn node(&mut self, name: String, name_span: Span, tree: Tree) -> Option<NodeDocument> {
+        self.check_name(&name, name_span);
+        if !matches!(tree.value, Value::Map(_)) {
+            let message = format!("node `{name}` must be a mapping, not {}", tree.kind());
+            let error = Diagnostic::error(message, tree.span);
+            self.errors.push(error.hint("write `{ stage: …, inputs: {…}, with: {…} }`"));
+            return None;
+        }
+        let with = Tree { value: Value::Map(Vec::new()), span: name_span };
+        let mut node = NodeDocument {
+            name,
+            name_span,
+            stage: (String::new(), name_span),
+            inputs: Vec::new(),
+            with,
+            seed: None,
+            part_rows: None,
+        };
+        for (key, key_span, value) in self.members(tree, "a node") {
+            match key.as_str() {
+                "stage" => {
+                    node.stage = (self.text(&value, "`stage`").unwrap_or_default(), value.span);
+                }
+                "description" => drop(self.text(&value, "`description`")),
+                "inputs" => node.inputs = self.members(value, "`inputs`"),
+                "with" if matches!(value.value, Value::Map(_)) => node.with = value,
+                "with" if value.value == Value::Null => {}
+                "with" => {
+                    self.error(
+                        format!("`with` must be a mapping, not {}", value.kind()),
+                        value.span,
+                    );
+                }
+                "seed" => node.seed = self.whole(&value, "`seed`", 0),
+                "part_rows" => node.part_rows = self.part_rows(&value),
+                other => self.unknown_key(other, key_span, &NODE_KEYS),
+            }
+        }
+        if node.stage.0.is_empty() && node.stage.1 == name_span {
+            self.error(format!("node `{}` has no `stage`", node.name), name_span);
+            return None;
+        }
+        Some(node)
+    }
+}

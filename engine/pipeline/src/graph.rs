@@ -1,0 +1,137 @@
+//! A [`Graph`] is a pipeline that is typed from end to end and ready to run.
+
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use petgraph::Direction;
+use petgraph::graph::{DiGraph, NodeIndex};
+use petgraph::visit::EdgeRef;
+
+use crate::catalog::StageInfo;
+use crate::config::PathUse;
+use crate::diagnostic::Span;
+
+/// A node, checked.
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// Its name.
+    pub name: String,
+    /// Where the name stands.
+    pub span: Span,
+    /// Its stage.
+    pub stage: Arc<StageInfo>,
+    /// Configuration with defaults and absolute paths.
+    pub config: serde_json::Value,
+    /// The files and directories that the configuration names.
+    pub paths: Vec<PathUse>,
+    /// Seed of the node.
+    pub seed: u64,
+    /// Rows of a part of its output.
+    pub part_rows: usize,
+    /// Per output port: the schema of a table, `None` for an artifact.
+    pub outputs: Vec<Option<SchemaRef>>,
+    /// What the stage adds to the key.
+    pub fingerprint: String,
+}
+
+/// An edge: from an output port to an input port.
+#[derive(Clone, Debug)]
+pub struct Edge {
+    /// Index of the output port it leaves.
+    pub output: usize,
+    /// Index of the input port it enters.
+    pub input: usize,
+    /// Label, for ports that take many; otherwise empty.
+    pub label: String,
+    /// Place in the list of the node's inputs.
+    pub position: usize,
+}
+
+/// An output of a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Endpoint {
+    /// The node.
+    pub node: NodeIndex,
+    /// Index of its output port.
+    pub port: usize,
+}
+
+/// A pipeline that is ready to run.
+#[derive(Clone, Debug, Default)]
+pub struct Graph {
+    /// The pipeline's name; empty if it has none.
+    pub name: String,
+    pub(crate) graph: DiGraph<Node, Edge>,
+    pub(crate) order: Vec<NodeIndex>,
+}
+
+impl Graph {
+    /// The nodes, each after those that it reads.
+    pub fn order(&self) -> &[NodeIndex] {
+        &self.order
+    }
+
+    /// The node at `index`.
+    pub fn node(&self, index: NodeIndex) -> &Node {
+        &self.graph[index]
+    }
+
+    /// The node called `name`.
+    pub fn find(&self, name: &str) -> Option<NodeIndex> {
+        self.order.iter().copied().find(|index| self.graph[*index].name == name)
+    }
+
+    /// The edges into `node`, in the order of the file: where from, and which edge.
+    pub fn inputs(&self, node: NodeIndex) -> Vec<(Endpoint, &Edge)> {
+        let edges = self.graph.edges_directed(node, Direction::Incoming);
+        let endpoint = |source, edge: &Edge| Endpoint { node: source, port: edge.output };
+        let mut inputs: Vec<_> =
+            edges.map(|edge| (endpoint(edge.source(), edge.weight()), edge.weight())).collect();
+        inputs.sort_by_key(|(_, edge)| edge.position);
+        inputs
+    }
+
+    /// The nodes that read something of `node`.
+    pub fn readers(&self, node: NodeIndex) -> Vec<NodeIndex> {
+        let mut readers: Vec<_> = self.graph.neighbors(node).collect();
+        readers.sort_unstable();
+        readers.dedup();
+        readers
+    }
+
+    /// The node and everything that it needs, in order.
+    pub fn ancestors(&self, node: NodeIndex) -> Vec<NodeIndex> {
+        let mut needed = vec![node];
+        for index in self.order.iter().rev() {
+            if self.graph.neighbors(*index).any(|reader| needed.contains(&reader)) {
+                needed.push(*index);
+            }
+        }
+        self.order.iter().copied().filter(|index| needed.contains(index)).collect()
+    }
+
+    /// The output that `text` means: `node` if it has one output of interest, or `node.port`.
+    pub fn endpoint(&self, text: &str) -> Result<Endpoint, String> {
+        let (name, port) = match text.split_once('.') {
+            Some((name, port)) => (name, Some(port)),
+            None => (text, None),
+        };
+        let Some(node) = self.find(name) else {
+            let names = self.order.iter().map(|index| self.graph[*index].name.as_str());
+            let hint = crate::names::suggestion(name, names.collect::<Vec<_>>());
+            return Err(format!("there is no node `{name}`; {}", hint.unwrap_or_default()));
+        };
+        let stage = &self.graph[node].stage;
+        let ports = || stage.outputs.iter().map(|port| port.name.as_str()).collect::<Vec<_>>();
+        let port = match port {
+            Some(port) => {
+                stage.outputs.iter().position(|known| known.name == port).ok_or_else(|| {
+                    format!("`{name}` has no output `{port}`; it has {}", ports().join(", "))
+                })?
+            }
+            None if stage.outputs.is_empty() => return Err(format!("`{name}` has no output")),
+            None => 0,
+        };
+        Ok(Endpoint { node, port })
+    }
+}

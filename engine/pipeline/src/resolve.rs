@@ -1,0 +1,201 @@
+//! Variables filled in, edges found, cycles named.
+
+use std::collections::HashMap;
+
+use petgraph::algo::{tarjan_scc, toposort};
+use petgraph::graph::{DiGraph, NodeIndex};
+
+use crate::diagnostic::{Diagnostic, Span};
+use crate::document::{Document, NodeDocument};
+use crate::names::suggestion;
+use crate::vars::Vars;
+use crate::yaml::{Tree, Value};
+use crate::{DEFAULT_PART_ROWS, parse};
+
+/// What comes from outside the file.
+pub struct Settings<'a> {
+    /// `--set name=value`, in order.
+    pub set: &'a [(String, String)],
+    /// The environment, for `${env:NAME}`.
+    pub env: &'a dyn Fn(&str) -> Option<String>,
+}
+
+/// A pipeline whose variables are filled in and whose edges are known.
+#[derive(Clone, Debug)]
+pub struct Resolved {
+    /// The pipeline's name; empty if it has none.
+    pub name: String,
+    /// The nodes, in the order of the file.
+    pub nodes: Vec<ResolvedNode>,
+    /// Indices into `nodes`, each node after those that it reads.
+    pub order: Vec<usize>,
+}
+
+/// A node with its edges.
+#[derive(Clone, Debug)]
+pub struct ResolvedNode {
+    /// Its name.
+    pub name: String,
+    /// Where the name stands.
+    pub name_span: Span,
+    /// The stage and where it is named.
+    pub stage: (String, Span),
+    /// What is connected to which port.
+    pub inputs: Vec<ResolvedInput>,
+    /// The configuration, variables filled in.
+    pub with: Tree,
+    /// Seed of the node.
+    pub seed: u64,
+    /// Rows of a part of its output.
+    pub part_rows: usize,
+}
+
+/// One edge, by name.
+#[derive(Clone, Debug)]
+pub struct ResolvedInput {
+    /// The input port and where it is named.
+    pub port: (String, Span),
+    /// Label of the edge, for ports that take many.
+    pub label: Option<String>,
+    /// Index of the node that it comes from.
+    pub from: usize,
+    /// The output port, if it is named.
+    pub output: Option<String>,
+    /// Where the source is named.
+    pub span: Span,
+}
+
+/// Parses and resolves `text`; reports all errors that do not need to know the stages.
+pub fn resolve(text: &str, settings: &Settings) -> (Option<Resolved>, Vec<Diagnostic>) {
+    let (document, mut errors) = parse(text);
+    let vars = Vars::new(&document.vars, settings.set, settings.env, &mut errors);
+    let names: HashMap<_, _> = document
+        .nodes
+        .iter()
+        .enumerate()
+        .map(|(index, node)| (node.name.as_str(), index))
+        .collect();
+    let mut nodes = Vec::with_capacity(document.nodes.len());
+    for node in &document.nodes {
+        nodes.push(resolve_node(node, &document, &names, &vars, &mut errors));
+    }
+    let order = order(&nodes, &mut errors);
+    // Stages can still be checked when the form has errors, but not without an order.
+    let resolved = order.map(|order| Resolved { name: document.name.clone(), nodes, order });
+    (resolved, errors)
+}
+
+fn resolve_node(
+    node: &NodeDocument,
+    document: &Document,
+    names: &HashMap<&str, usize>,
+    vars: &Vars,
+    errors: &mut Vec<Diagnostic>,
+) -> ResolvedNode {
+    let mut inputs = Vec::new();
+    for (port, span, tree) in &node.inputs {
+        let tree = vars.fill(tree, errors);
+        let mut connect = |label: Option<String>, source: &Tree| {
+            let edge = endpoint(source, names, errors);
+            inputs.extend(edge.map(|(from, output)| ResolvedInput {
+                port: (port.clone(), *span),
+                label,
+                from,
+                output,
+                span: source.span,
+            }));
+        };
+        match &tree.value {
+            Value::Map(members) => {
+                members.iter().for_each(|(label, _, source)| connect(Some(label.clone()), source));
+            }
+            Value::List(items) => {
+                for (index, source) in items.iter().enumerate() {
+                    let label = source.as_text().map_or_else(|| index.to_string(), str::to_owned);
+                    connect(Some(label), source);
+                }
+            }
+            _ => connect(None, &tree),
+        }
+    }
+    ResolvedNode {
+        name: node.name.clone(),
+        name_span: node.name_span,
+        stage: node.stage.clone(),
+        inputs,
+        with: vars.fill(&node.with, errors),
+        seed: node.seed.or(document.seed).unwrap_or(0),
+        part_rows: node.part_rows.or(document.part_rows).unwrap_or(DEFAULT_PART_ROWS),
+    }
+}
+
+/// `node` or `node.port`.
+fn endpoint(
+    source: &Tree,
+    names: &HashMap<&str, usize>,
+    errors: &mut Vec<Diagnostic>,
+) -> Option<(usize, Option<String>)> {
+    let Some(text) = source.as_text() else {
+        let message = format!("an input is the name of a node, not {}", source.kind());
+        errors.push(Diagnostic::error(message, source.span).hint("write `node` or `node.port`"));
+        return None;
+    };
+    let (node, port) = match text.split_once('.') {
+        Some((node, port)) => (node, Some(port.to_owned())),
+        None => (text, None),
+    };
+    if let Some(index) = names.get(node) {
+        return Some((*index, port));
+    }
+    let mut known: Vec<_> = names.keys().copied().collect();
+    known.sort_unstable();
+    let hint = suggestion(node, known);
+    let message = format!("there is no node `{}`", node.escape_debug());
+    errors.push(Diagnostic::error(message, source.span).maybe_hint(hint));
+    None
+}
+
+/// A topological order that keeps the file's order where it can; or the cycles.
+fn order(nodes: &[ResolvedNode], errors: &mut Vec<Diagnostic>) -> Option<Vec<usize>> {
+    let mut graph = DiGraph::<usize, Span>::new();
+    let indices: Vec<_> = (0..nodes.len()).map(|node| graph.add_node(node)).collect();
+    for (to, node) in nodes.iter().enumerate() {
+        for input in &node.inputs {
+            graph.add_edge(indices[input.from], indices[to], input.span);
+        }
+    }
+    if let Ok(order) = toposort(&graph, None) {
+        return Some(order.into_iter().map(|index| graph[index]).collect());
+    }
+    for component in tarjan_scc(&graph) {
+        let first = component[0];
+        if component.len() > 1 || graph.contains_edge(first, first) {
+            errors.push(cycle(&graph, &component, nodes));
+        }
+    }
+    None
+}
+
+/// Walks from the first node of a component, staying inside, until a node repeats.
+fn cycle(
+    graph: &DiGraph<usize, Span>,
+    component: &[NodeIndex],
+    nodes: &[ResolvedNode],
+) -> Diagnostic {
+    let start = component.iter().copied().min().unwrap_or_default();
+    let mut path = vec![start];
+    let repeated = loop {
+        let here = path[path.len() - 1];
+        let next = graph.neighbors(here).find(|next| component.contains(next)).unwrap_or(start);
+        if let Some(at) = path.iter().position(|seen| *seen == next) {
+            break path.split_off(at);
+        }
+        path.push(next);
+    };
+    let name = |index: &NodeIndex| nodes[graph[*index]].name.as_str();
+    let mut names: Vec<_> = repeated.iter().map(name).collect();
+    names.push(name(&repeated[0]));
+    let span = nodes[graph[repeated[0]]].name_span;
+    let message = format!("the nodes form a cycle: {}", names.join(" -> "));
+    Diagnostic::error(message, span).hint("one of these edges has to go")
+}

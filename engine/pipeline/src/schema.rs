@@ -1,0 +1,102 @@
+//! The JSON Schema of the pipeline format, for editors.
+
+use serde_json::{Value, json};
+
+use crate::catalog::StageInfo;
+
+/// A draft-07 schema (the newest that the YAML language server reads) of a pipeline that
+/// may use `stages`.
+pub fn editor_schema<'a>(stages: impl IntoIterator<Item = &'a StageInfo>) -> Value {
+    let mut stages: Vec<_> = stages.into_iter().collect();
+    stages.sort_by(|a, b| a.name.cmp(&b.name));
+    let name = json!({"type": "string", "pattern": "^[a-z0-9][a-z0-9_-]{0,63}$"});
+    let names: Vec<_> = stages.iter().map(|stage| stage.name.as_str()).collect();
+    let conditions: Vec<_> = stages.iter().map(|stage| condition(stage)).collect();
+    json!({
+        "$schema": "http://json-schema.org/draft-07/schema#",
+        "title": "Paraloom pipeline",
+        "type": "object",
+        "required": ["paraloom", "nodes"],
+        "additionalProperties": false,
+        "properties": {
+            "paraloom": {"const": crate::FORMAT, "description": "The number of the format."},
+            "name": name,
+            "description": {"type": "string"},
+            "seed": {"type": "integer", "minimum": 0, "default": 0,
+                     "description": "All randomness comes from it."},
+            "part_rows": {"type": "integer", "minimum": 1, "default": crate::DEFAULT_PART_ROWS,
+                          "description": "Rows of a part: the unit of commit and resume."},
+            "vars": {"type": "object", "propertyNames": name,
+                     "additionalProperties": {"type": ["string", "number", "boolean", "null"]},
+                     "description": "Values for ${name}; --set name=value replaces them."},
+            "nodes": {
+                "type": "object", "minProperties": 1, "propertyNames": name,
+                "additionalProperties": {
+                    "type": "object", "required": ["stage"], "additionalProperties": false,
+                    "properties": {
+                        "stage": {"type": "string", "examples": names},
+                        "description": {"type": "string"},
+                        "inputs": {"type": "object"},
+                        "with": {"type": "object"},
+                        "seed": {"type": "integer", "minimum": 0},
+                        "part_rows": {"type": "integer", "minimum": 1}
+                    },
+                    "allOf": conditions
+                }
+            }
+        }
+    })
+}
+
+/// If the stage is this one, then `with` and `inputs` look like that.
+fn condition(stage: &StageInfo) -> Value {
+    let source = json!({"type": "string", "description": "`node` or `node.port`"});
+    let port = |many: bool| {
+        if many {
+            json!({"anyOf": [source, {"type": "object"}, {"type": "array"}]})
+        } else {
+            source.clone()
+        }
+    };
+    let ports: serde_json::Map<_, _> = stage
+        .inputs
+        .iter()
+        .map(|input| {
+            let mut schema = port(input.many);
+            schema["description"] = json!(input.doc);
+            (input.name.clone(), schema)
+        })
+        .collect();
+    let mut with = stage.config_schema.clone();
+    if let Some(with) = with.as_object_mut() {
+        with.remove("$schema");
+        with.insert("description".to_owned(), json!(stage.doc));
+    }
+    // A setting may also be a variable.
+    allow_variables(&mut with);
+    json!({
+        "if": {"properties": {"stage": {"const": stage.name}}, "required": ["stage"]},
+        "then": {"properties": {
+            "with": with,
+            "inputs": {"type": "object", "properties": ports, "additionalProperties": false}
+        }}
+    })
+}
+
+fn allow_variables(schema: &mut Value) {
+    let Some(properties) = schema.get_mut("properties").and_then(Value::as_object_mut) else {
+        return;
+    };
+    for property in properties.values_mut() {
+        allow_variables(property);
+        let kinds = property.get("type").cloned();
+        let is_scalar = |kind: &Value| kind != "string" && kind != "object" && kind != "array";
+        if let Some(kind) = kinds.filter(|kind| kind.is_array() || is_scalar(kind)) {
+            let description = property.get("description").cloned().unwrap_or_default();
+            let variable = json!({"type": "string", "pattern": "^\\$\\{[^}]+\\}$"});
+            let original = std::mem::take(property);
+            *property = json!({"anyOf": [original, variable], "description": description});
+            debug_assert!(!kind.is_null());
+        }
+    }
+}
