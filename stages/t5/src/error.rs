@@ -1,0 +1,66 @@
+//! What can go wrong, in the words of the person who has to mend it.
+
+use std::path::{Path, PathBuf};
+
+/// The result of everything fallible in this library.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// An error of the T5 library.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A file could not be read or written.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// A file was read, but what it holds is not what it should be.
+    #[error("{}: {message}", path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it, and the way out where there is one.
+        message: String,
+    },
+    /// The configuration describes a model that is not T5, or not one that can be run.
+    #[error("model configuration: {0}")]
+    Config(String),
+    /// The weights do not fit the configuration.
+    #[error("model weights: {0}")]
+    Weights(String),
+    /// The tokenizer could not be read, trained or applied.
+    #[error("tokenizer: {0}")]
+    Tokenizer(String),
+    /// An option or an input that cannot be honoured.
+    #[error("{0}")]
+    Invalid(String),
+    /// The loss or a gradient stopped being a number.
+    #[error("step {step}: the {what} is {value}; lower the learning rate or look at the examples of this step")]
+    Diverged {
+        /// The optimizer step, counted from 1.
+        step: u64,
+        /// `loss` or `gradient norm`.
+        what: &'static str,
+        /// The offending value.
+        value: f64,
+    },
+    /// The caller asked to stop.
+    #[error("cancelled")]
+    Cancelled,
+}
+
+impl Error {
+    /// Wraps an I/O error with the path it happened on.
+    pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { path, source }
+    }
+
+    /// Says what is wrong with the contents of a file.
+    pub(crate) fn malformed(path: &Path, message: impl ToString) -> Self {
+        Self::Malformed { path: path.to_path_buf(), message: message.to_string() }
+    }
+}

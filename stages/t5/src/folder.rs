@@ -1,0 +1,248 @@
+//! A model directory in the Hugging Face layout: `config.json`, `generation_config.json` and `model.safetensors`, whole
+//! or in shards with an index.
+//!
+//! Files are read, not mapped: a file that is cut short under us is then an error and not a crash.
+
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet, HashMap},
+    fs::File,
+    io::{Read, Seek, SeekFrom},
+    path::{Path, PathBuf},
+};
+
+use burn::tensor::{Device, Tensor};
+use safetensors::{Dtype, View, tensor::Metadata};
+use serde_json::{Value, json};
+
+use crate::{
+    Error, Result,
+    config::Config,
+    model::{Model, Slot, Weights},
+};
+
+const CONFIG: &str = "config.json";
+const GENERATION: &str = "generation_config.json";
+const WEIGHTS: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+const PICKLED: [&str; 2] = ["pytorch_model.bin", "pytorch_model.bin.index.json"];
+
+/// Where the embedding may lie; some writers keep only one of its aliases.
+const SHARED_ALIASES: [&str; 3] = ["shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight"];
+const HEAD: &str = "lm_head.weight";
+
+/// Reads a model.
+///
+/// Whether the head is tied to the embedding is decided by whether the files hold a head that differs from it.
+///
+/// # Errors
+/// When a file is missing, damaged or not T5; every message names the file.
+pub fn load(directory: &Path, device: &Device) -> Result<Model> {
+    let mut config = Config::read(&directory.join(CONFIG))?;
+    let mut files = TensorFiles::open(directory)?;
+    config.untied_head = files.has_own_head()?;
+    Model::from_values(config, device, |slot| {
+        let aliases: &[&str] = if slot.name == SHARED_ALIASES[0] { &SHARED_ALIASES } else { &[&slot.name] };
+        files.read(aliases, &slot.shape())
+    })
+}
+
+/// Writes a model: the same bytes for the same weights.
+///
+/// # Errors
+/// When a weight is not finite, or a file cannot be written.
+pub fn save(model: &Model, directory: &Path) -> Result<()> {
+    std::fs::create_dir_all(directory).map_err(Error::io(directory))?;
+    let config = model.config();
+    write_json(&directory.join(CONFIG), &config.to_json())?;
+    let generation = json!({
+        "_from_model_config": true,
+        "decoder_start_token_id": config.decoder_start_token_id,
+        "eos_token_id": config.eos_token_id,
+        "pad_token_id": config.pad_token_id,
+    });
+    write_json(&directory.join(GENERATION), &generation)?;
+    save_tensors(&Weights::layout(config), model.weights(), &directory.join(WEIGHTS))
+}
+
+/// Writes tensors under the names of their slots.
+pub(crate) fn save_tensors(layout: &Weights<Slot>, tensors: &Weights<Tensor<2>>, path: &Path) -> Result<()> {
+    let views: Vec<_> = layout
+        .list()
+        .into_iter()
+        .zip(tensors.list())
+        .map(|(slot, tensor)| Ok((slot.name.as_str(), Stored { shape: slot.shape(), tensor: finite(slot, tensor)? })))
+        .collect::<Result<_>>()?;
+    let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    safetensors::serialize_to_file(views, Some(format), path).map_err(|error| Error::malformed(path, error))
+}
+
+/// Refuses weights that nobody could use.
+fn finite<'a>(slot: &Slot, tensor: &'a Tensor<2>) -> Result<&'a Tensor<2>> {
+    let data = tensor.to_data();
+    let values = data.as_slice::<f32>().map_err(|error| Error::Weights(format!("{error:?}")))?;
+    match values.iter().find(|value| !value.is_finite()) {
+        Some(value) => Err(Error::Weights(format!("`{}` holds {value}; the model was not saved", slot.name))),
+        None => Ok(tensor),
+    }
+}
+
+/// Writes JSON with a final newline.
+pub(crate) fn write_json(path: &Path, value: &Value) -> Result<()> {
+    std::fs::write(path, format!("{value:#}\n")).map_err(Error::io(path))
+}
+
+/// A tensor on its way into a file; its bytes are fetched when they are written.
+struct Stored<'a> {
+    shape: Vec<usize>,
+    tensor: &'a Tensor<2>,
+}
+
+impl View for Stored<'_> {
+    fn dtype(&self) -> Dtype {
+        Dtype::F32
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        self.tensor.to_data().as_bytes().to_vec().into()
+    }
+
+    fn data_len(&self) -> usize {
+        self.shape.iter().product::<usize>() * size_of::<f32>()
+    }
+}
+
+/// The tensors of a model directory, by name.
+struct TensorFiles {
+    directory: PathBuf,
+    places: BTreeMap<String, Place>,
+}
+
+/// Where a tensor lies.
+#[derive(Clone)]
+struct Place {
+    file: PathBuf,
+    offset: u64,
+    bytes: usize,
+    dtype: Dtype,
+    shape: Vec<usize>,
+}
+
+impl TensorFiles {
+    fn open(directory: &Path) -> Result<Self> {
+        let mut files = Self { directory: directory.to_path_buf(), places: BTreeMap::new() };
+        let (whole, index) = (directory.join(WEIGHTS), directory.join(INDEX));
+        if whole.exists() {
+            files.add(&whole)?;
+        } else if index.exists() {
+            for shard in shards(&index)? {
+                files.add(&directory.join(shard))?;
+            }
+        } else if PICKLED.iter().any(|name| directory.join(name).exists()) {
+            return Err(Error::malformed(directory, pickled_advice(directory)));
+        } else {
+            return Err(Error::malformed(directory, format!("there is no {WEIGHTS} here, nor {INDEX}")));
+        }
+        Ok(files)
+    }
+
+    /// Takes in the header of a file.
+    fn add(&mut self, path: &Path) -> Result<()> {
+        let mut file = File::open(path).map_err(Error::io(path))?;
+        let length = file.metadata().map_err(Error::io(path))?.len();
+        let mut prefix = [0; 8];
+        file.read_exact(&mut prefix).map_err(Error::io(path))?;
+        let header_length = u64::from_le_bytes(prefix);
+        if header_length > length.saturating_sub(8) {
+            return Err(Error::malformed(path, "not a safetensors file, or cut short"));
+        }
+        let mut header = vec![0; header_length as usize];
+        file.read_exact(&mut header).map_err(Error::io(path))?;
+        let metadata: Metadata = serde_json::from_slice(&header).map_err(|error| Error::malformed(path, error))?;
+        let data = 8 + header_length;
+        if data + metadata.data_len() as u64 != length {
+            return Err(Error::malformed(path, "the file is cut short, or longer than its header says"));
+        }
+        for (name, info) in metadata.tensors() {
+            let (start, end) = info.data_offsets;
+            let place = Place {
+                file: path.to_path_buf(),
+                offset: data + start as u64,
+                bytes: end - start,
+                dtype: info.dtype,
+                shape: info.shape.clone(),
+            };
+            self.places.insert(name, place);
+        }
+        Ok(())
+    }
+
+    fn has_own_head(&self) -> Result<bool> {
+        let Some(head) = self.places.get(HEAD) else { return Ok(false) };
+        let Some(shared) = SHARED_ALIASES.iter().find_map(|name| self.places.get(*name)) else { return Ok(true) };
+        Ok(head.dtype != shared.dtype || read_bytes(head)? != read_bytes(shared)?)
+    }
+
+    /// The values of the first of `names` that exists, as f32.
+    fn read(&mut self, names: &[&str], shape: &[usize]) -> Result<Vec<f32>> {
+        let Some(place) = names.iter().find_map(|name| self.places.get(*name)) else {
+            let message = format!("the weights lack `{}`; are they of the model in config.json?", names[0]);
+            return Err(Error::malformed(&self.directory, message));
+        };
+        if place.shape != shape {
+            let message = format!("`{}` is {:?}, but config.json says {shape:?}", names[0], place.shape);
+            return Err(Error::malformed(&place.file, message));
+        }
+        let bytes = read_bytes(place)?;
+        let values = match place.dtype {
+            Dtype::F32 => decode(&bytes, f32::from_le_bytes),
+            Dtype::BF16 => decode(&bytes, |pair| half::bf16::from_le_bytes(pair).to_f32()),
+            Dtype::F16 => decode(&bytes, |pair| half::f16::from_le_bytes(pair).to_f32()),
+            other => {
+                let message = format!("`{}` is stored as {other:?}; known are F32, BF16 and F16", names[0]);
+                return Err(Error::malformed(&place.file, message));
+            }
+        };
+        Ok(values)
+    }
+}
+
+fn decode<const N: usize>(bytes: &[u8], value: impl Fn([u8; N]) -> f32) -> Vec<f32> {
+    bytes.as_chunks::<N>().0.iter().map(|chunk| value(*chunk)).collect()
+}
+
+fn read_bytes(place: &Place) -> Result<Vec<u8>> {
+    let mut file = File::open(&place.file).map_err(Error::io(&place.file))?;
+    file.seek(SeekFrom::Start(place.offset)).map_err(Error::io(&place.file))?;
+    let mut bytes = vec![0; place.bytes];
+    file.read_exact(&mut bytes).map_err(Error::io(&place.file))?;
+    Ok(bytes)
+}
+
+/// The files that an index names, each once.
+fn shards(index: &Path) -> Result<BTreeSet<String>> {
+    let text = std::fs::read_to_string(index).map_err(Error::io(index))?;
+    let value: Value = serde_json::from_str(&text).map_err(|error| Error::malformed(index, error))?;
+    let Some(map) = value.get("weight_map").and_then(Value::as_object) else {
+        return Err(Error::malformed(index, "there is no `weight_map`"));
+    };
+    let names = map.values().map(|name| match name.as_str() {
+        // A shard lies beside its index; anything else would read files that are not the model's.
+        Some(name) if Path::new(name).file_name().is_some_and(|file| file == name) => Ok(name.to_owned()),
+        _ => Err(Error::malformed(index, format!("{name} is not the name of a file beside the index"))),
+    });
+    names.collect()
+}
+
+fn pickled_advice(directory: &Path) -> String {
+    format!(
+        "the weights are pickled (pytorch_model.bin), and reading a pickle can run any code. Convert them where you \
+         trust them: python -c \"from transformers import T5ForConditionalGeneration as M; \
+         M.from_pretrained('{0}').save_pretrained('{0}', safe_serialization=True)\"",
+        directory.display()
+    )
+}

@@ -1,0 +1,312 @@
+//! Attention over runs of rows: scores, position bias, mask, softmax, dropout and the weighted sum in one operation.
+//!
+//! Queries, keys and values are rows of `heads * d_kv`. A segment is worked on by one thread, head by head, with
+//! everything it touches in cache; segments are independent, so the thread count never changes a bit.
+
+use rayon::prelude::*;
+
+use super::{
+    plan::{AttentionPlan, Keys, Segment},
+    product::{Panel, multiply},
+    simd::{LANES, add_to, dot, softmax, vectorized},
+};
+
+/// The tensors that attention reads.
+#[derive(Clone, Copy)]
+pub(super) struct Inputs<'a> {
+    pub(super) q: &'a [f32],
+    pub(super) k: &'a [f32],
+    pub(super) v: &'a [f32],
+    /// Heads together.
+    pub(super) width: usize,
+    /// The bias of every bucket, `[buckets, heads]`.
+    pub(super) bias: Option<&'a [f32]>,
+}
+
+/// Gradients of all inputs.
+pub(super) struct Gradients {
+    pub(super) q: Vec<f32>,
+    pub(super) k: Vec<f32>,
+    pub(super) v: Vec<f32>,
+    /// Zeros where there is no bias.
+    pub(super) bias: Vec<f32>,
+}
+
+/// The attended values, `[queries, width]`, and each segment's probabilities for [`backward`].
+pub(super) fn forward(inputs: Inputs<'_>, plan: &AttentionPlan) -> (Vec<f32>, Vec<Vec<f32>>) {
+    let mut out = vec![0.0; inputs.q.len()];
+    let bias = BiasByDistance::new(inputs.bias, plan);
+    let offsets = plan.score_offsets();
+    let rows = split_rows(&mut out, plan.segments.iter().map(|segment| segment.queries.len() * inputs.width));
+    let kept = rows
+        .into_par_iter()
+        .zip(&plan.segments)
+        .zip(&offsets)
+        .with_min_len(segments_per_task(plan, inputs.width))
+        .map_init(Scratch::default, |scratch, ((out, segment), &offset)| {
+            let work = Work { inputs, plan, segment, bias: &bias, offset };
+            vectorized(|| match segment.keys {
+                Keys::Run(_) if segment.queries.len() > 1 => work.forward(scratch, out),
+                _ => work.forward_row_by_row(out),
+            })
+        })
+        .collect();
+    (out, kept)
+}
+
+/// Gradients, from that of the attended values and what [`forward`] kept.
+pub(super) fn backward(inputs: Inputs<'_>, plan: &AttentionPlan, kept: &[Vec<f32>], grad: &[f32]) -> Gradients {
+    let width = inputs.width;
+    let (mut dq, mut dk, mut dv) = (vec![0.0; inputs.q.len()], vec![0.0; inputs.k.len()], vec![0.0; inputs.v.len()]);
+    let bias = BiasByDistance::new(inputs.bias, plan);
+    let offsets = plan.score_offsets();
+    let query_rows = || plan.segments.iter().map(|segment| segment.queries.len() * width);
+    let key_rows = || plan.segments.iter().map(|segment| segment.keys.len() * width);
+    let slots: Vec<_> = split_rows(&mut dq, query_rows())
+        .into_iter()
+        .zip(split_rows(&mut dk, key_rows()))
+        .zip(split_rows(&mut dv, key_rows()))
+        .collect();
+    let by_distance: Vec<Vec<f32>> = slots
+        .into_par_iter()
+        .zip(plan.segments.par_iter().zip(&offsets).zip(kept))
+        .with_min_len(segments_per_task(plan, width))
+        .map_init(Scratch::default, |scratch, (((dq, dk), dv), ((segment, &offset), kept))| {
+            let work = Work { inputs, plan, segment, bias: &bias, offset };
+            vectorized(|| work.backward(scratch, kept, grad, [dq, dk, dv]))
+        })
+        .collect();
+    Gradients { q: dq, k: dk, v: dv, bias: bias.gather(plan, &by_distance) }
+}
+
+/// Cuts a matrix into the given consecutive pieces.
+fn split_rows(mut rest: &mut [f32], lengths: impl Iterator<Item = usize>) -> Vec<&mut [f32]> {
+    lengths
+        .map(|length| {
+            let (piece, tail) = std::mem::take(&mut rest).split_at_mut(length);
+            rest = tail;
+            piece
+        })
+        .collect()
+}
+
+/// Segments that are worth waking a thread for.
+fn segments_per_task(plan: &AttentionPlan, width: usize) -> usize {
+    let work: usize = plan.segments.iter().map(|segment| segment.queries.len() * segment.keys.len() * width).sum();
+    let each = (work / plan.segments.len().max(1)).max(1);
+    ((1 << 17) / each).max(1)
+}
+
+/// The bias spread out over distances, one row per head.
+struct BiasByDistance {
+    values: Vec<f32>,
+    zero: usize,
+    distances: usize,
+    /// Elements of the bias by bucket.
+    elements: usize,
+}
+
+impl BiasByDistance {
+    fn new(bias: Option<&[f32]>, plan: &AttentionPlan) -> Self {
+        let (Some(bias), Some(buckets)) = (bias, &plan.buckets) else {
+            return Self { values: Vec::new(), zero: 0, distances: 0, elements: 0 };
+        };
+        let of = |head: usize| buckets.all().iter().map(move |&bucket| bias[bucket as usize * plan.heads + head]);
+        let values = (0..plan.heads).flat_map(of).collect();
+        Self { values, zero: buckets.zero(), distances: buckets.all().len(), elements: bias.len() }
+    }
+
+    /// The bias of `head` for a query at `position` and the keys from 0 on.
+    #[inline(always)]
+    fn row(&self, head: usize, position: usize) -> &[f32] {
+        if self.distances == 0 { &[] } else { &self.values[head * self.distances + self.zero - position..] }
+    }
+
+    /// Adds up the segments' gradients by distance, in order, into one by bucket.
+    fn gather(&self, plan: &AttentionPlan, segments: &[Vec<f32>]) -> Vec<f32> {
+        let Some(buckets) = &plan.buckets else { return Vec::new() };
+        let mut total = vec![0.0; self.values.len()];
+        for segment in segments {
+            add_to(&mut total, segment);
+        }
+        let mut by_bucket = vec![0.0; self.elements];
+        for head in 0..plan.heads {
+            for (distance, &bucket) in buckets.all().iter().enumerate() {
+                by_bucket[bucket as usize * plan.heads + head] += total[head * self.distances + distance];
+            }
+        }
+        by_bucket
+    }
+}
+
+/// Buffers that a thread uses again and again.
+#[derive(Default)]
+struct Scratch {
+    a: Panel,
+    b: Panel,
+    c: Panel,
+    scores: Panel,
+    slopes: Panel,
+    out: Panel,
+}
+
+/// One segment of one attention operation.
+struct Work<'a> {
+    inputs: Inputs<'a>,
+    plan: &'a AttentionPlan,
+    segment: &'a Segment,
+    bias: &'a BiasByDistance,
+    /// Number of this segment's first probability, for dropout.
+    offset: usize,
+}
+
+impl Work<'_> {
+    #[inline(always)]
+    fn d_kv(&self) -> usize {
+        self.inputs.width / self.plan.heads
+    }
+
+    /// How many keys query `row` sees.
+    #[inline(always)]
+    fn visible(&self, row: usize) -> usize {
+        let keys = self.segment.keys.len();
+        if self.plan.causal { keys.min(self.segment.position + row + 1) } else { keys }
+    }
+
+    /// The part of `head` in `rows`, from row `first` on.
+    #[inline(always)]
+    fn head<'b>(&self, rows: &'b [f32], first: usize, head: usize) -> &'b [f32] {
+        &rows[first * self.inputs.width + head * self.d_kv()..]
+    }
+
+    /// Many queries over a run of keys, by products of small matrices.
+    #[inline(always)]
+    fn forward(&self, scratch: &mut Scratch, out: &mut [f32]) -> Vec<f32> {
+        let (queries, keys, d, width) = (self.segment.queries.len(), self.segment.keys.len(), self.d_kv(), self.inputs.width);
+        let first_key = self.segment.keys.row(0);
+        let mut kept = Vec::with_capacity(self.segment.scores(self.plan.heads));
+        for head in 0..self.plan.heads {
+            let Scratch { a, b, c, scores, out: attended, .. } = scratch;
+            a.copy(queries, d, self.head(self.inputs.q, self.segment.queries.start, head), width);
+            b.transpose(keys, d, self.head(self.inputs.k, first_key, head), width);
+            multiply(scores, a.view(), queries, d, b);
+            self.normalise(&mut scores.data, scores.stride, head);
+            kept.extend_from_slice(&scores.data);
+            self.drop(&mut scores.data, head);
+            c.copy(keys, d, self.head(self.inputs.v, first_key, head), width);
+            multiply(attended, scores.view(), queries, keys, c);
+            attended.copy_to(d, &mut out[head * d..], width);
+        }
+        kept
+    }
+
+    /// Few queries, or keys from anywhere: one dot product after the other.
+    #[inline(always)]
+    fn forward_row_by_row(&self, out: &mut [f32]) -> Vec<f32> {
+        let (queries, keys, d) = (self.segment.queries.len(), self.segment.keys.len(), self.d_kv());
+        let stride = keys.next_multiple_of(LANES);
+        let mut kept = vec![0.0; self.segment.scores(self.plan.heads)];
+        for (head, kept) in kept.chunks_exact_mut((queries * stride).max(1)).enumerate() {
+            for (row, scores) in kept.chunks_exact_mut(stride).enumerate() {
+                let query = &self.head(self.inputs.q, self.segment.queries.start + row, head)[..d];
+                for (position, score) in scores[..self.visible(row)].iter_mut().enumerate() {
+                    *score = dot(query, &self.head(self.inputs.k, self.segment.keys.row(position), head)[..d]);
+                }
+            }
+            self.normalise(kept, stride, head);
+            let mut dropped;
+            let weights: &[f32] = if self.plan.dropout.is_some() {
+                dropped = kept.to_vec();
+                self.drop(&mut dropped, head);
+                &dropped
+            } else {
+                kept
+            };
+            for (row, weights) in weights.chunks_exact(stride).enumerate() {
+                let sum = &mut out[row * self.inputs.width + head * d..][..d];
+                for (position, &weight) in weights[..self.visible(row)].iter().enumerate() {
+                    let value = &self.head(self.inputs.v, self.segment.keys.row(position), head)[..d];
+                    for (sum, value) in sum.iter_mut().zip(value) {
+                        *sum += weight * value;
+                    }
+                }
+            }
+        }
+        kept
+    }
+
+    /// Bias, mask and softmax over the rows of a head's scores; what a query does not see becomes 0.
+    #[inline(always)]
+    fn normalise(&self, scores: &mut [f32], stride: usize, head: usize) {
+        for (row, scores) in scores.chunks_exact_mut(stride).enumerate() {
+            let visible = self.visible(row);
+            let (seen, hidden) = scores.split_at_mut(visible);
+            add_to(seen, self.bias.row(head, self.segment.position + row));
+            softmax(seen);
+            hidden.fill(0.0);
+        }
+    }
+
+    /// Dropout over a head's probabilities.
+    #[inline(always)]
+    fn drop(&self, scores: &mut [f32], head: usize) {
+        if let Some(dropout) = self.plan.dropout {
+            let first = (self.offset + head * scores.len()) as u32;
+            for (index, score) in scores.iter_mut().enumerate() {
+                *score *= dropout.factor(first.wrapping_add(index as u32));
+            }
+        }
+    }
+
+    /// Writes the segment's gradients of q, k and v; returns that of the bias by distance.
+    #[inline(always)]
+    fn backward(&self, scratch: &mut Scratch, kept: &[f32], grad: &[f32], out: [&mut [f32]; 3]) -> Vec<f32> {
+        let (queries, keys, d, width) = (self.segment.queries.len(), self.segment.keys.len(), self.d_kv(), self.inputs.width);
+        let (first_query, first_key) = (self.segment.queries.start, self.segment.keys.row(0));
+        let stride = keys.next_multiple_of(LANES);
+        let [dq, dk, dv] = out;
+        let mut by_distance = vec![0.0; self.bias.values.len()];
+        for (head, kept) in kept.chunks_exact((queries * stride).max(1)).enumerate() {
+            let Scratch { a, b, c, scores, slopes, out } = scratch;
+            let column = head * d;
+            // dV = P^T dO, with the probabilities as they were after dropout.
+            scores.stride = stride;
+            scores.data.clear();
+            scores.data.extend_from_slice(kept);
+            self.drop(&mut scores.data, head);
+            a.copy(queries, d, self.head(grad, first_query, head), width);
+            multiply(out, scores.transposed(), keys, queries, a);
+            out.copy_to(d, &mut dv[column..], width);
+            // dP = dO V^T, then through dropout and softmax to dS.
+            b.transpose(keys, d, self.head(self.inputs.v, first_key, head), width);
+            multiply(slopes, a.view(), queries, d, b);
+            self.drop(&mut slopes.data, head);
+            for (slope, p) in slopes.data.chunks_exact_mut(stride).zip(kept.chunks_exact(stride)) {
+                let pull = dot(slope, p);
+                for (slope, p) in slope.iter_mut().zip(p) {
+                    *slope = p * (*slope - pull);
+                }
+            }
+            self.add_by_distance(&mut by_distance, slopes, head);
+            // dQ = dS K and dK = dS^T Q.
+            c.copy(keys, d, self.head(self.inputs.k, first_key, head), width);
+            multiply(out, slopes.view(), queries, keys, c);
+            out.copy_to(d, &mut dq[column..], width);
+            a.copy(queries, d, self.head(self.inputs.q, first_query, head), width);
+            multiply(out, slopes.transposed(), keys, queries, a);
+            out.copy_to(d, &mut dk[column..], width);
+        }
+        by_distance
+    }
+
+    #[inline(always)]
+    fn add_by_distance(&self, by_distance: &mut [f32], slopes: &Panel, head: usize) {
+        if by_distance.is_empty() {
+            return;
+        }
+        for row in 0..self.segment.queries.len() {
+            let start = head * self.bias.distances + self.bias.zero - (self.segment.position + row);
+            add_to(&mut by_distance[start..], slopes.row(row, self.visible(row)));
+        }
+    }
+}

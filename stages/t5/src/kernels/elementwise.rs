@@ -1,0 +1,117 @@
+//! Activations, gates, residual sums and dropout, each in one pass over memory.
+
+use super::simd::{exp, for_row_blocks, vectorized};
+use crate::{config::Activation, random::Dropout};
+
+/// The cubic term of the tanh form of GELU.
+const CUBIC: f32 = 0.044_715;
+/// `2 * sqrt(2 / pi)`: the tanh form of GELU is `x * sigmoid(2 u)`.
+const TWICE_ROOT: f32 = 1.595_769_1;
+
+/// `drop(act(x) * gate)`; without a gate, `drop(act(x))`.
+pub(super) fn activate(x: &[f32], gate: Option<&[f32]>, activation: Activation, drop: Option<Dropout>) -> Vec<f32> {
+    let mut out = vec![0.0; x.len()];
+    each(&mut out, |first, y| {
+        let x = &x[first..first + y.len()];
+        for (y, &x) in y.iter_mut().zip(x) {
+            *y = value(activation, x);
+        }
+        if let Some(gate) = gate {
+            multiply(y, &gate[first..]);
+        }
+        apply(drop, first, y);
+    });
+    out
+}
+
+/// Gradients of [`activate`] with respect to `x` and the gate.
+pub(super) fn activate_backward(
+    x: &[f32],
+    gate: Option<&[f32]>,
+    activation: Activation,
+    drop: Option<Dropout>,
+    grad: &[f32],
+) -> (Vec<f32>, Option<Vec<f32>>) {
+    let mut dx = grad.to_vec();
+    each(&mut dx, |first, d| {
+        apply(drop, first, d);
+        if let Some(gate) = gate {
+            multiply(d, &gate[first..]);
+        }
+        for (d, &x) in d.iter_mut().zip(&x[first..]) {
+            *d *= slope(activation, x);
+        }
+    });
+    let dgate = gate.map(|_| {
+        let mut dgate = grad.to_vec();
+        each(&mut dgate, |first, d| {
+            apply(drop, first, d);
+            for (d, &x) in d.iter_mut().zip(&x[first..]) {
+                *d *= value(activation, x);
+            }
+        });
+        dgate
+    });
+    (dx, dgate)
+}
+
+/// `residual + drop(x)`.
+pub(super) fn add_dropped(residual: &[f32], x: &[f32], drop: Dropout) -> Vec<f32> {
+    let mut out = residual.to_vec();
+    each(&mut out, |first, y| {
+        for (offset, (y, x)) in y.iter_mut().zip(&x[first..]).enumerate() {
+            *y += x * drop.factor((first + offset) as u32);
+        }
+    });
+    out
+}
+
+/// Multiplies every element by its dropout factor.
+pub(super) fn drop_in_place(x: &mut [f32], drop: Dropout) {
+    each(x, |first, block| apply(Some(drop), first, block));
+}
+
+fn each(out: &mut [f32], f: impl Fn(usize, &mut [f32]) + Sync) {
+    for_row_blocks(out, 1, |first, block| vectorized(|| f(first, block)));
+}
+
+#[inline(always)]
+fn apply(drop: Option<Dropout>, first: usize, block: &mut [f32]) {
+    if let Some(drop) = drop {
+        for (offset, value) in block.iter_mut().enumerate() {
+            *value *= drop.factor((first + offset) as u32);
+        }
+    }
+}
+
+#[inline(always)]
+fn multiply(values: &mut [f32], factors: &[f32]) {
+    for (value, factor) in values.iter_mut().zip(factors) {
+        *value *= factor;
+    }
+}
+
+#[inline(always)]
+fn value(activation: Activation, x: f32) -> f32 {
+    match activation {
+        Activation::Relu => x.max(0.0),
+        Activation::Gelu => x * gelu_sigmoid(x),
+    }
+}
+
+#[inline(always)]
+fn slope(activation: Activation, x: f32) -> f32 {
+    match activation {
+        Activation::Relu => f32::from(u8::from(x > 0.0)),
+        Activation::Gelu => {
+            let s = gelu_sigmoid(x);
+            s + x * s * (1.0 - s) * TWICE_ROOT * (1.0 + 3.0 * CUBIC * x * x)
+        }
+    }
+}
+
+/// `0.5 * (1 + tanh(u))` without the cancellation of that form.
+#[inline(always)]
+fn gelu_sigmoid(x: f32) -> f32 {
+    1.0 / (1.0 + exp(-TWICE_ROOT * (x + CUBIC * x * x * x)))
+}

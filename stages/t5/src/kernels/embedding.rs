@@ -1,0 +1,32 @@
+//! Rows of a table by index, and the sum back into the table.
+
+use super::simd::{add_to, vectorized};
+use rayon::prelude::*;
+
+/// The rows of `table` that `ids` name.
+pub(super) fn gather(table: &[f32], width: usize, ids: &[u32]) -> Vec<f32> {
+    let mut out = Vec::with_capacity(ids.len() * width);
+    for &id in ids {
+        out.extend_from_slice(&table[id as usize * width..][..width]);
+    }
+    out
+}
+
+/// Adds every row of `grad` to the row of a zeroed table that its id names, in order.
+pub(super) fn scatter(grad: &[f32], width: usize, ids: &[u32], rows: usize) -> Vec<f32> {
+    let mut table = vec![0.0; rows * width];
+    // Threads own ranges of the table, so that each row is summed in the order of `ids`.
+    let share = rows.div_ceil(rayon::current_num_threads().max(1)).max(1);
+    table.par_chunks_mut(share * width).enumerate().for_each(|(part, chunk)| {
+        let first = part * share;
+        let owned = first..first + chunk.len() / width;
+        vectorized(|| {
+            for (&id, row) in ids.iter().zip(grad.chunks_exact(width)) {
+                if owned.contains(&(id as usize)) {
+                    add_to(&mut chunk[(id as usize - first) * width..][..width], row);
+                }
+            }
+        });
+    });
+    table
+}

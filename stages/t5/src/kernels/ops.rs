@@ -1,0 +1,220 @@
+//! The operations themselves: each says what it keeps for the backward pass and calls its kernel.
+
+use std::sync::Arc;
+
+use burn::backend::{Flex, TensorMetadata, ops::FloatTensorOps};
+use burn::tensor::TensorData;
+
+use super::{
+    attention, elementwise, embedding, loss, norm,
+    operation::{Array, Operation, columns, matrix, values},
+    plan::AttentionPlan,
+};
+use crate::{config::Activation, kernels::LossScale, random::Dropout};
+
+/// Rows of a table.
+#[derive(Debug, Clone)]
+pub(super) struct Embed {
+    pub(super) ids: Arc<[u32]>,
+}
+
+impl Operation<1> for Embed {
+    /// Rows and columns of the table.
+    type Kept = (usize, usize);
+
+    fn forward(&self, [table]: [Array; 1]) -> (Array, Self::Kept) {
+        let (rows, width) = (table.shape()[0], columns(&table));
+        (matrix(embedding::gather(values(&table), width, &self.ids), width), (rows, width))
+    }
+
+    fn backward(self, (rows, width): Self::Kept, grad: Array) -> [Array; 1] {
+        [matrix(embedding::scatter(values(&grad), width, &self.ids, rows), width)]
+    }
+}
+
+/// RMS norm.
+#[derive(Debug, Clone)]
+pub(super) struct Norm {
+    pub(super) eps: f32,
+}
+
+impl Operation<2> for Norm {
+    type Kept = [Array; 2];
+
+    fn forward(&self, inputs: [Array; 2]) -> (Array, Self::Kept) {
+        let [x, w] = &inputs;
+        (matrix(norm::forward(values(x), values(w), self.eps), columns(x)), inputs)
+    }
+
+    fn backward(self, [x, w]: Self::Kept, grad: Array) -> [Array; 2] {
+        let (dx, dw) = norm::backward(values(&x), values(&w), self.eps, values(&grad));
+        [matrix(dx, columns(&x)), matrix(dw, columns(&x))]
+    }
+}
+
+/// Product with a transposed weight.
+#[derive(Debug, Clone)]
+pub(super) struct Linear;
+
+impl Operation<2> for Linear {
+    type Kept = [Array; 2];
+
+    fn forward(&self, [x, w]: [Array; 2]) -> (Array, Self::Kept) {
+        (Flex::float_matmul(x.clone(), transpose(w.clone())), [x, w])
+    }
+
+    fn backward(self, [x, w]: Self::Kept, grad: Array) -> [Array; 2] {
+        [Flex::float_matmul(grad.clone(), w), Flex::float_matmul(transpose(grad), x)]
+    }
+}
+
+fn transpose(matrix: Array) -> Array {
+    Flex::float_swap_dims(matrix, 0, 1)
+}
+
+/// An activation with dropout; of two inputs the second is a gate.
+#[derive(Debug, Clone)]
+pub(super) struct Activate {
+    pub(super) activation: Activation,
+    pub(super) dropout: Option<Dropout>,
+}
+
+impl Operation<1> for Activate {
+    type Kept = Array;
+
+    fn forward(&self, [x]: [Array; 1]) -> (Array, Self::Kept) {
+        (matrix(elementwise::activate(values(&x), None, self.activation, self.dropout), columns(&x)), x)
+    }
+
+    fn backward(self, x: Self::Kept, grad: Array) -> [Array; 1] {
+        let (dx, _) = elementwise::activate_backward(values(&x), None, self.activation, self.dropout, values(&grad));
+        [matrix(dx, columns(&x))]
+    }
+}
+
+impl Operation<2> for Activate {
+    type Kept = [Array; 2];
+
+    fn forward(&self, inputs: [Array; 2]) -> (Array, Self::Kept) {
+        let [x, gate] = &inputs;
+        let out = elementwise::activate(values(x), Some(values(gate)), self.activation, self.dropout);
+        (matrix(out, columns(x)), inputs)
+    }
+
+    fn backward(self, [x, gate]: Self::Kept, grad: Array) -> [Array; 2] {
+        let gate = Some(values(&gate));
+        let (dx, dgate) = elementwise::activate_backward(values(&x), gate, self.activation, self.dropout, values(&grad));
+        [matrix(dx, columns(&x)), matrix(dgate.unwrap_or_default(), columns(&x))]
+    }
+}
+
+/// Dropout; of two inputs the first is a residual that the second is added to.
+#[derive(Debug, Clone)]
+pub(super) struct Drop(pub(super) Dropout);
+
+impl Operation<1> for Drop {
+    type Kept = ();
+
+    fn forward(&self, [mut x]: [Array; 1]) -> (Array, ()) {
+        elementwise::drop_in_place(x.storage_mut(), self.0);
+        (x, ())
+    }
+
+    fn backward(self, (): (), mut grad: Array) -> [Array; 1] {
+        elementwise::drop_in_place(grad.storage_mut(), self.0);
+        [grad]
+    }
+}
+
+impl Operation<2> for Drop {
+    type Kept = ();
+
+    fn forward(&self, [residual, x]: [Array; 2]) -> (Array, ()) {
+        (matrix(elementwise::add_dropped(values(&residual), values(&x), self.0), columns(&x)), ())
+    }
+
+    fn backward(self, (): (), grad: Array) -> [Array; 2] {
+        let mut dropped = grad.clone();
+        elementwise::drop_in_place(dropped.storage_mut(), self.0);
+        [grad, dropped]
+    }
+}
+
+/// Attention; a fourth input is the position bias.
+#[derive(Debug, Clone)]
+pub(super) struct Attend(pub(super) Arc<AttentionPlan>);
+
+/// The inputs of an attention and its probabilities.
+type AttendKept<const N: usize> = ([Array; N], Arc<Vec<Vec<f32>>>);
+
+impl Attend {
+    fn inputs<'a>(inputs: &'a [Array]) -> attention::Inputs<'a> {
+        attention::Inputs {
+            q: values(&inputs[0]),
+            k: values(&inputs[1]),
+            v: values(&inputs[2]),
+            width: columns(&inputs[0]),
+            bias: inputs.get(3).map(values),
+        }
+    }
+
+    fn attend<const N: usize>(&self, inputs: [Array; N]) -> (Array, AttendKept<N>) {
+        let (out, kept) = attention::forward(Self::inputs(&inputs), &self.0);
+        (matrix(out, columns(&inputs[0])), (inputs, Arc::new(kept)))
+    }
+
+    fn gradients<const N: usize>(&self, (inputs, kept): AttendKept<N>, grad: Array) -> ([Array; 3], Vec<f32>) {
+        let grads = attention::backward(Self::inputs(&inputs), &self.0, &kept, values(&grad));
+        let width = columns(&inputs[0]);
+        ([grads.q, grads.k, grads.v].map(|values| matrix(values, width)), grads.bias)
+    }
+}
+
+impl Operation<3> for Attend {
+    type Kept = AttendKept<3>;
+
+    fn forward(&self, inputs: [Array; 3]) -> (Array, Self::Kept) {
+        self.attend(inputs)
+    }
+
+    fn backward(self, kept: Self::Kept, grad: Array) -> [Array; 3] {
+        self.gradients(kept, grad).0
+    }
+}
+
+impl Operation<4> for Attend {
+    type Kept = AttendKept<4>;
+
+    fn forward(&self, inputs: [Array; 4]) -> (Array, Self::Kept) {
+        self.attend(inputs)
+    }
+
+    fn backward(self, kept: Self::Kept, grad: Array) -> [Array; 4] {
+        let ([q, k, v], bias) = self.gradients(kept, grad);
+        [q, k, v, matrix(bias, self.0.heads)]
+    }
+}
+
+/// Cross-entropy with its gradient.
+#[derive(Debug, Clone)]
+pub(super) struct CrossEntropy {
+    pub(super) targets: Arc<[u32]>,
+    pub(super) scale: LossScale,
+}
+
+impl Operation<1> for CrossEntropy {
+    /// The gradient of the logits.
+    type Kept = Array;
+
+    fn forward(&self, [mut logits]: [Array; 1]) -> (Array, Self::Kept) {
+        let width = columns(&logits);
+        let loss = loss::forward_backward(logits.storage_mut(), width, &self.targets, self.scale);
+        (Array::from_data(TensorData::from([loss])), logits)
+    }
+
+    fn backward(self, slope: Self::Kept, grad: Array) -> [Array; 1] {
+        // The loss is the root in training, where the factor is 1.
+        let factor = values(&grad)[0];
+        [if factor == 1.0 { slope } else { Flex::float_mul_scalar(slope, factor.into()) }]
+    }
+}

@@ -1,0 +1,173 @@
+//! The small vector vocabulary of the kernels: loops that the compiler can vectorise, compiled for the widest
+//! instructions that the machine has, and rows shared out over threads.
+//!
+//! Every result is a fixed function of its inputs: blocks have fixed sizes and partial sums are added in a fixed
+//! order, so the number of threads never changes a bit.
+
+use rayon::prelude::*;
+
+/// Lanes of the explicit accumulators: one AVX-512 register, two of AVX2, four of NEON.
+pub(super) const LANES: usize = 16;
+
+/// Elements below which waking another thread costs more than it saves.
+const PARALLEL_FROM: usize = 1 << 15;
+
+/// Rows that are reduced together before the partial sums are added up.
+const REDUCTION_ROWS: usize = 64;
+
+/// Runs `f` compiled for the best instruction set of this machine.
+#[inline(always)]
+pub(super) fn vectorized<R>(f: impl FnOnce() -> R) -> R {
+    pulp::Arch::new().dispatch(f)
+}
+
+/// Calls `f(first_row, rows)` on blocks of `width`-wide rows of `out`, in parallel where that pays.
+pub(super) fn for_row_blocks(out: &mut [f32], width: usize, f: impl Fn(usize, &mut [f32]) + Sync) {
+    if out.len() < PARALLEL_FROM {
+        return f(0, out);
+    }
+    let rows = (PARALLEL_FROM / 4 / width).max(1);
+    out.par_chunks_mut(rows * width).enumerate().for_each(|(block, chunk)| f(block * rows, chunk));
+}
+
+/// Sums over rows: `f(rows, partial)` adds the contribution of a range of rows to a zeroed `partial` of `width`.
+pub(super) fn reduce_rows(rows: usize, width: usize, f: impl Fn(std::ops::Range<usize>, &mut [f32]) + Sync) -> Vec<f32> {
+    let blocks = rows.div_ceil(REDUCTION_ROWS);
+    let partials: Vec<Vec<f32>> = (0..blocks)
+        .into_par_iter()
+        .with_min_len((PARALLEL_FROM / (REDUCTION_ROWS * width)).max(1))
+        .map(|block| {
+            let mut partial = vec![0.0; width];
+            let first = block * REDUCTION_ROWS;
+            f(first..rows.min(first + REDUCTION_ROWS), &mut partial);
+            partial
+        })
+        .collect();
+    let mut total = vec![0.0; width];
+    for partial in partials {
+        add_to(&mut total, &partial);
+    }
+    total
+}
+
+/// `total += part`.
+#[inline(always)]
+pub(super) fn add_to(total: &mut [f32], part: &[f32]) {
+    for (sum, value) in total.iter_mut().zip(part) {
+        *sum += value;
+    }
+}
+
+/// The dot product of two equally long slices.
+#[inline(always)]
+pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let (a_chunks, b_chunks) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
+    let tail: f32 = a_chunks.remainder().iter().zip(b_chunks.remainder()).map(|(x, y)| x * y).sum();
+    let mut lanes = [0.0f32; LANES];
+    for (x, y) in a_chunks.zip(b_chunks) {
+        for lane in 0..LANES {
+            lanes[lane] += x[lane] * y[lane];
+        }
+    }
+    lane_sum(lanes) + tail
+}
+
+/// The sum of a slice.
+#[inline(always)]
+pub(super) fn sum(a: &[f32]) -> f32 {
+    let chunks = a.chunks_exact(LANES);
+    let tail: f32 = chunks.remainder().iter().sum();
+    let mut lanes = [0.0f32; LANES];
+    for chunk in chunks {
+        for lane in 0..LANES {
+            lanes[lane] += chunk[lane];
+        }
+    }
+    lane_sum(lanes) + tail
+}
+
+/// The largest element; negative infinity for an empty slice.
+#[inline(always)]
+pub(super) fn max(a: &[f32]) -> f32 {
+    let chunks = a.chunks_exact(LANES);
+    let tail = chunks.remainder().iter().fold(f32::NEG_INFINITY, |best, &x| best.max(x));
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    for chunk in chunks {
+        for lane in 0..LANES {
+            lanes[lane] = if chunk[lane] > lanes[lane] { chunk[lane] } else { lanes[lane] };
+        }
+    }
+    lanes.iter().fold(tail, |best, &x| best.max(x))
+}
+
+#[inline(always)]
+fn lane_sum(mut lanes: [f32; LANES]) -> f32 {
+    let mut width = LANES / 2;
+    while width > 0 {
+        for lane in 0..width {
+            lanes[lane] += lanes[lane + width];
+        }
+        width /= 2;
+    }
+    lanes[0]
+}
+
+/// `e^x` to within two units in the last place (Cephes' polynomial), in operations that vectorise.
+#[inline(always)]
+pub(super) fn exp(x: f32) -> f32 {
+    // Adding 1.5 * 2^23 rounds to a whole number, which then stands in the low bits.
+    const ROUND: f32 = 12_582_912.0;
+    let x = if x < -87.0 { -87.0 } else { x };
+    let x = if x > 88.0 { 88.0 } else { x };
+    let shifted = x * std::f32::consts::LOG2_E + ROUND;
+    let n = shifted - ROUND;
+    let r = x - n * 0.693_359_4 + n * 2.121_944_4e-4;
+    let mut p = 1.987_569_1e-4;
+    for coefficient in [1.398_2e-3, 8.333_452e-3, 4.166_58e-2, 1.666_666_5e-1, 0.5] {
+        p = p * r + coefficient;
+    }
+    let scale = f32::from_bits((shifted.to_bits() << 23).wrapping_add(0x3f80_0000));
+    (p * r * r + r + 1.0) * scale
+}
+
+/// Turns scores into probabilities, in place; returns the logarithm of the sum of their exponentials.
+#[inline(always)]
+pub(super) fn softmax(scores: &mut [f32]) -> f32 {
+    let top = max(scores);
+    for score in scores.iter_mut() {
+        *score = exp(*score - top);
+    }
+    let total = sum(scores);
+    let scale = 1.0 / total;
+    for score in scores.iter_mut() {
+        *score *= scale;
+    }
+    top + total.ln()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exp_is_accurate_over_its_range() {
+        for step in -8_600..8_700 {
+            let x = step as f32 * 0.01;
+            let exact = f64::from(x).exp();
+            let error = (f64::from(exp(x)) - exact).abs() / exact;
+            assert!(error < 2.5e-7, "exp({x}) is off by {error:e}");
+        }
+    }
+
+    #[test]
+    fn reductions_agree_with_the_plain_ones_at_every_length() {
+        for length in 0..50 {
+            let a: Vec<f32> = (0..length).map(|i| (i as f32 * 0.7).sin()).collect();
+            let b: Vec<f32> = (0..length).map(|i| (i as f32 * 0.3).cos()).collect();
+            let exact: f64 = a.iter().zip(&b).map(|(&x, &y)| f64::from(x) * f64::from(y)).sum();
+            assert!((f64::from(dot(&a, &b)) - exact).abs() < 1e-5);
+            assert!((sum(&a) - a.iter().sum::<f32>()).abs() < 1e-5);
+            assert_eq!(max(&a), a.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+        }
+    }
+}

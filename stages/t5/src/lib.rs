@@ -1,0 +1,25 @@
+//! T5, from files to numbers and back: reading and writing models in the Hugging Face layout, tokenizing, generating,
+//! scoring and fine-tuning.
+//!
+//! The modules here know nothing of the engine; the stages are thin wrappers around them.
+//!
+//! * [`config`], [`folder`] and [`tokenizer`]: what is on disk.
+//! * [`model`]: the weights and the forward pass, one definition for training and inference.
+//! * [`decode`]: greedy search, beam search and sampling.
+//! * [`score`]: exact probabilities of a closed set of labels.
+//! * [`train`]: fine-tuning with byte-exact resume.
+//! * [`kernels`]: the fused operations that this library adds to burn.
+
+pub mod config;
+//decode
+pub mod device;
+pub mod error;
+pub mod folder;
+pub mod kernels;
+pub mod model;
+pub mod random;
+//score
+pub mod tokenizer;
+pub mod train;
+
+pub use error::{Error, Result};

@@ -1,0 +1,113 @@
+//! A T5 model: its configuration, its weights and what they compute.
+
+mod network;
+pub mod positions;
+mod session;
+pub mod weights;
+
+use burn::tensor::{Device, Tensor, TensorData};
+
+pub use self::{
+    network::{Network, Packed},
+    session::{Lane, Session},
+    weights::{Slot, Spread, Weights},
+};
+use crate::{
+    Error, Result,
+    config::Config,
+    random::{Stream, mix},
+};
+
+/// A T5 model. Cloning is cheap: clones share the weights, which are never changed while they are shared.
+#[derive(Debug, Clone)]
+pub struct Model {
+    config: Config,
+    weights: Weights<Tensor<2>>,
+}
+
+impl Model {
+    /// A model whose weights `values` gives by their slots, as many as the slot asks for.
+    ///
+    /// # Errors
+    /// What `values` gives, or that a weight has the wrong number of values.
+    pub fn from_values(
+        config: Config,
+        device: &Device,
+        mut values: impl FnMut(&Slot) -> Result<Vec<f32>>,
+    ) -> Result<Self> {
+        config.check()?;
+        let weights = Weights::layout(&config).try_map(|slot| {
+            let values = values(slot)?;
+            if values.len() != slot.len() {
+                let message = format!("`{}` has {} values, not {}", slot.name, values.len(), slot.len());
+                return Err(Error::Weights(message));
+            }
+            Ok(Tensor::from_data(TensorData::new(values, [slot.rows, slot.columns]), device))
+        })?;
+        Ok(Self { config, weights })
+    }
+
+    /// A new model with random weights, distributed as the reference initialises them; the same for the same seed.
+    ///
+    /// # Errors
+    /// When the configuration cannot be a model.
+    pub fn initial(config: Config, device: &Device, seed: u64) -> Result<Self> {
+        let factor = config.initializer_factor;
+        let mut index = 0;
+        Self::from_values(config, device, |slot| {
+            index += 1;
+            let deviation = match slot.spread {
+                Spread::One => return Ok(vec![factor as f32; slot.len()]),
+                Spread::Unit => factor,
+                Spread::InverseRoot(n) => factor / (n as f64).sqrt(),
+            };
+            let mut stream = Stream::new(mix(seed, index));
+            Ok((0..slot.len()).map(|_| (stream.normal() * deviation) as f32).collect())
+        })
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The weights.
+    pub fn weights(&self) -> &Weights<Tensor<2>> {
+        &self.weights
+    }
+
+    pub(crate) fn weights_mut(&mut self) -> &mut Weights<Tensor<2>> {
+        &mut self.weights
+    }
+
+    pub(crate) fn set_dropout(&mut self, rate: f64) {
+        self.config.dropout_rate = rate;
+    }
+
+    /// The forward pass for inference.
+    pub fn network(&self) -> Network<'_> {
+        Network::new(&self.config, &self.weights, None)
+    }
+
+    /// The number of weights.
+    pub fn parameters(&self) -> usize {
+        Weights::layout(&self.config).list().iter().map(|slot| slot.len()).sum()
+    }
+
+    /// Refuses token sequences that the model cannot read.
+    ///
+    /// # Errors
+    /// When a sequence is empty or has a token outside the vocabulary.
+    pub fn check_ids(&self, ids: &[u32]) -> Result<()> {
+        if ids.is_empty() {
+            return Err(Error::Invalid("an empty token sequence; it should at least end with </s>".into()));
+        }
+        match ids.iter().find(|&&id| id as usize >= self.config.vocab_size) {
+            Some(id) => Err(Error::Invalid(format!(
+                "token {id} is outside the model's vocabulary of {}; is this the model's tokenizer?",
+                self.config.vocab_size
+            ))),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! The forward pass, for training (on tracked weights, with dropout) and for inference alike.
+
+use std::{cell::Cell, ops::Range, sync::Arc};
+
+use burn::tensor::Tensor;
+
+use super::{
+    positions::Buckets,
+    weights::{Attention, Block, FeedForward, Stack, Weights},
+};
+use crate::{
+    config::Config,
+    kernels::{self, AttentionPlan, Keys, Segment},
+    random::{Dropout, mix},
+};
+
+/// Token sequences of different lengths, one after the other.
+#[derive(Debug, Clone, Default)]
+pub struct Packed {
+    /// All tokens.
+    pub ids: Vec<u32>,
+    /// Where each sequence lies in `ids`.
+    pub runs: Vec<Range<usize>>,
+}
+
+impl Packed {
+    /// Packs sequences, in order.
+    pub fn new<'a>(sequences: impl IntoIterator<Item = &'a [u32]>) -> Self {
+        let mut packed = Self::default();
+        for sequence in sequences {
+            let start = packed.ids.len();
+            packed.ids.extend_from_slice(sequence);
+            packed.runs.push(start..packed.ids.len());
+        }
+        packed
+    }
+
+    /// Length of the longest sequence.
+    pub fn longest(&self) -> usize {
+        self.runs.iter().map(Range::len).max().unwrap_or(0)
+    }
+}
+
+/// A model's computation over given weights.
+#[derive(Debug)]
+pub struct Network<'a> {
+    pub(super) config: &'a Config,
+    pub(super) weights: &'a Weights<Tensor<2>>,
+    /// Key of this pass's dropout, where there is some.
+    dropout: Option<u64>,
+    /// Dropout sites passed so far; their order is that of the code, so it is the same in every pass.
+    sites: Cell<u64>,
+}
+
+impl<'a> Network<'a> {
+    /// The computation over `weights`, with dropout at the configured rate where there is a `dropout` key.
+    pub fn new(config: &'a Config, weights: &'a Weights<Tensor<2>>, dropout: Option<u64>) -> Self {
+        let dropout = dropout.filter(|_| config.dropout_rate > 0.0);
+        Self { config, weights, dropout, sites: Cell::new(0) }
+    }
+
+    /// The encoder's output for every source token, `[tokens, d_model]`.
+    pub fn encode(&self, source: &Packed) -> Tensor<2> {
+        let stack = &self.weights.encoder;
+        let plan = self.self_plan(source, false);
+        let mut x = self.embed(&source.ids);
+        for block in &stack.blocks {
+            x = self.self_attention(x, &block.attention, stack, plan());
+            x = self.feed_forward(x, &block.feed_forward);
+        }
+        self.finish(x, stack)
+    }
+
+    /// The decoder's output for every target token, `[tokens, d_model]`, ready for [`Network::logits`].
+    ///
+    /// `target` holds what the decoder reads: the start token and then the target without its last token. Sequence `i`
+    /// attends to `encoded` where sequence `i` of `source` lies.
+    pub fn decode(&self, target: &Packed, encoded: &Tensor<2>, source: &Packed) -> Tensor<2> {
+        let stack = &self.weights.decoder;
+        let plan = self.self_plan(target, true);
+        let cross_plan = self.cross_plan(target, source);
+        let mut x = self.embed(&target.ids);
+        for block in &stack.blocks {
+            x = self.self_attention(x, &block.attention, stack, plan());
+            x = self.cross_attention(x, block, encoded, cross_plan());
+            x = self.feed_forward(x, &block.feed_forward);
+        }
+        self.scale(self.finish(x, stack))
+    }
+
+    /// The logits of decoder outputs: `[rows, d_model]` gives `[rows, vocab]`.
+    pub fn logits(&self, decoded: Tensor<2>) -> Tensor<2> {
+        kernels::linear(decoded, self.weights.output())
+    }
+
+    /// What the decoder reads when it should write `target`: the start token, then the target without its last.
+    pub fn shift_right(&self, target: &[u32]) -> Vec<u32> {
+        let start = self.config.decoder_start_token_id;
+        std::iter::once(start).chain(target[..target.len().saturating_sub(1)].iter().copied()).collect()
+    }
+
+    /// Embedded tokens, `[tokens, d_model]`.
+    pub(super) fn embed(&self, ids: &[u32]) -> Tensor<2> {
+        kernels::drop(kernels::embed(&self.weights.shared, ids), self.site())
+    }
+
+    /// Final norm and dropout.
+    pub(super) fn finish(&self, x: Tensor<2>, stack: &Stack<Tensor<2>>) -> Tensor<2> {
+        kernels::drop(self.norm(x, &stack.final_norm), self.site())
+    }
+
+    /// T5 1.0's factor before the tied head.
+    pub(super) fn scale(&self, x: Tensor<2>) -> Tensor<2> {
+        if self.config.scale_decoder_outputs { x * (self.config.d_model as f64).powf(-0.5) } else { x }
+    }
+
+    /// RMS norm.
+    pub(super) fn norm(&self, x: Tensor<2>, w: &Tensor<2>) -> Tensor<2> {
+        kernels::norm(x, w, self.config.layer_norm_epsilon)
+    }
+
+    /// The feed-forward layer with its residual.
+    pub(super) fn feed_forward(&self, x: Tensor<2>, layer: &FeedForward<Tensor<2>>) -> Tensor<2> {
+        let normed = self.norm(x.clone(), &layer.norm);
+        let gate = layer.gate.as_ref().map(|gate| kernels::linear(normed.clone(), gate));
+        let inner = kernels::activate(kernels::linear(normed, &layer.wi), gate, self.config.activation, self.site());
+        kernels::add(x, kernels::linear(inner, &layer.wo), self.site())
+    }
+
+    fn self_attention(
+        &self,
+        x: Tensor<2>,
+        layer: &Attention<Tensor<2>>,
+        stack: &Stack<Tensor<2>>,
+        plan: AttentionPlan,
+    ) -> Tensor<2> {
+        let normed = self.norm(x.clone(), &layer.norm);
+        let q = kernels::linear(normed.clone(), &layer.q);
+        let k = kernels::linear(normed.clone(), &layer.k);
+        let v = kernels::linear(normed, &layer.v);
+        let attended = kernels::attend(q, k, v, Some(&stack.position_bias), &Arc::new(plan));
+        kernels::add(x, kernels::linear(attended, &layer.o), self.site())
+    }
+
+    fn cross_attention(
+        &self,
+        x: Tensor<2>,
+        block: &Block<Tensor<2>>,
+        encoded: &Tensor<2>,
+        plan: AttentionPlan,
+    ) -> Tensor<2> {
+        let Some(layer) = &block.cross else { return x };
+        let q = kernels::linear(self.norm(x.clone(), &layer.norm), &layer.q);
+        let k = kernels::linear(encoded.clone(), &layer.k);
+        let v = kernels::linear(encoded.clone(), &layer.v);
+        let attended = kernels::attend(q, k, v, None, &Arc::new(plan));
+        kernels::add(x, kernels::linear(attended, &layer.o), self.site())
+    }
+
+    /// Plans of self-attention; each layer's has a dropout site of its own.
+    fn self_plan(&self, tokens: &Packed, causal: bool) -> impl Fn() -> AttentionPlan {
+        let whole = |run: &Range<usize>| Segment { queries: run.clone(), keys: Keys::Run(run.clone()), position: 0 };
+        let segments: Vec<_> = tokens.runs.iter().map(whole).collect();
+        let buckets = self.buckets(tokens.longest(), !causal);
+        move || AttentionPlan {
+            heads: self.config.num_heads,
+            segments: segments.clone(),
+            causal,
+            buckets: Some(Arc::clone(&buckets)),
+            dropout: self.site(),
+        }
+    }
+
+    fn cross_plan(&self, target: &Packed, source: &Packed) -> impl Fn() -> AttentionPlan {
+        let pair = |(queries, keys): (&Range<usize>, &Range<usize>)| Segment {
+            queries: queries.clone(),
+            keys: Keys::Run(keys.clone()),
+            position: 0,
+        };
+        let segments: Vec<_> = target.runs.iter().zip(&source.runs).map(pair).collect();
+        move || AttentionPlan {
+            heads: self.config.num_heads,
+            segments: segments.clone(),
+            causal: false,
+            buckets: None,
+            dropout: self.site(),
+        }
+    }
+
+    /// The position buckets of a stack for sequences up to `length`.
+    pub(super) fn buckets(&self, length: usize, bidirectional: bool) -> Arc<Buckets> {
+        let config = self.config;
+        let (buckets, distance) = (config.relative_attention_num_buckets, config.relative_attention_max_distance);
+        Arc::new(Buckets::new(length, bidirectional, buckets, distance))
+    }
+
+    /// The next dropout site.
+    fn site(&self) -> Option<Dropout> {
+        let key = self.dropout?;
+        let site = self.sites.replace(self.sites.get() + 1);
+        Some(Dropout::new(self.config.dropout_rate as f32, mix(key, site)))
+    }
+}

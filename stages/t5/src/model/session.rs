@@ -1,0 +1,180 @@
+//! Decoding step by step: the encoder's work is done once, and every step computes one position per sequence.
+
+use std::sync::Arc;
+
+use burn::tensor::Tensor;
+
+use super::{
+    Model, Network, Packed,
+    weights::{Attention, Block},
+};
+use crate::kernels::{self, AttentionPlan, Keys, Segment};
+
+/// A sequence that is being decoded.
+///
+/// Lanes can be cloned and dropped at will: a clone shares what was computed so far, which is how beams branch.
+#[derive(Debug, Clone)]
+pub struct Lane {
+    /// Which source sequence it attends to.
+    pub source: usize,
+    /// The token that the next step reads.
+    pub token: u32,
+    /// Rows of the cache that hold its earlier positions.
+    history: Vec<u32>,
+}
+
+impl Lane {
+    /// A sequence for `source` that starts with `token`.
+    pub fn new(source: usize, token: u32) -> Self {
+        Self { source, token, history: Vec::new() }
+    }
+}
+
+/// Keys and values of one decoder block.
+#[derive(Debug)]
+struct Memory {
+    /// Of the source tokens, `[tokens, inner]`.
+    source: [Tensor<2>; 2],
+    /// Of the decoded positions, in the order they were computed, `[capacity, inner]`.
+    decoded: [Tensor<2>; 2],
+}
+
+/// A batch of sources and everything about them that decoding needs again and again.
+#[derive(Debug)]
+pub struct Session<'a> {
+    network: Network<'a>,
+    source: Packed,
+    memory: Vec<Memory>,
+    /// Rows of the cache in use, and there are.
+    used: usize,
+    capacity: usize,
+}
+
+impl<'a> Session<'a> {
+    /// Encodes the sources. Their ids have passed [`Model::check_ids`].
+    pub fn new(model: &'a Model, source: Packed) -> Self {
+        let network = model.network();
+        let encoded = network.encode(&source);
+        let cross = model.weights.decoder.blocks.iter().filter_map(|block| block.cross.as_ref());
+        let capacity = source.runs.len() * 8;
+        let empty = || Tensor::zeros([capacity, model.config.inner_dim()], &encoded.device());
+        let memory = cross
+            .map(|layer| Memory {
+                source: [&layer.k, &layer.v].map(|w| kernels::linear(encoded.clone(), w)),
+                decoded: [empty(), empty()],
+            })
+            .collect();
+        Self { network, source, memory, used: 0, capacity }
+    }
+
+    /// Reads each lane's token; gives the decoder's output for it, `[lanes, d_model]`.
+    ///
+    /// Lanes of one source should be neighbours, which lets them share work.
+    pub fn step(&mut self, lanes: &mut [Lane]) -> Tensor<2> {
+        self.reserve(lanes.len());
+        let first = self.used;
+        self.used += lanes.len();
+        for (row, lane) in lanes.iter_mut().enumerate() {
+            lane.history.push((first + row) as u32);
+        }
+        let own = Arc::new(self.own_plan(lanes));
+        let cross = Arc::new(self.cross_plan(lanes));
+        let tokens: Vec<u32> = lanes.iter().map(|lane| lane.token).collect();
+        let stack = &self.network.weights.decoder;
+        let mut x = self.network.embed(&tokens);
+        for (block, memory) in stack.blocks.iter().zip(&mut self.memory) {
+            x = attend_to_own(&self.network, x, &block.attention, memory, first, &own);
+            x = attend_to_source(&self.network, x, block, memory, &cross);
+            x = self.network.feed_forward(x, &block.feed_forward);
+        }
+        self.network.scale(self.network.finish(x, stack))
+    }
+
+    /// The computation, for the logits of what [`Session::step`] gives.
+    pub fn network(&self) -> &Network<'a> {
+        &self.network
+    }
+
+    /// Makes room for more positions in the cache.
+    fn reserve(&mut self, rows: usize) {
+        if self.used + rows <= self.capacity {
+            return;
+        }
+        let more = (self.used + rows).max(2 * self.capacity) - self.capacity;
+        for memory in &mut self.memory {
+            for tensor in &mut memory.decoded {
+                let [_, width] = tensor.dims();
+                let room = Tensor::zeros([more, width], &tensor.device());
+                *tensor = Tensor::cat(vec![tensor.clone(), room], 0);
+            }
+        }
+        self.capacity += more;
+    }
+
+    fn own_plan(&self, lanes: &[Lane]) -> AttentionPlan {
+        let segment = |(row, lane): (usize, &Lane)| Segment {
+            queries: row..row + 1,
+            keys: Keys::Rows(lane.history.clone()),
+            position: lane.history.len() - 1,
+        };
+        let longest = lanes.iter().map(|lane| lane.history.len()).max().unwrap_or(0);
+        AttentionPlan {
+            heads: self.network.config.num_heads,
+            segments: lanes.iter().enumerate().map(segment).collect(),
+            causal: false,
+            buckets: Some(self.network.buckets(longest, false)),
+            dropout: None,
+        }
+    }
+
+    fn cross_plan(&self, lanes: &[Lane]) -> AttentionPlan {
+        let mut start = 0;
+        let segments = lanes.chunk_by(|one, other| one.source == other.source).map(|lanes| {
+            let queries = start..start + lanes.len();
+            start = queries.end;
+            Segment { queries, keys: Keys::Run(self.source.runs[lanes[0].source].clone()), position: 0 }
+        });
+        AttentionPlan {
+            heads: self.network.config.num_heads,
+            segments: segments.collect(),
+            causal: false,
+            buckets: None,
+            dropout: None,
+        }
+    }
+}
+
+fn attend_to_own(
+    network: &Network<'_>,
+    x: Tensor<2>,
+    layer: &Attention<Tensor<2>>,
+    memory: &mut Memory,
+    first: usize,
+    plan: &Arc<AttentionPlan>,
+) -> Tensor<2> {
+    let normed = network.norm(x.clone(), &layer.norm);
+    let q = kernels::linear(normed.clone(), &layer.q);
+    for (tensor, w) in memory.decoded.iter_mut().zip([&layer.k, &layer.v]) {
+        let rows = kernels::linear(normed.clone(), w);
+        let [count, width] = rows.dims();
+        // Taking the tensor out leaves it with one owner, so that the backend writes into it instead of copying.
+        let cache = std::mem::replace(tensor, rows.clone());
+        *tensor = cache.slice_assign([first..first + count, 0..width], rows);
+    }
+    let [k, v] = memory.decoded.clone();
+    let attended = kernels::attend(q, k, v, Some(&network.weights.decoder.position_bias), plan);
+    x + kernels::linear(attended, &layer.o)
+}
+
+fn attend_to_source(
+    network: &Network<'_>,
+    x: Tensor<2>,
+    block: &Block<Tensor<2>>,
+    memory: &Memory,
+    plan: &Arc<AttentionPlan>,
+) -> Tensor<2> {
+    let Some(layer) = &block.cross else { return x };
+    let q = kernels::linear(network.norm(x.clone(), &layer.norm), &layer.q);
+    let [k, v] = memory.source.clone();
+    x + kernels::linear(kernels::attend(q, k, v, None, plan), &layer.o)
+}

@@ -1,0 +1,211 @@
+//! Text to tokens and back, with a T5 `tokenizer.json`.
+//!
+//! Data is data: a text that contains `</s>` or `<extra_id_0>` gets the pieces of these characters, never the tokens
+//! of that name. The `tokenizers` crate has a switch for this, but it does not reach the model's vocabulary, where the
+//! same names stand as pieces with the best score of all. So both are taken out of the encoder's sight when a
+//! tokenizer is loaded.
+
+mod unigram;
+
+use std::{collections::BTreeSet, path::Path, str::FromStr};
+
+use rayon::prelude::*;
+use serde_json::{Value, json};
+
+use crate::{Error, Result};
+
+/// The name of the file in a model directory.
+const FILE: &str = "tokenizer.json";
+/// A character that pre-tokenized text cannot contain, so a piece that has it is never matched.
+const UNMATCHABLE: char = ' ';
+
+/// A T5 tokenizer.
+#[derive(Debug, Clone)]
+pub struct Tokenizer {
+    /// Encodes and decodes; its special pieces are unmatchable.
+    inner: tokenizers::Tokenizer,
+    /// The file as it came, for writing it again.
+    json: Value,
+    /// Tokens that are never part of a text.
+    special: BTreeSet<u32>,
+    eos: u32,
+}
+
+impl Tokenizer {
+    /// Reads the tokenizer of a model directory.
+    ///
+    /// # Errors
+    /// When `tokenizer.json` is missing, damaged, or not a T5 tokenizer.
+    pub fn load(directory: &Path) -> Result<Self> {
+        let path = directory.join(FILE);
+        let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
+        let json = serde_json::from_str(&text).map_err(|error| Error::malformed(&path, error))?;
+        Self::from_json(json).map_err(|error| Error::malformed(&path, error))
+    }
+
+    /// Trains a tokenizer of `vocab_size` tokens: pad 0, end 1, unknown 2, then pieces by falling score.
+    ///
+    /// The result depends only on the texts, not on their order.
+    ///
+    /// # Errors
+    /// When the vocabulary cannot hold even the characters of the texts.
+    pub fn train<I, S>(texts: I, vocab_size: usize) -> Result<Self>
+    where
+        I: IntoIterator<Item = S>,
+        S: AsRef<str>,
+    {
+        let mut json = json!({
+            "version": "1.0",
+            "truncation": null,
+            "padding": null,
+            "added_tokens": special_tokens(),
+            "normalizer": { "type": "NFKC" },
+            "pre_tokenizer": { "type": "Sequence", "pretokenizers": [
+                { "type": "WhitespaceSplit" },
+                { "type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": true },
+            ] },
+            "post_processor": ends_with_eos(),
+            "decoder": { "type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": true },
+            "model": { "type": "Unigram", "unk_id": 2, "vocab": [["<pad>", 0.0], ["</s>", 0.0], ["<unk>", 0.0]],
+                       "byte_fallback": false },
+        });
+        let words = unigram::count_words(&Self::from_json(json.clone())?.inner, texts)?;
+        let pieces = unigram::train(&words, vocab_size.saturating_sub(3))?;
+        if let Some(vocab) = json.pointer_mut("/model/vocab").and_then(Value::as_array_mut) {
+            vocab.extend(pieces.into_iter().map(|(piece, score)| json!([piece, score])));
+        }
+        Self::from_json(json)
+    }
+
+    /// Understands a `tokenizer.json`.
+    fn from_json(mut json: Value) -> Result<Self> {
+        json["truncation"] = Value::Null;
+        json["padding"] = Value::Null;
+        let special = special_ids(&json);
+        let eos = token_id(&json, "</s>").ok_or_else(|| Error::Tokenizer("there is no `</s>` token".into()))?;
+        let mut sighted = json.clone();
+        blind(&mut sighted, &special)?;
+        let inner = tokenizers::Tokenizer::from_str(&sighted.to_string())
+            .map_err(|error| Error::Tokenizer(error.to_string()))?;
+        Ok(Self { inner, json, special, eos })
+    }
+
+    /// The tokens of a text, ended by exactly one `</s>`; cut to `max_tokens`, the end included, where that is given.
+    ///
+    /// # Errors
+    /// When the tokenizer cannot process the text.
+    pub fn encode(&self, text: &str, max_tokens: Option<usize>) -> Result<Vec<u32>> {
+        let mut ids = self.pieces(text)?;
+        if let Some(limit) = max_tokens {
+            ids.truncate(limit.max(1) - 1);
+        }
+        ids.push(self.eos);
+        Ok(ids)
+    }
+
+    /// [`Tokenizer::encode`] of many texts, on all threads.
+    ///
+    /// # Errors
+    /// When the tokenizer cannot process a text.
+    pub fn encode_all<S: AsRef<str> + Sync>(&self, texts: &[S], max_tokens: Option<usize>) -> Result<Vec<Vec<u32>>> {
+        texts.par_iter().with_min_len(16).map(|text| self.encode(text.as_ref(), max_tokens)).collect()
+    }
+
+    /// The tokens of a text, without an end.
+    ///
+    /// # Errors
+    /// When the tokenizer cannot process the text.
+    pub fn pieces(&self, text: &str) -> Result<Vec<u32>> {
+        let encoding = self.inner.encode_fast(text, false).map_err(|error| Error::Tokenizer(error.to_string()))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// The text of tokens; special tokens and ids without a piece are left out.
+    ///
+    /// # Errors
+    /// When the tokenizer's decoder fails.
+    pub fn decode(&self, ids: &[u32]) -> Result<String> {
+        let plain: Vec<u32> = ids.iter().copied().filter(|id| !self.special.contains(id)).collect();
+        self.inner.decode(&plain, false).map_err(|error| Error::Tokenizer(error.to_string()))
+    }
+
+    /// The number of tokens, which the model's vocabulary has to reach.
+    pub fn vocab_size(&self) -> usize {
+        let pieces = self.json.pointer("/model/vocab").and_then(Value::as_array).map_or(0, Vec::len);
+        self.special.last().map_or(pieces, |&last| pieces.max(last as usize + 1))
+    }
+
+    /// Writes `tokenizer.json` and `tokenizer_config.json`, which lets `AutoTokenizer` find the class.
+    ///
+    /// # Errors
+    /// When a file cannot be written.
+    pub fn save(&self, directory: &Path) -> Result<()> {
+        std::fs::create_dir_all(directory).map_err(Error::io(directory))?;
+        crate::folder::write_json(&directory.join(FILE), &self.json)?;
+        let config = json!({
+            "tokenizer_class": "T5TokenizerFast",
+            "pad_token": "<pad>",
+            "eos_token": "</s>",
+            "unk_token": "<unk>",
+            "extra_ids": 0,
+            "model_max_length": 512,
+        });
+        crate::folder::write_json(&directory.join("tokenizer_config.json"), &config)
+    }
+}
+
+/// The special tokens of a new tokenizer.
+fn special_tokens() -> Value {
+    let token = |(id, content): (usize, &str)| {
+        json!({ "id": id, "content": content, "special": true, "single_word": false,
+                "lstrip": false, "rstrip": false, "normalized": false })
+    };
+    ["<pad>", "</s>", "<unk>"].into_iter().enumerate().map(token).collect()
+}
+
+/// The post-processor of T5, for other readers of the file; here the end is appended by hand.
+fn ends_with_eos() -> Value {
+    json!({
+        "type": "TemplateProcessing",
+        "single": [{ "Sequence": { "id": "A", "type_id": 0 } }, { "SpecialToken": { "id": "</s>", "type_id": 0 } }],
+        "pair": [{ "Sequence": { "id": "A", "type_id": 0 } }, { "SpecialToken": { "id": "</s>", "type_id": 0 } },
+                 { "Sequence": { "id": "B", "type_id": 0 } }, { "SpecialToken": { "id": "</s>", "type_id": 0 } }],
+        "special_tokens": { "</s>": { "id": "</s>", "ids": [1], "tokens": ["</s>"] } },
+    })
+}
+
+fn added_tokens(json: &Value) -> impl Iterator<Item = &Value> {
+    json.get("added_tokens").and_then(Value::as_array).into_iter().flatten()
+}
+
+fn is_special(token: &Value) -> bool {
+    token.get("special").and_then(Value::as_bool).unwrap_or(false)
+}
+
+fn special_ids(json: &Value) -> BTreeSet<u32> {
+    let id = |token: &Value| token.get("id").and_then(Value::as_u64).and_then(|id| u32::try_from(id).ok());
+    added_tokens(json).filter(|token| is_special(token)).filter_map(id).collect()
+}
+
+fn token_id(json: &Value, content: &str) -> Option<u32> {
+    let token = added_tokens(json).find(|token| token.get("content").and_then(Value::as_str) == Some(content))?;
+    u32::try_from(token.get("id")?.as_u64()?).ok()
+}
+
+/// Makes the special tokens invisible to the encoder, as added tokens and as pieces.
+fn blind(json: &mut Value, special: &BTreeSet<u32>) -> Result<()> {
+    if let Some(tokens) = json.get_mut("added_tokens").and_then(Value::as_array_mut) {
+        tokens.retain(|token| !is_special(token));
+    }
+    json["post_processor"] = Value::Null;
+    let Some(vocab) = json.pointer_mut("/model/vocab").and_then(Value::as_array_mut) else {
+        return Err(Error::Tokenizer("this is not a Unigram tokenizer, as those of T5 are".into()));
+    };
+    for &id in special {
+        let Some(piece) = vocab.get_mut(id as usize).and_then(|entry| entry.get_mut(0)) else { continue };
+        if let Some(name) = piece.as_str() {
+            *piece = Value::String(format!("{UNMATCHABLE}{name}"));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,258 @@
+//! Fine-tuning: pairs of token sequences in, better weights out.
+//!
+//! A [`Trainer`] is a value that moves one optimizer step at a time. Everything random is a function of the seed and
+//! the step, so a trainer that was saved and loaded goes on exactly as if it had never stopped.
+
+mod batches;
+mod optimizer;
+mod options;
+
+use std::time::Instant;
+
+use burn::tensor::Tensor;
+
+pub use self::options::{Length, Optimizer, Options, Schedule};
+use self::optimizer::{State, Step};
+use crate::{
+    Error, Result,
+    kernels::{self, LossScale, update::square_sum},
+    model::{Model, Network, Packed, Slot, Weights},
+    random::mix,
+};
+
+/// Validation examples that are scored at once.
+const VALIDATION_BATCH: usize = 64;
+
+/// One thing to learn: a source and the target it should give, both ended by `</s>`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Example {
+    /// What the encoder reads.
+    pub source: Vec<u32>,
+    /// What the decoder should write.
+    pub target: Vec<u32>,
+}
+
+/// What happened in one optimizer step.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct StepMetrics {
+    /// The step, from 1.
+    pub step: u64,
+    /// Steps of the whole run.
+    pub total_steps: u64,
+    /// The epoch that the step belongs to, from 0.
+    pub epoch: u64,
+    /// Mean loss per target token.
+    pub loss: f64,
+    /// The learning rate.
+    pub learning_rate: f64,
+    /// Norm of all gradients together, before clipping.
+    pub gradient_norm: f64,
+    /// Examples of the step.
+    pub examples: usize,
+    /// Source and target tokens of the step.
+    pub tokens: usize,
+    /// Wall time of the step in seconds.
+    pub seconds: f64,
+}
+
+/// A training run.
+#[derive(Debug)]
+pub struct Trainer {
+    model: Model,
+    layout: Weights<Slot>,
+    states: Vec<State>,
+    examples: Vec<Example>,
+    options: Options,
+    total_steps: u64,
+    /// Steps done.
+    step: u64,
+    /// The epoch of the next step and its micro-batches.
+    epoch: u64,
+    batches: Vec<Vec<usize>>,
+    /// Micro-batches of the epoch that are done.
+    position: usize,
+}
+
+impl Trainer {
+    /// Prepares a run.
+    ///
+    /// # Errors
+    /// When there is nothing to learn, an option makes no sense, or an example does not fit the model.
+    pub fn new(mut model: Model, examples: Vec<Example>, options: Options) -> Result<Self> {
+        check(&model, &examples, &options)?;
+        if let Some(dropout) = options.dropout {
+            model.set_dropout(dropout);
+        }
+        let layout = Weights::layout(model.config());
+        let states = optimizer::initial_states(options.optimizer, &layout, model.weights());
+        let batches = batches::epoch(&examples, &options, 0);
+        let total_steps = options.total_steps(batches.len());
+        Ok(Self { model, layout, states, examples, options, total_steps, step: 0, epoch: 0, batches, position: 0 })
+    }
+
+    /// The model as it is now.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// Ends the run.
+    pub fn into_model(self) -> Model {
+        self.model
+    }
+
+    /// Steps done.
+    pub fn steps_done(&self) -> u64 {
+        self.step
+    }
+
+    /// Steps of the whole run.
+    pub fn total_steps(&self) -> u64 {
+        self.total_steps
+    }
+
+    /// Does one optimizer step; none when the run is complete.
+    ///
+    /// # Errors
+    /// [`Error::Diverged`] when the loss or the gradients stop being numbers. The weights are then as before the step.
+    pub fn step(&mut self) -> Result<Option<StepMetrics>> {
+        if self.step >= self.total_steps {
+            return Ok(None);
+        }
+        let start = Instant::now();
+        self.open_epoch();
+        let end = self.batches.len().min(self.position + self.options.accumulate);
+        let micro_batches: Vec<Vec<&Example>> = self.batches[self.position..end]
+            .iter()
+            .map(|batch| batch.iter().map(|&index| &self.examples[index]).collect())
+            .collect();
+        let tokens_of = |count: fn(&Example) -> usize| micro_batches.iter().flatten().map(|example| count(example)).sum();
+        let targets: usize = tokens_of(|example| example.target.len());
+        let sources: usize = tokens_of(|example| example.source.len());
+        let examples = micro_batches.iter().map(Vec::len).sum();
+        let (loss, gradients) = self.gradients(&micro_batches, targets)?;
+        let norm = gradients.iter().map(square_sum).sum::<f64>().sqrt();
+        self.finite("gradient norm", norm)?;
+        let learning_rate = self.options.rate(self.step, self.total_steps);
+        self.update(gradients, learning_rate, norm);
+        self.step += 1;
+        self.position = end;
+        Ok(Some(StepMetrics {
+            step: self.step,
+            total_steps: self.total_steps,
+            epoch: self.epoch,
+            loss,
+            learning_rate,
+            gradient_norm: norm,
+            examples,
+            tokens: sources + targets,
+            seconds: start.elapsed().as_secs_f64(),
+        }))
+    }
+
+    /// Goes on to the next epoch where this one is done.
+    fn open_epoch(&mut self) {
+        if self.position >= self.batches.len() {
+            self.epoch += 1;
+            self.position = 0;
+            self.batches = batches::epoch(&self.examples, &self.options, self.epoch);
+        }
+    }
+
+    /// The loss of a step and the gradients of all weights.
+    fn gradients(&self, micro_batches: &[Vec<&Example>], targets: usize) -> Result<(f64, Vec<Tensor<2>>)> {
+        let tracked = self.model.weights().map(|weight| Tensor::from_inner(weight.clone()).require_grad());
+        let scale = LossScale { factor: 1.0 / targets as f32, smoothing: self.options.label_smoothing as f32 };
+        let mut total: Option<Vec<Tensor<2>>> = None;
+        let mut loss = 0.0;
+        for (index, batch) in micro_batches.iter().enumerate() {
+            let dropout = mix(mix(mix(self.options.seed, 0x6472_6f70), self.step), index as u64);
+            let network = Network::new(self.model.config(), &tracked, Some(dropout));
+            let batch_loss = batch_loss(&network, batch, scale);
+            let mut gradients = batch_loss.backward();
+            loss += f64::from(batch_loss.into_scalar::<f32>());
+            self.finite("loss", loss)?;
+            let gradient = |weight: &Tensor<2>| {
+                // A weight that no token reached, such as an unused bucket of a batch, still counts: with zeros.
+                weight.grad_remove(&mut gradients).unwrap_or_else(|| weight.clone().inner().zeros_like())
+            };
+            let new: Vec<_> = tracked.list().into_iter().map(gradient).collect();
+            total = Some(match total {
+                Some(old) => old.into_iter().zip(new).map(|(old, new)| old + new).collect(),
+                None => new,
+            });
+        }
+        Ok((loss, total.unwrap_or_default()))
+    }
+
+    /// Moves the weights.
+    fn update(&mut self, gradients: Vec<Tensor<2>>, learning_rate: f64, norm: f64) {
+        // The small term is torch's.
+        let clip = self.options.clip_norm.map_or(1.0, |limit| (limit / (norm + 1e-6)).min(1.0));
+        let step = Step { options: &self.options, learning_rate, step: self.step + 1, gradient_scale: clip };
+        let weights = self.model.weights_mut().list_mut().into_iter().zip(self.layout.list());
+        for ((weight, slot), (gradient, state)) in weights.zip(gradients.into_iter().zip(&mut self.states)) {
+            // The gradient holds the weight's place meanwhile, so that the weight has one owner and is updated in place.
+            let old = std::mem::replace(weight, gradient.clone());
+            *weight = step.apply(slot, old, gradient, state);
+        }
+    }
+
+    fn finite(&self, what: &'static str, value: f64) -> Result<()> {
+        if value.is_finite() { Ok(()) } else { Err(Error::Diverged { step: self.step + 1, what, value }) }
+    }
+}
+
+/// The mean loss per target token of a model over examples, without dropout or label smoothing.
+///
+/// # Errors
+/// When an example does not fit the model, or the caller cancels.
+pub fn mean_loss(model: &Model, examples: &[Example], cancelled: &dyn Fn() -> bool) -> Result<f64> {
+    check_examples(model, examples)?;
+    let mut order: Vec<&Example> = examples.iter().collect();
+    order.sort_by_key(|example| example.target.len() + example.source.len());
+    let (mut loss, mut targets) = (0.0, 0);
+    for batch in order.chunks(VALIDATION_BATCH) {
+        if cancelled() {
+            return Err(Error::Cancelled);
+        }
+        let sum = batch_loss(&model.network(), batch, LossScale { factor: 1.0, smoothing: 0.0 });
+        loss += f64::from(sum.into_scalar::<f32>());
+        targets += batch.iter().map(|example| example.target.len()).sum::<usize>();
+    }
+    Ok(loss / targets as f64)
+}
+
+/// The scaled sum of the losses of all target tokens, `[1]`.
+fn batch_loss(network: &Network<'_>, batch: &[&Example], scale: LossScale) -> Tensor<1> {
+    let source = Packed::new(batch.iter().map(|example| example.source.as_slice()));
+    let targets: Vec<u32> = batch.iter().flat_map(|example| example.target.iter().copied()).collect();
+    let shifted: Vec<Vec<u32>> = batch.iter().map(|example| network.shift_right(&example.target)).collect();
+    let target = Packed::new(shifted.iter().map(Vec::as_slice));
+    let encoded = network.encode(&source);
+    let decoded = network.decode(&target, &encoded, &source);
+    kernels::cross_entropy(network.logits(decoded), &targets, scale)
+}
+
+fn check(model: &Model, examples: &[Example], options: &Options) -> Result<()> {
+    let refuse = |message: &str| Err(Error::Invalid(message.into()));
+    if examples.is_empty() {
+        return refuse("there are no examples to train on");
+    }
+    if options.batch_size == 0 || options.accumulate == 0 {
+        return refuse("batch_size and accumulate have to be at least 1");
+    }
+    if !options.learning_rate.is_finite() || options.learning_rate < 0.0 {
+        return refuse("learning_rate has to be a number that is not negative");
+    }
+    if !(0.0..1.0).contains(&options.label_smoothing) || !(0.0..1.0).contains(&options.dropout.unwrap_or(0.0)) {
+        return refuse("label_smoothing and dropout have to be in [0, 1)");
+    }
+    check_examples(model, examples)
+}
+
+fn check_examples(model: &Model, examples: &[Example]) -> Result<()> {
+    examples.iter().try_for_each(|example| {
+        model.check_ids(&example.source)?;
+        model.check_ids(&example.target)
+    })
+}
