@@ -63,7 +63,13 @@ pub struct Config {
 impl Config {
     /// A new model in the style of T5 1.1 (gated GELU) with the original's scaled, tied head, which trains well from
     /// nothing at small sizes.
-    pub fn small(vocab_size: usize, d_model: usize, d_ff: usize, layers: usize, heads: usize) -> Self {
+    pub fn small(
+        vocab_size: usize,
+        d_model: usize,
+        d_ff: usize,
+        layers: usize,
+        heads: usize,
+    ) -> Self {
         Self {
             vocab_size,
             d_model,
@@ -94,7 +100,8 @@ impl Config {
     /// When the file cannot be read, is not JSON, describes another architecture, or lacks a needed field.
     pub fn read(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
-        let value: Value = serde_json::from_str(&text).map_err(|error| Error::malformed(path, error))?;
+        let value: Value =
+            serde_json::from_str(&text).map_err(|error| Error::malformed(path, error))?;
         Self::from_json(value).map_err(|error| match error {
             Error::Config(message) => Error::malformed(path, message),
             other => other,
@@ -123,7 +130,8 @@ impl Config {
             num_decoder_layers: fields.size_or("num_decoder_layers", num_layers)?,
             num_heads: fields.size("num_heads")?,
             relative_attention_num_buckets: fields.size_or("relative_attention_num_buckets", 32)?,
-            relative_attention_max_distance: fields.size_or("relative_attention_max_distance", 128)?,
+            relative_attention_max_distance: fields
+                .size_or("relative_attention_max_distance", 128)?,
             dropout_rate: fields.number_or("dropout_rate", 0.1)?,
             layer_norm_epsilon: fields.number_or("layer_norm_epsilon", 1e-6)?,
             initializer_factor: fields.number_or("initializer_factor", 1.0)?,
@@ -156,10 +164,13 @@ impl Config {
         ];
         for (name, size) in sizes {
             if size == 0 || size > 1 << 24 {
-                return Err(Error::Config(format!("`{name}` is {size}; it has to be between 1 and 16777216")));
+                return Err(Error::Config(format!(
+                    "`{name}` is {size}; it has to be between 1 and 16777216"
+                )));
             }
         }
-        let (buckets, distance) = (self.relative_attention_num_buckets, self.relative_attention_max_distance);
+        let (buckets, distance) =
+            (self.relative_attention_num_buckets, self.relative_attention_max_distance);
         // The encoder splits its buckets into two directions and each half into exact and logarithmic ones.
         if buckets < 4 || distance <= buckets / 2 {
             return Err(Error::Config(format!(
@@ -167,7 +178,10 @@ impl Config {
             )));
         }
         if !(0.0..1.0).contains(&self.dropout_rate) {
-            return Err(Error::Config(format!("`dropout_rate` is {}; it has to be in [0, 1)", self.dropout_rate)));
+            return Err(Error::Config(format!(
+                "`dropout_rate` is {}; it has to be in [0, 1)",
+                self.dropout_rate
+            )));
         }
         for (name, token) in [
             ("pad_token_id", self.pad_token_id),
@@ -238,11 +252,19 @@ impl Fields {
             Some(Value::String(kind)) if kind == "t5" => {}
             None if self.0.contains_key("d_kv") => {}
             Some(Value::String(kind)) => {
-                return Err(Error::Config(format!("this is a `{kind}` model; only `t5` can be loaded")));
+                return Err(Error::Config(format!(
+                    "this is a `{kind}` model; only `t5` can be loaded"
+                )));
             }
-            _ => return Err(Error::Config("`model_type` is missing, so this is not known to be T5".into())),
+            _ => {
+                return Err(Error::Config(
+                    "`model_type` is missing, so this is not known to be T5".into(),
+                ));
+            }
         }
-        for derived in ["architectures", "is_encoder_decoder", "use_cache", "dense_act_fn", "is_gated_act"] {
+        for derived in
+            ["architectures", "is_encoder_decoder", "use_cache", "dense_act_fn", "is_gated_act"]
+        {
             self.0.remove(derived);
         }
         // Weights are computed with, and written, in f32.
@@ -267,7 +289,9 @@ impl Fields {
 
     fn number_or(&mut self, name: &str, default: f64) -> Result<f64> {
         self.take(name).map_or(Ok(default), |value| {
-            value.as_f64().ok_or_else(|| Error::Config(format!("`{name}` is {value}, not a number")))
+            value
+                .as_f64()
+                .ok_or_else(|| Error::Config(format!("`{name}` is {value}, not a number")))
         })
     }
 
@@ -298,7 +322,11 @@ impl Fields {
 
     fn flag(&mut self, name: &str) -> Result<Option<bool>> {
         self.take(name)
-            .map(|value| value.as_bool().ok_or_else(|| Error::Config(format!("`{name}` is {value}, not a boolean"))))
+            .map(|value| {
+                value
+                    .as_bool()
+                    .ok_or_else(|| Error::Config(format!("`{name}` is {value}, not a boolean")))
+            })
             .transpose()
     }
 }

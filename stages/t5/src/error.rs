@@ -38,7 +38,9 @@ pub enum Error {
     #[error("{0}")]
     Invalid(String),
     /// The loss or a gradient stopped being a number.
-    #[error("step {step}: the {what} is {value}; lower the learning rate or look at the examples of this step")]
+    #[error(
+        "step {step}: the {what} is {value}; lower the learning rate or look at the examples of this step"
+    )]
     Diverged {
         /// The optimizer step, counted from 1.
         step: u64,

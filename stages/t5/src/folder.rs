@@ -28,7 +28,8 @@ const INDEX: &str = "model.safetensors.index.json";
 const PICKLED: [&str; 2] = ["pytorch_model.bin", "pytorch_model.bin.index.json"];
 
 /// Where the embedding may lie; some writers keep only one of its aliases.
-const SHARED_ALIASES: [&str; 3] = ["shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight"];
+const SHARED_ALIASES: [&str; 3] =
+    ["shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight"];
 const HEAD: &str = "lm_head.weight";
 
 /// Reads a model.
@@ -42,7 +43,8 @@ pub fn load(directory: &Path, device: &Device) -> Result<Model> {
     let mut files = TensorFiles::open(directory)?;
     config.untied_head = files.has_own_head()?;
     Model::from_values(config, device, |slot| {
-        let aliases: &[&str] = if slot.name == SHARED_ALIASES[0] { &SHARED_ALIASES } else { &[&slot.name] };
+        let aliases: &[&str] =
+            if slot.name == SHARED_ALIASES[0] { &SHARED_ALIASES } else { &[&slot.name] };
         files.read(aliases, &slot.shape())
     })
 }
@@ -66,15 +68,22 @@ pub fn save(model: &Model, directory: &Path) -> Result<()> {
 }
 
 /// Writes tensors under the names of their slots.
-pub(crate) fn save_tensors(layout: &Weights<Slot>, tensors: &Weights<Tensor<2>>, path: &Path) -> Result<()> {
+pub(crate) fn save_tensors(
+    layout: &Weights<Slot>,
+    tensors: &Weights<Tensor<2>>,
+    path: &Path,
+) -> Result<()> {
     let views: Vec<_> = layout
         .list()
         .into_iter()
         .zip(tensors.list())
-        .map(|(slot, tensor)| Ok((slot.name.as_str(), Stored { shape: slot.shape(), tensor: finite(slot, tensor)? })))
+        .map(|(slot, tensor)| {
+            Ok((slot.name.as_str(), Stored { shape: slot.shape(), tensor: finite(slot, tensor)? }))
+        })
         .collect::<Result<_>>()?;
     let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    safetensors::serialize_to_file(views, Some(format), path).map_err(|error| Error::malformed(path, error))
+    safetensors::serialize_to_file(views, Some(format), path)
+        .map_err(|error| Error::malformed(path, error))
 }
 
 /// Refuses weights that nobody could use.
@@ -82,7 +91,9 @@ fn finite<'a>(slot: &Slot, tensor: &'a Tensor<2>) -> Result<&'a Tensor<2>> {
     let data = tensor.to_data();
     let values = data.as_slice::<f32>().map_err(|error| Error::Weights(format!("{error:?}")))?;
     match values.iter().find(|value| !value.is_finite()) {
-        Some(value) => Err(Error::Weights(format!("`{}` holds {value}; the model was not saved", slot.name))),
+        Some(value) => {
+            Err(Error::Weights(format!("`{}` holds {value}; the model was not saved", slot.name)))
+        }
         None => Ok(tensor),
     }
 }
@@ -145,7 +156,10 @@ impl TensorFiles {
         } else if PICKLED.iter().any(|name| directory.join(name).exists()) {
             return Err(Error::malformed(directory, pickled_advice(directory)));
         } else {
-            return Err(Error::malformed(directory, format!("there is no {WEIGHTS} here, nor {INDEX}")));
+            return Err(Error::malformed(
+                directory,
+                format!("there is no {WEIGHTS} here, nor {INDEX}"),
+            ));
         }
         Ok(files)
     }
@@ -162,10 +176,14 @@ impl TensorFiles {
         }
         let mut header = vec![0; header_length as usize];
         file.read_exact(&mut header).map_err(Error::io(path))?;
-        let metadata: Metadata = serde_json::from_slice(&header).map_err(|error| Error::malformed(path, error))?;
+        let metadata: Metadata =
+            serde_json::from_slice(&header).map_err(|error| Error::malformed(path, error))?;
         let data = 8 + header_length;
         if data + metadata.data_len() as u64 != length {
-            return Err(Error::malformed(path, "the file is cut short, or longer than its header says"));
+            return Err(Error::malformed(
+                path,
+                "the file is cut short, or longer than its header says",
+            ));
         }
         for (name, info) in metadata.tensors() {
             let (start, end) = info.data_offsets;
@@ -183,18 +201,22 @@ impl TensorFiles {
 
     fn has_own_head(&self) -> Result<bool> {
         let Some(head) = self.places.get(HEAD) else { return Ok(false) };
-        let Some(shared) = SHARED_ALIASES.iter().find_map(|name| self.places.get(*name)) else { return Ok(true) };
+        let Some(shared) = SHARED_ALIASES.iter().find_map(|name| self.places.get(*name)) else {
+            return Ok(true);
+        };
         Ok(head.dtype != shared.dtype || read_bytes(head)? != read_bytes(shared)?)
     }
 
     /// The values of the first of `names` that exists, as f32.
     fn read(&mut self, names: &[&str], shape: &[usize]) -> Result<Vec<f32>> {
         let Some(place) = names.iter().find_map(|name| self.places.get(*name)) else {
-            let message = format!("the weights lack `{}`; are they of the model in config.json?", names[0]);
+            let message =
+                format!("the weights lack `{}`; are they of the model in config.json?", names[0]);
             return Err(Error::malformed(&self.directory, message));
         };
         if place.shape != shape {
-            let message = format!("`{}` is {:?}, but config.json says {shape:?}", names[0], place.shape);
+            let message =
+                format!("`{}` is {:?}, but config.json says {shape:?}", names[0], place.shape);
             return Err(Error::malformed(&place.file, message));
         }
         let bytes = read_bytes(place)?;
@@ -203,7 +225,8 @@ impl TensorFiles {
             Dtype::BF16 => decode(&bytes, |pair| half::bf16::from_le_bytes(pair).to_f32()),
             Dtype::F16 => decode(&bytes, |pair| half::f16::from_le_bytes(pair).to_f32()),
             other => {
-                let message = format!("`{}` is stored as {other:?}; known are F32, BF16 and F16", names[0]);
+                let message =
+                    format!("`{}` is stored as {other:?}; known are F32, BF16 and F16", names[0]);
                 return Err(Error::malformed(&place.file, message));
             }
         };
@@ -226,14 +249,20 @@ fn read_bytes(place: &Place) -> Result<Vec<u8>> {
 /// The files that an index names, each once.
 fn shards(index: &Path) -> Result<BTreeSet<String>> {
     let text = std::fs::read_to_string(index).map_err(Error::io(index))?;
-    let value: Value = serde_json::from_str(&text).map_err(|error| Error::malformed(index, error))?;
+    let value: Value =
+        serde_json::from_str(&text).map_err(|error| Error::malformed(index, error))?;
     let Some(map) = value.get("weight_map").and_then(Value::as_object) else {
         return Err(Error::malformed(index, "there is no `weight_map`"));
     };
     let names = map.values().map(|name| match name.as_str() {
         // A shard lies beside its index; anything else would read files that are not the model's.
-        Some(name) if Path::new(name).file_name().is_some_and(|file| file == name) => Ok(name.to_owned()),
-        _ => Err(Error::malformed(index, format!("{name} is not the name of a file beside the index"))),
+        Some(name) if Path::new(name).file_name().is_some_and(|file| file == name) => {
+            Ok(name.to_owned())
+        }
+        _ => Err(Error::malformed(
+            index,
+            format!("{name} is not the name of a file beside the index"),
+        )),
     });
     names.collect()
 }

@@ -11,7 +11,7 @@
 //! * [`kernels`]: the fused operations that this library adds to burn.
 
 pub mod config;
-//decode
+pub mod decode;
 pub mod device;
 pub mod error;
 pub mod folder;

@@ -82,7 +82,8 @@ impl Tokenizer {
         json["truncation"] = Value::Null;
         json["padding"] = Value::Null;
         let special = special_ids(&json);
-        let eos = token_id(&json, "</s>").ok_or_else(|| Error::Tokenizer("there is no `</s>` token".into()))?;
+        let eos = token_id(&json, "</s>")
+            .ok_or_else(|| Error::Tokenizer("there is no `</s>` token".into()))?;
         let mut sighted = json.clone();
         blind(&mut sighted, &special)?;
         let inner = tokenizers::Tokenizer::from_str(&sighted.to_string())
@@ -107,8 +108,16 @@ impl Tokenizer {
     ///
     /// # Errors
     /// When the tokenizer cannot process a text.
-    pub fn encode_all<S: AsRef<str> + Sync>(&self, texts: &[S], max_tokens: Option<usize>) -> Result<Vec<Vec<u32>>> {
-        texts.par_iter().with_min_len(16).map(|text| self.encode(text.as_ref(), max_tokens)).collect()
+    pub fn encode_all<S: AsRef<str> + Sync>(
+        &self,
+        texts: &[S],
+        max_tokens: Option<usize>,
+    ) -> Result<Vec<Vec<u32>>> {
+        texts
+            .par_iter()
+            .with_min_len(16)
+            .map(|text| self.encode(text.as_ref(), max_tokens))
+            .collect()
     }
 
     /// The tokens of a text, without an end.
@@ -116,7 +125,10 @@ impl Tokenizer {
     /// # Errors
     /// When the tokenizer cannot process the text.
     pub fn pieces(&self, text: &str) -> Result<Vec<u32>> {
-        let encoding = self.inner.encode_fast(text, false).map_err(|error| Error::Tokenizer(error.to_string()))?;
+        let encoding = self
+            .inner
+            .encode_fast(text, false)
+            .map_err(|error| Error::Tokenizer(error.to_string()))?;
         Ok(encoding.get_ids().to_vec())
     }
 
@@ -131,7 +143,8 @@ impl Tokenizer {
 
     /// The number of tokens, which the model's vocabulary has to reach.
     pub fn vocab_size(&self) -> usize {
-        let pieces = self.json.pointer("/model/vocab").and_then(Value::as_array).map_or(0, Vec::len);
+        let pieces =
+            self.json.pointer("/model/vocab").and_then(Value::as_array).map_or(0, Vec::len);
         self.special.last().map_or(pieces, |&last| pieces.max(last as usize + 1))
     }
 
@@ -183,12 +196,15 @@ fn is_special(token: &Value) -> bool {
 }
 
 fn special_ids(json: &Value) -> BTreeSet<u32> {
-    let id = |token: &Value| token.get("id").and_then(Value::as_u64).and_then(|id| u32::try_from(id).ok());
+    let id = |token: &Value| {
+        token.get("id").and_then(Value::as_u64).and_then(|id| u32::try_from(id).ok())
+    };
     added_tokens(json).filter(|token| is_special(token)).filter_map(id).collect()
 }
 
 fn token_id(json: &Value, content: &str) -> Option<u32> {
-    let token = added_tokens(json).find(|token| token.get("content").and_then(Value::as_str) == Some(content))?;
+    let token = added_tokens(json)
+        .find(|token| token.get("content").and_then(Value::as_str) == Some(content))?;
     u32::try_from(token.get("id")?.as_u64()?).ok()
 }
 
@@ -202,7 +218,9 @@ fn blind(json: &mut Value, special: &BTreeSet<u32>) -> Result<()> {
         return Err(Error::Tokenizer("this is not a Unigram tokenizer, as those of T5 are".into()));
     };
     for &id in special {
-        let Some(piece) = vocab.get_mut(id as usize).and_then(|entry| entry.get_mut(0)) else { continue };
+        let Some(piece) = vocab.get_mut(id as usize).and_then(|entry| entry.get_mut(0)) else {
+            continue;
+        };
         if let Some(name) = piece.as_str() {
             *piece = Value::String(format!("{UNMATCHABLE}{name}"));
         }

@@ -37,7 +37,10 @@ pub(super) fn forward(inputs: Inputs<'_>, plan: &AttentionPlan) -> (Vec<f32>, Ve
     let mut out = vec![0.0; inputs.q.len()];
     let bias = BiasByDistance::new(inputs.bias, plan);
     let offsets = plan.score_offsets();
-    let rows = split_rows(&mut out, plan.segments.iter().map(|segment| segment.queries.len() * inputs.width));
+    let rows = split_rows(
+        &mut out,
+        plan.segments.iter().map(|segment| segment.queries.len() * inputs.width),
+    );
     let kept = rows
         .into_par_iter()
         .zip(&plan.segments)
@@ -55,9 +58,15 @@ pub(super) fn forward(inputs: Inputs<'_>, plan: &AttentionPlan) -> (Vec<f32>, Ve
 }
 
 /// Gradients, from that of the attended values and what [`forward`] kept.
-pub(super) fn backward(inputs: Inputs<'_>, plan: &AttentionPlan, kept: &[Vec<f32>], grad: &[f32]) -> Gradients {
+pub(super) fn backward(
+    inputs: Inputs<'_>,
+    plan: &AttentionPlan,
+    kept: &[Vec<f32>],
+    grad: &[f32],
+) -> Gradients {
     let width = inputs.width;
-    let (mut dq, mut dk, mut dv) = (vec![0.0; inputs.q.len()], vec![0.0; inputs.k.len()], vec![0.0; inputs.v.len()]);
+    let (mut dq, mut dk, mut dv) =
+        (vec![0.0; inputs.q.len()], vec![0.0; inputs.k.len()], vec![0.0; inputs.v.len()]);
     let bias = BiasByDistance::new(inputs.bias, plan);
     let offsets = plan.score_offsets();
     let query_rows = || plan.segments.iter().map(|segment| segment.queries.len() * width);
@@ -92,7 +101,11 @@ fn split_rows(mut rest: &mut [f32], lengths: impl Iterator<Item = usize>) -> Vec
 
 /// Segments that are worth waking a thread for.
 fn segments_per_task(plan: &AttentionPlan, width: usize) -> usize {
-    let work: usize = plan.segments.iter().map(|segment| segment.queries.len() * segment.keys.len() * width).sum();
+    let work: usize = plan
+        .segments
+        .iter()
+        .map(|segment| segment.queries.len() * segment.keys.len() * width)
+        .sum();
     let each = (work / plan.segments.len().max(1)).max(1);
     ((1 << 17) / each).max(1)
 }
@@ -111,7 +124,9 @@ impl BiasByDistance {
         let (Some(bias), Some(buckets)) = (bias, &plan.buckets) else {
             return Self { values: Vec::new(), zero: 0, distances: 0, elements: 0 };
         };
-        let of = |head: usize| buckets.all().iter().map(move |&bucket| bias[bucket as usize * plan.heads + head]);
+        let of = |head: usize| {
+            buckets.all().iter().map(move |&bucket| bias[bucket as usize * plan.heads + head])
+        };
         let values = (0..plan.heads).flat_map(of).collect();
         Self { values, zero: buckets.zero(), distances: buckets.all().len(), elements: bias.len() }
     }
@@ -119,7 +134,11 @@ impl BiasByDistance {
     /// The bias of `head` for a query at `position` and the keys from 0 on.
     #[inline(always)]
     fn row(&self, head: usize, position: usize) -> &[f32] {
-        if self.distances == 0 { &[] } else { &self.values[head * self.distances + self.zero - position..] }
+        if self.distances == 0 {
+            &[]
+        } else {
+            &self.values[head * self.distances + self.zero - position..]
+        }
     }
 
     /// Adds up the segments' gradients by distance, in order, into one by bucket.
@@ -132,7 +151,8 @@ impl BiasByDistance {
         let mut by_bucket = vec![0.0; self.elements];
         for head in 0..plan.heads {
             for (distance, &bucket) in buckets.all().iter().enumerate() {
-                by_bucket[bucket as usize * plan.heads + head] += total[head * self.distances + distance];
+                by_bucket[bucket as usize * plan.heads + head] +=
+                    total[head * self.distances + distance];
             }
         }
         by_bucket
@@ -182,7 +202,8 @@ impl Work<'_> {
     /// Many queries over a run of keys, by products of small matrices.
     #[inline(always)]
     fn forward(&self, scratch: &mut Scratch, out: &mut [f32]) -> Vec<f32> {
-        let (queries, keys, d, width) = (self.segment.queries.len(), self.segment.keys.len(), self.d_kv(), self.inputs.width);
+        let (queries, keys, d, width) =
+            (self.segment.queries.len(), self.segment.keys.len(), self.d_kv(), self.inputs.width);
         let first_key = self.segment.keys.row(0);
         let mut kept = Vec::with_capacity(self.segment.scores(self.plan.heads));
         for head in 0..self.plan.heads {
@@ -210,7 +231,10 @@ impl Work<'_> {
             for (row, scores) in kept.chunks_exact_mut(stride).enumerate() {
                 let query = &self.head(self.inputs.q, self.segment.queries.start + row, head)[..d];
                 for (position, score) in scores[..self.visible(row)].iter_mut().enumerate() {
-                    *score = dot(query, &self.head(self.inputs.k, self.segment.keys.row(position), head)[..d]);
+                    *score = dot(
+                        query,
+                        &self.head(self.inputs.k, self.segment.keys.row(position), head)[..d],
+                    );
                 }
             }
             self.normalise(kept, stride, head);
@@ -225,7 +249,8 @@ impl Work<'_> {
             for (row, weights) in weights.chunks_exact(stride).enumerate() {
                 let sum = &mut out[row * self.inputs.width + head * d..][..d];
                 for (position, &weight) in weights[..self.visible(row)].iter().enumerate() {
-                    let value = &self.head(self.inputs.v, self.segment.keys.row(position), head)[..d];
+                    let value =
+                        &self.head(self.inputs.v, self.segment.keys.row(position), head)[..d];
                     for (sum, value) in sum.iter_mut().zip(value) {
                         *sum += weight * value;
                     }
@@ -260,8 +285,15 @@ impl Work<'_> {
 
     /// Writes the segment's gradients of q, k and v; returns that of the bias by distance.
     #[inline(always)]
-    fn backward(&self, scratch: &mut Scratch, kept: &[f32], grad: &[f32], out: [&mut [f32]; 3]) -> Vec<f32> {
-        let (queries, keys, d, width) = (self.segment.queries.len(), self.segment.keys.len(), self.d_kv(), self.inputs.width);
+    fn backward(
+        &self,
+        scratch: &mut Scratch,
+        kept: &[f32],
+        grad: &[f32],
+        out: [&mut [f32]; 3],
+    ) -> Vec<f32> {
+        let (queries, keys, d, width) =
+            (self.segment.queries.len(), self.segment.keys.len(), self.d_kv(), self.inputs.width);
         let (first_query, first_key) = (self.segment.queries.start, self.segment.keys.row(0));
         let stride = keys.next_multiple_of(LANES);
         let [dq, dk, dv] = out;

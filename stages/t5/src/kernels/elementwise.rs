@@ -9,7 +9,12 @@ const CUBIC: f32 = 0.044_715;
 const TWICE_ROOT: f32 = 1.595_769_1;
 
 /// `drop(act(x) * gate)`; without a gate, `drop(act(x))`.
-pub(super) fn activate(x: &[f32], gate: Option<&[f32]>, activation: Activation, drop: Option<Dropout>) -> Vec<f32> {
+pub(super) fn activate(
+    x: &[f32],
+    gate: Option<&[f32]>,
+    activation: Activation,
+    drop: Option<Dropout>,
+) -> Vec<f32> {
     let mut out = vec![0.0; x.len()];
     each(&mut out, |first, y| {
         let x = &x[first..first + y.len()];

@@ -14,7 +14,12 @@ pub struct LossScale {
 }
 
 /// Replaces `logits` (rows of `width`) by the gradient of the loss; returns the loss.
-pub(super) fn forward_backward(logits: &mut [f32], width: usize, targets: &[u32], scale: LossScale) -> f32 {
+pub(super) fn forward_backward(
+    logits: &mut [f32],
+    width: usize,
+    targets: &[u32],
+    scale: LossScale,
+) -> f32 {
     let losses: Vec<f64> = logits
         .par_chunks_exact_mut(width)
         .zip(targets)
@@ -28,7 +33,8 @@ pub(super) fn forward_backward(logits: &mut [f32], width: usize, targets: &[u32]
 #[inline(always)]
 fn one_row(row: &mut [f32], target: usize, LossScale { factor, smoothing }: LossScale) -> f64 {
     let uniform = smoothing / row.len() as f32;
-    let (top, chosen, total) = (max(row), row[target], if smoothing > 0.0 { sum(row) } else { 0.0 });
+    let (top, chosen, total) =
+        (max(row), row[target], if smoothing > 0.0 { sum(row) } else { 0.0 });
     for logit in row.iter_mut() {
         *logit = exp(*logit - top);
     }

@@ -19,15 +19,15 @@ pub mod update;
 
 use std::sync::Arc;
 
-use burn::backend::{Autodiff, Backend, Dispatch, Flex, backend_extension, tensor::FloatTensor};
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
+use burn::backend::{Autodiff, Backend, Dispatch, Flex, backend_extension, tensor::FloatTensor};
 use burn::tensor::Tensor;
 
+use self::operation::{record, run};
 pub use self::{
     loss::LossScale,
     plan::{AttentionPlan, Keys, Segment},
 };
-use self::operation::{record, run};
 use crate::{config::Activation, random::Dropout};
 
 /// A burn backend that has the fused operations. Shapes are `[rows, columns]`; weights are `[out, in]`.
@@ -40,7 +40,11 @@ pub trait T5Backend: Backend {
     /// `x * w^T`.
     fn t5_linear(x: FloatTensor<Self>, w: FloatTensor<Self>) -> FloatTensor<Self>;
     /// The activation, then dropout.
-    fn t5_activate(x: FloatTensor<Self>, activation: Activation, dropout: Option<Dropout>) -> FloatTensor<Self>;
+    fn t5_activate(
+        x: FloatTensor<Self>,
+        activation: Activation,
+        dropout: Option<Dropout>,
+    ) -> FloatTensor<Self>;
     /// The activation of `x` times `gate`, then dropout.
     fn t5_gate(
         x: FloatTensor<Self>,
@@ -49,7 +53,11 @@ pub trait T5Backend: Backend {
         dropout: Option<Dropout>,
     ) -> FloatTensor<Self>;
     /// `residual` plus `x` after dropout.
-    fn t5_add_dropped(residual: FloatTensor<Self>, x: FloatTensor<Self>, dropout: Dropout) -> FloatTensor<Self>;
+    fn t5_add_dropped(
+        residual: FloatTensor<Self>,
+        x: FloatTensor<Self>,
+        dropout: Dropout,
+    ) -> FloatTensor<Self>;
     /// Dropout.
     fn t5_drop(x: FloatTensor<Self>, dropout: Dropout) -> FloatTensor<Self>;
     /// Attention without a position bias.
@@ -68,7 +76,11 @@ pub trait T5Backend: Backend {
         plan: Arc<AttentionPlan>,
     ) -> FloatTensor<Self>;
     /// Cross-entropy, `[1]`.
-    fn t5_cross_entropy(logits: FloatTensor<Self>, targets: Arc<[u32]>, scale: LossScale) -> FloatTensor<Self>;
+    fn t5_cross_entropy(
+        logits: FloatTensor<Self>,
+        targets: Arc<[u32]>,
+        scale: LossScale,
+    ) -> FloatTensor<Self>;
 }
 
 /// Implements [`T5Backend`] by handing every operation to one function.
@@ -83,7 +95,11 @@ macro_rules! implement {
         fn t5_linear(x: FloatTensor<Self>, w: FloatTensor<Self>) -> FloatTensor<Self> {
             $execute(ops::Linear, [x, w])
         }
-        fn t5_activate(x: FloatTensor<Self>, activation: Activation, dropout: Option<Dropout>) -> FloatTensor<Self> {
+        fn t5_activate(
+            x: FloatTensor<Self>,
+            activation: Activation,
+            dropout: Option<Dropout>,
+        ) -> FloatTensor<Self> {
             $execute(ops::Activate { activation, dropout }, [x])
         }
         fn t5_gate(
@@ -94,7 +110,11 @@ macro_rules! implement {
         ) -> FloatTensor<Self> {
             $execute(ops::Activate { activation, dropout }, [x, gate])
         }
-        fn t5_add_dropped(residual: FloatTensor<Self>, x: FloatTensor<Self>, dropout: Dropout) -> FloatTensor<Self> {
+        fn t5_add_dropped(
+            residual: FloatTensor<Self>,
+            x: FloatTensor<Self>,
+            dropout: Dropout,
+        ) -> FloatTensor<Self> {
             $execute(ops::Drop(dropout), [residual, x])
         }
         fn t5_drop(x: FloatTensor<Self>, dropout: Dropout) -> FloatTensor<Self> {
@@ -117,7 +137,11 @@ macro_rules! implement {
         ) -> FloatTensor<Self> {
             $execute(ops::Attend(plan), [q, k, v, bias])
         }
-        fn t5_cross_entropy(logits: FloatTensor<Self>, targets: Arc<[u32]>, scale: LossScale) -> FloatTensor<Self> {
+        fn t5_cross_entropy(
+            logits: FloatTensor<Self>,
+            targets: Arc<[u32]>,
+            scale: LossScale,
+        ) -> FloatTensor<Self> {
             $execute(ops::CrossEntropy { targets, scale }, [logits])
         }
     };
@@ -147,7 +171,12 @@ pub fn linear(x: Tensor<2>, w: &Tensor<2>) -> Tensor<2> {
 }
 
 /// `dropout(activation(x) * gate)`, elementwise; without a gate, `dropout(activation(x))`.
-pub fn activate(x: Tensor<2>, gate: Option<Tensor<2>>, activation: Activation, dropout: Option<Dropout>) -> Tensor<2> {
+pub fn activate(
+    x: Tensor<2>,
+    gate: Option<Tensor<2>>,
+    activation: Activation,
+    dropout: Option<Dropout>,
+) -> Tensor<2> {
     let x = x.into_dispatch();
     wrap(match gate {
         Some(gate) => Dispatch::t5_gate(x, gate.into_dispatch(), activation, dropout),
@@ -158,7 +187,9 @@ pub fn activate(x: Tensor<2>, gate: Option<Tensor<2>>, activation: Activation, d
 /// `residual + dropout(x)`, elementwise.
 pub fn add(residual: Tensor<2>, x: Tensor<2>, dropout: Option<Dropout>) -> Tensor<2> {
     match dropout {
-        Some(dropout) => wrap(Dispatch::t5_add_dropped(residual.into_dispatch(), x.into_dispatch(), dropout)),
+        Some(dropout) => {
+            wrap(Dispatch::t5_add_dropped(residual.into_dispatch(), x.into_dispatch(), dropout))
+        }
         None => residual + x,
     }
 }
@@ -181,7 +212,9 @@ pub fn attend(
 ) -> Tensor<2> {
     let (q, k, v) = (q.into_dispatch(), k.into_dispatch(), v.into_dispatch());
     wrap(match bias {
-        Some(bias) => Dispatch::t5_attend_biased(q, k, v, bias.clone().into_dispatch(), Arc::clone(plan)),
+        Some(bias) => {
+            Dispatch::t5_attend_biased(q, k, v, bias.clone().into_dispatch(), Arc::clone(plan))
+        }
         None => Dispatch::t5_attend(q, k, v, Arc::clone(plan)),
     })
 }

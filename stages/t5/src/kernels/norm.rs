@@ -8,7 +8,8 @@ pub(super) fn forward(x: &[f32], w: &[f32], eps: f32) -> Vec<f32> {
     let mut out = vec![0.0; x.len()];
     for_row_blocks(&mut out, width, |first, block| {
         vectorized(|| {
-            for (y, x) in block.chunks_exact_mut(width).zip(x[first * width..].chunks_exact(width)) {
+            for (y, x) in block.chunks_exact_mut(width).zip(x[first * width..].chunks_exact(width))
+            {
                 let scale = inverse_rms(x, eps);
                 for ((y, x), w) in y.iter_mut().zip(x).zip(w) {
                     *y = w * (x * scale);
@@ -24,7 +25,8 @@ pub(super) fn backward(x: &[f32], w: &[f32], eps: f32, grad: &[f32]) -> (Vec<f32
     let width = w.len();
     let mut dx = vec![0.0; x.len()];
     for_row_blocks(&mut dx, width, |first, block| {
-        let rows = x[first * width..].chunks_exact(width).zip(grad[first * width..].chunks_exact(width));
+        let rows =
+            x[first * width..].chunks_exact(width).zip(grad[first * width..].chunks_exact(width));
         vectorized(|| {
             for (dx, (x, g)) in block.chunks_exact_mut(width).zip(rows) {
                 let scale = inverse_rms(x, eps);

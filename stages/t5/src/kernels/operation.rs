@@ -75,7 +75,8 @@ impl<O: Operation<N>, const N: usize> Backward<Flex, N> for Recorded<O> {
 
 /// The tensor in row-major order and without slack, copied only where it is a view that is not.
 pub(super) fn dense(array: Array) -> Array {
-    let whole = array.as_slice::<f32>().is_some_and(|values| size_of_val(values) == array.bytes().len());
+    let whole =
+        array.as_slice::<f32>().is_some_and(|values| size_of_val(values) == array.bytes().len());
     if whole { array } else { array.to_contiguous() }
 }
 

@@ -83,11 +83,23 @@ impl Operation<1> for Activate {
     type Kept = Array;
 
     fn forward(&self, [x]: [Array; 1]) -> (Array, Self::Kept) {
-        (matrix(elementwise::activate(values(&x), None, self.activation, self.dropout), columns(&x)), x)
+        (
+            matrix(
+                elementwise::activate(values(&x), None, self.activation, self.dropout),
+                columns(&x),
+            ),
+            x,
+        )
     }
 
     fn backward(self, x: Self::Kept, grad: Array) -> [Array; 1] {
-        let (dx, _) = elementwise::activate_backward(values(&x), None, self.activation, self.dropout, values(&grad));
+        let (dx, _) = elementwise::activate_backward(
+            values(&x),
+            None,
+            self.activation,
+            self.dropout,
+            values(&grad),
+        );
         [matrix(dx, columns(&x))]
     }
 }
@@ -97,13 +109,20 @@ impl Operation<2> for Activate {
 
     fn forward(&self, inputs: [Array; 2]) -> (Array, Self::Kept) {
         let [x, gate] = &inputs;
-        let out = elementwise::activate(values(x), Some(values(gate)), self.activation, self.dropout);
+        let out =
+            elementwise::activate(values(x), Some(values(gate)), self.activation, self.dropout);
         (matrix(out, columns(x)), inputs)
     }
 
     fn backward(self, [x, gate]: Self::Kept, grad: Array) -> [Array; 2] {
         let gate = Some(values(&gate));
-        let (dx, dgate) = elementwise::activate_backward(values(&x), gate, self.activation, self.dropout, values(&grad));
+        let (dx, dgate) = elementwise::activate_backward(
+            values(&x),
+            gate,
+            self.activation,
+            self.dropout,
+            values(&grad),
+        );
         [matrix(dx, columns(&x)), matrix(dgate.unwrap_or_default(), columns(&x))]
     }
 }
@@ -163,7 +182,11 @@ impl Attend {
         (matrix(out, columns(&inputs[0])), (inputs, Arc::new(kept)))
     }
 
-    fn gradients<const N: usize>(&self, (inputs, kept): AttendKept<N>, grad: Array) -> ([Array; 3], Vec<f32>) {
+    fn gradients<const N: usize>(
+        &self,
+        (inputs, kept): AttendKept<N>,
+        grad: Array,
+    ) -> ([Array; 3], Vec<f32>) {
         let grads = attention::backward(Self::inputs(&inputs), &self.0, &kept, values(&grad));
         let width = columns(&inputs[0]);
         ([grads.q, grads.k, grads.v].map(|values| matrix(values, width)), grads.bias)

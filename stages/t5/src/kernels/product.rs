@@ -34,13 +34,20 @@ impl Panel {
     pub(super) fn copy(&mut self, rows: usize, columns: usize, from: &[f32], from_stride: usize) {
         self.reset(rows, columns);
         for row in 0..rows {
-            self.data[row * self.stride..][..columns].copy_from_slice(&from[row * from_stride..][..columns]);
+            self.data[row * self.stride..][..columns]
+                .copy_from_slice(&from[row * from_stride..][..columns]);
         }
     }
 
     /// Copies in the transpose of a `rows` x `columns` matrix with rows `from_stride` apart.
     #[inline(always)]
-    pub(super) fn transpose(&mut self, rows: usize, columns: usize, from: &[f32], from_stride: usize) {
+    pub(super) fn transpose(
+        &mut self,
+        rows: usize,
+        columns: usize,
+        from: &[f32],
+        from_stride: usize,
+    ) {
         self.reset(columns, rows);
         for row in 0..rows {
             for (column, &value) in from[row * from_stride..][..columns].iter().enumerate() {
@@ -93,7 +100,13 @@ pub(super) fn multiply(out: &mut Panel, a: View<'_>, rows: usize, depth: usize, 
 }
 
 #[inline(always)]
-fn tile_columns<const ROWS: usize>(out: &mut Panel, a: View<'_>, first: usize, depth: usize, b: &Panel) {
+fn tile_columns<const ROWS: usize>(
+    out: &mut Panel,
+    a: View<'_>,
+    first: usize,
+    depth: usize,
+    b: &Panel,
+) {
     for column in (0..b.stride).step_by(LANES) {
         let mut sums = [[0.0f32; LANES]; ROWS];
         for k in 0..depth {

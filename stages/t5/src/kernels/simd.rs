@@ -31,7 +31,11 @@ pub(super) fn for_row_blocks(out: &mut [f32], width: usize, f: impl Fn(usize, &m
 }
 
 /// Sums over rows: `f(rows, partial)` adds the contribution of a range of rows to a zeroed `partial` of `width`.
-pub(super) fn reduce_rows(rows: usize, width: usize, f: impl Fn(std::ops::Range<usize>, &mut [f32]) + Sync) -> Vec<f32> {
+pub(super) fn reduce_rows(
+    rows: usize,
+    width: usize,
+    f: impl Fn(std::ops::Range<usize>, &mut [f32]) + Sync,
+) -> Vec<f32> {
     let blocks = rows.div_ceil(REDUCTION_ROWS);
     let partials: Vec<Vec<f32>> = (0..blocks)
         .into_par_iter()

@@ -75,26 +75,48 @@ pub trait UpdateBackend: Backend {
 }
 
 /// One AdamW step: the new weight; the state moves along. Memory that nobody else holds is updated in place.
-pub fn adam(weight: Tensor<2>, gradient: Tensor<2>, state: &mut [Tensor<2>; 2], step: AdamStep) -> Tensor<2> {
+pub fn adam(
+    weight: Tensor<2>,
+    gradient: Tensor<2>,
+    state: &mut [Tensor<2>; 2],
+    step: AdamStep,
+) -> Tensor<2> {
     let [first, second] = state.each_mut().map(|mean| take(mean, &gradient));
-    let (weight, first, second) = Dispatch::t5_adam(weight.into_dispatch(), gradient.into_dispatch(), first, second, step);
+    let (weight, first, second) =
+        Dispatch::t5_adam(weight.into_dispatch(), gradient.into_dispatch(), first, second, step);
     *state = [first, second].map(Tensor::from_dispatch);
     Tensor::from_dispatch(weight)
 }
 
 /// One Adafactor step of a matrix: the new weight; the means over rows and columns move along.
-pub fn adafactor(weight: Tensor<2>, gradient: Tensor<2>, state: &mut [Tensor<2>; 2], step: AdafactorStep) -> Tensor<2> {
+pub fn adafactor(
+    weight: Tensor<2>,
+    gradient: Tensor<2>,
+    state: &mut [Tensor<2>; 2],
+    step: AdafactorStep,
+) -> Tensor<2> {
     let [rows, columns] = state.each_mut().map(|mean| take(mean, &gradient));
-    let (weight, rows, columns) =
-        Dispatch::t5_adafactor(weight.into_dispatch(), gradient.into_dispatch(), rows, columns, step);
+    let (weight, rows, columns) = Dispatch::t5_adafactor(
+        weight.into_dispatch(),
+        gradient.into_dispatch(),
+        rows,
+        columns,
+        step,
+    );
     *state = [rows, columns].map(Tensor::from_dispatch);
     Tensor::from_dispatch(weight)
 }
 
 /// One Adafactor step of a vector, `[1, columns]`: the new weight; the mean moves along.
-pub fn adafactor_vector(weight: Tensor<2>, gradient: Tensor<2>, state: &mut Tensor<2>, step: AdafactorStep) -> Tensor<2> {
+pub fn adafactor_vector(
+    weight: Tensor<2>,
+    gradient: Tensor<2>,
+    state: &mut Tensor<2>,
+    step: AdafactorStep,
+) -> Tensor<2> {
     let mean = take(state, &gradient);
-    let (weight, mean) = Dispatch::t5_adafactor_vector(weight.into_dispatch(), gradient.into_dispatch(), mean, step);
+    let (weight, mean) =
+        Dispatch::t5_adafactor_vector(weight.into_dispatch(), gradient.into_dispatch(), mean, step);
     *state = Tensor::from_dispatch(mean);
     Tensor::from_dispatch(weight)
 }
@@ -106,17 +128,30 @@ fn take(tensor: &mut Tensor<2>, stand_in: &Tensor<2>) -> FloatTensor<Dispatch> {
 
 /// The sum of squares.
 pub fn square_sum(x: &Tensor<2>) -> f64 {
-    Tensor::<1>::from_dispatch(Dispatch::t5_square_sum(x.clone().into_dispatch())).into_scalar::<f32>().into()
+    Tensor::<1>::from_dispatch(Dispatch::t5_square_sum(x.clone().into_dispatch()))
+        .into_scalar::<f32>()
+        .into()
 }
 
 impl UpdateBackend for Flex {
-    fn t5_adam(weight: Array, gradient: Array, first: Array, second: Array, step: AdamStep) -> (Array, Array, Array) {
-        let [mut weight, gradient, mut first, mut second] = [weight, gradient, first, second].map(dense);
+    fn t5_adam(
+        weight: Array,
+        gradient: Array,
+        first: Array,
+        second: Array,
+        step: AdamStep,
+    ) -> (Array, Array, Array) {
+        let [mut weight, gradient, mut first, mut second] =
+            [weight, gradient, first, second].map(dense);
         let [beta1, beta2] = step.betas;
         let bias1 = 1.0 - beta1.powf(step.step as f64);
         let bias2 = (1.0 - beta2.powf(step.step as f64)).sqrt();
-        let [keep1, keep2, take1, take2] = [beta1, beta2, 1.0 - beta1, 1.0 - beta2].map(|x| x as f32);
-        let (decay, rate) = ((1.0 - step.learning_rate * step.weight_decay) as f32, (step.learning_rate / bias1) as f32);
+        let [keep1, keep2, take1, take2] =
+            [beta1, beta2, 1.0 - beta1, 1.0 - beta2].map(|x| x as f32);
+        let (decay, rate) = (
+            (1.0 - step.learning_rate * step.weight_decay) as f32,
+            (step.learning_rate / bias1) as f32,
+        );
         let (root, eps, scale) = (bias2 as f32, step.eps as f32, step.gradient_scale as f32);
         let blocks = weight
             .storage_mut::<f32>()
@@ -171,8 +206,10 @@ impl UpdateBackend for Flex {
         step.blend(rows.storage_mut(), &row_means);
         step.blend(cols.storage_mut(), &column_means);
         let average = values(&rows).iter().sum::<f32>() / height as f32;
-        let row_factors: Vec<f32> = values(&rows).iter().map(|row| 1.0 / (row / average).sqrt()).collect();
-        let column_factors: Vec<f32> = values(&cols).iter().map(|column| 1.0 / column.sqrt()).collect();
+        let row_factors: Vec<f32> =
+            values(&rows).iter().map(|row| 1.0 / (row / average).sqrt()).collect();
+        let column_factors: Vec<f32> =
+            values(&cols).iter().map(|column| 1.0 / column.sqrt()).collect();
         let mut update = g.to_vec();
         for_row_blocks(&mut update, width, |first, block| {
             vectorized(|| {
@@ -186,14 +223,24 @@ impl UpdateBackend for Flex {
         (step.apply(weight, &update), rows, cols)
     }
 
-    fn t5_adafactor_vector(weight: Array, gradient: Array, mean: Array, step: AdafactorStep) -> (Array, Array) {
+    fn t5_adafactor_vector(
+        weight: Array,
+        gradient: Array,
+        mean: Array,
+        step: AdafactorStep,
+    ) -> (Array, Array) {
         let [weight, gradient, mut mean] = [weight, gradient, mean].map(dense);
         let scale = step.gradient_scale as f32;
-        let squares: Vec<f32> =
-            values(&gradient).iter().map(|g| g * scale * (g * scale) + AdafactorStep::TINY).collect();
+        let squares: Vec<f32> = values(&gradient)
+            .iter()
+            .map(|g| g * scale * (g * scale) + AdafactorStep::TINY)
+            .collect();
         step.blend(mean.storage_mut(), &squares);
-        let update: Vec<f32> =
-            values(&gradient).iter().zip(values(&mean)).map(|(g, mean)| g * scale / mean.sqrt()).collect();
+        let update: Vec<f32> = values(&gradient)
+            .iter()
+            .zip(values(&mean))
+            .map(|(g, mean)| g * scale / mean.sqrt())
+            .collect();
         (step.apply(weight, &update), mean)
     }
 
@@ -223,7 +270,11 @@ impl AdafactorStep {
     fn apply(&self, weight: Array, update: &[f32]) -> Array {
         let width = columns(&weight);
         let root_mean_square = |x: &[f32]| (sum_of_squares(x) / x.len() as f64).sqrt();
-        let relative = if self.scale_parameter { root_mean_square(values(&weight)).max(Self::SMALLEST) } else { 1.0 };
+        let relative = if self.scale_parameter {
+            root_mean_square(values(&weight)).max(Self::SMALLEST)
+        } else {
+            1.0
+        };
         let learning_rate = self.learning_rate * relative;
         let factor = (learning_rate / (root_mean_square(update) / Self::CLIP).max(1.0)) as f32;
         let decay = (1.0 - self.weight_decay * learning_rate) as f32;
@@ -248,7 +299,8 @@ fn sum_of_squares(x: &[f32]) -> f64 {
             vectorized(|| {
                 let mut lanes = [0.0f64; 8];
                 let chunks = block.chunks_exact(8);
-                let tail: f64 = chunks.remainder().iter().map(|&x| f64::from(x) * f64::from(x)).sum();
+                let tail: f64 =
+                    chunks.remainder().iter().map(|&x| f64::from(x) * f64::from(x)).sum();
                 for chunk in chunks {
                     for (lane, &x) in lanes.iter_mut().zip(chunk) {
                         *lane += f64::from(x) * f64::from(x);

@@ -39,7 +39,8 @@ impl Model {
         let weights = Weights::layout(&config).try_map(|slot| {
             let values = values(slot)?;
             if values.len() != slot.len() {
-                let message = format!("`{}` has {} values, not {}", slot.name, values.len(), slot.len());
+                let message =
+                    format!("`{}` has {} values, not {}", slot.name, values.len(), slot.len());
                 return Err(Error::Weights(message));
             }
             Ok(Tensor::from_data(TensorData::new(values, [slot.rows, slot.columns]), device))
@@ -100,7 +101,9 @@ impl Model {
     /// When a sequence is empty or has a token outside the vocabulary.
     pub fn check_ids(&self, ids: &[u32]) -> Result<()> {
         if ids.is_empty() {
-            return Err(Error::Invalid("an empty token sequence; it should at least end with </s>".into()));
+            return Err(Error::Invalid(
+                "an empty token sequence; it should at least end with </s>".into(),
+            ));
         }
         match ids.iter().find(|&&id| id as usize >= self.config.vocab_size) {
             Some(id) => Err(Error::Invalid(format!(

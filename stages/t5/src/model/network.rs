@@ -96,7 +96,9 @@ impl<'a> Network<'a> {
     /// What the decoder reads when it should write `target`: the start token, then the target without its last.
     pub fn shift_right(&self, target: &[u32]) -> Vec<u32> {
         let start = self.config.decoder_start_token_id;
-        std::iter::once(start).chain(target[..target.len().saturating_sub(1)].iter().copied()).collect()
+        std::iter::once(start)
+            .chain(target[..target.len().saturating_sub(1)].iter().copied())
+            .collect()
     }
 
     /// Embedded tokens, `[tokens, d_model]`.
@@ -111,7 +113,11 @@ impl<'a> Network<'a> {
 
     /// T5 1.0's factor before the tied head.
     pub(super) fn scale(&self, x: Tensor<2>) -> Tensor<2> {
-        if self.config.scale_decoder_outputs { x * (self.config.d_model as f64).powf(-0.5) } else { x }
+        if self.config.scale_decoder_outputs {
+            x * (self.config.d_model as f64).powf(-0.5)
+        } else {
+            x
+        }
     }
 
     /// RMS norm.
@@ -123,7 +129,12 @@ impl<'a> Network<'a> {
     pub(super) fn feed_forward(&self, x: Tensor<2>, layer: &FeedForward<Tensor<2>>) -> Tensor<2> {
         let normed = self.norm(x.clone(), &layer.norm);
         let gate = layer.gate.as_ref().map(|gate| kernels::linear(normed.clone(), gate));
-        let inner = kernels::activate(kernels::linear(normed, &layer.wi), gate, self.config.activation, self.site());
+        let inner = kernels::activate(
+            kernels::linear(normed, &layer.wi),
+            gate,
+            self.config.activation,
+            self.site(),
+        );
         kernels::add(x, kernels::linear(inner, &layer.wo), self.site())
     }
 
@@ -159,7 +170,11 @@ impl<'a> Network<'a> {
 
     /// Plans of self-attention; each layer's has a dropout site of its own.
     fn self_plan(&self, tokens: &Packed, causal: bool) -> impl Fn() -> AttentionPlan {
-        let whole = |run: &Range<usize>| Segment { queries: run.clone(), keys: Keys::Run(run.clone()), position: 0 };
+        let whole = |run: &Range<usize>| Segment {
+            queries: run.clone(),
+            keys: Keys::Run(run.clone()),
+            position: 0,
+        };
         let segments: Vec<_> = tokens.runs.iter().map(whole).collect();
         let buckets = self.buckets(tokens.longest(), !causal);
         move || AttentionPlan {
@@ -190,7 +205,8 @@ impl<'a> Network<'a> {
     /// The position buckets of a stack for sequences up to `length`.
     pub(super) fn buckets(&self, length: usize, bidirectional: bool) -> Arc<Buckets> {
         let config = self.config;
-        let (buckets, distance) = (config.relative_attention_num_buckets, config.relative_attention_max_distance);
+        let (buckets, distance) =
+            (config.relative_attention_num_buckets, config.relative_attention_max_distance);
         Arc::new(Buckets::new(length, bidirectional, buckets, distance))
     }
 

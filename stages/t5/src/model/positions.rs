@@ -16,7 +16,9 @@ impl Buckets {
     pub fn new(length: usize, bidirectional: bool, buckets: usize, max_distance: usize) -> Self {
         let zero = length.saturating_sub(1);
         let of = (0..2 * zero + 1)
-            .map(|index| bucket(index as i64 - zero as i64, bidirectional, buckets, max_distance) as u32)
+            .map(|index| {
+                bucket(index as i64 - zero as i64, bidirectional, buckets, max_distance) as u32
+            })
             .collect();
         Self { zero, of }
     }
@@ -39,7 +41,8 @@ fn bucket(distance: i64, bidirectional: bool, buckets: usize, max_distance: usiz
     } else {
         (buckets, 0)
     };
-    let apart = if bidirectional { distance.unsigned_abs() } else { (-distance).max(0) as u64 } as usize;
+    let apart =
+        if bidirectional { distance.unsigned_abs() } else { (-distance).max(0) as u64 } as usize;
     let exact = buckets / 2;
     if apart < exact {
         return offset + apart;
@@ -80,7 +83,11 @@ mod tests {
             (-128, false, 31),
         ];
         for (distance, bidirectional, expected) in known {
-            assert_eq!(bucket(distance, bidirectional, 32, 128), expected, "distance {distance}, {bidirectional}");
+            assert_eq!(
+                bucket(distance, bidirectional, 32, 128),
+                expected,
+                "distance {distance}, {bidirectional}"
+            );
         }
     }
 }

@@ -132,7 +132,11 @@ impl<'a> Session<'a> {
         let segments = lanes.chunk_by(|one, other| one.source == other.source).map(|lanes| {
             let queries = start..start + lanes.len();
             start = queries.end;
-            Segment { queries, keys: Keys::Run(self.source.runs[lanes[0].source].clone()), position: 0 }
+            Segment {
+                queries,
+                keys: Keys::Run(self.source.runs[lanes[0].source].clone()),
+                position: 0,
+            }
         });
         AttentionPlan {
             heads: self.network.config.num_heads,

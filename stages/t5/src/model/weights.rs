@@ -136,7 +136,9 @@ impl Stack<Slot> {
     fn layout(config: &Config, stack: &str, blocks: usize) -> Self {
         Self {
             position_bias: Slot {
-                name: format!("{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"),
+                name: format!(
+                    "{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
+                ),
                 rows: config.relative_attention_num_buckets,
                 columns: config.num_heads,
                 spread: Spread::InverseRoot(config.d_model),
@@ -154,7 +156,8 @@ impl Block<Slot> {
         let last = if decoder { 2 } else { 1 };
         Self {
             attention: Attention::layout(config, &format!("{prefix}.0"), "SelfAttention"),
-            cross: decoder.then(|| Attention::layout(config, &format!("{prefix}.1"), "EncDecAttention")),
+            cross: decoder
+                .then(|| Attention::layout(config, &format!("{prefix}.1"), "EncDecAttention")),
             feed_forward: FeedForward::layout(config, &format!("{prefix}.{last}")),
         }
     }
@@ -205,7 +208,8 @@ fn norm(config: &Config, name: String) -> Slot {
 impl<P> Weights<P> {
     /// Applies `f` to every weight, in the fixed order.
     pub fn map<Q>(&self, mut f: impl FnMut(&P) -> Q) -> Weights<Q> {
-        self.try_map(|weight| Ok::<_, std::convert::Infallible>(f(weight))).unwrap_or_else(|never| match never {})
+        self.try_map(|weight| Ok::<_, std::convert::Infallible>(f(weight)))
+            .unwrap_or_else(|never| match never {})
     }
 
     /// Applies a fallible `f` to every weight, in the fixed order.
@@ -305,7 +309,13 @@ impl<P> Block<P> {
 
 impl<P> Attention<P> {
     fn try_map<Q, E>(&self, f: &mut impl FnMut(&P) -> Result<Q, E>) -> Result<Attention<Q>, E> {
-        Ok(Attention { norm: f(&self.norm)?, q: f(&self.q)?, k: f(&self.k)?, v: f(&self.v)?, o: f(&self.o)? })
+        Ok(Attention {
+            norm: f(&self.norm)?,
+            q: f(&self.q)?,
+            k: f(&self.k)?,
+            v: f(&self.v)?,
+            o: f(&self.o)?,
+        })
     }
 }
 

@@ -6,7 +6,9 @@
 
 use std::collections::BTreeMap;
 
-use tokenizers::{NormalizedString, Normalizer, OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer};
+use tokenizers::{
+    NormalizedString, Normalizer, OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer,
+};
 
 use crate::{Error, Result};
 
@@ -91,7 +93,8 @@ impl Pieces {
                 }
             }
         }
-        let (mut pieces, mut longer): (Vec<_>, Vec<_>) = counts.into_iter().partition(|(piece, _)| piece.len() == 1);
+        let (mut pieces, mut longer): (Vec<_>, Vec<_>) =
+            counts.into_iter().partition(|(piece, _)| piece.len() == 1);
         let characters = pieces.len();
         longer.retain(|(_, count)| *count > 1.0);
         // The sort is stable and the map was ordered, so ties fall the same way every time.
@@ -99,7 +102,9 @@ impl Pieces {
         longer.truncate(limit);
         pieces.extend(longer);
         let total: f64 = pieces.iter().map(|(piece, count)| count * piece.len() as f64).sum();
-        let score = |(piece, count): (&[char], f64)| (piece.to_vec(), (count * piece.len() as f64 / total).ln());
+        let score = |(piece, count): (&[char], f64)| {
+            (piece.to_vec(), (count * piece.len() as f64 / total).ln())
+        };
         Self { scores: pieces.into_iter().map(score).collect(), characters }
     }
 
@@ -147,7 +152,9 @@ impl Pieces {
     fn arcs(&self, word: &[char]) -> Vec<(usize, usize, f64)> {
         let ends = |start: usize| start + 1..=word.len().min(start + LONGEST);
         let arc = |start, end| self.scores.get(&word[start..end]).map(|&score| (start, end, score));
-        (0..word.len()).flat_map(|start| ends(start).filter_map(move |end| arc(start, end))).collect()
+        (0..word.len())
+            .flat_map(|start| ends(start).filter_map(move |end| arc(start, end)))
+            .collect()
     }
 
     /// Keeps the characters and those of the other pieces whose loss would cost most.
@@ -161,13 +168,19 @@ impl Pieces {
         let mut costs: Vec<(f64, &Vec<char>)> = Vec::new();
         for (piece, &score) in self.scores.iter().filter(|(piece, _)| piece.len() > 1) {
             let used = uses.get(piece.as_slice()).copied().unwrap_or(0.0);
-            let without: f64 =
-                self.best(piece, Some(piece)).iter().map(|&(start, end)| self.scores[&piece[start..end]]).sum();
+            let without: f64 = self
+                .best(piece, Some(piece))
+                .iter()
+                .map(|&(start, end)| self.scores[&piece[start..end]])
+                .sum();
             costs.push((used * (score - without), piece));
         }
         costs.sort_by(|a, b| b.0.total_cmp(&a.0));
-        let dropped: Vec<Vec<char>> =
-            costs.into_iter().skip(keep.saturating_sub(self.characters)).map(|(_, piece)| piece.clone()).collect();
+        let dropped: Vec<Vec<char>> = costs
+            .into_iter()
+            .skip(keep.saturating_sub(self.characters))
+            .map(|(_, piece)| piece.clone())
+            .collect();
         for piece in dropped {
             self.scores.remove(&piece);
         }
@@ -194,8 +207,11 @@ impl Pieces {
     }
 
     fn sorted(self) -> Vec<(String, f64)> {
-        let mut pieces: Vec<(String, f64)> =
-            self.scores.into_iter().map(|(piece, score)| (piece.into_iter().collect(), score)).collect();
+        let mut pieces: Vec<(String, f64)> = self
+            .scores
+            .into_iter()
+            .map(|(piece, score)| (piece.into_iter().collect(), score))
+            .collect();
         pieces.sort_by(|a, b| b.1.total_cmp(&a.1));
         pieces
     }

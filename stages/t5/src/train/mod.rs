@@ -11,8 +11,8 @@ use std::time::Instant;
 
 use burn::tensor::Tensor;
 
-pub use self::options::{Length, Optimizer, Options, Schedule};
 use self::optimizer::{State, Step};
+pub use self::options::{Length, Optimizer, Options, Schedule};
 use crate::{
     Error, Result,
     kernels::{self, LossScale, update::square_sum},
@@ -87,7 +87,18 @@ impl Trainer {
         let states = optimizer::initial_states(options.optimizer, &layout, model.weights());
         let batches = batches::epoch(&examples, &options, 0);
         let total_steps = options.total_steps(batches.len());
-        Ok(Self { model, layout, states, examples, options, total_steps, step: 0, epoch: 0, batches, position: 0 })
+        Ok(Self {
+            model,
+            layout,
+            states,
+            examples,
+            options,
+            total_steps,
+            step: 0,
+            epoch: 0,
+            batches,
+            position: 0,
+        })
     }
 
     /// The model as it is now.
@@ -125,7 +136,9 @@ impl Trainer {
             .iter()
             .map(|batch| batch.iter().map(|&index| &self.examples[index]).collect())
             .collect();
-        let tokens_of = |count: fn(&Example) -> usize| micro_batches.iter().flatten().map(|example| count(example)).sum();
+        let tokens_of = |count: fn(&Example) -> usize| {
+            micro_batches.iter().flatten().map(|example| count(example)).sum()
+        };
         let targets: usize = tokens_of(|example| example.target.len());
         let sources: usize = tokens_of(|example| example.source.len());
         let examples = micro_batches.iter().map(Vec::len).sum();
@@ -159,9 +172,17 @@ impl Trainer {
     }
 
     /// The loss of a step and the gradients of all weights.
-    fn gradients(&self, micro_batches: &[Vec<&Example>], targets: usize) -> Result<(f64, Vec<Tensor<2>>)> {
-        let tracked = self.model.weights().map(|weight| Tensor::from_inner(weight.clone()).require_grad());
-        let scale = LossScale { factor: 1.0 / targets as f32, smoothing: self.options.label_smoothing as f32 };
+    fn gradients(
+        &self,
+        micro_batches: &[Vec<&Example>],
+        targets: usize,
+    ) -> Result<(f64, Vec<Tensor<2>>)> {
+        let tracked =
+            self.model.weights().map(|weight| Tensor::from_inner(weight.clone()).require_grad());
+        let scale = LossScale {
+            factor: 1.0 / targets as f32,
+            smoothing: self.options.label_smoothing as f32,
+        };
         let mut total: Option<Vec<Tensor<2>>> = None;
         let mut loss = 0.0;
         for (index, batch) in micro_batches.iter().enumerate() {
@@ -173,7 +194,9 @@ impl Trainer {
             self.finite("loss", loss)?;
             let gradient = |weight: &Tensor<2>| {
                 // A weight that no token reached, such as an unused bucket of a batch, still counts: with zeros.
-                weight.grad_remove(&mut gradients).unwrap_or_else(|| weight.clone().inner().zeros_like())
+                weight
+                    .grad_remove(&mut gradients)
+                    .unwrap_or_else(|| weight.clone().inner().zeros_like())
             };
             let new: Vec<_> = tracked.list().into_iter().map(gradient).collect();
             total = Some(match total {
@@ -188,9 +211,16 @@ impl Trainer {
     fn update(&mut self, gradients: Vec<Tensor<2>>, learning_rate: f64, norm: f64) {
         // The small term is torch's.
         let clip = self.options.clip_norm.map_or(1.0, |limit| (limit / (norm + 1e-6)).min(1.0));
-        let step = Step { options: &self.options, learning_rate, step: self.step + 1, gradient_scale: clip };
+        let step = Step {
+            options: &self.options,
+            learning_rate,
+            step: self.step + 1,
+            gradient_scale: clip,
+        };
         let weights = self.model.weights_mut().list_mut().into_iter().zip(self.layout.list());
-        for ((weight, slot), (gradient, state)) in weights.zip(gradients.into_iter().zip(&mut self.states)) {
+        for ((weight, slot), (gradient, state)) in
+            weights.zip(gradients.into_iter().zip(&mut self.states))
+        {
             // The gradient holds the weight's place meanwhile, so that the weight has one owner and is updated in place.
             let old = std::mem::replace(weight, gradient.clone());
             *weight = step.apply(slot, old, gradient, state);
@@ -198,7 +228,11 @@ impl Trainer {
     }
 
     fn finite(&self, what: &'static str, value: f64) -> Result<()> {
-        if value.is_finite() { Ok(()) } else { Err(Error::Diverged { step: self.step + 1, what, value }) }
+        if value.is_finite() {
+            Ok(())
+        } else {
+            Err(Error::Diverged { step: self.step + 1, what, value })
+        }
     }
 }
 
@@ -225,8 +259,10 @@ pub fn mean_loss(model: &Model, examples: &[Example], cancelled: &dyn Fn() -> bo
 /// The scaled sum of the losses of all target tokens, `[1]`.
 fn batch_loss(network: &Network<'_>, batch: &[&Example], scale: LossScale) -> Tensor<1> {
     let source = Packed::new(batch.iter().map(|example| example.source.as_slice()));
-    let targets: Vec<u32> = batch.iter().flat_map(|example| example.target.iter().copied()).collect();
-    let shifted: Vec<Vec<u32>> = batch.iter().map(|example| network.shift_right(&example.target)).collect();
+    let targets: Vec<u32> =
+        batch.iter().flat_map(|example| example.target.iter().copied()).collect();
+    let shifted: Vec<Vec<u32>> =
+        batch.iter().map(|example| network.shift_right(&example.target)).collect();
     let target = Packed::new(shifted.iter().map(Vec::as_slice));
     let encoded = network.encode(&source);
     let decoded = network.decode(&target, &encoded, &source);
@@ -244,7 +280,9 @@ fn check(model: &Model, examples: &[Example], options: &Options) -> Result<()> {
     if !options.learning_rate.is_finite() || options.learning_rate < 0.0 {
         return refuse("learning_rate has to be a number that is not negative");
     }
-    if !(0.0..1.0).contains(&options.label_smoothing) || !(0.0..1.0).contains(&options.dropout.unwrap_or(0.0)) {
+    if !(0.0..1.0).contains(&options.label_smoothing)
+        || !(0.0..1.0).contains(&options.dropout.unwrap_or(0.0))
+    {
         return refuse("label_smoothing and dropout have to be in [0, 1)");
     }
     check_examples(model, examples)

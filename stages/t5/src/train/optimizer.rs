@@ -25,9 +25,13 @@ impl State {
         let device = weight.device();
         let zeros = |rows: usize, columns: usize| Tensor::zeros([rows, columns], &device);
         match optimizer {
-            Optimizer::AdamW { .. } => Self::Adam([zeros(slot.rows, slot.columns), zeros(slot.rows, slot.columns)]),
+            Optimizer::AdamW { .. } => {
+                Self::Adam([zeros(slot.rows, slot.columns), zeros(slot.rows, slot.columns)])
+            }
             Optimizer::Adafactor { .. } if slot.is_vector() => Self::Vector(zeros(1, slot.columns)),
-            Optimizer::Adafactor { .. } => Self::Factored([zeros(1, slot.rows), zeros(1, slot.columns)]),
+            Optimizer::Adafactor { .. } => {
+                Self::Factored([zeros(1, slot.rows), zeros(1, slot.columns)])
+            }
         }
     }
 
@@ -59,7 +63,13 @@ pub(super) struct Step<'a> {
 
 impl Step<'_> {
     /// The new weight; the state moves along.
-    pub(super) fn apply(&self, slot: &Slot, weight: Tensor<2>, gradient: Tensor<2>, state: &mut State) -> Tensor<2> {
+    pub(super) fn apply(
+        &self,
+        slot: &Slot,
+        weight: Tensor<2>,
+        gradient: Tensor<2>,
+        state: &mut State,
+    ) -> Tensor<2> {
         match state {
             State::Adam(pair) => adam(weight, gradient, pair, self.adam(slot)),
             State::Factored(pair) => adafactor(weight, gradient, pair, self.adafactor(slot)),
@@ -85,7 +95,10 @@ impl Step<'_> {
     fn adafactor(&self, slot: &Slot) -> AdafactorStep {
         AdafactorStep {
             learning_rate: self.learning_rate,
-            scale_parameter: matches!(self.options.optimizer, Optimizer::Adafactor { scale_parameter: true }),
+            scale_parameter: matches!(
+                self.options.optimizer,
+                Optimizer::Adafactor { scale_parameter: true }
+            ),
             weight_decay: self.weight_decay(slot),
             step: self.step,
             gradient_scale: self.gradient_scale,
@@ -99,7 +112,11 @@ impl Step<'_> {
 }
 
 /// The states of all weights before the first step.
-pub(super) fn initial_states(optimizer: Optimizer, layout: &Weights<Slot>, weights: &Weights<Tensor<2>>) -> Vec<State> {
+pub(super) fn initial_states(
+    optimizer: Optimizer,
+    layout: &Weights<Slot>,
+    weights: &Weights<Tensor<2>>,
+) -> Vec<State> {
     let pairs = layout.list().into_iter().zip(weights.list());
     pairs.map(|(slot, weight)| State::initial(optimizer, slot, weight)).collect()
 }

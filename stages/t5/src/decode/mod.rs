@@ -1,0 +1,163 @@
+//! Writing: from source tokens to the tokens of one or more targets.
+//!
+//! Results do not depend on who else is in the call: rows are sorted and batched inside, a row's randomness comes from
+//! its own seed, and finished sequences leave the batch without a trace.
+
+mod beam;
+mod choose;
+mod search;
+
+use crate::{Error, Result, model::Model};
+
+/// A source and the seed of its randomness.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Row {
+    /// The source's tokens, ended by `</s>`.
+    pub ids: Vec<u32>,
+    /// Decides, with the number of the candidate, every draw for this row.
+    pub seed: u64,
+}
+
+/// When beam search stops looking for better candidates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EarlyStopping {
+    /// As soon as there are as many candidates as beams.
+    Yes,
+    /// When the best open beam would no longer make it, were it to end now.
+    No,
+    /// When no open beam can make it at any length.
+    Never,
+}
+
+/// How the next token is chosen.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Strategy {
+    /// The most probable one.
+    Greedy,
+    /// Drawn at random, after these filters in this order.
+    Sample {
+        /// Logits are divided by it; above 0.
+        temperature: f64,
+        /// Only the most probable so many; 0 for all.
+        top_k: usize,
+        /// Only the most probable that together have at least this probability; 1 for all.
+        top_p: f64,
+    },
+    /// The best of several sequences that are followed side by side.
+    Beam {
+        /// How many; above 1.
+        beams: usize,
+        /// A candidate's score is divided by its length to this power.
+        length_penalty: f64,
+        /// When to stop.
+        early_stopping: EarlyStopping,
+    },
+}
+
+/// The options of [`generate`].
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Options {
+    /// How tokens are chosen.
+    pub strategy: Strategy,
+    /// Candidates per row; one for greedy search, at most the beams for beam search.
+    pub candidates: usize,
+    /// Most tokens per candidate, its end included.
+    pub max_new_tokens: usize,
+    /// Divides the scores of tokens that occurred already; 1 for none.
+    pub repetition_penalty: f64,
+    /// No run of so many tokens occurs twice; 0 to allow it.
+    pub no_repeat_ngram_size: usize,
+    /// Sequences that are computed side by side.
+    pub batch_size: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            strategy: Strategy::Greedy,
+            candidates: 1,
+            max_new_tokens: 128,
+            repetition_penalty: 1.0,
+            no_repeat_ngram_size: 0,
+            batch_size: 64,
+        }
+    }
+}
+
+/// One generated sequence.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Candidate {
+    /// Its tokens, without start and end.
+    pub ids: Vec<u32>,
+    /// Whether it ended by itself, and not for lack of room.
+    pub ended: bool,
+    /// Log probability of the tokens as the model has it (greedy, sampling), or the beam score.
+    pub score: f32,
+}
+
+/// Generates candidates for every row, in the order of `rows`; beam candidates come best first.
+///
+/// # Errors
+/// When an option makes no sense, a row does not fit the model, or `cancelled` says so between two tokens.
+pub fn generate(
+    model: &Model,
+    rows: &[Row],
+    options: &Options,
+    cancelled: &dyn Fn() -> bool,
+) -> Result<Vec<Vec<Candidate>>> {
+    check(model, options)?;
+    rows.iter().try_for_each(|row| model.check_ids(&row.ids))?;
+    // Long rows first: neighbours then take about as long, and memory peaks at once instead of at the end.
+    let mut order: Vec<usize> = (0..rows.len()).collect();
+    order.sort_by_key(|&index| std::cmp::Reverse(rows[index].ids.len()));
+    let lanes_per_row = match options.strategy {
+        Strategy::Beam { beams, .. } => beams,
+        _ => options.candidates,
+    };
+    let mut results = vec![Vec::new(); rows.len()];
+    for batch in order.chunks((options.batch_size / lanes_per_row).max(1)) {
+        let batch_rows: Vec<&Row> = batch.iter().map(|&index| &rows[index]).collect();
+        let candidates = match options.strategy {
+            Strategy::Beam { beams, length_penalty, early_stopping } => {
+                let rules = beam::Rules { beams, length_penalty, early_stopping, options };
+                beam::search(model, &batch_rows, &rules, cancelled)?
+            }
+            _ => search::search(model, &batch_rows, options, cancelled)?,
+        };
+        for (&index, candidates) in batch.iter().zip(candidates) {
+            results[index] = candidates;
+        }
+    }
+    Ok(results)
+}
+
+fn check(model: &Model, options: &Options) -> Result<()> {
+    let refuse = |message: String| Err(Error::Invalid(message));
+    if options.candidates == 0 || options.max_new_tokens == 0 {
+        return refuse("candidates and max_new_tokens have to be at least 1".into());
+    }
+    if options.repetition_penalty.is_nan() || options.repetition_penalty <= 0.0 {
+        return refuse("repetition_penalty has to be above 0".into());
+    }
+    match options.strategy {
+        Strategy::Greedy if options.candidates > 1 => {
+            refuse("greedy search gives one candidate; use sampling or beams for more".into())
+        }
+        Strategy::Sample { temperature, .. } if temperature.is_nan() || temperature <= 0.0 => {
+            refuse(
+                "temperature has to be above 0; use greedy search for the most probable tokens"
+                    .into(),
+            )
+        }
+        Strategy::Sample { top_p, .. } if !(0.0..=1.0).contains(&top_p) => {
+            refuse("top_p has to be in [0, 1]".into())
+        }
+        Strategy::Beam { beams, .. } if beams < 2 || options.candidates > beams => {
+            refuse("beam search needs at least 2 beams, and at least as many as candidates".into())
+        }
+        Strategy::Beam { beams, .. } if 2 * beams > model.config().vocab_size => {
+            refuse("there are more beams than the vocabulary has continuations for".into())
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,105 @@
+//! Greedy search and sampling: every candidate is a lane of its own and leaves when it ends.
+
+use rayon::prelude::*;
+
+use super::{Candidate, Options, Row, Strategy, choose};
+use crate::{
+    Error, Result,
+    model::{Lane, Model, Packed, Session},
+};
+
+/// A candidate that is being written.
+struct Writing {
+    row: usize,
+    candidate: usize,
+    seed: u64,
+    /// Start token and what was written so far.
+    tokens: Vec<u32>,
+    score: f32,
+}
+
+pub(super) fn search(
+    model: &Model,
+    rows: &[&Row],
+    options: &Options,
+    cancelled: &dyn Fn() -> bool,
+) -> Result<Vec<Vec<Candidate>>> {
+    let start = model.config().decoder_start_token_id;
+    let mut session = Session::new(model, Packed::new(rows.iter().map(|row| row.ids.as_slice())));
+    let begin = |(row, candidate): (usize, usize)| Writing {
+        row,
+        candidate,
+        seed: rows[row].seed,
+        tokens: vec![start],
+        score: 0.0,
+    };
+    let pairs = (0..rows.len())
+        .flat_map(|row| (0..options.candidates).map(move |candidate| (row, candidate)));
+    let mut writings: Vec<Writing> = pairs.map(begin).collect();
+    let mut lanes: Vec<Lane> =
+        writings.iter().map(|writing| Lane::new(writing.row, start)).collect();
+    let mut done: Vec<Vec<(usize, Candidate)>> = vec![Vec::new(); rows.len()];
+    while !lanes.is_empty() {
+        if cancelled() {
+            return Err(Error::Cancelled);
+        }
+        let decoded = session.step(&mut lanes);
+        let mut logits = session.network().logits(decoded).into_data();
+        let logits =
+            logits.as_mut_slice::<f32>().map_err(|error| Error::Weights(format!("{error:?}")))?;
+        writings
+            .par_iter_mut()
+            .zip(logits.par_chunks_exact_mut(model.config().vocab_size))
+            .for_each(|(writing, logits)| writing.go_on(logits, options));
+        let eos = model.config().eos_token_id;
+        let mut still = Vec::with_capacity(writings.len());
+        let mut open = Vec::with_capacity(lanes.len());
+        for (writing, mut lane) in writings.into_iter().zip(lanes) {
+            lane.token = writing.last();
+            if lane.token == eos || writing.tokens.len() > options.max_new_tokens {
+                done[writing.row].push((writing.candidate, writing.finish(eos)));
+            } else {
+                still.push(writing);
+                open.push(lane);
+            }
+        }
+        (writings, lanes) = (still, open);
+    }
+    let in_order = |mut candidates: Vec<(usize, Candidate)>| {
+        candidates.sort_by_key(|(number, _)| *number);
+        candidates.into_iter().map(|(_, candidate)| candidate).collect()
+    };
+    Ok(done.into_iter().map(in_order).collect())
+}
+
+impl Writing {
+    /// Chooses the next token by its logits.
+    fn go_on(&mut self, logits: &mut [f32], options: &Options) {
+        let log_total = choose::log_sum_exp(logits);
+        let untouched = |token: usize, scores: &[f32]| scores[token] - log_total;
+        let original = (options.repetition_penalty != 1.0).then(|| logits.to_vec());
+        choose::penalise(logits, &self.tokens, options);
+        let token = match options.strategy {
+            Strategy::Sample { temperature, top_k, top_p } => {
+                let random = choose::draw(self.seed, self.candidate, self.tokens.len());
+                choose::sample(logits, temperature, top_k, top_p, random)
+            }
+            _ => choose::best(logits),
+        };
+        self.score += untouched(token, original.as_deref().unwrap_or(logits));
+        self.tokens.push(token as u32);
+    }
+
+    fn last(&self) -> u32 {
+        self.tokens.last().copied().unwrap_or_default()
+    }
+
+    fn finish(mut self, eos: u32) -> Candidate {
+        let ended = self.last() == eos;
+        self.tokens.remove(0);
+        if ended {
+            self.tokens.pop();
+        }
+        Candidate { ids: self.tokens, ended, score: self.score }
+    }
+}
