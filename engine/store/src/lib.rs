@@ -1,1 +1,139 @@
-//! Placeholder.
+//! Results on disk, by key.
+//!
+//! ```text
+//! STORE/
+//!   FORMAT                      the version of this layout
+//!   lock                        shared by runs, exclusive for gc; a kernel lock
+//!   results/ab/<key>/           one result (an [`Entry`])
+//!     key.json                  what the key is the hash of
+//!     parts.log                 committed parts, one checked line each
+//!     <digest>.parquet          part files, named by content
+//!     <port>-<digest>/          artifacts
+//!     checkpoints/step-000123/  while a stage trains
+//!     manifest.json             written last: the result is complete
+//!     lock                      held while the result is computed
+//!   runs/<id>/                  event logs
+//!   tmp/                        what is not visible yet
+//! ```
+//!
+//! Nothing is changed in place: a file is written aside, synced, and renamed; a record
+//! that names it follows; readers trust only what a record names, and check its digest
+//! before anything parses it. This crate knows no stage.
+
+mod artifact;
+mod digest;
+mod disk;
+mod entry;
+mod error;
+mod gc;
+mod key;
+mod lock;
+mod part;
+mod run_log;
+mod table;
+
+pub use artifact::{ArtifactFile, ArtifactRef, describe_dir};
+pub use digest::{Digest, DigestCache};
+pub use entry::{Entry, Manifest, Output, PartRecord};
+pub use error::{Result, StoreError};
+pub use gc::{Damage, Garbage};
+pub use key::{Key, Preimage};
+pub use lock::Lock;
+pub use part::{PartFile, read_parquet, write_parquet};
+pub use run_log::{RunLog, RunSummary};
+pub use table::{Batches, Identify};
+
+use std::path::{Path, PathBuf};
+
+/// The version of the layout.
+pub const FORMAT: &str = "paraloom store 1";
+
+/// A directory of results.
+#[derive(Clone, Debug)]
+pub struct Store {
+    root: PathBuf,
+}
+
+impl Store {
+    /// Opens the store at `root`, and makes it if there is none.
+    pub fn create(root: &Path) -> Result<Self> {
+        disk::create_dir_all(root)?;
+        let root = disk::canonical(root)?;
+        let store = Self { root };
+        match store.format()? {
+            None => {
+                for dir in ["results", "runs", "tmp"] {
+                    disk::create_dir_all(&store.root.join(dir))?;
+                }
+                disk::write_atomic(
+                    &store.root,
+                    &store.root.join("FORMAT"),
+                    format!("{FORMAT}\n").as_bytes(),
+                )?;
+                Ok(store)
+            }
+            Some(()) => Ok(store),
+        }
+    }
+
+    /// Opens the store at `root` if there is one.
+    pub fn open(root: &Path) -> Result<Option<Self>> {
+        if !root.join("FORMAT").is_file() {
+            return Ok(None);
+        }
+        let store = Self { root: disk::canonical(root)? };
+        Ok(store.format()?.map(|()| store))
+    }
+
+    fn format(&self) -> Result<Option<()>> {
+        let path = self.root.join("FORMAT");
+        let Some(found) = disk::read_if_exists(&path)? else { return Ok(None) };
+        let found = String::from_utf8_lossy(&found).trim().to_owned();
+        if found == FORMAT {
+            return Ok(Some(()));
+        }
+        Err(StoreError::Format { path, found, wanted: FORMAT })
+    }
+
+    /// Where it is.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The result under `key`; nothing is read yet.
+    pub fn entry(&self, key: &Key) -> Entry {
+        let dir = self.root.join("results").join(&key.as_str()[..2]).join(key.as_str());
+        Entry::new(dir, self.tmp())
+    }
+
+    /// The entries that are there.
+    pub fn entries(&self) -> Result<Vec<(Key, Entry)>> {
+        let mut entries = Vec::new();
+        for group in disk::list(&self.root.join("results"))? {
+            for dir in disk::list(&group)? {
+                let name = dir.file_name().and_then(|name| name.to_str()).and_then(Key::parse);
+                entries.extend(name.map(|key| (key, Entry::new(dir, self.tmp()))));
+            }
+        }
+        Ok(entries)
+    }
+
+    /// Holds the store against `gc`; runs share it.
+    pub fn lock_shared(&self) -> Result<Lock> {
+        Lock::shared(&self.root.join("lock"))
+    }
+
+    /// Holds the store alone; an error names who holds it.
+    pub fn lock_exclusive(&self) -> Result<Lock> {
+        Lock::try_exclusive(&self.root.join("lock"))
+    }
+
+    /// The directory of run logs.
+    pub fn runs_dir(&self) -> PathBuf {
+        self.root.join("runs")
+    }
+
+    pub(crate) fn tmp(&self) -> PathBuf {
+        self.root.join("tmp")
+    }
+}

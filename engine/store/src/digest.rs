@@ -1,0 +1,158 @@
+//! BLAKE3 digests of bytes, files and directories.
+
+use std::collections::HashMap;
+use std::fs::{File, Metadata};
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::disk;
+use crate::error::{Result, StoreError};
+
+/// A BLAKE3 digest, as 64 hexadecimal digits.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Digest(String);
+
+impl Digest {
+    /// The digest of `bytes`.
+    pub fn of(bytes: &[u8]) -> Self {
+        Self(blake3::hash(bytes).to_hex().to_string())
+    }
+
+    /// The digest of a file's bytes, with their number.
+    pub fn of_file(path: &Path) -> Result<(Self, u64)> {
+        let fail = |error| StoreError::io("read", path, error);
+        let mut file = File::open(path).map_err(fail)?;
+        let mut hasher = blake3::Hasher::new();
+        let mut buffer = vec![0; 1 << 18];
+        let mut bytes = 0;
+        loop {
+            match file.read(&mut buffer).map_err(fail)? {
+                0 => return Ok((Self(hasher.finalize().to_hex().to_string()), bytes)),
+                read => {
+                    hasher.update(&buffer[..read]);
+                    bytes += read as u64;
+                }
+            }
+        }
+    }
+
+    /// The 64 digits.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The first 16 digits: for file names that people see.
+    pub fn short(&self) -> &str {
+        self.0.get(..16).unwrap_or(&self.0)
+    }
+
+    /// Whether it has the form of a digest; records come from disk.
+    pub(crate) fn is_well_formed(&self) -> bool {
+        self.0.len() == 64 && self.0.bytes().all(|byte| byte.is_ascii_hexdigit())
+    }
+}
+
+/// Digests of files outside the store, remembered by what the file system says of them.
+///
+/// A remembered digest is used only if device, inode, size, modification and change time
+/// are all the same, and the file was already a while old when it was read: the change
+/// time cannot be set back by a user, so a restored modification time does not deceive.
+#[derive(Debug, Default)]
+pub struct DigestCache {
+    path: PathBuf,
+    known: HashMap<PathBuf, Remembered>,
+    changed: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Remembered {
+    stamp: [i64; 7],
+    digest: Digest,
+}
+
+/// A file changed less than this many seconds ago may change again within one tick.
+const SETTLED_SECONDS: i64 = 3;
+
+impl DigestCache {
+    /// Reads the cache of a store; a damaged one is as good as none.
+    pub fn load(store: &crate::Store) -> Self {
+        let path = store.root().join("digests.json");
+        let bytes = disk::read_if_exists(&path).ok().flatten().unwrap_or_default();
+        Self { path, known: serde_json::from_slice(&bytes).unwrap_or_default(), changed: false }
+    }
+
+    /// The digest of a file, or of a directory: of the names and digests of its files.
+    pub fn digest(&mut self, path: &Path) -> Result<Digest> {
+        let fail = |error| StoreError::io("read", path, error);
+        if !std::fs::metadata(path).map_err(fail)?.is_dir() {
+            return self.file(path);
+        }
+        let mut files = Vec::new();
+        list_files(path, path, &mut files)?;
+        let mut listing = String::new();
+        for name in files {
+            let digest = self.file(&path.join(&name))?;
+            listing.push_str(&format!("{} {}\n", digest.as_str(), name.display()));
+        }
+        Ok(Digest::of(listing.as_bytes()))
+    }
+
+    fn file(&mut self, path: &Path) -> Result<Digest> {
+        let fail = |error| StoreError::io("read", path, error);
+        let stamp = stamp(&std::fs::metadata(path).map_err(fail)?);
+        if let Some(known) = self.known.get(path)
+            && known.stamp == stamp
+        {
+            return Ok(known.digest.clone());
+        }
+        let (digest, _) = Digest::of_file(path)?;
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        let now = now.map_or(0, |elapsed| elapsed.as_secs() as i64);
+        // Index 5 is the change time.
+        if now - stamp[5] > SETTLED_SECONDS {
+            self.known.insert(path.to_owned(), Remembered { stamp, digest: digest.clone() });
+            self.changed = true;
+        }
+        Ok(digest)
+    }
+
+    /// Writes what was learnt. Losing it costs time only, so failures are ignored.
+    pub fn save(&mut self, store: &crate::Store) {
+        if !self.changed {
+            return;
+        }
+        self.known.retain(|path, _| path.exists());
+        if let Ok(bytes) = serde_json::to_vec(&self.known) {
+            let _ = disk::write_atomic(&store.tmp(), &self.path, &bytes);
+        }
+        self.changed = false;
+    }
+}
+
+fn stamp(metadata: &Metadata) -> [i64; 7] {
+    [
+        metadata.dev() as i64,
+        metadata.ino() as i64,
+        metadata.size() as i64,
+        metadata.mtime(),
+        metadata.mtime_nsec(),
+        metadata.ctime(),
+        metadata.ctime_nsec(),
+    ]
+}
+
+/// The files below `dir`, as sorted paths relative to `root`; links are followed.
+pub(crate) fn list_files(root: &Path, dir: &Path, out: &mut Vec<PathBuf>) -> Result<()> {
+    for path in disk::list(dir)? {
+        if path.is_dir() {
+            list_files(root, &path, out)?;
+        } else if let Ok(name) = path.strip_prefix(root) {
+            out.push(name.to_owned());
+        }
+    }
+    Ok(())
+}

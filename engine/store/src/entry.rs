@@ -1,0 +1,296 @@
+//! An [`Entry`] is the directory of one result.
+
+use std::path::{Path, PathBuf};
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::artifact::ArtifactRef;
+use crate::digest::Digest;
+use crate::disk;
+use crate::error::{Result, StoreError};
+use crate::key::Preimage;
+use crate::lock::Lock;
+use crate::part::PartFile;
+
+/// One result: its parts, artifacts, checkpoints and manifest.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    dir: PathBuf,
+    tmp: PathBuf,
+}
+
+/// One committed step of a map stage: the parts that came of one input part.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PartRecord {
+    /// Digest of the input part.
+    pub input: Digest,
+    /// One part per output port; `None` for artifact ports.
+    pub outputs: Vec<Option<PartFile>>,
+}
+
+/// One output of a finished whole stage.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", deny_unknown_fields)]
+pub enum Output {
+    /// The parts of a table, in order.
+    Table(Vec<PartFile>),
+    /// A directory.
+    Artifact(ArtifactRef),
+}
+
+/// What a finished whole stage has made; written last.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// Per output port, in order: the port's name and what it holds.
+    pub outputs: Vec<(String, Output)>,
+    /// Wall time that the work took, in milliseconds.
+    pub took_ms: u64,
+}
+
+impl Entry {
+    pub(crate) fn new(dir: PathBuf, tmp: PathBuf) -> Self {
+        Self { dir, tmp }
+    }
+
+    /// Where it is.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Makes the directory and stores what its key is the hash of.
+    pub fn prepare(&self, preimage: &Preimage) -> Result<()> {
+        disk::create_dir_all(&self.dir)?;
+        disk::create_dir_all(&self.tmp)?;
+        let path = self.dir.join("key.json");
+        if self.preimage()?.as_ref() == Some(preimage) {
+            return Ok(());
+        }
+        self.seal(&path, preimage)
+    }
+
+    /// What the key is the hash of.
+    pub fn preimage(&self) -> Result<Option<Preimage>> {
+        unseal(&self.dir.join("key.json"))
+    }
+
+    /// Takes the right to compute this result, or says who has it.
+    pub fn lock(&self) -> Result<Lock> {
+        Lock::try_exclusive(&self.dir.join("lock"))
+    }
+
+    // ---- parts ----
+
+    /// Writes rows as a part file. It counts once a record or a manifest names it.
+    pub fn write_part(&self, schema: &SchemaRef, rows: &RecordBatch) -> Result<PartFile> {
+        PartFile::write(&self.tmp, &self.dir, schema, rows)
+    }
+
+    /// Reads a part, after its length and digest were checked.
+    pub fn read_part(&self, part: &PartFile) -> Result<RecordBatch> {
+        part.read(&self.dir)
+    }
+
+    /// Commits what came of one input part.
+    pub fn commit_part(&self, record: &PartRecord) -> Result<()> {
+        let json = to_json(record);
+        let line = format!("{json}\t{}", Digest::of(json.as_bytes()).short());
+        disk::append_line(&self.dir.join("parts.log"), &line)
+    }
+
+    /// The committed records whose files are there, newest last. Lines that a kill has
+    /// torn and records whose files are gone are passed over: that work is done again.
+    pub fn records(&self) -> Result<Vec<PartRecord>> {
+        let path = self.dir.join("parts.log");
+        let Some(bytes) = disk::read_if_exists(&path)? else { return Ok(Vec::new()) };
+        let text = String::from_utf8_lossy(&bytes);
+        let record = |line: &str| {
+            let record = checked_line(line)?;
+            self.are_there(&record).then_some(record)
+        };
+        Ok(text.lines().filter_map(record).collect())
+    }
+
+    fn are_there(&self, record: &PartRecord) -> bool {
+        record.outputs.iter().flatten().all(|part| part.is_there(&self.dir))
+    }
+
+    /// Every part that a record names, whether its file is there or not.
+    pub(crate) fn recorded_parts(&self) -> Result<Vec<PartFile>> {
+        let bytes = disk::read_if_exists(&self.dir.join("parts.log"))?.unwrap_or_default();
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        let records = text.lines().filter_map(checked_line);
+        Ok(records.flat_map(|record| record.outputs.into_iter().flatten()).collect())
+    }
+
+    /// Checks every byte of a part.
+    pub fn verify_part(&self, part: &PartFile) -> Result<()> {
+        part.checked_bytes(&self.dir).map(drop)
+    }
+
+    /// Removes a damaged part file, so that it is computed again.
+    pub fn discard_part(&self, part: &PartFile) -> Result<()> {
+        disk::remove_file(&part.path(&self.dir))
+    }
+
+    // ---- artifacts ----
+
+    /// An empty directory to fill.
+    pub fn begin_artifact(&self, port: &str) -> Result<PathBuf> {
+        let dir = disk::unique(&self.tmp, port);
+        disk::create_dir_all(&dir)?;
+        Ok(dir)
+    }
+
+    /// Moves a filled directory into the result. It counts once the manifest names it.
+    pub fn commit_artifact(&self, port: &str, from: &Path) -> Result<ArtifactRef> {
+        ArtifactRef::commit(from, &self.dir, port)
+    }
+
+    /// Where an artifact is.
+    pub fn artifact_dir(&self, port: &str, artifact: &ArtifactRef) -> PathBuf {
+        artifact.path(&self.dir, port)
+    }
+
+    /// Checks every byte of an artifact.
+    pub fn verify_artifact(&self, port: &str, artifact: &ArtifactRef) -> Result<()> {
+        artifact.verify(&self.dir, port)
+    }
+
+    // ---- the manifest ----
+
+    /// Makes the result complete; its checkpoints are no longer needed.
+    pub fn commit(&self, manifest: &Manifest) -> Result<()> {
+        self.seal(&self.dir.join("manifest.json"), manifest)?;
+        disk::remove_dir_all(&self.dir.join("checkpoints"))
+    }
+
+    /// The manifest, if the result is complete and its files are there.
+    pub fn manifest(&self) -> Result<Option<Manifest>> {
+        let manifest: Option<Manifest> = match unseal(&self.dir.join("manifest.json")) {
+            // A damaged manifest is as good as none: `verify` names it, the work is redone.
+            Err(StoreError::Damaged { .. }) => None,
+            other => other?,
+        };
+        Ok(manifest.filter(|manifest| {
+            manifest.outputs.iter().all(|(port, output)| self.holds(port, output))
+        }))
+    }
+
+    fn holds(&self, port: &str, output: &Output) -> bool {
+        match output {
+            Output::Table(parts) => parts.iter().all(|part| part.is_there(&self.dir)),
+            Output::Artifact(artifact) => {
+                artifact.is_well_formed() && artifact.is_there(&self.dir, port)
+            }
+        }
+    }
+
+    /// Makes the result incomplete again, so that it is computed again.
+    pub fn discard_manifest(&self) -> Result<()> {
+        disk::remove_file(&self.dir.join("manifest.json"))
+    }
+
+    pub(crate) fn raw_manifest(&self) -> Result<Option<Manifest>> {
+        unseal(&self.dir.join("manifest.json"))
+    }
+
+    // ---- checkpoints ----
+
+    /// The newest whole checkpoint, with its step.
+    pub fn latest_checkpoint(&self) -> Result<Option<(PathBuf, u64)>> {
+        for dir in disk::list(&self.dir.join("checkpoints"))?.into_iter().rev() {
+            let name = dir.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            let Some(step) = name.strip_prefix("step-").and_then(|step| step.parse().ok()) else {
+                continue;
+            };
+            let listing: Option<ArtifactRef> = unseal(&dir.join(CHECKPOINT_LISTING)).ok().flatten();
+            if listing.is_some_and(|listing| checkpoint_holds(&dir, &listing)) {
+                return Ok(Some((dir, step)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// An empty directory to fill.
+    pub fn begin_checkpoint(&self) -> Result<PathBuf> {
+        self.begin_artifact("checkpoint")
+    }
+
+    /// Makes a filled directory the newest checkpoint, and removes the ones before it.
+    pub fn commit_checkpoint(&self, from: &Path, step: u64) -> Result<()> {
+        let listing = crate::artifact::describe_dir(from)?;
+        for file in &listing.files {
+            disk::sync(&from.join(&file.path))?;
+        }
+        self.seal(&from.join(CHECKPOINT_LISTING), &listing)?;
+        let checkpoints = self.dir.join("checkpoints");
+        disk::create_dir_all(&checkpoints)?;
+        let to = checkpoints.join(format!("step-{step:09}"));
+        disk::remove_dir_all(&to)?;
+        disk::rename(from, &to)?;
+        for old in disk::list(&checkpoints)? {
+            if old != to {
+                disk::remove_dir_all(&old)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A private directory for a stage at work.
+    pub fn scratch(&self) -> Result<PathBuf> {
+        self.begin_artifact("scratch")
+    }
+
+    /// Removes a directory that `begin_artifact`, `begin_checkpoint` or `scratch` made.
+    pub fn discard(&self, dir: &Path) -> Result<()> {
+        if dir.starts_with(&self.tmp) { disk::remove_dir_all(dir) } else { Ok(()) }
+    }
+
+    fn seal(&self, path: &Path, value: &impl Serialize) -> Result<()> {
+        let json = to_json(value);
+        let text = format!("{json}\n{}\n", Digest::of(json.as_bytes()).as_str());
+        disk::write_atomic(&self.tmp, path, text.as_bytes())
+    }
+}
+
+const CHECKPOINT_LISTING: &str = "checkpoint.json";
+
+fn checkpoint_holds(dir: &Path, listing: &ArtifactRef) -> bool {
+    listing.is_well_formed()
+        && listing.files.iter().all(|file| {
+            Digest::of_file(&dir.join(&file.path))
+                .is_ok_and(|(digest, bytes)| digest == file.digest && bytes == file.bytes)
+        })
+}
+
+fn to_json(value: &impl Serialize) -> String {
+    serde_json::to_string(value).expect("records are plain data")
+}
+
+/// A JSON line followed by its digest; anything else is damage.
+fn unseal<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
+    let Some(bytes) = disk::read_if_exists(path)? else { return Ok(None) };
+    let damaged = |reason: &str| StoreError::damaged(path, reason);
+    let text = String::from_utf8(bytes).map_err(|_| damaged("it is not text"))?;
+    let sealed = text.strip_suffix('\n').and_then(|text| text.rsplit_once('\n'));
+    let (json, digest) = sealed.ok_or_else(|| damaged("it is cut short"))?;
+    if Digest::of(json.as_bytes()).as_str() != digest {
+        return Err(damaged("its content does not have the recorded digest"));
+    }
+    serde_json::from_str(json).map(Some).map_err(|error| damaged(&error.to_string()))
+}
+
+fn checked_line(line: &str) -> Option<PartRecord> {
+    let (json, digest) = line.rsplit_once('\t')?;
+    if Digest::of(json.as_bytes()).short() != digest {
+        return None;
+    }
+    let record: PartRecord = serde_json::from_str(json).ok()?;
+    // Digests become file names.
+    record.outputs.iter().flatten().all(|part| part.digest.is_well_formed()).then_some(record)
+}

@@ -1,0 +1,80 @@
+//! What can go wrong with a store.
+
+use std::path::{Path, PathBuf};
+
+/// The result of everything that a store does.
+pub type Result<T, E = StoreError> = std::result::Result<T, E>;
+
+/// What went wrong, and with which file.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The operating system refused something.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// What was tried: "write", "read", ...
+        action: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// There is no room left.
+    #[error("no space left to {action} {}", path.display())]
+    Full {
+        /// What was tried.
+        action: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A file is not what its record says.
+    #[error("{} is damaged: {reason}", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What does not fit.
+        reason: String,
+    },
+    /// The store has another layout.
+    #[error("{} says `{found}`; this engine reads `{wanted}`", path.display())]
+    Format {
+        /// The format file.
+        path: PathBuf,
+        /// What it says.
+        found: String,
+        /// What it should say.
+        wanted: &'static str,
+    },
+    /// Somebody else holds a lock.
+    #[error("{} is in use by {holder}", path.display())]
+    Locked {
+        /// The lock file.
+        path: PathBuf,
+        /// Process, host and time, as its holder wrote them.
+        holder: String,
+    },
+    /// Rows could not be written or read as Parquet.
+    #[error("cannot {action} rows: {reason}")]
+    Rows {
+        /// "write" or "read".
+        action: &'static str,
+        /// Why not.
+        reason: String,
+    },
+}
+
+impl StoreError {
+    pub(crate) fn io(action: &'static str, path: &Path, source: std::io::Error) -> Self {
+        use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+        let path = path.to_owned();
+        match source.kind() {
+            StorageFull | QuotaExceeded | FileTooLarge => Self::Full { action, path, source },
+            _ => Self::Io { action, path, source },
+        }
+    }
+
+    pub(crate) fn damaged(path: &Path, reason: impl Into<String>) -> Self {
+        Self::Damaged { path: path.to_owned(), reason: reason.into() }
+    }
+}

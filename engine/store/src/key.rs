@@ -1,0 +1,69 @@
+//! A [`Key`] is the BLAKE3 hash of everything that decides a result.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::digest::Digest;
+
+/// Names a result.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Key(String);
+
+impl Key {
+    /// Reads 64 hexadecimal digits.
+    pub fn parse(text: &str) -> Option<Self> {
+        let hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+        (text.len() == 64 && text.bytes().all(hex)).then(|| Self(text.to_owned()))
+    }
+
+    /// The 64 digits.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What a key is the hash of: a JSON object with sorted members. It is stored beside the
+/// result, so that a plan can name the member that changed.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Preimage(Map<String, Value>);
+
+impl Preimage {
+    /// Adds a member.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.0.insert(name.to_owned(), value.into());
+        self
+    }
+
+    /// The member called `name`.
+    pub fn get(&self, name: &str) -> Option<&Value> {
+        self.0.get(name)
+    }
+
+    /// The members.
+    pub fn members(&self) -> &Map<String, Value> {
+        &self.0
+    }
+
+    /// The key.
+    pub fn key(&self) -> Key {
+        Key(Digest::of(self.canonical().as_bytes()).as_str().to_owned())
+    }
+
+    /// One text for one value: members sorted at every level.
+    pub(crate) fn canonical(&self) -> String {
+        let mut value = Value::Object(self.0.clone());
+        value.sort_all_objects();
+        format!("paraloom key 1\n{value}")
+    }
+}

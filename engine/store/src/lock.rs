@@ -1,0 +1,64 @@
+//! Kernel locks: released by the kernel when their holder dies, however it dies.
+//!
+//! The text in a lock file is for messages only. Correctness never depends on a lock:
+//! writers use unique names and atomic renames.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{Read, Seek, Write};
+use std::path::Path;
+
+use crate::disk;
+use crate::error::{Result, StoreError};
+
+/// A lock that is held until it is dropped.
+#[derive(Debug)]
+pub struct Lock {
+    _file: File,
+}
+
+impl Lock {
+    /// Waits until no one holds the lock alone.
+    pub(crate) fn shared(path: &Path) -> Result<Self> {
+        let file = open(path)?;
+        file.lock_shared().map_err(|error| StoreError::io("lock", path, error))?;
+        Ok(Self { _file: file })
+    }
+
+    /// Takes the lock alone, or says who holds it.
+    pub(crate) fn try_exclusive(path: &Path) -> Result<Self> {
+        let mut file = open(path)?;
+        match file.try_lock() {
+            Ok(()) => {
+                sign(&mut file);
+                Ok(Self { _file: file })
+            }
+            Err(TryLockError::WouldBlock) => {
+                let mut holder = String::new();
+                let _ = file.read_to_string(&mut holder);
+                let holder =
+                    if holder.trim().is_empty() { "another process" } else { holder.trim() };
+                Err(StoreError::Locked { path: path.to_owned(), holder: holder.to_owned() })
+            }
+            Err(TryLockError::Error(error)) => Err(StoreError::io("lock", path, error)),
+        }
+    }
+}
+
+fn open(path: &Path) -> Result<File> {
+    if let Some(parent) = path.parent() {
+        disk::create_dir_all(parent)?;
+    }
+    let mut options = OpenOptions::new();
+    let options = options.read(true).write(true).create(true).truncate(false);
+    options.open(path).map_err(|error| StoreError::io("open", path, error))
+}
+
+/// Says who holds the lock; a failure here costs a message, not the lock.
+fn sign(file: &mut File) {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let since = jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M:%S UTC");
+    let text = format!("process {} on {} since {since}\n", std::process::id(), host.trim());
+    let _ = file.set_len(0);
+    let _ = file.rewind();
+    let _ = file.write_all(text.as_bytes());
+}

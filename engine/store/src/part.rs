@@ -1,0 +1,132 @@
+//! A part is a run of consecutive rows of a table: one Parquet file, named by content.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::compute::concat_batches;
+use arrow::datatypes::SchemaRef;
+use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::basic::Compression;
+use parquet::file::properties::{EnabledStatistics, WriterProperties};
+use serde::{Deserialize, Serialize};
+
+use crate::digest::Digest;
+use crate::disk;
+use crate::error::{Result, StoreError};
+
+/// A part file as records name it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PartFile {
+    /// Digest of the file's bytes; also its name.
+    pub digest: Digest,
+    /// Length of the file in bytes.
+    pub bytes: u64,
+    /// Number of rows.
+    pub rows: u64,
+}
+
+/// Rows as Parquet bytes: the same rows always give the same bytes.
+pub fn write_parquet(schema: &SchemaRef, rows: &RecordBatch) -> Result<Vec<u8>> {
+    // Fixed properties and no timestamps: what is written must not depend on the writer's
+    // defaults of the day.
+    let properties = WriterProperties::builder()
+        .set_created_by("paraloom".to_owned())
+        .set_compression(Compression::SNAPPY)
+        .set_statistics_enabled(EnabledStatistics::Chunk)
+        .set_max_row_group_row_count(Some(1 << 20))
+        .build();
+    let fail = |error: parquet::errors::ParquetError| StoreError::Rows {
+        action: "write",
+        reason: error.to_string(),
+    };
+    let mut writer =
+        ArrowWriter::try_new(Vec::new(), Arc::clone(schema), Some(properties)).map_err(fail)?;
+    writer.write(rows).map_err(fail)?;
+    writer.into_inner().map_err(fail)
+}
+
+/// All rows of Parquet bytes that have passed their digest.
+pub fn read_parquet(path: &Path, bytes: Vec<u8>) -> Result<RecordBatch> {
+    // Bytes with the right digest are what was written; but a digest can be forged, and
+    // the Parquet reader panics on some malformed files.
+    let read = std::panic::catch_unwind(|| -> std::result::Result<RecordBatch, String> {
+        let reader = ParquetRecordBatchReaderBuilder::try_new(bytes::Bytes::from(bytes))
+            .and_then(ParquetRecordBatchReaderBuilder::build)
+            .map_err(|error| error.to_string())?;
+        let schema = arrow::array::RecordBatchReader::schema(&reader);
+        let batches: std::result::Result<Vec<_>, _> = reader.collect();
+        let batches = batches.map_err(|error| error.to_string())?;
+        concat_batches(&schema, &batches).map_err(|error| error.to_string())
+    });
+    read.unwrap_or_else(|_| Err("the Parquet reader panicked".to_owned()))
+        .map_err(|reason| StoreError::damaged(path, reason))
+}
+
+impl PartFile {
+    /// Writes the rows into `dir`; the file is durable when this returns.
+    pub(crate) fn write(
+        tmp: &Path,
+        dir: &Path,
+        schema: &SchemaRef,
+        rows: &RecordBatch,
+    ) -> Result<Self> {
+        let bytes = write_parquet(schema, rows)?;
+        let file = Self {
+            digest: Digest::of(&bytes),
+            bytes: bytes.len() as u64,
+            rows: rows.num_rows() as u64,
+        };
+        let path = file.path(dir);
+        // A file of this name has this content, unless it is damaged: then it is replaced.
+        if Digest::of_file(&path).is_ok_and(|(digest, _)| digest == file.digest) {
+            return Ok(file);
+        }
+        disk::write_atomic(tmp, &path, &bytes)?;
+        Ok(file)
+    }
+
+    /// Where it is.
+    pub(crate) fn path(&self, dir: &Path) -> std::path::PathBuf {
+        dir.join(format!("{}.parquet", self.digest.as_str()))
+    }
+
+    /// Whether a file of the right length is there; its content is checked when it is read.
+    pub(crate) fn is_there(&self, dir: &Path) -> bool {
+        std::fs::metadata(self.path(dir)).is_ok_and(|metadata| metadata.len() == self.bytes)
+    }
+
+    /// Reads the rows, after length and digest were checked.
+    pub(crate) fn read(&self, dir: &Path) -> Result<RecordBatch> {
+        let path = self.path(dir);
+        let bytes = self.checked_bytes(dir)?;
+        let rows = read_parquet(&path, bytes)?;
+        if rows.num_rows() as u64 != self.rows {
+            return Err(StoreError::damaged(
+                &path,
+                format!("{} rows instead of {}", rows.num_rows(), self.rows),
+            ));
+        }
+        Ok(rows)
+    }
+
+    pub(crate) fn checked_bytes(&self, dir: &Path) -> Result<Vec<u8>> {
+        let path = self.path(dir);
+        let Some(bytes) = disk::read_if_exists(&path)? else {
+            return Err(StoreError::damaged(&path, "it is missing"));
+        };
+        if bytes.len() as u64 != self.bytes {
+            let reason = format!("{} bytes instead of {}", bytes.len(), self.bytes);
+            return Err(StoreError::damaged(&path, reason));
+        }
+        if Digest::of(&bytes) != self.digest {
+            return Err(StoreError::damaged(
+                &path,
+                "its content does not have the recorded digest",
+            ));
+        }
+        Ok(bytes)
+    }
+}

@@ -1,0 +1,90 @@
+//! The log of a run: JSON lines, one event each, in `runs/<id>/events.jsonl`.
+//!
+//! The log is for people and programs that watch; the store does not depend on it.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use serde_json::{Value, json};
+
+use crate::error::{Result, StoreError};
+use crate::{Store, disk};
+
+/// The version of the event format; the first event of every log names it.
+const FORMAT: u64 = 1;
+
+/// An open log.
+#[derive(Debug)]
+pub struct RunLog {
+    id: String,
+    dir: PathBuf,
+    file: Mutex<File>,
+}
+
+/// What the log of a run says in short.
+#[derive(Clone, Debug)]
+pub struct RunSummary {
+    /// Name of the run.
+    pub id: String,
+    /// Its directory.
+    pub dir: PathBuf,
+    /// All events that could be read.
+    pub events: Vec<Value>,
+}
+
+impl RunLog {
+    /// Starts the log of a new run of the given pipeline text.
+    pub fn create(store: &Store, pipeline: &str) -> Result<Self> {
+        let now = jiff::Timestamp::now();
+        let id = format!("{}-{:05}", now.strftime("%Y%m%dT%H%M%S%3fZ"), std::process::id());
+        let dir = store.runs_dir().join(&id);
+        disk::create_dir_all(&dir)?;
+        disk::write_atomic(&store.tmp(), &dir.join("pipeline.yaml"), pipeline.as_bytes())?;
+        let path = dir.join("events.jsonl");
+        let file = OpenOptions::new().append(true).create(true).open(&path);
+        let file = file.map_err(|error| StoreError::io("create", &path, error))?;
+        Ok(Self { id, dir, file: Mutex::new(file) })
+    }
+
+    /// The run's name.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Appends an event, with the time. A full disk must not stop a run that can go on,
+    /// so failures are ignored.
+    pub fn write(&self, event: &str, fields: Value) {
+        let mut line =
+            json!({"v": FORMAT, "time": jiff::Timestamp::now().to_string(), "event": event});
+        if let (Some(line), Value::Object(fields)) = (line.as_object_mut(), fields) {
+            line.extend(fields);
+        }
+        if let Ok(mut file) = self.file.lock() {
+            let _ = file.write_all(format!("{line}\n").as_bytes());
+        }
+    }
+
+    /// Its directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+}
+
+impl Store {
+    /// The runs against this store, oldest first.
+    pub fn runs(&self) -> Result<Vec<RunSummary>> {
+        let mut runs = Vec::new();
+        for dir in disk::list(&self.runs_dir())? {
+            let Some(id) = dir.file_name().and_then(|name| name.to_str()).map(str::to_owned) else {
+                continue;
+            };
+            let bytes = disk::read_if_exists(&dir.join("events.jsonl"))?.unwrap_or_default();
+            let text = String::from_utf8_lossy(&bytes);
+            let events = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+            runs.push(RunSummary { id, dir, events });
+        }
+        Ok(runs)
+    }
+}

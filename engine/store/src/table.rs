@@ -1,0 +1,113 @@
+//! From the batches that a stage pushes to the rows of parts.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, RecordBatch, StringArray};
+use arrow::compute::concat_batches;
+use arrow::datatypes::SchemaRef;
+use arrow::error::ArrowError;
+use arrow::util::display::{ArrayFormatter, FormatOptions};
+
+/// Cuts and joins pushed batches to batches of a fixed number of rows.
+#[derive(Debug)]
+pub struct Batches {
+    schema: SchemaRef,
+    rows: usize,
+    waiting: Vec<RecordBatch>,
+    count: usize,
+}
+
+impl Batches {
+    /// Batches of `rows` rows; the last may have fewer.
+    pub fn new(schema: SchemaRef, rows: usize) -> Self {
+        Self { schema, rows: rows.max(1), waiting: Vec::new(), count: 0 }
+    }
+
+    /// Takes a batch; returns the full ones.
+    pub fn push(&mut self, batch: RecordBatch) -> Result<Vec<RecordBatch>, ArrowError> {
+        self.count += batch.num_rows();
+        self.waiting.push(batch);
+        if self.count < self.rows {
+            return Ok(Vec::new());
+        }
+        let all = concat_batches(&self.schema, &self.waiting)?;
+        let full = self.count / self.rows * self.rows;
+        let cut = |start| all.slice(start, self.rows);
+        let batches = (0..full).step_by(self.rows).map(cut).collect();
+        self.count -= full;
+        self.waiting = if self.count > 0 { vec![all.slice(full, self.count)] } else { Vec::new() };
+        Ok(batches)
+    }
+
+    /// What is left.
+    pub fn finish(self) -> Result<Option<RecordBatch>, ArrowError> {
+        if self.count == 0 {
+            return Ok(None);
+        }
+        concat_batches(&self.schema, &self.waiting).map(Some)
+    }
+}
+
+/// Adds the `_id` column to rows that have none: the hash of a row's content and of how
+/// often that content came before, so that equal rows differ and no id depends on the
+/// position. Holds 12 bytes per row.
+#[derive(Debug)]
+pub struct Identify {
+    schema: SchemaRef,
+    salt: String,
+    seen: HashMap<u64, u32>,
+}
+
+impl Identify {
+    /// Ids for rows that get the schema `schema`, whose first column is the id. `salt`
+    /// separates tables that hold the same rows.
+    pub fn new(schema: SchemaRef, salt: impl Into<String>) -> Self {
+        Self { schema, salt: salt.into(), seen: HashMap::new() }
+    }
+
+    /// The rows with their ids.
+    pub fn add(&mut self, rows: &RecordBatch) -> Result<RecordBatch, ArrowError> {
+        let options = FormatOptions::default().with_display_error(false);
+        let formatters: Result<Vec<_>, _> =
+            rows.columns().iter().map(|column| ArrayFormatter::try_new(column, &options)).collect();
+        let formatters = formatters?;
+        let ids: Result<StringArray, ArrowError> = (0..rows.num_rows())
+            .map(|row| {
+                let mut hasher = blake3::Hasher::new_derive_key("paraloom 2026 row id: content");
+                field(&mut hasher, &self.salt);
+                for ((column, values), formatter) in
+                    rows.schema().fields().iter().zip(rows.columns()).zip(&formatters)
+                {
+                    field(&mut hasher, column.name());
+                    if values.is_null(row) {
+                        hasher.update(&[0]);
+                    } else {
+                        hasher.update(&[1]);
+                        field(&mut hasher, &formatter.value(row).try_to_string()?);
+                    }
+                }
+                Ok(Some(self.number(&hasher)))
+            })
+            .collect();
+        let columns =
+            std::iter::once(Arc::new(ids?) as ArrayRef).chain(rows.columns().iter().cloned());
+        RecordBatch::try_new(Arc::clone(&self.schema), columns.collect())
+    }
+
+    fn number(&mut self, content: &blake3::Hasher) -> String {
+        let mut short = [0; 8];
+        content.finalize_xof().fill(&mut short);
+        let occurrence = self.seen.entry(u64::from_le_bytes(short)).or_insert(0);
+        let mut hasher = content.clone();
+        hasher.update(&occurrence.to_le_bytes());
+        *occurrence += 1;
+        hasher.finalize().to_hex()[..24].to_owned()
+    }
+}
+
+/// Length first, so that no two rows give the same bytes.
+fn field(hasher: &mut blake3::Hasher, text: &str) {
+    hasher.update(&(text.len() as u64).to_le_bytes());
+    hasher.update(text.as_bytes());
+}
