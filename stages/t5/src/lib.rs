@@ -18,7 +18,7 @@ pub mod folder;
 pub mod kernels;
 pub mod model;
 pub mod random;
-//score
+pub mod score;
 pub mod tokenizer;
 pub mod train;
 

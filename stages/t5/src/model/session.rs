@@ -28,6 +28,11 @@ impl Lane {
     pub fn new(source: usize, token: u32) -> Self {
         Self { source, token, history: Vec::new() }
     }
+
+    /// A lane that goes on from here with `token`.
+    pub fn follow(&self, token: u32) -> Self {
+        Self { token, ..self.clone() }
+    }
 }
 
 /// Keys and values of one decoder block.

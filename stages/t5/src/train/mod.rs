@@ -4,6 +4,7 @@
 //! the step, so a trainer that was saved and loaded goes on exactly as if it had never stopped.
 
 mod batches;
+mod checkpoint;
 mod optimizer;
 mod options;
 

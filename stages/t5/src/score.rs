@@ -1,0 +1,241 @@
+//! Scoring against a closed set of labels: the exact probability of each, without writing anything.
+//!
+//! The probability of a label is the product over its tokens, without the end, normalised over the set. The labels
+//! form a prefix tree, and every inner node costs one decoder step per row. At the root only the output rows that some
+//! label starts with are computed, since what they are divided by is the same for all labels and cancels.
+
+use std::collections::BTreeMap;
+
+use burn::tensor::Tensor;
+use rayon::prelude::*;
+
+use crate::{
+    Error, Result, kernels,
+    model::{Lane, Model, Packed, Session},
+    tokenizer::Tokenizer,
+};
+
+/// Rows that are scored side by side.
+const BATCH: usize = 64;
+
+/// A closed set of labels, as the tokens of a tokenizer.
+#[derive(Debug, Clone)]
+pub struct Labels {
+    names: Vec<String>,
+    tree: Node,
+}
+
+/// A node of the prefix tree.
+#[derive(Debug, Clone, Default)]
+struct Node {
+    /// The label that ends here.
+    label: Option<usize>,
+    /// What comes next, by token.
+    next: BTreeMap<u32, Node>,
+}
+
+impl Labels {
+    /// The labels in the tokens of `tokenizer`.
+    ///
+    /// # Errors
+    /// When there are fewer than two, or two have the same tokens, or one has none.
+    pub fn new<S: AsRef<str>>(tokenizer: &Tokenizer, names: &[S]) -> Result<Self> {
+        if names.len() < 2 {
+            return Err(Error::Invalid("a label set has at least two labels".into()));
+        }
+        let mut tree = Node::default();
+        for (index, name) in names.iter().enumerate() {
+            let tokens = tokenizer.pieces(name.as_ref())?;
+            let node =
+                tokens.iter().fold(&mut tree, |node, &token| node.next.entry(token).or_default());
+            if tokens.is_empty() || node.label.replace(index).is_some() {
+                let message = format!("the label `{}` has no tokens of its own", name.as_ref());
+                return Err(Error::Tokenizer(message));
+            }
+        }
+        Ok(Self { names: names.iter().map(|name| name.as_ref().to_owned()).collect(), tree })
+    }
+
+    /// The labels, in the order of the probabilities.
+    pub fn names(&self) -> &[String] {
+        &self.names
+    }
+
+    /// The labels of STS-B: `0.0`, `0.2`, up to `5.0`.
+    ///
+    /// # Errors
+    /// When the tokenizer cannot tell them apart.
+    pub fn stsb(tokenizer: &Tokenizer) -> Result<Self> {
+        let names: Vec<String> =
+            (0..=25).map(|step| format!("{:.1}", f64::from(step) / 5.0)).collect();
+        Self::new(tokenizer, &names)
+    }
+
+    /// The labels of CoLA: `unacceptable`, `acceptable`.
+    ///
+    /// # Errors
+    /// When the tokenizer cannot tell them apart.
+    pub fn cola(tokenizer: &Tokenizer) -> Result<Self> {
+        Self::new(tokenizer, &["unacceptable", "acceptable"])
+    }
+}
+
+/// The prompt for the similarity of two sentences, as T5 was trained on.
+pub fn stsb_prompt(sentence1: &str, sentence2: &str) -> String {
+    format!("stsb sentence1: {sentence1} sentence2: {sentence2}")
+}
+
+/// The prompt for the acceptability of a sentence, as T5 was trained on.
+pub fn cola_prompt(sentence: &str) -> String {
+    format!("cola sentence: {sentence}")
+}
+
+/// The probability of every label for every source (tokens ended by `</s>`), in the order of both.
+///
+/// # Errors
+/// When a source does not fit the model, or `cancelled` says so between two batches.
+pub fn probabilities<S: AsRef<[u32]>>(
+    model: &Model,
+    sources: &[S],
+    labels: &Labels,
+    cancelled: &dyn Fn() -> bool,
+) -> Result<Vec<Vec<f64>>> {
+    sources.iter().try_for_each(|source| model.check_ids(source.as_ref()))?;
+    labels.tree.check(model)?;
+    let mut order: Vec<usize> = (0..sources.len()).collect();
+    order.sort_by_key(|&index| std::cmp::Reverse(sources[index].as_ref().len()));
+    let mut results = vec![Vec::new(); sources.len()];
+    for batch in order.chunks(BATCH) {
+        if cancelled() {
+            return Err(Error::Cancelled);
+        }
+        let packed = Packed::new(batch.iter().map(|&index| sources[index].as_ref()));
+        for (&index, logs) in
+            batch.iter().zip(log_probabilities(model, packed, batch.len(), labels)?)
+        {
+            results[index] = normalise(&logs);
+        }
+    }
+    Ok(results)
+}
+
+/// A place in the tree for one row.
+struct Visit<'a> {
+    node: &'a Node,
+    row: usize,
+    lane: Lane,
+    /// Log probability of the path so far.
+    log: f64,
+}
+
+/// Log probabilities of every label, up to a constant per row.
+fn log_probabilities(
+    model: &Model,
+    sources: Packed,
+    rows: usize,
+    labels: &Labels,
+) -> Result<Vec<Vec<f64>>> {
+    let start = model.config().decoder_start_token_id;
+    let mut session = Session::new(model, sources);
+    let mut logs = vec![vec![f64::NEG_INFINITY; labels.names.len()]; rows];
+    let root = |row| Visit { node: &labels.tree, row, lane: Lane::new(row, start), log: 0.0 };
+    let mut level: Vec<Visit<'_>> = (0..rows).map(root).collect();
+    // At the root every label shares the normaliser, so it cancels; below, nodes have normalisers of their own.
+    let mut whole = false;
+    while !level.is_empty() {
+        let mut lanes: Vec<Lane> = level.iter().map(|visit| visit.lane.clone()).collect();
+        let decoded = session.step(&mut lanes);
+        let edges = Edges::of(level.iter().map(|visit| visit.node), whole);
+        let logits = edges.logits(model, decoded)?;
+        let mut next = Vec::new();
+        for (index, (visit, lane)) in level.iter().zip(lanes).enumerate() {
+            for (&token, node) in &visit.node.next {
+                let log = visit.log + logits.log_probability(index, &edges, token);
+                if let Some(label) = node.label {
+                    logs[visit.row][label] = log;
+                }
+                if !node.next.is_empty() {
+                    next.push(Visit { node, row: visit.row, lane: lane.follow(token), log });
+                }
+            }
+        }
+        level = next;
+        whole = true;
+    }
+    Ok(logs)
+}
+
+/// The output rows that a level of the tree needs.
+struct Edges {
+    /// None for the whole vocabulary.
+    tokens: Option<Vec<u32>>,
+}
+
+/// Logits of a level, one row per visit, and the normaliser of each row.
+struct Logits {
+    values: Vec<f32>,
+    width: usize,
+    normalisers: Vec<f64>,
+}
+
+impl Edges {
+    fn of<'a>(nodes: impl Iterator<Item = &'a Node>, whole: bool) -> Self {
+        if whole {
+            return Self { tokens: None };
+        }
+        let mut tokens: Vec<u32> = nodes.flat_map(|node| node.next.keys().copied()).collect();
+        tokens.sort_unstable();
+        tokens.dedup();
+        Self { tokens: Some(tokens) }
+    }
+
+    fn logits(&self, model: &Model, decoded: Tensor<2>) -> Result<Logits> {
+        let output = model.weights().output();
+        let tensor = match &self.tokens {
+            Some(tokens) => kernels::linear(decoded, &kernels::embed(output, tokens)),
+            None => kernels::linear(decoded, output),
+        };
+        let [_, width] = tensor.dims();
+        let values = tensor
+            .into_data()
+            .to_vec::<f32>()
+            .map_err(|error| Error::Weights(format!("{error:?}")))?;
+        let normalisers = match &self.tokens {
+            Some(_) => vec![0.0; values.len() / width],
+            None => values.par_chunks_exact(width).map(log_sum_exp).collect(),
+        };
+        Ok(Logits { values, width, normalisers })
+    }
+}
+
+impl Logits {
+    fn log_probability(&self, row: usize, edges: &Edges, token: u32) -> f64 {
+        let column = match &edges.tokens {
+            Some(tokens) => tokens.partition_point(|&other| other < token),
+            None => token as usize,
+        };
+        f64::from(self.values[row * self.width + column]) - self.normalisers[row]
+    }
+}
+
+impl Node {
+    /// Refuses labels that the model's vocabulary does not have.
+    fn check(&self, model: &Model) -> Result<()> {
+        self.next.iter().try_for_each(|(&token, node)| {
+            model.check_ids(&[token])?;
+            node.check(model)
+        })
+    }
+}
+
+fn log_sum_exp(row: &[f32]) -> f64 {
+    let top = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    f64::from(top) + row.iter().map(|x| f64::from((x - top).exp())).sum::<f64>().ln()
+}
+
+fn normalise(logs: &[f64]) -> Vec<f64> {
+    let top = logs.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let weights: Vec<f64> = logs.iter().map(|log| (log - top).exp()).collect();
+    let total: f64 = weights.iter().sum();
+    weights.into_iter().map(|weight| weight / total).collect()
+}

@@ -1,0 +1,156 @@
+//! A training run on disk: weights, optimizer state and place, from which it goes on bit for bit.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::Path,
+};
+
+use burn::tensor::{Tensor, TensorData};
+use safetensors::{SafeTensors, tensor::TensorView};
+use serde::{Deserialize, Serialize};
+
+use super::{Example, Options, Trainer, batches};
+use crate::{Error, Result, config::Config, model::Model};
+
+/// Version of the layout; readers refuse what they do not know.
+const VERSION: u32 = 1;
+const PLACE: &str = "trainer.json";
+const TENSORS: &str = "trainer.safetensors";
+
+/// Where a run stands.
+#[derive(Debug, Serialize, Deserialize)]
+struct Place {
+    version: u32,
+    /// Options and the number of examples, which have to be the same on resume.
+    options: Options,
+    examples: usize,
+    step: u64,
+    epoch: u64,
+    position: usize,
+    /// The model's configuration, as in `config.json`.
+    config: serde_json::Value,
+    untied_head: bool,
+}
+
+impl Trainer {
+    /// Writes everything that a resume needs into `directory`.
+    ///
+    /// # Errors
+    /// When a file cannot be written.
+    pub fn save(&self, directory: &Path) -> Result<()> {
+        std::fs::create_dir_all(directory).map_err(Error::io(directory))?;
+        let bytes: BTreeMap<String, ([usize; 2], Vec<u8>)> = self
+            .tensors()
+            .into_iter()
+            .map(|(name, tensor)| (name, (tensor.dims(), tensor.to_data().as_bytes().to_vec())))
+            .collect();
+        let path = directory.join(TENSORS);
+        let failed = |error: safetensors::SafeTensorError| Error::malformed(&path, error);
+        let views = bytes.iter().map(|(name, (shape, bytes))| {
+            TensorView::new(safetensors::Dtype::F32, shape.to_vec(), bytes)
+                .map(|view| (name.as_str(), view))
+        });
+        let views: Vec<_> = views.collect::<Result<_, _>>().map_err(failed)?;
+        safetensors::serialize_to_file(views, None::<HashMap<String, String>>, &path)
+            .map_err(failed)?;
+        let place = Place {
+            version: VERSION,
+            options: self.options.clone(),
+            examples: self.examples.len(),
+            step: self.step,
+            epoch: self.epoch,
+            position: self.position,
+            config: self.model.config().to_json(),
+            untied_head: self.model.config().untied_head,
+        };
+        let json =
+            serde_json::to_value(place).map_err(|error| Error::malformed(directory, error))?;
+        crate::folder::write_json(&directory.join(PLACE), &json)
+    }
+
+    /// Goes on from what [`Trainer::save`] wrote, with the same examples and options.
+    ///
+    /// # Errors
+    /// When the checkpoint is damaged, of another version, or of another run.
+    pub fn load(
+        directory: &Path,
+        examples: Vec<Example>,
+        options: Options,
+        device: &burn::tensor::Device,
+    ) -> Result<Self> {
+        let path = directory.join(PLACE);
+        let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
+        let place: Place =
+            serde_json::from_str(&text).map_err(|error| Error::malformed(&path, error))?;
+        if place.version != VERSION {
+            return Err(Error::malformed(
+                &path,
+                format!("version {}, but this program knows {VERSION}", place.version),
+            ));
+        }
+        if place.options != options || place.examples != examples.len() {
+            return Err(Error::malformed(
+                &path,
+                "the checkpoint is of a run with other options or examples",
+            ));
+        }
+        let mut config = Config::from_json(place.config)?;
+        config.untied_head = place.untied_head;
+        let path = directory.join(TENSORS);
+        let bytes = std::fs::read(&path).map_err(Error::io(&path))?;
+        let file =
+            SafeTensors::deserialize(&bytes).map_err(|error| Error::malformed(&path, error))?;
+        let values = |name: &str| -> Result<Vec<f32>> {
+            let tensor = file.tensor(name).map_err(|error| Error::malformed(&path, error))?;
+            Ok(tensor
+                .data()
+                .as_chunks::<4>()
+                .0
+                .iter()
+                .map(|chunk| f32::from_le_bytes(*chunk))
+                .collect())
+        };
+        let model = Model::from_values(config, device, |slot| values(&slot.name))?;
+        let mut trainer = Self::new(model, examples, options)?;
+        trainer.restore_states(values)?;
+        trainer.step = place.step;
+        trainer.epoch = place.epoch;
+        trainer.position = place.position;
+        trainer.batches = batches::epoch(&trainer.examples, &trainer.options, place.epoch);
+        Ok(trainer)
+    }
+
+    /// All weights and states by name.
+    fn tensors(&self) -> Vec<(String, &Tensor<2>)> {
+        let mut tensors = Vec::new();
+        let weights = self.layout.list().into_iter().zip(self.model.weights().list());
+        for ((slot, weight), state) in weights.zip(&self.states) {
+            tensors.push((slot.name.clone(), weight));
+            let states = state.tensors().into_iter().enumerate();
+            tensors.extend(states.map(|(index, tensor)| (state_name(&slot.name, index), tensor)));
+        }
+        tensors
+    }
+
+    fn restore_states(&mut self, values: impl Fn(&str) -> Result<Vec<f32>>) -> Result<()> {
+        for (slot, state) in self.layout.list().into_iter().zip(&mut self.states) {
+            for (index, tensor) in state.tensors_mut().into_iter().enumerate() {
+                let name = state_name(&slot.name, index);
+                let (shape, values) = (tensor.dims(), values(&name)?);
+                if values.len() != shape.iter().product::<usize>() {
+                    return Err(Error::Weights(format!(
+                        "`{name}` has {} values, not {shape:?}",
+                        values.len()
+                    )));
+                }
+                *tensor = Tensor::from_data(TensorData::new(values, shape), &tensor.device());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The name of a state tensor of a weight.
+fn state_name(weight: &str, index: usize) -> String {
+    format!("{weight}#{index}")
+}
