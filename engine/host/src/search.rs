@@ -1,0 +1,41 @@
+//! Where the libraries that ship with the engine are.
+
+use std::path::{Path, PathBuf};
+
+/// Where a library comes from; decides how far it is trusted and what enters the key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// Shipped with the engine: its stages' versions say what they compute.
+    Shipped,
+    /// Somebody else's: the library's digest enters the key too.
+    Foreign,
+}
+
+/// File names of shipped libraries, by platform.
+const PREFIX: &str = "libparaloom_stages_";
+
+/// The shipped libraries of the engine whose executable is `executable`: in
+/// `../lib/paraloom/stages` of an installation, or beside the executable in a cargo
+/// target directory. No other place is searched, least of all the working directory.
+pub fn shipped_libraries(executable: &Path) -> Vec<PathBuf> {
+    let Some(dir) = executable.parent() else { return Vec::new() };
+    let installed = dir.join("../lib/paraloom/stages");
+    if installed.is_dir() {
+        return libraries_in(&installed);
+    }
+    // Cargo marks its target directory with this file.
+    let is_target = dir.parent().is_some_and(|target| target.join("CACHEDIR.TAG").is_file());
+    if is_target { libraries_in(dir) } else { Vec::new() }
+}
+
+fn libraries_in(dir: &Path) -> Vec<PathBuf> {
+    let extension = std::env::consts::DLL_EXTENSION;
+    let is_library = |path: &PathBuf| {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        name.starts_with(PREFIX) && path.extension().is_some_and(|found| found == extension)
+    };
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let mut paths: Vec<_> = entries.map(|entry| entry.path()).filter(is_library).collect();
+    paths.sort();
+    paths
+}
