@@ -1,1 +1,26 @@
-//! Placeholder.
+//! Planning and running a pipeline.
+//!
+//! [`Workspace`] brings together a pipeline file, the stages and a store. [`plan()`] says
+//! what a run would do and why; [`run()`] does it. Both look at the store in the same way,
+//! so there is no separate way to resume: a run does what the plan says is left.
+
+mod board;
+mod error;
+mod event;
+mod keys;
+mod lookup;
+mod node;
+mod plan;
+mod reason;
+mod run;
+mod services;
+mod try_row;
+mod workspace;
+
+pub use error::{Result, RunError};
+pub use event::{Event, Observer};
+pub use lookup::{Found, Lookup, NodeResult, PortResult, TableRef};
+pub use plan::{NodePlan, Plan, State, plan};
+pub use run::{Cancel, RunOptions, Summary, run};
+pub use try_row::try_row;
+pub use workspace::Workspace;

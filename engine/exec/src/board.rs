@@ -1,0 +1,146 @@
+//! The board on which nodes say what they have finished, and wait for each other.
+//!
+//! Tables grow part by part, so that a map stage starts while its input is still made.
+//! Nothing is bounded here: only names of parts are on the board, never rows, and an
+//! unbounded board cannot deadlock with the locks that other processes hold.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use paraloom_pipeline::Endpoint;
+use paraloom_store::{Entry, PartFile};
+use petgraph::graph::NodeIndex;
+
+use crate::error::{Result, RunError};
+use crate::lookup::{NodeResult, PortResult};
+use crate::run::Cancel;
+
+/// How often a waiting node looks whether the run was stopped.
+const TICK: Duration = Duration::from_millis(50);
+
+#[derive(Default)]
+struct Progress {
+    /// Parts per output port, while the node works.
+    parts: HashMap<usize, Vec<(Entry, PartFile)>>,
+    done: Option<NodeResult>,
+}
+
+pub(crate) struct Board<'a> {
+    nodes: Mutex<HashMap<NodeIndex, Progress>>,
+    changed: Condvar,
+    failed: AtomicBool,
+    cancel: &'a Cancel,
+    permits: Mutex<usize>,
+    freed: Condvar,
+}
+
+impl<'a> Board<'a> {
+    /// At most `jobs` nodes compute at once.
+    pub(crate) fn new(jobs: usize, cancel: &'a Cancel) -> Self {
+        Self {
+            nodes: Mutex::default(),
+            changed: Condvar::new(),
+            failed: AtomicBool::new(false),
+            cancel,
+            permits: Mutex::new(jobs.max(1)),
+            freed: Condvar::new(),
+        }
+    }
+
+    fn nodes(&self) -> MutexGuard<'_, HashMap<NodeIndex, Progress>> {
+        self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the work should stop: asked to, or another node failed.
+    pub(crate) fn should_stop(&self) -> bool {
+        self.cancel.is_set() || self.failed.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn check(&self) -> Result<()> {
+        if self.should_stop() { Err(RunError::Stopped) } else { Ok(()) }
+    }
+
+    /// A node failed: the others stop at their next safe point.
+    pub(crate) fn fail(&self) {
+        self.failed.store(true, Ordering::Release);
+        self.changed.notify_all();
+        self.freed.notify_all();
+    }
+
+    pub(crate) fn publish_part(&self, from: Endpoint, entry: &Entry, part: PartFile) {
+        let mut nodes = self.nodes();
+        let progress = nodes.entry(from.node).or_default();
+        progress.parts.entry(from.port).or_default().push((entry.clone(), part));
+        self.changed.notify_all();
+    }
+
+    pub(crate) fn publish(&self, node: NodeIndex, result: NodeResult) {
+        self.nodes().entry(node).or_default().done = Some(result);
+        self.changed.notify_all();
+    }
+
+    /// Waits until `look` finds something.
+    fn wait<T>(
+        &self,
+        mut look: impl FnMut(&HashMap<NodeIndex, Progress>) -> Option<T>,
+    ) -> Result<T> {
+        let mut nodes = self.nodes();
+        loop {
+            if let Some(found) = look(&nodes) {
+                return Ok(found);
+            }
+            self.check()?;
+            let waited = self.changed.wait_timeout(nodes, TICK);
+            nodes = waited.map_or_else(|poisoned| poisoned.into_inner().0, |(guard, _)| guard);
+        }
+    }
+
+    /// Waits until the node of `from` is done.
+    pub(crate) fn output(&self, from: Endpoint) -> Result<PortResult> {
+        self.wait(|nodes| nodes.get(&from.node)?.done.as_ref()?.ports.get(from.port).cloned())
+    }
+
+    /// Waits for part number `index` of a table; `None` if there are no more.
+    pub(crate) fn part(&self, from: Endpoint, index: usize) -> Result<Option<(Entry, PartFile)>> {
+        self.wait(|nodes| {
+            let progress = nodes.get(&from.node)?;
+            if let Some(PortResult::Table(table)) =
+                progress.done.as_ref().and_then(|result| result.ports.get(from.port))
+            {
+                return Some(
+                    table.parts.get(index).map(|part| (table.entry.clone(), part.clone())),
+                );
+            }
+            progress.parts.get(&from.port)?.get(index).cloned().map(Some)
+        })
+    }
+
+    /// Waits for the right to compute; it is given back when the permit is dropped.
+    pub(crate) fn permit(&self) -> Result<Permit<'_>> {
+        let mut free = self.permits.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            self.check()?;
+            if *free > 0 {
+                *free -= 1;
+                return Ok(Permit { permits: &self.permits, freed: &self.freed });
+            }
+            let waited = self.freed.wait_timeout(free, TICK);
+            free = waited.map_or_else(|poisoned| poisoned.into_inner().0, |(guard, _)| guard);
+        }
+    }
+}
+
+/// The right to compute.
+pub(crate) struct Permit<'a> {
+    permits: &'a Mutex<usize>,
+    freed: &'a Condvar,
+}
+
+impl Drop for Permit<'_> {
+    fn drop(&mut self) {
+        *self.permits.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        self.freed.notify_one();
+    }
+}

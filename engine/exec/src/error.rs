@@ -1,0 +1,69 @@
+//! Why a run did not finish.
+
+use paraloom_host::{HostError, StageFailure};
+use paraloom_store::StoreError;
+
+/// The result of planning and running.
+pub type Result<T, E = RunError> = std::result::Result<T, E>;
+
+/// Why a run did not finish.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The store could not be read or written.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A stage failed.
+    #[error("node `{node}`: {}", failure.message)]
+    Stage {
+        /// The node.
+        node: String,
+        /// What the stage says.
+        failure: StageFailure,
+    },
+    /// A stage could not be called.
+    #[error("node `{node}`: {source}")]
+    Host {
+        /// The node.
+        node: String,
+        /// Why not.
+        source: HostError,
+    },
+    /// A configuration names something that has to be fetched first.
+    #[error("node `{node}`: `{text}` is not on this machine")]
+    NotFetched {
+        /// The node.
+        node: String,
+        /// What the pipeline names.
+        text: String,
+    },
+    /// Somebody asked the run to stop. What was committed stays.
+    #[error("stopped")]
+    Stopped,
+    /// A whole stage made an output that the engine cannot keep.
+    #[error("node `{node}`: {what}")]
+    Output {
+        /// The node.
+        node: String,
+        /// What is wrong.
+        what: String,
+    },
+}
+
+impl RunError {
+    pub(crate) fn from_host(node: &str, error: HostError) -> Self {
+        match error {
+            HostError::Stage(failure) if failure.is_cancelled() => Self::Stopped,
+            HostError::Stage(failure) => Self::Stage { node: node.to_owned(), failure },
+            HostError::Engine(source) => match source.downcast::<Self>() {
+                Ok(error) => *error,
+                Err(source) => match source.downcast::<StoreError>() {
+                    Ok(error) => Self::Store(*error),
+                    Err(source) => {
+                        Self::Host { node: node.to_owned(), source: HostError::Engine(source) }
+                    }
+                },
+            },
+            source => Self::Host { node: node.to_owned(), source },
+        }
+    }
+}

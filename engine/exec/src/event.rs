@@ -1,0 +1,46 @@
+//! What happens during a run, for the log and for whoever watches.
+
+use serde::Serialize;
+
+/// Receives events, from any thread.
+pub type Observer<'a> = &'a (dyn Fn(&Event) + Sync);
+
+/// One thing that happened.
+#[derive(Clone, Debug, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+#[expect(missing_docs, reason = "the fields are named by what they hold")]
+pub enum Event {
+    /// The run began.
+    RunStarted { run: String, pipeline: String, nodes: usize },
+    /// A node's result was there already.
+    NodeCached { node: String, key: String, rows: Option<u64> },
+    /// A node began to work: `done` of `parts` parts were there already.
+    NodeStarted { node: String, key: String, stage: String },
+    /// Another process computes this result.
+    NodeWaiting { node: String, holder: String },
+    /// A map stage committed a part.
+    Part { node: String, rows: u64 },
+    /// A map stage found a part that was committed before.
+    PartFound { node: String, rows: u64 },
+    /// A stage says how far it is.
+    Progress { node: String, done: u64, total: u64, unit: String },
+    /// One value of a metric.
+    Metric { node: String, name: String, value: f64, step: u64 },
+    /// A stage says something.
+    Log { node: String, level: &'static str, message: String },
+    /// A node is done. `computed` of its parts or outputs were made in this run.
+    NodeFinished {
+        node: String,
+        key: String,
+        rows: Option<u64>,
+        computed: u64,
+        found: u64,
+        ms: u64,
+    },
+    /// A node failed.
+    NodeFailed { node: String, message: String, hint: Option<String> },
+    /// A file was damaged; what it held is computed again.
+    Damaged { message: String },
+    /// The run ended.
+    RunFinished { outcome: &'static str, ms: u64 },
+}

@@ -1,0 +1,251 @@
+//! What of a pipeline is in the store already.
+
+use std::collections::HashMap;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use paraloom_host::Host;
+use paraloom_pipeline::{Edge, Endpoint, Graph, Shape};
+use paraloom_store::{
+    ArtifactRef, Digest, DigestCache, Entry, Key, Output, PartFile, PartRecord, Preimage, Store,
+};
+use petgraph::graph::NodeIndex;
+
+use crate::error::Result;
+use crate::keys::preimage;
+
+/// A table in the store: some parts of one entry.
+#[derive(Clone, Debug)]
+pub struct TableRef {
+    /// Where the parts are.
+    pub entry: Entry,
+    /// The schema, ids included.
+    pub schema: SchemaRef,
+    /// The parts, in order.
+    pub parts: Vec<PartFile>,
+}
+
+impl TableRef {
+    /// Number of rows.
+    pub fn rows(&self) -> u64 {
+        self.parts.iter().map(|part| part.rows).sum()
+    }
+
+    /// The digest of the digests of the parts.
+    pub fn digest(&self) -> Digest {
+        let listing: String =
+            self.parts.iter().map(|part| format!("{}\n", part.digest.as_str())).collect();
+        Digest::of(listing.as_bytes())
+    }
+
+    /// Reads part by part.
+    pub fn batches(&self) -> impl Iterator<Item = paraloom_store::Result<RecordBatch>> + use<> {
+        let (entry, parts) = (self.entry.clone(), self.parts.clone());
+        parts.into_iter().map(move |part| entry.read_part(&part))
+    }
+}
+
+/// What one output port of a finished node holds.
+#[derive(Clone, Debug)]
+pub enum PortResult {
+    /// A table.
+    Table(TableRef),
+    /// A directory.
+    Artifact {
+        /// The result that it belongs to.
+        entry: Entry,
+        /// The port's name, which is part of the directory's name.
+        port: String,
+        /// Its files.
+        artifact: ArtifactRef,
+    },
+}
+
+/// A finished node: one result per output port.
+#[derive(Clone, Debug)]
+pub struct NodeResult {
+    /// The key.
+    pub key: Key,
+    /// Per output port.
+    pub ports: Vec<PortResult>,
+    /// Wall time of the work, if it is recorded.
+    pub took_ms: Option<u64>,
+}
+
+/// What the store has of a node.
+#[derive(Clone, Debug)]
+pub enum Found {
+    /// The key is unknown: an input has to be computed first.
+    Unknown {
+        /// The nodes that it waits for.
+        waits_for: Vec<NodeIndex>,
+    },
+    /// Nothing, or some parts.
+    Partial {
+        /// The key.
+        key: Key,
+        /// What the key is the hash of.
+        preimage: Preimage,
+        /// Parts that are there, of all that there will be.
+        parts: (usize, usize),
+    },
+    /// Everything.
+    Complete(NodeResult),
+}
+
+/// Looks the nodes of a graph up, in order.
+#[derive(Debug)]
+pub struct Lookup<'a> {
+    host: &'a Host,
+    store: Option<&'a Store>,
+    digests: DigestCache,
+    found: HashMap<NodeIndex, Found>,
+}
+
+impl<'a> Lookup<'a> {
+    /// Looks up every node of `graph` in `store`; without a store there is nothing.
+    pub fn new(graph: &Graph, host: &'a Host, store: Option<&'a Store>) -> Result<Self> {
+        let digests = store.map(DigestCache::load).unwrap_or_default();
+        let mut lookup = Self { host, store, digests, found: HashMap::new() };
+        for index in graph.order() {
+            let found = lookup.node(graph, *index)?;
+            lookup.found.insert(*index, found);
+        }
+        if let Some(store) = store {
+            lookup.digests.save(store);
+        }
+        Ok(lookup)
+    }
+
+    /// What the store has of a node.
+    pub fn found(&self, node: NodeIndex) -> &Found {
+        &self.found[&node]
+    }
+
+    /// The result of a node that is complete.
+    pub fn complete(&self, node: NodeIndex) -> Option<&NodeResult> {
+        match &self.found[&node] {
+            Found::Complete(result) => Some(result),
+            _ => None,
+        }
+    }
+
+    /// What an output holds, if its node is complete.
+    pub fn output(&self, endpoint: Endpoint) -> Option<&PortResult> {
+        self.complete(endpoint.node)?.ports.get(endpoint.port)
+    }
+
+    fn node(&mut self, graph: &Graph, index: NodeIndex) -> Result<Found> {
+        let node = graph.node(index);
+        let edges = graph.inputs(index);
+        let mapped = node.stage.mapped_input();
+        let missing = |edge: &Edge, from: Endpoint| {
+            // The rows of a map stage do not decide its key, only how many parts it has.
+            Some(edge.input) != mapped && self.output(from).is_none()
+        };
+        let waits_for: Vec<_> = edges
+            .iter()
+            .filter(|(from, edge)| missing(edge, *from))
+            .map(|(from, _)| from.node)
+            .collect();
+        if !waits_for.is_empty() {
+            return Ok(Found::Unknown { waits_for });
+        }
+        let inputs: Vec<_> = edges
+            .iter()
+            .filter_map(|(from, edge)| Some((*edge, self.output(*from)?.clone())))
+            .collect();
+        let inputs: Vec<_> = inputs.iter().map(|(edge, result)| (*edge, result)).collect();
+        let preimage = preimage(self.host, node, &inputs, &mut self.digests)?;
+        let key = preimage.key();
+        let Some(store) = self.store else {
+            return Ok(Found::Partial { key, preimage, parts: (0, 0) });
+        };
+        let entry = store.entry(&key);
+        if node.stage.shape == Shape::Whole {
+            return Ok(match whole_result(&entry, &key, node)? {
+                Some(result) => Found::Complete(result),
+                None => Found::Partial { key, preimage, parts: (0, 1) },
+            });
+        }
+        let rows = edges.iter().find(|(_, edge)| Some(edge.input) == mapped);
+        let rows = rows.and_then(|(from, _)| self.output(*from));
+        let Some(PortResult::Table(table)) = rows else {
+            let waits_for = edges.iter().map(|(from, _)| from.node);
+            let waits_for = waits_for.filter(|node| self.complete(*node).is_none()).collect();
+            return Ok(Found::Unknown { waits_for });
+        };
+        let committed = Committed::read(&entry)?;
+        let there = table.parts.iter().filter_map(|part| committed.get(&part.digest));
+        let there: Vec<_> = there.cloned().collect();
+        if there.len() < table.parts.len() {
+            return Ok(Found::Partial { key, preimage, parts: (there.len(), table.parts.len()) });
+        }
+        Ok(Found::Complete(map_result(entry, key, node, &there)))
+    }
+}
+
+/// The committed parts of a map stage, by input part.
+#[derive(Debug, Default)]
+pub(crate) struct Committed(HashMap<Digest, PartRecord>);
+
+impl Committed {
+    pub(crate) fn read(entry: &Entry) -> Result<Self> {
+        let records = entry.records()?;
+        Ok(Self(records.into_iter().map(|record| (record.input.clone(), record)).collect()))
+    }
+
+    pub(crate) fn get(&self, input: &Digest) -> Option<&PartRecord> {
+        self.0.get(input)
+    }
+
+    pub(crate) fn insert(&mut self, record: PartRecord) {
+        self.0.insert(record.input.clone(), record);
+    }
+}
+
+/// The result of a whole stage, if its manifest is there.
+pub(crate) fn whole_result(
+    entry: &Entry,
+    key: &Key,
+    node: &paraloom_pipeline::Node,
+) -> Result<Option<NodeResult>> {
+    let Some(manifest) = entry.manifest()? else { return Ok(None) };
+    if manifest.outputs.len() != node.outputs.len() {
+        return Ok(None);
+    }
+    let ports = manifest.outputs.into_iter().zip(&node.outputs).map(|((port, output), schema)| {
+        match (output, schema) {
+            (Output::Table(parts), Some(schema)) => Some(PortResult::Table(TableRef {
+                entry: entry.clone(),
+                schema: schema.clone(),
+                parts,
+            })),
+            (Output::Artifact(artifact), None) => {
+                Some(PortResult::Artifact { entry: entry.clone(), port, artifact })
+            }
+            _ => None,
+        }
+    });
+    let Some(ports) = ports.collect::<Option<Vec<_>>>() else { return Ok(None) };
+    Ok(Some(NodeResult { key: key.clone(), ports, took_ms: Some(manifest.took_ms) }))
+}
+
+/// The result of a map stage, from the records of all its input parts.
+pub(crate) fn map_result(
+    entry: Entry,
+    key: Key,
+    node: &paraloom_pipeline::Node,
+    records: &[PartRecord],
+) -> NodeResult {
+    let port = |(index, schema): (usize, &Option<SchemaRef>)| {
+        let parts = records.iter().filter_map(|record| record.outputs.get(index)?.clone());
+        let schema = schema.clone()?;
+        Some(PortResult::Table(TableRef { entry: entry.clone(), schema, parts: parts.collect() }))
+    };
+    NodeResult {
+        key,
+        ports: node.outputs.iter().enumerate().filter_map(port).collect(),
+        took_ms: None,
+    }
+}

@@ -1,0 +1,511 @@
+//! One node at work.
+
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use arrow::error::ArrowError;
+use paraloom_host::{PlannedStage, WorkInput, WorkOutput, WorkSettings, Worker};
+use paraloom_pipeline::{Edge, Endpoint, ID_COLUMN, Node, PlanInput, Shape};
+use paraloom_store::{
+    Batches, Entry, Identify, Key, Lock, Manifest, Output, PartFile, PartRecord, Preimage,
+    StoreError,
+};
+use petgraph::graph::NodeIndex;
+
+use crate::error::{Result, RunError};
+use crate::event::Event;
+use crate::keys::{check_fetched, preimage, stage_seed};
+use crate::lookup::{Committed, NodeResult, PortResult, TableRef, map_result, whole_result};
+use crate::run::{Shared, digests, rows};
+use crate::services::NodeServices;
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// One node of a run.
+pub(crate) struct NodeRun<'a> {
+    shared: &'a Shared<'a>,
+    index: NodeIndex,
+    node: &'a Node,
+    inputs: Vec<(Endpoint, &'a Edge)>,
+    events: Sender<Event>,
+}
+
+impl<'a> NodeRun<'a> {
+    pub(crate) fn new(
+        shared: &'a Shared<'a>,
+        index: NodeIndex,
+        events: Sender<Event>,
+    ) -> Result<Self> {
+        let node = shared.graph.node(index);
+        Ok(Self { shared, index, node, inputs: shared.graph.inputs(index), events })
+    }
+
+    pub(crate) fn work(&mut self) -> Result<()> {
+        match self.node.stage.shape {
+            Shape::Whole => self.whole(),
+            Shape::Map => self.map(),
+        }
+    }
+
+    fn send(&self, event: Event) {
+        // The receiver lives as long as the nodes.
+        let _ = self.events.send(event);
+    }
+
+    fn name(&self) -> String {
+        self.node.name.clone()
+    }
+
+    fn host_error(&self, error: paraloom_host::HostError) -> RunError {
+        RunError::from_host(&self.node.name, error)
+    }
+
+    fn settings(&self) -> WorkSettings {
+        let options = self.shared.options;
+        WorkSettings {
+            threads: options.threads,
+            seed: stage_seed(self.node),
+            device: options.device.clone(),
+        }
+    }
+
+    /// Waits for everything that decides the key, and finds the result's place.
+    fn place(&self) -> Result<(Vec<Option<PortResult>>, Key, Preimage, Entry)> {
+        let mapped = self.node.stage.mapped_input();
+        let mut results = Vec::with_capacity(self.inputs.len());
+        for (from, edge) in &self.inputs {
+            let is_mapped = Some(edge.input) == mapped;
+            results.push(if is_mapped { None } else { Some(self.shared.board.output(*from)?) });
+        }
+        let known: Vec<_> = self
+            .inputs
+            .iter()
+            .zip(&results)
+            .filter_map(|((_, edge), result)| Some((*edge, result.as_ref()?)))
+            .collect();
+        let mut digests = digests(self.shared.store);
+        let preimage = preimage(self.shared.host, self.node, &known, &mut digests)?;
+        let key = preimage.key();
+        let entry = self.shared.store.entry(&key);
+        Ok((results, key, preimage, entry))
+    }
+
+    /// Takes the right to compute the result, and waits if another process has it.
+    fn lock(&self, entry: &Entry) -> Result<Lock> {
+        let mut told = false;
+        loop {
+            match entry.lock() {
+                Err(StoreError::Locked { holder, .. }) => {
+                    if !told {
+                        self.send(Event::NodeWaiting { node: self.name(), holder });
+                        told = true;
+                    }
+                    self.shared.board.check()?;
+                    std::thread::sleep(Duration::from_millis(50));
+                }
+                result => return Ok(result?),
+            }
+        }
+    }
+
+    fn plan_stage(&self) -> Result<PlannedStage> {
+        let schema = |from: &Endpoint| self.shared.graph.node(from.node).outputs[from.port].clone();
+        let inputs: Vec<_> = self
+            .inputs
+            .iter()
+            .map(|(from, edge)| PlanInput {
+                port: edge.input,
+                label: edge.label.clone(),
+                schema: schema(from),
+            })
+            .collect();
+        let node = self.node;
+        let planned = self.shared.host.plan(&node.stage, &node.name, &node.config, &inputs);
+        planned.map_err(|error| self.host_error(error))
+    }
+
+    fn services(&self, entry: &Entry) -> Arc<NodeServices> {
+        let stop = Arc::clone(&self.shared.stop);
+        NodeServices::new(&self.node.name, Some(entry.clone()), self.events.clone(), stop)
+    }
+
+    /// Directories are checked byte by byte before a stage reads them.
+    fn artifact_input(&self, result: &PortResult) -> Result<Option<WorkInput>> {
+        let PortResult::Artifact { entry, port, artifact } = result else { return Ok(None) };
+        if let Err(error) = entry.verify_artifact(port, artifact) {
+            if matches!(error, StoreError::Damaged { .. }) {
+                entry.discard_manifest()?;
+            }
+            return Err(error.into());
+        }
+        Ok(Some(WorkInput::Artifact(entry.artifact_dir(port, artifact))))
+    }
+
+    fn finish(&self, result: NodeResult, computed: u64, found: u64, started: Instant) {
+        self.send(Event::NodeFinished {
+            node: self.name(),
+            key: result.key.to_string(),
+            rows: rows(&result.ports),
+            computed,
+            found,
+            ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+        });
+        self.shared.board.publish(self.index, result);
+    }
+
+    // ---- whole stages ----
+
+    fn whole(&mut self) -> Result<()> {
+        let (results, key, preimage, entry) = self.place()?;
+        let _lock = self.lock(&entry)?;
+        if let Some(result) = whole_result(&entry, &key, self.node)? {
+            let rows = rows(&result.ports);
+            self.send(Event::NodeCached { node: self.name(), key: key.to_string(), rows });
+            self.shared.board.publish(self.index, result);
+            return Ok(());
+        }
+        check_fetched(self.node)?;
+        let _permit = self.shared.board.permit()?;
+        let started = Instant::now();
+        let stage = self.node.stage.name.clone();
+        self.send(Event::NodeStarted { node: self.name(), key: key.to_string(), stage });
+        entry.prepare(&preimage)?;
+        let services = self.services(&entry);
+        let outcome = self.whole_work(&results, &entry, &services);
+        services.clean_up();
+        let mut outputs = outcome?;
+        let took_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let names = self.node.stage.outputs.iter().map(|port| port.name.clone());
+        entry.commit(&Manifest { outputs: names.zip(outputs.drain(..)).collect(), took_ms })?;
+        let result = whole_result(&entry, &key, self.node)?.ok_or_else(|| RunError::Output {
+            node: self.name(),
+            what: "its result was removed while it was made".to_owned(),
+        })?;
+        self.finish(result, 1, 0, started);
+        Ok(())
+    }
+
+    fn whole_work(
+        &self,
+        results: &[Option<PortResult>],
+        entry: &Entry,
+        services: &Arc<NodeServices>,
+    ) -> Result<Vec<Output>> {
+        let read_error = ReadError::default();
+        let mut inputs = Vec::with_capacity(results.len());
+        for result in results.iter().flatten() {
+            inputs.push(match result {
+                PortResult::Table(table) => table_input(table, &read_error),
+                artifact => match self.artifact_input(artifact)? {
+                    Some(input) => input,
+                    None => continue,
+                },
+            });
+        }
+        let writers: Vec<_> =
+            (0..self.node.outputs.len()).map(|port| self.writer(port, entry)).collect();
+        let mut outputs = Vec::with_capacity(writers.len());
+        let mut dirs = Vec::with_capacity(writers.len());
+        for (writer, port) in writers.iter().zip(&self.node.stage.outputs) {
+            match writer {
+                Some(writer) => {
+                    dirs.push(None);
+                    outputs.push(WorkOutput::Table(Box::new(|rows| writer.lock().push(rows))));
+                }
+                None => {
+                    let dir = entry.begin_artifact(&port.name)?;
+                    dirs.push(Some(dir.clone()));
+                    outputs.push(WorkOutput::Artifact(dir));
+                }
+            }
+        }
+        let worked =
+            self.plan_stage()?.run(&self.settings(), Arc::clone(services) as _, inputs, outputs);
+        if let Err(error) = worked {
+            dirs.iter().flatten().for_each(|dir| drop(entry.discard(dir)));
+            // The stage only knows that reading failed; the engine knows why.
+            return Err(read_error.take().unwrap_or_else(|| self.host_error(error)));
+        }
+        let mut done = Vec::with_capacity(writers.len());
+        for ((writer, dir), port) in writers.into_iter().zip(dirs).zip(&self.node.stage.outputs) {
+            done.push(match (writer, dir) {
+                (Some(writer), _) => Output::Table(writer.into_inner().finish()?),
+                (None, Some(dir)) => self.keep_artifact(entry, &port.name, &dir)?,
+                (None, None) => continue,
+            });
+        }
+        Ok(done)
+    }
+
+    fn keep_artifact(&self, entry: &Entry, port: &str, dir: &std::path::Path) -> Result<Output> {
+        let artifact = entry.commit_artifact(port, dir)?;
+        if artifact.files.is_empty() {
+            let what = format!("the stage wrote nothing to its output `{port}`");
+            return Err(RunError::Output { node: self.name(), what });
+        }
+        Ok(Output::Artifact(artifact))
+    }
+
+    fn writer(&self, port: usize, entry: &Entry) -> Option<Guarded<Writer<'a>>> {
+        let schema = self.node.outputs[port].clone()?;
+        let endpoint = Endpoint { node: self.index, port };
+        let salt = format!("{}/{}", self.node.stage.name, self.node.stage.outputs[port].name);
+        Some(Guarded(Mutex::new(Writer {
+            shared: self.shared,
+            endpoint,
+            entry: entry.clone(),
+            identify: Identify::new(Arc::clone(&schema), salt),
+            batches: Batches::new(Arc::clone(&schema), self.node.part_rows),
+            schema,
+            parts: Vec::new(),
+        })))
+    }
+
+    // ---- map stages ----
+
+    fn map(&mut self) -> Result<()> {
+        let (results, key, preimage, entry) = self.place()?;
+        let mapped = self.node.stage.mapped_input();
+        let from = self.inputs.iter().find(|(_, edge)| Some(edge.input) == mapped);
+        let from = from.map(|(from, _)| *from).ok_or(RunError::Stopped)?;
+        entry.prepare(&preimage)?;
+        let _lock = self.lock(&entry)?;
+        let mut committed = Committed::read(&entry)?;
+        let services = self.services(&entry);
+        let started = Instant::now();
+        let stage = self.node.stage.name.clone();
+        self.send(Event::NodeStarted { node: self.name(), key: key.to_string(), stage });
+        let mut opened: Option<(PlannedStage, Worker)> = None;
+        let (mut records, mut computed) = (Vec::new(), 0);
+        let outcome = loop {
+            let (source, part) = match self.shared.board.part(from, records.len()) {
+                Ok(Some(part)) => part,
+                Ok(None) => break Ok(()),
+                Err(error) => break Err(error),
+            };
+            let record = match committed.get(&part.digest) {
+                Some(record) => {
+                    self.send(Event::PartFound { node: self.name(), rows: part.rows });
+                    record.clone()
+                }
+                None => {
+                    let made =
+                        self.map_part(&mut opened, &results, &services, &entry, &source, &part);
+                    match made {
+                        Ok(record) => {
+                            computed += 1;
+                            self.send(Event::Part { node: self.name(), rows: part.rows });
+                            committed.insert(record.clone());
+                            record
+                        }
+                        Err(error) => break Err(error),
+                    }
+                }
+            };
+            for (port, part) in record.outputs.iter().enumerate() {
+                if let Some(part) = part {
+                    let endpoint = Endpoint { node: self.index, port };
+                    self.shared.board.publish_part(endpoint, &entry, part.clone());
+                }
+            }
+            records.push(record);
+        };
+        drop(opened);
+        services.clean_up();
+        outcome?;
+        let found = records.len() as u64 - computed;
+        self.finish(map_result(entry, key, self.node, &records), computed, found, started);
+        Ok(())
+    }
+
+    fn map_part(
+        &self,
+        opened: &mut Option<(PlannedStage, Worker)>,
+        results: &[Option<PortResult>],
+        services: &Arc<NodeServices>,
+        entry: &Entry,
+        source: &Entry,
+        part: &PartFile,
+    ) -> Result<PartRecord> {
+        let rows = read_part(source, part)?;
+        let _permit = self.shared.board.permit()?;
+        if opened.is_none() {
+            check_fetched(self.node)?;
+            let mut planned = self.plan_stage()?;
+            let worker = self.open(&mut planned, results, services)?;
+            *opened = Some((planned, worker));
+        }
+        let (_, worker) = opened.as_mut().ok_or(RunError::Stopped)?;
+        let collected: Vec<_> =
+            self.node.outputs.iter().map(|_| Guarded(Mutex::new(Vec::new()))).collect();
+        let sinks = collected.iter().map(|rows| {
+            WorkOutput::Table(Box::new(|batch| {
+                rows.lock().push(batch);
+                Ok(())
+            }))
+        });
+        worker.map(&rows, sinks.collect()).map_err(|error| self.host_error(error))?;
+        let mut outputs = Vec::with_capacity(collected.len());
+        for (port, (batches, schema)) in collected.into_iter().zip(&self.node.outputs).enumerate() {
+            outputs.push(match schema {
+                Some(schema) => {
+                    Some(self.keep_part(entry, port, schema, batches.into_inner(), part)?)
+                }
+                None => None,
+            });
+        }
+        let record = PartRecord { input: part.digest.clone(), outputs };
+        entry.commit_part(&record)?;
+        Ok(record)
+    }
+
+    fn open(
+        &self,
+        planned: &mut PlannedStage,
+        results: &[Option<PortResult>],
+        services: &Arc<NodeServices>,
+    ) -> Result<Worker> {
+        let mut inputs = Vec::with_capacity(results.len());
+        for (result, (from, _)) in results.iter().zip(&self.inputs) {
+            inputs.push(match result {
+                Some(PortResult::Table(table)) => table_input(table, &ReadError::default()),
+                Some(artifact) => match self.artifact_input(artifact)? {
+                    Some(input) => input,
+                    None => continue,
+                },
+                // The mapped table: its rows come through map().
+                None => {
+                    let schema = self.shared.graph.node(from.node).outputs[from.port].clone();
+                    let schema = schema.ok_or(RunError::Stopped)?;
+                    WorkInput::Table(schema, Box::new(std::iter::empty()))
+                }
+            });
+        }
+        let opened = planned.open(&self.settings(), Arc::clone(services) as _, inputs);
+        opened.map_err(|error| self.host_error(error))
+    }
+
+    /// Writes what a map stage made of one part. The salt of new ids is the input part,
+    /// so that equal rows from different parts differ.
+    fn keep_part(
+        &self,
+        entry: &Entry,
+        port: usize,
+        schema: &SchemaRef,
+        batches: Vec<RecordBatch>,
+        input: &PartFile,
+    ) -> Result<PartFile> {
+        let name = &self.node.stage.outputs[port].name;
+        let salt = format!("{}/{name}/{}", self.node.stage.name, input.digest.as_str());
+        let mut identify = Identify::new(Arc::clone(schema), salt);
+        let bad =
+            |error: ArrowError| RunError::Output { node: self.name(), what: error.to_string() };
+        let mut all = Vec::with_capacity(batches.len());
+        for batch in batches {
+            all.push(if batch.schema().column_with_name(ID_COLUMN).is_some() {
+                batch
+            } else {
+                identify.add(&batch).map_err(bad)?
+            });
+        }
+        let rows = arrow::compute::concat_batches(schema, &all).map_err(bad)?;
+        Ok(entry.write_part(schema, &rows)?)
+    }
+}
+
+/// Reads a part; a damaged file is removed, so that what made it makes it again.
+fn read_part(source: &Entry, part: &PartFile) -> Result<RecordBatch> {
+    source.read_part(part).map_err(|error| {
+        if matches!(error, StoreError::Damaged { .. })
+            && let Err(error) = source.discard_part(part)
+        {
+            return error.into();
+        }
+        error.into()
+    })
+}
+
+/// Why reading an input failed, kept from where it happened to where it is reported.
+#[derive(Clone, Default)]
+struct ReadError(Arc<Mutex<Option<RunError>>>);
+
+impl ReadError {
+    fn keep(&self, error: RunError) -> ArrowError {
+        let text = error.to_string();
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+        ArrowError::IoError(text.clone(), std::io::Error::other(text))
+    }
+
+    fn take(&self) -> Option<RunError> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+fn table_input(table: &TableRef, read_error: &ReadError) -> WorkInput {
+    let (entry, parts, read_error) = (table.entry.clone(), table.parts.clone(), read_error.clone());
+    let batches = parts
+        .into_iter()
+        .map(move |part| read_part(&entry, &part).map_err(|error| read_error.keep(error)));
+    WorkInput::Table(Arc::clone(&table.schema), Box::new(batches))
+}
+
+/// A mutex whose poison does not matter: what it guards is thrown away after a panic.
+struct Guarded<T>(Mutex<T>);
+
+impl<T> Guarded<T> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, T> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn into_inner(self) -> T {
+        self.0.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Writes a table output of a whole stage, part by part, and publishes each part.
+struct Writer<'a> {
+    shared: &'a Shared<'a>,
+    endpoint: Endpoint,
+    entry: Entry,
+    schema: SchemaRef,
+    identify: Identify,
+    batches: Batches,
+    parts: Vec<PartFile>,
+}
+
+impl Writer<'_> {
+    fn push(&mut self, rows: RecordBatch) -> Result<(), BoxError> {
+        self.shared.board.check()?;
+        let rows = if rows.schema().column_with_name(ID_COLUMN).is_some() {
+            rows
+        } else {
+            self.identify.add(&rows)?
+        };
+        for batch in self.batches.push(rows)? {
+            self.write(&batch)?;
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, rows: &RecordBatch) -> Result<(), StoreError> {
+        let part = self.entry.write_part(&self.schema, rows)?;
+        self.shared.board.publish_part(self.endpoint, &self.entry, part.clone());
+        self.parts.push(part);
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<Vec<PartFile>> {
+        let batches =
+            std::mem::replace(&mut self.batches, Batches::new(Arc::clone(&self.schema), 1));
+        let rest = batches
+            .finish()
+            .map_err(|error| StoreError::Rows { action: "write", reason: error.to_string() })?;
+        if let Some(rest) = rest {
+            self.write(&rest)?;
+        }
+        Ok(self.parts)
+    }
+}

@@ -1,0 +1,115 @@
+//! What a run would do, and why.
+
+use paraloom_host::Host;
+use paraloom_pipeline::Graph;
+use paraloom_store::Store;
+use petgraph::graph::NodeIndex;
+use serde::Serialize;
+
+use crate::error::Result;
+use crate::lookup::{Found, Lookup, PortResult};
+use crate::reason::{History, because};
+
+/// What a run would do with one node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// Nothing: the result is there.
+    Cached,
+    /// What is left.
+    Partial,
+    /// Everything.
+    Run,
+}
+
+/// The plan for one node.
+#[derive(Clone, Debug, Serialize)]
+pub struct NodePlan {
+    /// The node.
+    pub node: String,
+    /// Its stage.
+    pub stage: String,
+    /// What a run would do.
+    pub state: State,
+    /// Why, in the user's words; empty for what is cached.
+    pub reason: String,
+    /// Parts that are there, of all that there will be; `None` if that is not known yet.
+    pub parts: Option<(usize, usize)>,
+    /// The key, if it is known yet.
+    pub key: Option<String>,
+    /// Rows of the first table output, if the result is there.
+    pub rows: Option<u64>,
+}
+
+/// The plan for a pipeline.
+#[derive(Clone, Debug, Serialize)]
+pub struct Plan {
+    /// In the order of work.
+    pub nodes: Vec<NodePlan>,
+}
+
+impl Plan {
+    /// Whether there is nothing to do.
+    pub fn is_done(&self) -> bool {
+        self.nodes.iter().all(|node| node.state == State::Cached)
+    }
+}
+
+/// Says what a run of `nodes` would do.
+pub fn plan(
+    graph: &Graph,
+    nodes: &[NodeIndex],
+    host: &Host,
+    store: Option<&Store>,
+) -> Result<Plan> {
+    let lookup = Lookup::new(graph, host, store)?;
+    let history = match store {
+        Some(store) => History::read(store, &graph.name)?,
+        None => History::default(),
+    };
+    let plan = |index: &NodeIndex| plan_node(graph, *index, &lookup, &history, store);
+    Ok(Plan { nodes: nodes.iter().map(plan).collect::<Result<_>>()? })
+}
+
+fn plan_node(
+    graph: &Graph,
+    index: NodeIndex,
+    lookup: &Lookup,
+    history: &History,
+    store: Option<&Store>,
+) -> Result<NodePlan> {
+    let node = graph.node(index);
+    let mut plan = NodePlan {
+        node: node.name.clone(),
+        stage: node.stage.name.clone(),
+        state: State::Run,
+        reason: String::new(),
+        parts: None,
+        key: None,
+        rows: None,
+    };
+    match lookup.found(index) {
+        Found::Complete(result) => {
+            plan.state = State::Cached;
+            plan.key = Some(result.key.to_string());
+            plan.rows = result.ports.iter().find_map(|port| match port {
+                PortResult::Table(table) => Some(table.rows()),
+                PortResult::Artifact { .. } => None,
+            });
+        }
+        Found::Unknown { waits_for } => {
+            let names: Vec<_> =
+                waits_for.iter().map(|from| format!("`{}`", graph.node(*from).name)).collect();
+            plan.reason = format!("reads {}", names.join(", "));
+        }
+        Found::Partial { key, preimage, parts } => {
+            plan.key = Some(key.to_string());
+            plan.parts = Some(*parts);
+            if parts.0 > 0 {
+                plan.state = State::Partial;
+            }
+            plan.reason = because(node, key, preimage, *parts, history, store)?;
+        }
+    }
+    Ok(plan)
+}

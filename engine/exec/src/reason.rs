@@ -1,0 +1,130 @@
+//! Why a node has to run: which member of its key changed since the last run.
+
+use std::collections::HashMap;
+
+use paraloom_pipeline::Node;
+use paraloom_store::{Key, Preimage, Store};
+use serde_json::Value;
+
+use crate::error::Result;
+
+/// The key that each node of a pipeline had in the newest run that reached it.
+#[derive(Debug, Default)]
+pub(crate) struct History {
+    keys: HashMap<String, Key>,
+}
+
+impl History {
+    pub(crate) fn read(store: &Store, pipeline: &str) -> Result<Self> {
+        let mut history = Self::default();
+        for run in store.runs()? {
+            let is_same =
+                |event: &Value| event["event"] == "run_started" && event["pipeline"] == pipeline;
+            if !run.events.iter().any(is_same) {
+                continue;
+            }
+            for event in &run.events {
+                if let (Some(node), Some(key)) = (event["node"].as_str(), event["key"].as_str()) {
+                    history.keys.extend(Key::parse(key).map(|key| (node.to_owned(), key)));
+                }
+            }
+        }
+        Ok(history)
+    }
+}
+
+pub(crate) fn because(
+    node: &Node,
+    key: &Key,
+    preimage: &Preimage,
+    parts: (usize, usize),
+    history: &History,
+    store: Option<&Store>,
+) -> Result<String> {
+    let (Some(store), Some(old)) = (store, history.keys.get(&node.name)) else {
+        return Ok("not run yet".to_owned());
+    };
+    if old == key {
+        return Ok(match parts {
+            (0, _) => "not finished".to_owned(),
+            (there, all) => format!("{} of {all} parts are new or not finished", all - there),
+        });
+    }
+    let Some(old) = store.entry(old).preimage()? else {
+        return Ok("its result was removed".to_owned());
+    };
+    let changes = changes(&old, preimage);
+    Ok(if changes.is_empty() { "its result was removed".to_owned() } else { changes.join(", ") })
+}
+
+fn changes(old: &Preimage, new: &Preimage) -> Vec<String> {
+    let mut changes = Vec::new();
+    let mut names: Vec<_> = old.members().keys().chain(new.members().keys()).collect();
+    names.sort();
+    names.dedup();
+    for name in names {
+        let (before, after) = (old.get(name), new.get(name));
+        if before == after {
+            continue;
+        }
+        match (name.as_str(), before, after) {
+            ("config", Some(before), Some(after)) => differ("", before, after, &mut changes),
+            ("inputs", Some(before), Some(after)) => changes.extend(inputs(before, after)),
+            ("library", ..) => changes.push("its library was rebuilt".to_owned()),
+            (name, before, after) => {
+                changes.push(format!("{name} {} -> {}", text(before), text(after)));
+            }
+        }
+    }
+    changes
+}
+
+/// "temperature 0.7 -> 0.9", for every leaf that differs.
+fn differ(path: &str, before: &Value, after: &Value, changes: &mut Vec<String>) {
+    let content = |value: &Value| value.get("content").is_some();
+    if content(before) && content(after) {
+        changes.push(format!("the content of `{path}` changed"));
+        return;
+    }
+    let (Value::Object(old), Value::Object(new)) = (before, after) else {
+        changes.push(format!("{path} {} -> {}", text(Some(before)), text(Some(after))));
+        return;
+    };
+    let mut names: Vec<_> = old.keys().chain(new.keys()).collect();
+    names.sort();
+    names.dedup();
+    for name in names {
+        let (before, after) = (&old.get(name), &new.get(name));
+        if before != after {
+            let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+            let null = Value::Null;
+            differ(&path, before.unwrap_or(&null), after.unwrap_or(&null), changes);
+        }
+    }
+}
+
+fn inputs(before: &Value, after: &Value) -> Vec<String> {
+    let edges = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    let (before, after) = (edges(before), edges(after));
+    let name = |edge: &Value| {
+        let (port, label) = (edge["port"].as_str().unwrap_or_default(), edge["label"].as_str());
+        match label {
+            Some(label) if !label.is_empty() => format!("{port}.{label}"),
+            _ => port.to_owned(),
+        }
+    };
+    let changed = after.iter().filter(|edge| !before.contains(edge));
+    let mut changes: Vec<_> =
+        changed.map(|edge| format!("input `{}` changed", name(edge))).collect();
+    let gone = before.iter().filter(|edge| !after.iter().any(|other| name(other) == name(edge)));
+    changes.extend(gone.map(|edge| format!("input `{}` is gone", name(edge))));
+    changes
+}
+
+fn text(value: Option<&Value>) -> String {
+    match value {
+        None | Some(Value::Null) => "none".to_owned(),
+        Some(Value::String(text)) => format!("`{text}`"),
+        Some(value) => value.to_string(),
+    }
+}

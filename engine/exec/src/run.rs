@@ -1,0 +1,249 @@
+//! Runs what is left of a pipeline.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Instant;
+
+use paraloom_host::Host;
+use paraloom_pipeline::Graph;
+use paraloom_store::{DigestCache, RunLog, Store, StoreError};
+use petgraph::graph::NodeIndex;
+
+use crate::board::Board;
+use crate::error::{Result, RunError};
+use crate::event::{Event, Observer};
+use crate::lookup::{Lookup, PortResult};
+use crate::node::NodeRun;
+
+/// Asks a run to stop at its next safe point. Cheap to clone; may be set from a signal
+/// handler.
+#[derive(Clone, Debug, Default)]
+pub struct Cancel(Arc<AtomicBool>);
+
+impl Cancel {
+    /// Asks.
+    pub fn set(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    /// Whether somebody asked.
+    pub fn is_set(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+
+    /// The flag itself, for a signal handler.
+    pub fn flag(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.0)
+    }
+}
+
+/// How a run is to work.
+#[derive(Clone, Debug)]
+pub struct RunOptions {
+    /// Compute threads of one node.
+    pub threads: u32,
+    /// Nodes that compute at once.
+    pub jobs: usize,
+    /// Where to compute.
+    pub device: String,
+}
+
+/// What a run did.
+#[derive(Clone, Debug)]
+pub struct Summary {
+    /// Name of the run; `None` if there was nothing to do.
+    pub run: Option<String>,
+    /// Nodes whose results were there.
+    pub cached: usize,
+    /// Nodes that worked.
+    pub worked: usize,
+    /// How long it took.
+    pub ms: u64,
+}
+
+/// Damage that is found on the way is repaired by computing again; more often than this
+/// it is the disk that is broken.
+const REPAIRS: usize = 3;
+
+/// Everything that the nodes of a run share.
+pub(crate) struct Shared<'a> {
+    pub(crate) graph: &'a Graph,
+    pub(crate) host: &'a Host,
+    pub(crate) store: &'a Store,
+    pub(crate) options: &'a RunOptions,
+    pub(crate) board: Board<'a>,
+    /// Set when the nodes should stop; the stages look at it.
+    pub(crate) stop: Arc<AtomicBool>,
+}
+
+/// Runs `nodes`, which must be closed under "needs". What is there already is not done
+/// again; what a kill has cut short goes on.
+pub fn run(
+    graph: &Graph,
+    nodes: &[NodeIndex],
+    host: &Host,
+    store: &Store,
+    pipeline_text: &str,
+    options: &RunOptions,
+    cancel: &Cancel,
+    observer: Observer,
+) -> Result<Summary> {
+    let started = Instant::now();
+    let _lock = store.lock_shared()?;
+    let mut log: Option<RunLog> = None;
+    for attempt in 0.. {
+        let lookup = Lookup::new(graph, host, Some(store))?;
+        let left: Vec<_> =
+            nodes.iter().copied().filter(|node| lookup.complete(*node).is_none()).collect();
+        let summary = Summary {
+            run: log.as_ref().map(|log| log.id().to_owned()),
+            cached: nodes.len() - left.len(),
+            worked: left.len(),
+            ms: 0,
+        };
+        if left.is_empty() {
+            return Ok(Summary { ms: milliseconds(started), ..summary });
+        }
+        if log.is_none() {
+            log = Some(RunLog::create(store, pipeline_text)?);
+        }
+        let Some(log) = &log else { continue };
+        let emit = |event: &Event| {
+            let mut fields = serde_json::to_value(event).unwrap_or_default();
+            let name =
+                fields.get("event").and_then(|name| name.as_str()).unwrap_or_default().to_owned();
+            fields.as_object_mut().map(|fields| fields.remove("event"));
+            log.write(&name, fields);
+            observer(event);
+        };
+        if attempt == 0 {
+            emit(&Event::RunStarted {
+                run: log.id().to_owned(),
+                pipeline: graph.name.clone(),
+                nodes: nodes.len(),
+            });
+        }
+        let result = work(graph, nodes, &left, &lookup, host, store, options, cancel, &emit);
+        match result {
+            Err(RunError::Store(error @ StoreError::Damaged { .. })) if attempt < REPAIRS => {
+                emit(&Event::Damaged { message: error.to_string() });
+            }
+            result => {
+                let outcome = match &result {
+                    Ok(()) => "done",
+                    Err(RunError::Stopped) => "stopped",
+                    Err(_) => "failed",
+                };
+                let ms = milliseconds(started);
+                emit(&Event::RunFinished { outcome, ms });
+                let run = Some(log.id().to_owned());
+                return result.map(|()| Summary { run, ms, ..summary });
+            }
+        }
+    }
+    Err(RunError::Stopped)
+}
+
+fn milliseconds(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
+}
+
+/// One attempt: a thread per node that is left; the first error that is not "stopped".
+fn work(
+    graph: &Graph,
+    nodes: &[NodeIndex],
+    left: &[NodeIndex],
+    lookup: &Lookup,
+    host: &Host,
+    store: &Store,
+    options: &RunOptions,
+    cancel: &Cancel,
+    emit: &(dyn Fn(&Event) + Sync),
+) -> Result<()> {
+    let board = Board::new(options.jobs, cancel);
+    for node in nodes {
+        if let Some(result) = lookup.complete(*node) {
+            emit(&Event::NodeCached {
+                node: graph.node(*node).name.clone(),
+                key: result.key.to_string(),
+                rows: rows(&result.ports),
+            });
+            board.publish(*node, result.clone());
+        }
+    }
+    let stop = Arc::new(AtomicBool::new(false));
+    let shared = Shared { graph, host, store, options, board, stop: Arc::clone(&stop) };
+    let (sender, receiver) = channel();
+    std::thread::scope(|scope| {
+        let handles: Vec<_> = left
+            .iter()
+            .map(|node| {
+                let (shared, sender) = (&shared, sender.clone());
+                scope.spawn(move || run_node(shared, *node, &sender))
+            })
+            .collect();
+        drop(sender);
+        pump(&receiver, &shared, emit);
+        let mut outcome = Ok(());
+        for handle in handles {
+            let result = handle.join().unwrap_or_else(|_| {
+                Err(RunError::Output {
+                    node: String::new(),
+                    what: "the engine panicked".to_owned(),
+                })
+            });
+            // The first real error counts; the others stopped because of it.
+            if let Err(error) = result
+                && (outcome.is_ok() || matches!(outcome, Err(RunError::Stopped)))
+            {
+                outcome = Err(error);
+            }
+        }
+        outcome
+    })
+}
+
+/// Passes events on until all nodes have ended, and passes the wish to stop to them.
+fn pump(receiver: &Receiver<Event>, shared: &Shared, emit: &(dyn Fn(&Event) + Sync)) {
+    use std::sync::mpsc::RecvTimeoutError::{Disconnected, Timeout};
+    loop {
+        if shared.board.should_stop() {
+            shared.stop.store(true, Ordering::Release);
+        }
+        match receiver.recv_timeout(std::time::Duration::from_millis(50)) {
+            Ok(event) => emit(&event),
+            Err(Timeout) => {}
+            Err(Disconnected) => return,
+        }
+    }
+}
+
+fn run_node(shared: &Shared, node: NodeIndex, events: &Sender<Event>) -> Result<()> {
+    let result = NodeRun::new(shared, node, events.clone()).and_then(|mut run| run.work());
+    if let Err(error) = &result {
+        shared.board.fail();
+        if !matches!(error, RunError::Stopped | RunError::Store(StoreError::Damaged { .. })) {
+            let hint = match error {
+                RunError::Stage { failure, .. } => failure.hint.clone(),
+                _ => None,
+            };
+            let name = shared.graph.node(node).name.clone();
+            let _ = events.send(Event::NodeFailed { node: name, message: error.to_string(), hint });
+        }
+    }
+    result
+}
+
+/// Rows of the first table among the outputs.
+pub(crate) fn rows(ports: &[PortResult]) -> Option<u64> {
+    ports.iter().find_map(|port| match port {
+        PortResult::Table(table) => Some(table.rows()),
+        PortResult::Artifact { .. } => None,
+    })
+}
+
+/// Digests are looked up once per node; the cache is on disk.
+pub(crate) fn digests(store: &Store) -> DigestCache {
+    DigestCache::load(store)
+}

@@ -1,0 +1,92 @@
+//! A pipeline file, the stages, and what both say together.
+
+use std::path::{Path, PathBuf};
+
+use paraloom_host::{Host, HostError};
+use paraloom_pipeline::{
+    Catalog, Diagnostic, Graph, PlanFailure, PlanInput, PlanOutput, Settings, StageInfo, check,
+    nearest, resolve,
+};
+
+/// A pipeline's text and directory, and the stages that it may use.
+#[derive(Debug)]
+pub struct Workspace {
+    /// The stages.
+    pub host: Host,
+    /// The directory of the pipeline file: what relative paths are relative to.
+    pub dir: PathBuf,
+    /// The text of the pipeline.
+    pub text: String,
+}
+
+impl Workspace {
+    /// Checks the pipeline from end to end.
+    pub fn check(
+        &self,
+        set: &[(String, String)],
+        env: &dyn Fn(&str) -> Option<String>,
+    ) -> (Option<Graph>, Vec<Diagnostic>) {
+        let (resolved, mut diagnostics) = resolve(&self.text, &Settings { set, env });
+        let Some(resolved) = resolved else { return (None, diagnostics) };
+        let (graph, errors) = check(&resolved, self);
+        // A pipeline with errors of form is still checked, but never run.
+        let sound = diagnostics.is_empty();
+        diagnostics.extend(errors);
+        diagnostics.sort_by_key(|diagnostic| diagnostic.span);
+        diagnostics.dedup();
+        (graph.filter(|_| sound), diagnostics)
+    }
+}
+
+impl Catalog for Workspace {
+    fn stage(&self, name: &str) -> Option<&StageInfo> {
+        self.host.stage(name).map(|stage| &stage.info)
+    }
+
+    fn names(&self) -> Vec<&str> {
+        self.host.stages().map(|stage| stage.info.name.as_str()).collect()
+    }
+
+    fn plan(
+        &self,
+        stage: &StageInfo,
+        node: &str,
+        config: &serde_json::Value,
+        inputs: &[PlanInput],
+    ) -> Result<PlanOutput, PlanFailure> {
+        match self.host.plan(stage, node, config, inputs) {
+            Ok(planned) => Ok(PlanOutput {
+                outputs: planned.outputs().to_vec(),
+                fingerprint: planned.fingerprint().to_owned(),
+            }),
+            Err(HostError::Stage(failure)) => Err(PlanFailure {
+                message: failure.message,
+                pointer: failure.pointer,
+                input: failure.input,
+                hint: failure.hint,
+            }),
+            Err(other) => Err(PlanFailure { message: other.to_string(), ..PlanFailure::default() }),
+        }
+    }
+
+    fn resolve_path(&self, text: &str) -> Result<Option<PathBuf>, PlanFailure> {
+        if text.starts_with("hf://") {
+            return Ok(None);
+        }
+        let path = self.dir.join(text);
+        path.canonicalize().map(Some).map_err(|error| PlanFailure {
+            message: format!("cannot find {}: {error}", path.display()),
+            hint: near_file(&path).map(|near| format!("did you mean `{near}`?")),
+            ..PlanFailure::default()
+        })
+    }
+}
+
+/// A file beside `path` whose name is nearly the same.
+fn near_file(path: &Path) -> Option<String> {
+    let name = path.file_name()?.to_str()?;
+    let entries = std::fs::read_dir(path.parent()?).ok()?;
+    let names: Vec<_> =
+        entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    nearest(name, names.iter().map(String::as_str)).map(str::to_owned)
+}
