@@ -13,19 +13,26 @@ use paraloom_stages_t5::{
 };
 
 fn main() -> Result<()> {
-    for (d_model, d_ff, vocab, batch) in
-        [(128, 512, 2048, 64), (256, 1024, 4096, 32), (256, 1024, 4096, 64)]
+    let only = std::env::args().nth(1);
+    let wanted = |name: &str| only.as_ref().is_none_or(|only| only == name);
+    for (name, d_model, vocab, batch) in
+        [("128", 128, 2048, 64), ("256", 256, 4096, 32), ("256b", 256, 4096, 64)]
     {
-        let config = Config::small(vocab, d_model, d_ff, 3, d_model / 32);
-        let model = Model::initial(config, &default_device(), 1)?;
-        training(model.clone(), batch)?;
-        generation(&model)?;
+        if wanted(name) {
+            let config = Config::small(vocab, d_model, 4 * d_model, 3, d_model / 32);
+            let model = Model::initial(config, &default_device(), 1)?;
+            generation(&model)?;
+            training(model, batch)?;
+        }
     }
     let small = Config::small(32_128, 512, 2048, 6, 8);
     let t5_small = Config { gated: false, activation: Activation::Relu, ..small };
-    let model = Model::initial(t5_small, &default_device(), 1)?;
-    generation(&model)?;
-    training(model, 8)
+    if wanted("t5-small") {
+        let model = Model::initial(t5_small, &default_device(), 1)?;
+        generation(&model)?;
+        training(model, 8)?;
+    }
+    Ok(())
 }
 
 /// Prints a line.

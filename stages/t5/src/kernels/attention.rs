@@ -48,10 +48,13 @@ pub(super) fn forward(inputs: Inputs<'_>, plan: &AttentionPlan) -> (Vec<f32>, Ve
         .with_min_len(segments_per_task(plan, inputs.width))
         .map_init(Scratch::default, |scratch, ((out, segment), &offset)| {
             let work = Work { inputs, plan, segment, bias: &bias, offset };
-            vectorized(|| match segment.keys {
-                Keys::Run(_) if segment.queries.len() > 1 => work.forward(scratch, out),
-                _ => work.forward_row_by_row(out),
-            })
+            vectorized(
+                #[inline(always)]
+                || match segment.keys {
+                    Keys::Run(_) if segment.queries.len() > 1 => work.forward(scratch, out),
+                    _ => work.forward_row_by_row(out),
+                },
+            )
         })
         .collect();
     (out, kept)
@@ -82,7 +85,10 @@ pub(super) fn backward(
         .with_min_len(segments_per_task(plan, width))
         .map_init(Scratch::default, |scratch, (((dq, dk), dv), ((segment, &offset), kept))| {
             let work = Work { inputs, plan, segment, bias: &bias, offset };
-            vectorized(|| work.backward(scratch, kept, grad, [dq, dk, dv]))
+            vectorized(
+                #[inline(always)]
+                || work.backward(scratch, kept, grad, [dq, dk, dv]),
+            )
         })
         .collect();
     Gradients { q: dq, k: dk, v: dv, bias: bias.gather(plan, &by_distance) }

@@ -1,8 +1,12 @@
 //! Activations, gates, residual sums and dropout, each in one pass over memory.
 
+use rayon::prelude::*;
+
 use super::simd::{exp, for_row_blocks, vectorized};
 use crate::{config::Activation, random::Dropout};
 
+/// Elements that a thread works on at once.
+const BLOCK: usize = 1 << 13;
 /// The cubic term of the tanh form of GELU.
 const CUBIC: f32 = 0.044_715;
 /// `2 * sqrt(2 / pi)`: the tanh form of GELU is `x * sigmoid(2 u)`.
@@ -16,16 +20,20 @@ pub(super) fn activate(
     drop: Option<Dropout>,
 ) -> Vec<f32> {
     let mut out = vec![0.0; x.len()];
-    each(&mut out, |first, y| {
-        let x = &x[first..first + y.len()];
-        for (y, &x) in y.iter_mut().zip(x) {
-            *y = value(activation, x);
-        }
-        if let Some(gate) = gate {
-            multiply(y, &gate[first..]);
-        }
-        apply(drop, first, y);
-    });
+    each(
+        &mut out,
+        #[inline(always)]
+        |first, y| {
+            let x = &x[first..first + y.len()];
+            for (y, &x) in y.iter_mut().zip(x) {
+                *y = value(activation, x);
+            }
+            if let Some(gate) = gate {
+                multiply(y, &gate[first..]);
+            }
+            apply(drop, first, y);
+        },
+    );
     out
 }
 
@@ -38,46 +46,71 @@ pub(super) fn activate_backward(
     grad: &[f32],
 ) -> (Vec<f32>, Option<Vec<f32>>) {
     let mut dx = grad.to_vec();
-    each(&mut dx, |first, d| {
-        apply(drop, first, d);
-        if let Some(gate) = gate {
-            multiply(d, &gate[first..]);
-        }
-        for (d, &x) in d.iter_mut().zip(&x[first..]) {
-            *d *= slope(activation, x);
-        }
+    let Some(gate) = gate else {
+        each(
+            &mut dx,
+            #[inline(always)]
+            |first, d| {
+                apply(drop, first, d);
+                for (d, &x) in d.iter_mut().zip(&x[first..]) {
+                    *d *= value_and_slope(activation, x).1;
+                }
+            },
+        );
+        return (dx, None);
+    };
+    let mut dgate = vec![0.0; x.len()];
+    let blocks = dx.par_chunks_mut(BLOCK).zip(dgate.par_chunks_mut(BLOCK)).enumerate();
+    blocks.with_min_len(4).for_each(|(block, (dx, dgate))| {
+        let first = block * BLOCK;
+        vectorized(
+            #[inline(always)]
+            || {
+                apply(drop, first, dx);
+                for (((dx, dgate), &x), &gate) in
+                    dx.iter_mut().zip(dgate).zip(&x[first..]).zip(&gate[first..])
+                {
+                    let (value, slope) = value_and_slope(activation, x);
+                    *dgate = *dx * value;
+                    *dx *= gate * slope;
+                }
+            },
+        );
     });
-    let dgate = gate.map(|_| {
-        let mut dgate = grad.to_vec();
-        each(&mut dgate, |first, d| {
-            apply(drop, first, d);
-            for (d, &x) in d.iter_mut().zip(&x[first..]) {
-                *d *= value(activation, x);
-            }
-        });
-        dgate
-    });
-    (dx, dgate)
+    (dx, Some(dgate))
 }
 
 /// `residual + drop(x)`.
 pub(super) fn add_dropped(residual: &[f32], x: &[f32], drop: Dropout) -> Vec<f32> {
     let mut out = residual.to_vec();
-    each(&mut out, |first, y| {
-        for (offset, (y, x)) in y.iter_mut().zip(&x[first..]).enumerate() {
-            *y += x * drop.factor((first + offset) as u32);
-        }
-    });
+    each(
+        &mut out,
+        #[inline(always)]
+        |first, y| {
+            for (offset, (y, x)) in y.iter_mut().zip(&x[first..]).enumerate() {
+                *y += x * drop.factor((first + offset) as u32);
+            }
+        },
+    );
     out
 }
 
 /// Multiplies every element by its dropout factor.
 pub(super) fn drop_in_place(x: &mut [f32], drop: Dropout) {
-    each(x, |first, block| apply(Some(drop), first, block));
+    each(
+        x,
+        #[inline(always)]
+        |first, block| apply(Some(drop), first, block),
+    );
 }
 
 fn each(out: &mut [f32], f: impl Fn(usize, &mut [f32]) + Sync) {
-    for_row_blocks(out, 1, |first, block| vectorized(|| f(first, block)));
+    for_row_blocks(out, 1, |first, block| {
+        vectorized(
+            #[inline(always)]
+            || f(first, block),
+        )
+    });
 }
 
 #[inline(always)]
@@ -104,13 +137,14 @@ fn value(activation: Activation, x: f32) -> f32 {
     }
 }
 
+/// The activation and its derivative.
 #[inline(always)]
-fn slope(activation: Activation, x: f32) -> f32 {
+fn value_and_slope(activation: Activation, x: f32) -> (f32, f32) {
     match activation {
-        Activation::Relu => f32::from(u8::from(x > 0.0)),
+        Activation::Relu => (x.max(0.0), f32::from(u8::from(x > 0.0))),
         Activation::Gelu => {
             let s = gelu_sigmoid(x);
-            s + x * s * (1.0 - s) * TWICE_ROOT * (1.0 + 3.0 * CUBIC * x * x)
+            (x * s, s + x * s * (1.0 - s) * TWICE_ROOT * (1.0 + 3.0 * CUBIC * x * x))
         }
     }
 }

@@ -20,13 +20,16 @@ pub(super) fn scatter(grad: &[f32], width: usize, ids: &[u32], rows: usize) -> V
     table.par_chunks_mut(share * width).enumerate().for_each(|(part, chunk)| {
         let first = part * share;
         let owned = first..first + chunk.len() / width;
-        vectorized(|| {
-            for (&id, row) in ids.iter().zip(grad.chunks_exact(width)) {
-                if owned.contains(&(id as usize)) {
-                    add_to(&mut chunk[(id as usize - first) * width..][..width], row);
+        vectorized(
+            #[inline(always)]
+            || {
+                for (&id, row) in ids.iter().zip(grad.chunks_exact(width)) {
+                    if owned.contains(&(id as usize)) {
+                        add_to(&mut chunk[(id as usize - first) * width..][..width], row);
+                    }
                 }
-            }
-        });
+            },
+        );
     });
     table
 }

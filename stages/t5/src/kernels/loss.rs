@@ -24,7 +24,12 @@ pub(super) fn forward_backward(
         .par_chunks_exact_mut(width)
         .zip(targets)
         .with_min_len(4)
-        .map(|(row, &target)| vectorized(|| one_row(row, target as usize, scale)))
+        .map(|(row, &target)| {
+            vectorized(
+                #[inline(always)]
+                || one_row(row, target as usize, scale),
+            )
+        })
         .collect();
     (losses.iter().sum::<f64>() * f64::from(scale.factor)) as f32
 }

@@ -8,6 +8,7 @@
 mod attention;
 mod elementwise;
 mod embedding;
+mod linear;
 mod loss;
 mod norm;
 mod operation;

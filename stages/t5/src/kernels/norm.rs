@@ -7,15 +7,19 @@ pub(super) fn forward(x: &[f32], w: &[f32], eps: f32) -> Vec<f32> {
     let width = w.len();
     let mut out = vec![0.0; x.len()];
     for_row_blocks(&mut out, width, |first, block| {
-        vectorized(|| {
-            for (y, x) in block.chunks_exact_mut(width).zip(x[first * width..].chunks_exact(width))
-            {
-                let scale = inverse_rms(x, eps);
-                for ((y, x), w) in y.iter_mut().zip(x).zip(w) {
-                    *y = w * (x * scale);
+        vectorized(
+            #[inline(always)]
+            || {
+                for (y, x) in
+                    block.chunks_exact_mut(width).zip(x[first * width..].chunks_exact(width))
+                {
+                    let scale = inverse_rms(x, eps);
+                    for ((y, x), w) in y.iter_mut().zip(x).zip(w) {
+                        *y = w * (x * scale);
+                    }
                 }
-            }
-        });
+            },
+        );
     });
     out
 }
@@ -27,29 +31,37 @@ pub(super) fn backward(x: &[f32], w: &[f32], eps: f32, grad: &[f32]) -> (Vec<f32
     for_row_blocks(&mut dx, width, |first, block| {
         let rows =
             x[first * width..].chunks_exact(width).zip(grad[first * width..].chunks_exact(width));
-        vectorized(|| {
-            for (dx, (x, g)) in block.chunks_exact_mut(width).zip(rows) {
-                let scale = inverse_rms(x, eps);
-                for ((d, g), w) in dx.iter_mut().zip(g).zip(w) {
-                    *d = g * w;
+        vectorized(
+            #[inline(always)]
+            || {
+                for (dx, (x, g)) in block.chunks_exact_mut(width).zip(rows) {
+                    let scale = inverse_rms(x, eps);
+                    for ((d, g), w) in dx.iter_mut().zip(g).zip(w) {
+                        *d = g * w;
+                    }
+                    let pull = dot(dx, x) * scale * scale / width as f32;
+                    for (d, x) in dx.iter_mut().zip(x) {
+                        *d = scale * (*d - x * pull);
+                    }
                 }
-                let pull = dot(dx, x) * scale * scale / width as f32;
-                for (d, x) in dx.iter_mut().zip(x) {
-                    *d = scale * (*d - x * pull);
-                }
-            }
-        });
+            },
+        );
     });
     let dw = reduce_rows(x.len() / width, width, |rows, partial| {
         let span = rows.start * width..rows.end * width;
-        vectorized(|| {
-            for (x, g) in x[span.clone()].chunks_exact(width).zip(grad[span].chunks_exact(width)) {
-                let scale = inverse_rms(x, eps);
-                for ((sum, x), g) in partial.iter_mut().zip(x).zip(g) {
-                    *sum += g * (x * scale);
+        vectorized(
+            #[inline(always)]
+            || {
+                for (x, g) in
+                    x[span.clone()].chunks_exact(width).zip(grad[span].chunks_exact(width))
+                {
+                    let scale = inverse_rms(x, eps);
+                    for ((sum, x), g) in partial.iter_mut().zip(x).zip(g) {
+                        *sum += g * (x * scale);
+                    }
                 }
-            }
-        });
+            },
+        );
     });
     (dx, dw)
 }

@@ -6,7 +6,7 @@ use burn::backend::{Flex, TensorMetadata, ops::FloatTensorOps};
 use burn::tensor::TensorData;
 
 use super::{
-    attention, elementwise, embedding, loss, norm,
+    attention, elementwise, embedding, linear, loss, norm,
     operation::{Array, Operation, columns, matrix, values},
     plan::AttentionPlan,
 };
@@ -60,7 +60,8 @@ impl Operation<2> for Linear {
     type Kept = [Array; 2];
 
     fn forward(&self, [x, w]: [Array; 2]) -> (Array, Self::Kept) {
-        (Flex::float_matmul(x.clone(), transpose(w.clone())), [x, w])
+        let out = linear::forward(values(&x), values(&w), columns(&x));
+        (matrix(out, w.shape()[0]), [x, w])
     }
 
     fn backward(self, [x, w]: Self::Kept, grad: Array) -> [Array; 2] {

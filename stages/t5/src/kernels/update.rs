@@ -160,14 +160,17 @@ impl UpdateBackend for Flex {
             .zip(second.storage_mut::<f32>().par_chunks_mut(BLOCK))
             .zip(values(&gradient).par_chunks(BLOCK));
         blocks.with_min_len(4).for_each(|(((weight, first), second), gradient)| {
-            vectorized(|| {
-                for (((w, m), v), g) in weight.iter_mut().zip(first).zip(second).zip(gradient) {
-                    let g = g * scale;
-                    *m = keep1 * *m + take1 * g;
-                    *v = keep2 * *v + take2 * g * g;
-                    *w = *w * decay - rate * *m / (v.sqrt() / root + eps);
-                }
-            });
+            vectorized(
+                #[inline(always)]
+                || {
+                    for (((w, m), v), g) in weight.iter_mut().zip(first).zip(second).zip(gradient) {
+                        let g = g * scale;
+                        *m = keep1 * *m + take1 * g;
+                        *v = keep2 * *v + take2 * g * g;
+                        *w = *w * decay - rate * *m / (v.sqrt() / root + eps);
+                    }
+                },
+            );
         });
         (weight, first, second)
     }
@@ -187,20 +190,27 @@ impl UpdateBackend for Flex {
         let square = |g: f32| g * scale * (g * scale) + AdafactorStep::TINY;
         let mut row_means = vec![0.0; height];
         for_row_blocks(&mut row_means, 1, |first, means| {
-            vectorized(|| {
-                for (mean, row) in means.iter_mut().zip(g[first * width..].chunks_exact(width)) {
-                    *mean = row.iter().map(|&g| square(g)).sum::<f32>() / width as f32;
-                }
-            });
+            vectorized(
+                #[inline(always)]
+                || {
+                    for (mean, row) in means.iter_mut().zip(g[first * width..].chunks_exact(width))
+                    {
+                        *mean = row.iter().map(|&g| square(g)).sum::<f32>() / width as f32;
+                    }
+                },
+            );
         });
         let column_sums = reduce_rows(height, width, |range, sums| {
-            vectorized(|| {
-                for row in g[range.start * width..range.end * width].chunks_exact(width) {
-                    for (sum, &g) in sums.iter_mut().zip(row) {
-                        *sum += square(g);
+            vectorized(
+                #[inline(always)]
+                || {
+                    for row in g[range.start * width..range.end * width].chunks_exact(width) {
+                        for (sum, &g) in sums.iter_mut().zip(row) {
+                            *sum += square(g);
+                        }
                     }
-                }
-            });
+                },
+            );
         });
         let column_means: Vec<f32> = column_sums.iter().map(|sum| sum / height as f32).collect();
         step.blend(rows.storage_mut(), &row_means);
@@ -212,13 +222,16 @@ impl UpdateBackend for Flex {
             values(&cols).iter().map(|column| 1.0 / column.sqrt()).collect();
         let mut update = g.to_vec();
         for_row_blocks(&mut update, width, |first, block| {
-            vectorized(|| {
-                for (row, factor) in block.chunks_exact_mut(width).zip(&row_factors[first..]) {
-                    for (u, column) in row.iter_mut().zip(&column_factors) {
-                        *u *= factor * column * scale;
+            vectorized(
+                #[inline(always)]
+                || {
+                    for (row, factor) in block.chunks_exact_mut(width).zip(&row_factors[first..]) {
+                        for (u, column) in row.iter_mut().zip(&column_factors) {
+                            *u *= factor * column * scale;
+                        }
                     }
-                }
-            });
+                },
+            );
         });
         (step.apply(weight, &update), rows, cols)
     }
@@ -280,11 +293,14 @@ impl AdafactorStep {
         let decay = (1.0 - self.weight_decay * learning_rate) as f32;
         let mut new = values(&weight).to_vec();
         for_row_blocks(&mut new, 1, |first, block| {
-            vectorized(|| {
-                for (w, u) in block.iter_mut().zip(&update[first..]) {
-                    *w = *w * decay - u * factor;
-                }
-            });
+            vectorized(
+                #[inline(always)]
+                || {
+                    for (w, u) in block.iter_mut().zip(&update[first..]) {
+                        *w = *w * decay - u * factor;
+                    }
+                },
+            );
         });
         matrix(new, width)
     }
@@ -296,18 +312,21 @@ fn sum_of_squares(x: &[f32]) -> f64 {
         .par_chunks(BLOCK)
         .with_min_len(8)
         .map(|block| {
-            vectorized(|| {
-                let mut lanes = [0.0f64; 8];
-                let chunks = block.chunks_exact(8);
-                let tail: f64 =
-                    chunks.remainder().iter().map(|&x| f64::from(x) * f64::from(x)).sum();
-                for chunk in chunks {
-                    for (lane, &x) in lanes.iter_mut().zip(chunk) {
-                        *lane += f64::from(x) * f64::from(x);
+            vectorized(
+                #[inline(always)]
+                || {
+                    let mut lanes = [0.0f64; 8];
+                    let chunks = block.chunks_exact(8);
+                    let tail: f64 =
+                        chunks.remainder().iter().map(|&x| f64::from(x) * f64::from(x)).sum();
+                    for chunk in chunks {
+                        for (lane, &x) in lanes.iter_mut().zip(chunk) {
+                            *lane += f64::from(x) * f64::from(x);
+                        }
                     }
-                }
-                lanes.iter().sum::<f64>() + tail
-            })
+                    lanes.iter().sum::<f64>() + tail
+                },
+            )
         })
         .collect();
     partials.iter().sum()

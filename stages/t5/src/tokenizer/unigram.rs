@@ -64,7 +64,7 @@ pub(super) fn train(words: &Words, size: usize) -> Result<Vec<(String, f64)>> {
     }
     loop {
         for _ in 0..ROUNDS {
-            pieces.fit(&words);
+            pieces.fit(&words, size);
         }
         if pieces.len() <= size {
             break;
@@ -112,20 +112,20 @@ impl Pieces {
         self.scores.len()
     }
 
-    /// One round of expectation maximisation.
-    fn fit(&mut self, words: &[(Vec<char>, f64)]) {
+    /// One round of expectation maximisation; drops what is hardly used, but not below `size` pieces.
+    fn fit(&mut self, words: &[(Vec<char>, f64)], size: usize) {
         let mut expected: BTreeMap<&[char], f64> = BTreeMap::new();
         for (word, count) in words {
             self.expect(word, *count, &mut expected);
         }
         let total: f64 = expected.values().sum();
         let floor = (RARE / total).ln();
-        let kept = self.scores.keys().filter_map(|piece| {
-            let count = expected.get(piece.as_slice()).copied().unwrap_or(0.0);
-            let needed = piece.len() == 1;
-            (needed || count >= RARE).then(|| (piece.clone(), (count / total).ln().max(floor)))
-        });
-        self.scores = kept.collect();
+        let count = |piece: &[char]| expected.get(piece).copied().unwrap_or(0.0);
+        let used = |piece: &[char]| piece.len() == 1 || count(piece) >= RARE;
+        let enough = self.scores.keys().filter(|piece| used(piece)).count() >= size;
+        let kept = self.scores.keys().filter(|piece| !enough || used(piece));
+        self.scores =
+            kept.map(|piece| (piece.clone(), (count(piece) / total).ln().max(floor))).collect();
     }
 
     /// Adds how often each piece is expected in `count` copies of a word (forward-backward over its segmentations).
