@@ -133,6 +133,13 @@ impl Error {
         self
     }
 
+    /// Puts what was tried in front of the message.
+    #[must_use]
+    pub fn prefixed(mut self, what: &str) -> Self {
+        self.message = format!("{what}: {}", self.message);
+        self
+    }
+
     /// What kind of failure it is.
     pub fn status(&self) -> Status {
         self.status

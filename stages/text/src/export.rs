@@ -1,0 +1,165 @@
+//! `export` writes a table as one file.
+
+use std::fs::File;
+use std::io::BufWriter;
+use std::path::Path;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use arrow_csv::WriterBuilder;
+use arrow_json::LineDelimitedWriter;
+use paraloom_sdk::identity::{ID, PARENT};
+use paraloom_sdk::{About, Error, PlanInputs, Planned, Port, Result, Run, Stage};
+use parquet::arrow::ArrowWriter;
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+/// Settings of `export`.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The format of the file.
+    #[serde(default)]
+    format: Format,
+    /// Name of the file, without its extension.
+    #[serde(default = "default_name")]
+    name: String,
+    /// The columns to write, in this order; all if left out.
+    #[serde(default)]
+    columns: Option<Vec<String>>,
+    /// Write the columns `_id` and `_parent` too.
+    #[serde(default)]
+    ids: bool,
+}
+
+fn default_name() -> String {
+    "rows".to_owned()
+}
+
+/// A file format.
+#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+enum Format {
+    #[default]
+    Csv,
+    Tsv,
+    Jsonl,
+    Parquet,
+}
+
+/// The stage.
+pub struct Export {
+    config: Config,
+    columns: Vec<usize>,
+}
+
+impl Stage for Export {
+    type Config = Config;
+
+    fn about() -> About {
+        About::new(
+            "export",
+            "1.0.0",
+            "Writes a table as one file: CSV, TSV, JSON lines or Parquet.",
+        )
+        .input(Port::table("rows", "The rows to write."))
+        .output(Port::artifact("file", "A directory that holds the file."))
+    }
+
+    fn plan(config: Config, inputs: &PlanInputs) -> Result<Planned<Self>> {
+        let rows = inputs.table("rows")?;
+        if config.name.is_empty()
+            || config.name.contains(['/', '\\', '\0'])
+            || config.name.starts_with('.')
+        {
+            return Err(Error::config("this cannot be the name of a file").at("/name"));
+        }
+        let columns = match &config.columns {
+            Some(names) => {
+                let index = |(at, name): (usize, &String)| {
+                    rows.field(name, &format!("/columns/{at}"))?;
+                    Ok(rows.schema().index_of(name)?)
+                };
+                names.iter().enumerate().map(index).collect::<Result<_>>()?
+            }
+            None => {
+                let fields = rows.schema().fields().iter().enumerate();
+                let wanted = |name: &str| config.ids || (name != ID && name != PARENT);
+                fields.filter(|(_, field)| wanted(field.name())).map(|(at, _)| at).collect()
+            }
+        };
+        Ok(Planned::new(Self { config, columns }, [None]))
+    }
+
+    fn run(&self, run: &mut Run) -> Result<()> {
+        let rows = run.table("rows")?;
+        let schema = std::sync::Arc::new(rows.schema().project(&self.columns)?);
+        let mut writer = Writer::create(
+            self.config.format,
+            &self.config.name,
+            run.output_dir("file")?,
+            &schema,
+        )?;
+        for batch in rows {
+            run.services().check_cancelled()?;
+            writer.write(&batch?.project(&self.columns)?)?;
+        }
+        writer.finish()
+    }
+}
+
+enum Writer {
+    Delimited(arrow_csv::Writer<BufWriter<File>>),
+    Json(LineDelimitedWriter<BufWriter<File>>),
+    Parquet(Box<ArrowWriter<BufWriter<File>>>),
+}
+
+impl Writer {
+    fn create(format: Format, name: &str, dir: &Path, schema: &SchemaRef) -> Result<Self> {
+        let (extension, delimiter) = match format {
+            Format::Csv => ("csv", b','),
+            Format::Tsv => ("tsv", b'\t'),
+            Format::Jsonl => ("jsonl", 0),
+            Format::Parquet => ("parquet", 0),
+        };
+        let file = BufWriter::new(File::create_new(dir.join(format!("{name}.{extension}")))?);
+        Ok(match format {
+            Format::Csv | Format::Tsv => {
+                let builder = WriterBuilder::new().with_header(true).with_delimiter(delimiter);
+                let mut writer = builder.build(file);
+                // The header stands even if there are no rows.
+                writer.write(&RecordBatch::new_empty(schema.clone()))?;
+                Self::Delimited(writer)
+            }
+            Format::Jsonl => Self::Json(LineDelimitedWriter::new(file)),
+            Format::Parquet => {
+                let writer = ArrowWriter::try_new(file, schema.clone(), None);
+                Self::Parquet(Box::new(writer.map_err(parquet_error)?))
+            }
+        })
+    }
+
+    fn write(&mut self, rows: &RecordBatch) -> Result<()> {
+        match self {
+            Self::Delimited(writer) => Ok(writer.write(rows)?),
+            Self::Json(writer) => Ok(writer.write(rows)?),
+            Self::Parquet(writer) => writer.write(rows).map_err(parquet_error),
+        }
+    }
+
+    fn finish(self) -> Result<()> {
+        use std::io::Write;
+        match self {
+            Self::Delimited(writer) => Ok(writer.into_inner().flush()?),
+            Self::Json(mut writer) => {
+                writer.finish()?;
+                Ok(writer.into_inner().flush()?)
+            }
+            Self::Parquet(writer) => Ok(writer.into_inner().map_err(parquet_error)?.flush()?),
+        }
+    }
+}
+
+fn parquet_error(error: parquet::errors::ParquetError) -> Error {
+    Error::io(error.to_string())
+}
