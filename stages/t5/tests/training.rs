@@ -7,7 +7,7 @@ use paraloom_stages_t5::{
     folder,
     model::Model,
     random::Stream,
-    train::{Example, Length, Optimizer, Options, Trainer, mean_loss},
+    train::{Example, Length, Optimizer, Options, Trainer},
 };
 
 type TestResult = Result<(), Box<dyn std::error::Error>>;
@@ -54,10 +54,11 @@ fn a_resumed_run_ends_with_the_same_bytes() -> TestResult {
         for _ in 0..7 {
             halved.step()?;
         }
+        let best = halved.evaluate(&examples(), &|| false)?;
         halved.save(folder.path())?;
         drop(halved);
         let mut resumed = Trainer::load(folder.path(), examples(), options, &default_device())?;
-        assert_eq!(resumed.steps_done(), 7);
+        assert_eq!((resumed.steps_done(), resumed.best_loss()), (7, Some(best)));
         while resumed.step()?.is_some() {}
         assert_eq!(whole.steps_done(), 18);
         assert!(bytes(whole.model())? == bytes(resumed.model())?, "{optimizer:?}");
@@ -77,18 +78,25 @@ fn a_checkpoint_of_another_run_is_refused() -> TestResult {
 
 #[test]
 fn training_learns_and_divergence_stops_it() -> TestResult {
+    let target = vec![5, 6, 7, 1];
+    let examples: Vec<Example> = examples()
+        .into_iter()
+        .map(|example| Example { target: target.clone(), ..example })
+        .collect();
     let options = Options {
         length: Length::Steps(60),
         accumulate: 1,
-        learning_rate: 3e-3,
+        learning_rate: 1e-2,
         ..Options::default()
     };
-    let before = mean_loss(&model()?, &examples(), &|| false)?;
-    let mut trainer = Trainer::new(model()?, examples(), options.clone())?;
+    let mut trainer = Trainer::new(model()?, examples.clone(), options.clone())?;
+    let before = trainer.evaluate(&examples, &|| false)?;
     while trainer.step()?.is_some() {}
-    assert!(mean_loss(trainer.model(), &examples(), &|| false)? < 0.8 * before);
+    let after = trainer.evaluate(&examples, &|| false)?;
+    assert!(after < 0.5 * before, "{before} became {after}");
+    assert_eq!((trainer.best_loss(), trainer.evaluations_since_best()), (Some(after), 0));
     let options = Options { learning_rate: 1e30, clip_norm: None, ..options };
-    let mut trainer = Trainer::new(model()?, examples(), options)?;
+    let mut trainer = Trainer::new(model()?, examples, options)?;
     let outcome = (0..60).find_map(|_| trainer.step().err());
     assert!(matches!(outcome, Some(Error::Diverged { .. })), "{outcome:?}");
     Ok(())

@@ -9,7 +9,7 @@ use burn::tensor::{Tensor, TensorData};
 use safetensors::{SafeTensors, tensor::TensorView};
 use serde::{Deserialize, Serialize};
 
-use super::{Example, Options, Trainer, batches};
+use super::{Best, Example, Options, Trainer, batches};
 use crate::{Error, Result, config::Config, model::Model};
 
 /// Version of the layout; readers refuse what they do not know.
@@ -30,6 +30,8 @@ struct Place {
     /// The model's configuration, as in `config.json`.
     config: serde_json::Value,
     untied_head: bool,
+    /// Loss of the best model and evaluations since.
+    best: Option<(f64, u64)>,
 }
 
 impl Trainer {
@@ -62,6 +64,7 @@ impl Trainer {
             position: self.position,
             config: self.model.config().to_json(),
             untied_head: self.model.config().untied_head,
+            best: self.best.as_ref().map(|best| (best.loss, best.since)),
         };
         let json =
             serde_json::to_value(place).map_err(|error| Error::malformed(directory, error))?;
@@ -113,6 +116,11 @@ impl Trainer {
         let model = Model::from_values(config, device, |slot| values(&slot.name))?;
         let mut trainer = Self::new(model, examples, options)?;
         trainer.restore_states(values)?;
+        if let Some((loss, since)) = place.best {
+            let config = trainer.model.config().clone();
+            let model = Model::from_values(config, device, |slot| values(&best_name(&slot.name)))?;
+            trainer.best = Some(Best { loss, model, since });
+        }
         trainer.step = place.step;
         trainer.epoch = place.epoch;
         trainer.position = place.position;
@@ -128,6 +136,10 @@ impl Trainer {
             tensors.push((slot.name.clone(), weight));
             let states = state.tensors().into_iter().enumerate();
             tensors.extend(states.map(|(index, tensor)| (state_name(&slot.name, index), tensor)));
+        }
+        if let Some(best) = &self.best {
+            let weights = self.layout.list().into_iter().zip(best.model.weights().list());
+            tensors.extend(weights.map(|(slot, weight)| (best_name(&slot.name), weight)));
         }
         tensors
     }
@@ -153,4 +165,9 @@ impl Trainer {
 /// The name of a state tensor of a weight.
 fn state_name(weight: &str, index: usize) -> String {
     format!("{weight}#{index}")
+}
+
+/// The name of a weight of the best model.
+fn best_name(weight: &str) -> String {
+    format!("{weight}#best")
 }

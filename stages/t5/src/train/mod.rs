@@ -72,6 +72,17 @@ pub struct Trainer {
     batches: Vec<Vec<usize>>,
     /// Micro-batches of the epoch that are done.
     position: usize,
+    /// The best that [`Trainer::evaluate`] has seen.
+    best: Option<Best>,
+}
+
+/// The model of the lowest validation loss.
+#[derive(Debug)]
+struct Best {
+    loss: f64,
+    model: Model,
+    /// Evaluations since, none of which was better.
+    since: u64,
 }
 
 impl Trainer {
@@ -99,6 +110,7 @@ impl Trainer {
             epoch: 0,
             batches,
             position: 0,
+            best: None,
         })
     }
 
@@ -110,6 +122,34 @@ impl Trainer {
     /// Ends the run.
     pub fn into_model(self) -> Model {
         self.model
+    }
+
+    /// Ends the run with the model that did best in [`Trainer::evaluate`], or the last one where that was never called.
+    pub fn into_best_model(self) -> Model {
+        self.best.map_or(self.model, |best| best.model)
+    }
+
+    /// The mean loss per target token over other examples; the model that does best is kept, and checkpoints hold it.
+    ///
+    /// # Errors
+    /// As [`mean_loss`].
+    pub fn evaluate(&mut self, examples: &[Example], cancelled: &dyn Fn() -> bool) -> Result<f64> {
+        let loss = mean_loss(&self.model, examples, cancelled)?;
+        match &mut self.best {
+            Some(best) if loss >= best.loss => best.since += 1,
+            best => *best = Some(Best { loss, model: self.model.clone(), since: 0 }),
+        }
+        Ok(loss)
+    }
+
+    /// The lowest loss that [`Trainer::evaluate`] gave.
+    pub fn best_loss(&self) -> Option<f64> {
+        self.best.as_ref().map(|best| best.loss)
+    }
+
+    /// Evaluations since the best one, for stopping early.
+    pub fn evaluations_since_best(&self) -> u64 {
+        self.best.as_ref().map_or(0, |best| best.since)
     }
 
     /// Steps done.
