@@ -9,7 +9,8 @@ use crate::ID_COLUMN;
 use crate::catalog::{Catalog, PlanFailure, PlanInput, PortInfo, PortKind, StageInfo};
 use crate::config::Checker;
 use crate::diagnostic::{Diagnostic, Span};
-use crate::graph::{Edge, Graph, Node};
+use crate::document::ShowDocument;
+use crate::graph::{Edge, Graph, Node, Show};
 use crate::names::suggestion;
 use crate::resolve::{Resolved, ResolvedInput, ResolvedNode};
 use crate::yaml::{Tree, Value};
@@ -21,9 +22,14 @@ pub fn check(resolved: &Resolved, catalog: &dyn Catalog) -> (Option<Graph>, Vec<
     for index in &resolved.order {
         pass.states[*index] = pass.node(*index);
     }
-    let Pass { states, errors, .. } = pass;
-    let graph = if errors.is_empty() { build(resolved, states) } else { None };
-    (graph, errors)
+    let Pass { states, mut errors, .. } = pass;
+    let mut graph = if errors.is_empty() { build(resolved, states) } else { None };
+    if let Some(graph) = &mut graph {
+        graph.show =
+            resolved.show.iter().filter_map(|show| check_show(show, graph, &mut errors)).collect();
+    }
+    let sound = errors.is_empty();
+    (graph.filter(|_| sound), errors)
 }
 
 /// What is known of a node. Its outputs are unknown if the plan failed: then nothing
@@ -247,6 +253,27 @@ fn parent(with: &Tree, pointer: &str) -> Option<Span> {
     }
 }
 
+fn check_show(show: &ShowDocument, graph: &Graph, errors: &mut Vec<Diagnostic>) -> Option<Show> {
+    let (name, span) = &show.node;
+    let endpoint = match graph.table(name) {
+        Ok(endpoint) => endpoint,
+        Err(message) => {
+            errors.push(Diagnostic::error(message, *span));
+            return None;
+        }
+    };
+    let schema = graph.node(endpoint.node).outputs[endpoint.port].clone()?;
+    for (column, span) in &show.columns {
+        if schema.column_with_name(column).is_none() {
+            let names: Vec<_> = schema.fields().iter().map(|field| field.name().as_str()).collect();
+            let error = Diagnostic::error(format!("`{name}` has no column `{column}`"), *span);
+            errors.push(error.maybe_hint(suggestion(column, names)));
+        }
+    }
+    let columns = show.columns.iter().map(|(column, _)| column.clone()).collect();
+    Some(Show { endpoint, name: name.clone(), columns, limit: show.limit })
+}
+
 fn build(resolved: &Resolved, states: Vec<Option<State>>) -> Option<Graph> {
     let mut graph = DiGraph::new();
     let mut edges = Vec::new();
@@ -259,5 +286,5 @@ fn build(resolved: &Resolved, states: Vec<Option<State>>) -> Option<Graph> {
         graph.add_edge(NodeIndex::new(from), NodeIndex::new(to), edge);
     }
     let order = resolved.order.iter().map(|index| NodeIndex::new(*index)).collect();
-    Some(Graph { name: resolved.name.clone(), graph, order })
+    Some(Graph { name: resolved.name.clone(), show: Vec::new(), graph, order })
 }

@@ -18,6 +18,19 @@ pub struct Document {
     pub vars: Vec<(String, Span, Tree)>,
     /// `nodes:`, in the order of the file.
     pub nodes: Vec<NodeDocument>,
+    /// `show:` what a run prints when it is done.
+    pub show: Vec<ShowDocument>,
+}
+
+/// A table that a run prints when it is done, as it is written.
+#[derive(Clone, Debug)]
+pub struct ShowDocument {
+    /// `node:` a node or `node.port`, and where it is named.
+    pub node: (String, Span),
+    /// `columns:` all if empty.
+    pub columns: Vec<(String, Span)>,
+    /// `limit:`
+    pub limit: usize,
 }
 
 /// A node as it is written.
@@ -89,6 +102,7 @@ impl Reader<'_> {
                     has_nodes = true;
                     document.nodes = self.nodes(value);
                 }
+                "show" => document.show = self.shows(value),
                 other => self.unknown_key(other, key_span, &TOP_KEYS),
             }
         }
@@ -187,6 +201,48 @@ impl Reader<'_> {
             self.error("a pipeline needs at least one node", span);
         }
         nodes.into_iter().filter_map(|(name, span, value)| self.node(name, span, value)).collect()
+    }
+
+    fn shows(&mut self, tree: Tree) -> Vec<ShowDocument> {
+        let Value::List(items) = tree.value else {
+            self.error(format!("`show` must be a list, not {}", tree.kind()), tree.span);
+            return Vec::new();
+        };
+        items.into_iter().filter_map(|item| self.show(item)).collect()
+    }
+
+    /// A node's name, or a mapping with `node`, `columns` and `limit`.
+    fn show(&mut self, tree: Tree) -> Option<ShowDocument> {
+        let span = tree.span;
+        let mut show = ShowDocument { node: (String::new(), span), columns: Vec::new(), limit: 10 };
+        if let Some(name) = tree.as_text() {
+            name.clone_into(&mut show.node.0);
+            return Some(show);
+        }
+        for (key, key_span, value) in self.members(tree, "an entry of `show`") {
+            match key.as_str() {
+                "node" => show.node = (self.text(&value, "`node`")?, value.span),
+                "limit" => {
+                    let limit = self.whole(&value, "`limit`", 1)?;
+                    show.limit = usize::try_from(limit).unwrap_or(usize::MAX);
+                }
+                "columns" => {
+                    let Value::List(items) = &value.value else {
+                        self.error("`columns` must be a list of names", value.span);
+                        return None;
+                    };
+                    for item in items {
+                        show.columns.push((self.text(item, "a column")?, item.span));
+                    }
+                }
+                other => self.unknown_key(other, key_span, &["node", "columns", "limit"]),
+            }
+        }
+        if show.node.0.is_empty() {
+            self.error("`node` is missing", span);
+            return None;
+        }
+        Some(show)
     }
 
     fn node(&mut self, name: String, name_span: Span, tree: Tree) -> Option<NodeDocument> {

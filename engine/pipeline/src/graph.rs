@@ -7,9 +7,10 @@ use petgraph::Direction;
 use petgraph::graph::{DiGraph, NodeIndex};
 use petgraph::visit::EdgeRef;
 
-use crate::catalog::StageInfo;
+use crate::catalog::{PortKind, StageInfo};
 use crate::config::PathUse;
 use crate::diagnostic::Span;
+use crate::names::suggestion;
 
 /// A node, checked.
 #[derive(Clone, Debug)]
@@ -56,11 +57,26 @@ pub struct Endpoint {
     pub port: usize,
 }
 
+/// A table that a run prints when it is done.
+#[derive(Clone, Debug)]
+pub struct Show {
+    /// The table.
+    pub endpoint: Endpoint,
+    /// What the pipeline calls it.
+    pub name: String,
+    /// Its columns to print; all but ids if empty.
+    pub columns: Vec<String>,
+    /// Rows to print.
+    pub limit: usize,
+}
+
 /// A pipeline that is ready to run.
 #[derive(Clone, Debug, Default)]
 pub struct Graph {
     /// The pipeline's name; empty if it has none.
     pub name: String,
+    /// What a run prints when it is done.
+    pub show: Vec<Show>,
     pub(crate) graph: DiGraph<Node, Edge>,
     pub(crate) order: Vec<NodeIndex>,
 }
@@ -110,28 +126,43 @@ impl Graph {
         self.order.iter().copied().filter(|index| needed.contains(index)).collect()
     }
 
-    /// The output that `text` means: `node` if it has one output of interest, or `node.port`.
+    /// The output that `text` means: `node.port`, or `node` for its first output.
     pub fn endpoint(&self, text: &str) -> Result<Endpoint, String> {
+        self.find_output(text, |_| true)
+    }
+
+    /// The table that `text` means: `node.port`, or `node` for its first table.
+    pub fn table(&self, text: &str) -> Result<Endpoint, String> {
+        let endpoint = self.find_output(text, |kind| kind == PortKind::Table)?;
+        match self.node(endpoint.node).stage.outputs[endpoint.port].kind {
+            PortKind::Table => Ok(endpoint),
+            PortKind::Artifact => Err(format!("`{text}` is a directory, not a table")),
+        }
+    }
+
+    fn find_output(&self, text: &str, fits: impl Fn(PortKind) -> bool) -> Result<Endpoint, String> {
         let (name, port) = match text.split_once('.') {
             Some((name, port)) => (name, Some(port)),
             None => (text, None),
         };
         let Some(node) = self.find(name) else {
             let names = self.order.iter().map(|index| self.graph[*index].name.as_str());
-            let hint = crate::names::suggestion(name, names.collect::<Vec<_>>());
-            return Err(format!("there is no node `{name}`; {}", hint.unwrap_or_default()));
+            let hint = suggestion(name, names.collect::<Vec<_>>()).unwrap_or_default();
+            return Err(format!("there is no node `{name}`; {hint}"));
         };
-        let stage = &self.graph[node].stage;
-        let ports = || stage.outputs.iter().map(|port| port.name.as_str()).collect::<Vec<_>>();
-        let port = match port {
-            Some(port) => {
-                stage.outputs.iter().position(|known| known.name == port).ok_or_else(|| {
-                    format!("`{name}` has no output `{port}`; it has {}", ports().join(", "))
-                })?
+        let outputs = &self.graph[node].stage.outputs;
+        let found = match port {
+            Some(port) => outputs.iter().position(|output| output.name == port),
+            None => outputs.iter().position(|output| fits(output.kind)),
+        };
+        let names: Vec<_> =
+            outputs.iter().map(|output| format!("`{name}.{}`", output.name)).collect();
+        match found {
+            Some(port) => Ok(Endpoint { node, port }),
+            None if names.is_empty() => Err(format!("`{name}` has no output")),
+            None => {
+                Err(format!("there is no such output as `{text}`; there is {}", names.join(", ")))
             }
-            None if stage.outputs.is_empty() => return Err(format!("`{name}` has no output")),
-            None => 0,
-        };
-        Ok(Endpoint { node, port })
+        }
     }
 }

@@ -24,8 +24,8 @@ pub use catalog::{
 pub use check::check;
 pub use config::{PATH_KEYWORD, PathUse};
 pub use diagnostic::{Diagnostic, Severity, Span};
-pub use document::{Document, NodeDocument, parse};
-pub use graph::{Edge, Endpoint, Graph, Node};
+pub use document::{Document, NodeDocument, ShowDocument, parse};
+pub use graph::{Edge, Endpoint, Graph, Node, Show};
 pub use names::nearest;
 pub use resolve::{Resolved, ResolvedNode, Settings, resolve};
 pub use schema::editor_schema;

@@ -6,7 +6,7 @@ use petgraph::algo::{tarjan_scc, toposort};
 use petgraph::graph::{DiGraph, NodeIndex};
 
 use crate::diagnostic::{Diagnostic, Span};
-use crate::document::{Document, NodeDocument};
+use crate::document::{Document, NodeDocument, ShowDocument};
 use crate::names::suggestion;
 use crate::vars::Vars;
 use crate::yaml::{Tree, Value};
@@ -29,6 +29,8 @@ pub struct Resolved {
     pub nodes: Vec<ResolvedNode>,
     /// Indices into `nodes`, each node after those that it reads.
     pub order: Vec<usize>,
+    /// What a run prints when it is done.
+    pub show: Vec<ShowDocument>,
 }
 
 /// A node with its edges.
@@ -81,7 +83,8 @@ pub fn resolve(text: &str, settings: &Settings) -> (Option<Resolved>, Vec<Diagno
     }
     let order = order(&nodes, &mut errors);
     // Stages can still be checked when the form has errors, but not without an order.
-    let resolved = order.map(|order| Resolved { name: document.name.clone(), nodes, order });
+    let Document { name, show, .. } = document;
+    let resolved = order.map(|order| Resolved { name, nodes, order, show });
     (resolved, errors)
 }
 

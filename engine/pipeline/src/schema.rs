@@ -29,6 +29,12 @@ pub fn editor_schema<'a>(stages: impl IntoIterator<Item = &'a StageInfo>) -> Val
             "vars": {"type": "object", "propertyNames": name,
                      "additionalProperties": {"type": ["string", "number", "boolean", "null"]},
                      "description": "Values for ${name}; --set name=value replaces them."},
+            "show": {"type": "array", "description": "Tables that a run prints when it is done.",
+                     "items": {"anyOf": [{"type": "string"}, {
+                         "type": "object", "required": ["node"], "additionalProperties": false,
+                         "properties": {"node": {"type": "string"},
+                                        "columns": {"type": "array", "items": {"type": "string"}},
+                                        "limit": {"type": "integer", "minimum": 1, "default": 10}}}]}},
             "nodes": {
                 "type": "object", "minProperties": 1, "propertyNames": name,
                 "additionalProperties": {
