@@ -60,21 +60,39 @@ const DOUBLED: [&str; 16] =
     ["the", "in", "of", "to", "was", "were", "will", "by", "for", "a", "an", "must", "at", "and", "from", "has"];
 const DETERMINERS: [&str; 12] = ["the", "a", "an", "in", "of", "by", "for", "at", "from", "to", "its", "their"];
 
-/// One mistake of a randomly chosen kind: the broken sentence.
-pub(super) fn corrupt(sentence: &str, tables: &Tables, rng: &mut Rng) -> String {
+type Rule = fn(&Words, &Tables) -> Vec<Words>;
+
+/// The kinds of mistakes, named as the column `mistake` names them.
+const KINDS: [(&str, Rule); 15] = [
+    ("agreement", agreement),
+    ("verb", after_auxiliary),
+    ("verb", passive),
+    ("no verb", no_finite_verb),
+    ("agreement", third_person),
+    ("article", articles),
+    ("article", articles),
+    ("double", doubled),
+    ("repeat", repeated),
+    ("order", swapped),
+    ("no preposition", no_preposition),
+    ("preposition", wrong_preposition),
+    ("number", number),
+    ("possessive", possessive),
+    ("break", cut_short),
+];
+
+/// One mistake of a randomly chosen kind: the broken sentence, and the name of the kind.
+pub(super) fn corrupt(sentence: &str, tables: &Tables, rng: &mut Rng) -> (String, &'static str) {
     let body = sentence.trim_end_matches('.');
     let words: Words = body.split(' ').map(str::to_owned).collect();
-    let kinds: [fn(&Words, &Tables) -> Vec<Words>; 15] = [
-        agreement, after_auxiliary, passive, no_finite_verb, third_person, articles, articles, doubled, repeated, swapped,
-        no_preposition, wrong_preposition, number, possessive, cut_short,
-    ];
     loop {
-        let broken = kinds[rng.below(kinds.len())](&words, tables);
+        let (name, rule) = *rng.pick(&KINDS);
+        let broken = rule(&words, tables);
         if !broken.is_empty() {
             let words = rng.pick(&broken).join(" ");
             let mut letters = words.chars();
             let first = letters.next().expect("a sentence has letters").to_uppercase();
-            return format!("{first}{}.", letters.as_str().trim_end_matches(','));
+            return (format!("{first}{}.", letters.as_str().trim_end_matches(',')), name);
         }
     }
 }

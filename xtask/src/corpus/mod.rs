@@ -98,13 +98,13 @@ fn grammar(scenes: &[Scene], part: Part, count: usize) -> String {
         let frame = scene::sample(scenes, scene, part, &mut rng);
         let sound = pairs::say(scenes, &frame, None, &mut rng).1;
         let acceptable = turn % 2 == 0;
-        let sentence = if acceptable { sound } else { mistake::corrupt(&sound, &tables, &mut rng) };
+        let (sentence, mistake) = if acceptable { (sound, "none") } else { mistake::corrupt(&sound, &tables, &mut rng) };
         let label = if acceptable { "acceptable" } else { "unacceptable" };
-        (sentence.clone(), format!("{sentence}\t{label}"))
+        (sentence.clone(), format!("{sentence}\t{label}\t{mistake}"))
     });
     let mut rows = rows;
     rng.shuffle(&mut rows);
-    table("sentence\tlabel", rows.into_iter())
+    table("sentence\tlabel\tmistake", rows.into_iter())
 }
 
 fn table(header: &str, rows: impl Iterator<Item = String>) -> String {

@@ -29,6 +29,12 @@ pub(super) fn say(scenes: &[Scene], frame: &Frame, avoid: Option<usize>, rng: &m
     (form, scene.forms[form].say(frame, &scene.slots, rng))
 }
 
+/// The sentence for the frame that shares most words with another one, of a handful.
+fn closest(scenes: &[Scene], frame: &Frame, other: &str, rng: &mut Rng) -> String {
+    let tries = (0..6).map(|_| say(scenes, frame, None, rng).1).filter(|sentence| sentence != other);
+    tries.max_by_key(|sentence| overlap(sentence, other)).unwrap_or_else(|| say(scenes, frame, None, rng).1)
+}
+
 /// How much two sentences have in common, in thousandths: shared words and shared neighbours.
 fn overlap(left: &str, right: &str) -> usize {
     let grams = |text: &str| -> BTreeSet<String> {
@@ -51,10 +57,12 @@ pub(super) fn graded(scenes: &[Scene], part: Part, rng: &mut Rng) -> Graded {
     let left = scene::sample(scenes, rng.below(scenes.len()), part, rng);
     let right = partner(scenes, &left, part, rng);
     let (score, differs) = compare(scenes, &left, &right);
-    let (first, second) = if score == 5.0 && !rng.chance(20) {
-        paraphrase(scenes, &left, rng)
-    } else {
-        (say(scenes, &left, None, rng).1, say(scenes, &right, None, rng).1)
+    let (form, first) = say(scenes, &left, None, rng);
+    // Half of the pairs are worded freely; the others share what they can, so that words alone do not give the score away.
+    let second = match rng.below(4) {
+        0 | 1 => say(scenes, &right, None, rng).1,
+        2 => say(scenes, &right, Some(form), rng).1,
+        _ => closest(scenes, &right, &first, rng),
     };
     Graded { first, second, score, differs }
 }
@@ -62,10 +70,10 @@ pub(super) fn graded(scenes: &[Scene], part: Part, rng: &mut Rng) -> Graded {
 /// The other event of a graded pair: the same one, one that differs a little, or another one.
 fn partner(scenes: &[Scene], left: &Frame, part: Part, rng: &mut Rng) -> Frame {
     let lot = rng.below(100);
-    if lot < 26 {
+    if lot < 28 {
         return left.clone();
     }
-    if lot < 88 {
+    if lot < 76 {
         let changes = [1, 1, 1, 1, 2, 2, 3, 4][rng.below(8)];
         return altered(scenes, left, changes, part, rng);
     }
