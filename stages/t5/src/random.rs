@@ -70,6 +70,10 @@ impl Dropout {
 
     /// What element `index` is multiplied by: 0 or `1 / (1 - rate)`.
     #[inline(always)]
+    #[expect(
+        clippy::inline_always,
+        reason = "it has to be compiled into the vectorised loop around it"
+    )]
     pub fn factor(self, index: u32) -> f32 {
         // Two rounds of a 32-bit mixer: cheap, and vector units have every operation in it.
         let mut x = index.wrapping_mul(0x9e37_79b1) ^ self.key[0];

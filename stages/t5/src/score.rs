@@ -11,7 +11,7 @@ use rayon::prelude::*;
 
 use crate::{
     Error, Result, kernels,
-    model::{Lane, Model, Packed, Session},
+    model::{Lane, Model, Network, Packed, Session},
     tokenizer::Tokenizer,
 };
 
@@ -146,7 +146,7 @@ fn log_probabilities(
         let mut lanes: Vec<Lane> = level.iter().map(|visit| visit.lane.clone()).collect();
         let decoded = session.step(&mut lanes);
         let edges = Edges::of(level.iter().map(|visit| visit.node), whole);
-        let logits = edges.logits(model, decoded)?;
+        let logits = edges.logits(session.network(), decoded)?;
         let mut next = Vec::new();
         for (index, (visit, lane)) in level.iter().zip(lanes).enumerate() {
             for (&token, node) in &visit.node.next {
@@ -189,16 +189,16 @@ impl Edges {
         Self { tokens: Some(tokens) }
     }
 
-    fn logits(&self, model: &Model, decoded: Tensor<2>) -> Result<Logits> {
-        let output = model.weights().output();
+    fn logits(&self, network: &Network<'_>, decoded: Tensor<2>) -> Result<Logits> {
+        let output = network.output();
         let tensor = match &self.tokens {
-            Some(tokens) => kernels::linear(decoded, &kernels::embed(output, tokens)),
-            None => kernels::linear(decoded, output),
+            Some(tokens) => network.linear(decoded, &kernels::embed(output, tokens)),
+            None => network.linear(decoded, output),
         };
         let [_, width] = tensor.dims();
         let values = tensor
             .into_data()
-            .to_vec::<f32>()
+            .try_to_vec::<f32>()
             .map_err(|error| Error::Weights(format!("{error:?}")))?;
         let normalisers = match &self.tokens {
             Some(_) => vec![0.0; values.len() / width],

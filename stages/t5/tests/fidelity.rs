@@ -1,5 +1,7 @@
 //! The numbers of `transformers`, as recorded by tests/fidelity/make_fixtures.py at the root of the repository.
 
+#![expect(clippy::print_stdout, reason = "--nocapture shows how far from the bars we are")]
+
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Tensor;
@@ -64,7 +66,7 @@ fn logits_are_the_reference_s() -> TestResult {
         let vocab = fixture.model.config().vocab_size;
         let ours = logits(&fixture.model, &examples)
             .into_data()
-            .to_vec::<f32>()
+            .try_to_vec::<f32>()
             .map_err(|error| format!("{error:?}"))?;
         let mut first = 0;
         let (mut worst, mut scale) = (0.0f64, 0.0f64);
@@ -142,7 +144,7 @@ fn check_final_weights(name: &str, model: &Model, recorded: &Value) -> TestResul
     let layout = paraloom_stages_t5::model::Weights::layout(model.config());
     for (slot, weight) in layout.list().into_iter().zip(model.weights().list()) {
         let theirs = numbers(&recorded[&slot.name]);
-        let values = weight.to_data().to_vec::<f32>().map_err(|error| format!("{error:?}"))?;
+        let values = weight.to_data().try_to_vec::<f32>().map_err(|error| format!("{error:?}"))?;
         let squares: f64 = values.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
         let error = (squares - theirs[1]).abs() / theirs[1];
         assert!(error <= 1e-4, "{name}: {} is off by {error:e}", slot.name);
@@ -253,10 +255,8 @@ fn a_row_does_not_depend_on_its_neighbours() -> TestResult {
         for size in [1, 7] {
             for (rows, together) in rows.chunks(size).zip(together.chunks(size)) {
                 let apart = generate(&fixture.model, rows, &options, &|| false)?;
-                let tokens = |found: &[Vec<Candidate>]| -> Vec<Vec<u32>> {
-                    found.iter().flatten().map(|candidate| candidate.ids.clone()).collect()
-                };
-                assert_eq!(tokens(&apart), tokens(together));
+                // To the bit: scores are compared too.
+                assert_eq!(apart, together);
             }
         }
     }

@@ -10,7 +10,7 @@ const BLOCK: usize = 1 << 13;
 /// The cubic term of the tanh form of GELU.
 const CUBIC: f32 = 0.044_715;
 /// `2 * sqrt(2 / pi)`: the tanh form of GELU is `x * sigmoid(2 u)`.
-const TWICE_ROOT: f32 = 1.595_769_1;
+const TWICE_ROOT: f32 = 1.595_769;
 
 /// `drop(act(x) * gate)`; without a gate, `drop(act(x))`.
 pub(super) fn activate(
@@ -109,7 +109,7 @@ fn each(out: &mut [f32], f: impl Fn(usize, &mut [f32]) + Sync) {
         vectorized(
             #[inline(always)]
             || f(first, block),
-        )
+        );
     });
 }
 

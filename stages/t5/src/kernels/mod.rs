@@ -5,6 +5,11 @@
 //! that lie one after another without padding. [`T5Backend`] is what a backend has to bring; this module brings it for
 //! burn's CPU backend, and the functions below put [`Tensor`]s in front.
 
+#![expect(
+    clippy::inline_always,
+    reason = "what is not inlined into the dispatched closure is compiled for the oldest machine"
+)]
+
 mod attention;
 mod elementwise;
 mod embedding;
@@ -26,6 +31,7 @@ use burn::tensor::Tensor;
 
 use self::operation::{record, run};
 pub use self::{
+    linear::Rows,
     loss::LossScale,
     plan::{AttentionPlan, Keys, Segment},
 };
@@ -38,8 +44,8 @@ pub trait T5Backend: Backend {
     fn t5_embed(table: FloatTensor<Self>, ids: Arc<[u32]>) -> FloatTensor<Self>;
     /// RMS norm of the rows of `x` with the weights `w`, `[1, columns]`.
     fn t5_norm(x: FloatTensor<Self>, w: FloatTensor<Self>, eps: f32) -> FloatTensor<Self>;
-    /// `x * w^T`.
-    fn t5_linear(x: FloatTensor<Self>, w: FloatTensor<Self>) -> FloatTensor<Self>;
+    /// `x * w^T`, for few rows or many.
+    fn t5_linear(x: FloatTensor<Self>, w: FloatTensor<Self>, rows: Rows) -> FloatTensor<Self>;
     /// The activation, then dropout.
     fn t5_activate(
         x: FloatTensor<Self>,
@@ -93,8 +99,8 @@ macro_rules! implement {
         fn t5_norm(x: FloatTensor<Self>, w: FloatTensor<Self>, eps: f32) -> FloatTensor<Self> {
             $execute(ops::Norm { eps }, [x, w])
         }
-        fn t5_linear(x: FloatTensor<Self>, w: FloatTensor<Self>) -> FloatTensor<Self> {
-            $execute(ops::Linear, [x, w])
+        fn t5_linear(x: FloatTensor<Self>, w: FloatTensor<Self>, rows: Rows) -> FloatTensor<Self> {
+            $execute(ops::Linear(rows), [x, w])
         }
         fn t5_activate(
             x: FloatTensor<Self>,
@@ -167,8 +173,8 @@ pub fn norm(x: Tensor<2>, w: &Tensor<2>, eps: f64) -> Tensor<2> {
 }
 
 /// `x * w^T`: `[rows, in]` and `[out, in]` give `[rows, out]`.
-pub fn linear(x: Tensor<2>, w: &Tensor<2>) -> Tensor<2> {
-    wrap(Dispatch::t5_linear(x.into_dispatch(), w.clone().into_dispatch()))
+pub fn linear(x: Tensor<2>, w: &Tensor<2>, rows: Rows) -> Tensor<2> {
+    wrap(Dispatch::t5_linear(x.into_dispatch(), w.clone().into_dispatch(), rows))
 }
 
 /// `dropout(activation(x) * gate)`, elementwise; without a gate, `dropout(activation(x))`.

@@ -40,7 +40,7 @@ where
     C: CheckpointStrategy,
     O: Operation<N>,
 {
-    let guards = inputs.each_ref().map(|input| input.node());
+    let guards = inputs.each_ref().map(FloatTensor::<Autodiff<Flex, C>>::node);
     let primitives = inputs.map(|input| dense(input.into_primitive()));
     let (output, kept) = operation.forward(primitives);
     match Recorded::<O>::default().prepare::<C>(guards).compute_bound().stateful() {

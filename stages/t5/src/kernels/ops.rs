@@ -10,7 +10,11 @@ use super::{
     operation::{Array, Operation, columns, matrix, values},
     plan::AttentionPlan,
 };
-use crate::{config::Activation, kernels::LossScale, random::Dropout};
+use crate::{
+    config::Activation,
+    kernels::{LossScale, Rows},
+    random::Dropout,
+};
 
 /// Rows of a table.
 #[derive(Debug, Clone)]
@@ -54,14 +58,17 @@ impl Operation<2> for Norm {
 
 /// Product with a transposed weight.
 #[derive(Debug, Clone)]
-pub(super) struct Linear;
+pub(super) struct Linear(pub(super) Rows);
 
 impl Operation<2> for Linear {
     type Kept = [Array; 2];
 
     fn forward(&self, [x, w]: [Array; 2]) -> (Array, Self::Kept) {
-        let out = linear::forward(values(&x), values(&w), columns(&x));
-        (matrix(out, w.shape()[0]), [x, w])
+        let out = match self.0 {
+            Rows::Few => matrix(linear::forward(values(&x), values(&w), columns(&x)), w.shape()[0]),
+            Rows::Many => Flex::float_matmul(x.clone(), transpose(w.clone())),
+        };
+        (out, [x, w])
     }
 
     fn backward(self, [x, w]: Self::Kept, grad: Array) -> [Array; 2] {
@@ -168,7 +175,7 @@ pub(super) struct Attend(pub(super) Arc<AttentionPlan>);
 type AttendKept<const N: usize> = ([Array; N], Arc<Vec<Vec<f32>>>);
 
 impl Attend {
-    fn inputs<'a>(inputs: &'a [Array]) -> attention::Inputs<'a> {
+    fn inputs(inputs: &[Array]) -> attention::Inputs<'_> {
         attention::Inputs {
             q: values(&inputs[0]),
             k: values(&inputs[1]),
@@ -237,8 +244,10 @@ impl Operation<1> for CrossEntropy {
     }
 
     fn backward(self, slope: Self::Kept, grad: Array) -> [Array; 1] {
-        // The loss is the root in training, where the factor is 1.
-        let factor = values(&grad)[0];
-        [if factor == 1.0 { slope } else { Flex::float_mul_scalar(slope, factor.into()) }]
+        match values(&grad) {
+            // The loss is the root in training.
+            [1.0] => [slope],
+            factor => [Flex::float_mul_scalar(slope, factor[0].into())],
+        }
     }
 }

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     config::Config,
-    kernels::{self, AttentionPlan, Keys, Segment},
+    kernels::{self, AttentionPlan, Keys, Rows, Segment},
     random::{Dropout, mix},
 };
 
@@ -50,13 +50,14 @@ pub struct Network<'a> {
     dropout: Option<u64>,
     /// Dropout sites passed so far; their order is that of the code, so it is the same in every pass.
     sites: Cell<u64>,
+    rows: Rows,
 }
 
 impl<'a> Network<'a> {
     /// The computation over `weights`, with dropout at the configured rate where there is a `dropout` key.
     pub fn new(config: &'a Config, weights: &'a Weights<Tensor<2>>, dropout: Option<u64>) -> Self {
         let dropout = dropout.filter(|_| config.dropout_rate > 0.0);
-        Self { config, weights, dropout, sites: Cell::new(0) }
+        Self { config, weights, dropout, sites: Cell::new(0), rows: Rows::Many }
     }
 
     /// The encoder's output for every source token, `[tokens, d_model]`.
@@ -90,7 +91,12 @@ impl<'a> Network<'a> {
 
     /// The logits of decoder outputs: `[rows, d_model]` gives `[rows, vocab]`.
     pub fn logits(&self, decoded: Tensor<2>) -> Tensor<2> {
-        kernels::linear(decoded, self.weights.output())
+        self.linear(decoded, self.output())
+    }
+
+    /// The weights that make logits of decoder outputs, `[vocab, d_model]`.
+    pub(crate) fn output(&self) -> &Tensor<2> {
+        self.weights.output()
     }
 
     /// What the decoder reads when it should write `target`: the start token, then the target without its last.
@@ -120,6 +126,16 @@ impl<'a> Network<'a> {
         }
     }
 
+    /// The same computation, fit for steps of one position per sequence, and exact in any batch.
+    pub(super) fn stepwise(self) -> Self {
+        Self { rows: Rows::Few, ..self }
+    }
+
+    /// A linear layer.
+    pub(crate) fn linear(&self, x: Tensor<2>, w: &Tensor<2>) -> Tensor<2> {
+        kernels::linear(x, w, self.rows)
+    }
+
     /// RMS norm.
     pub(super) fn norm(&self, x: Tensor<2>, w: &Tensor<2>) -> Tensor<2> {
         kernels::norm(x, w, self.config.layer_norm_epsilon)
@@ -128,14 +144,14 @@ impl<'a> Network<'a> {
     /// The feed-forward layer with its residual.
     pub(super) fn feed_forward(&self, x: Tensor<2>, layer: &FeedForward<Tensor<2>>) -> Tensor<2> {
         let normed = self.norm(x.clone(), &layer.norm);
-        let gate = layer.gate.as_ref().map(|gate| kernels::linear(normed.clone(), gate));
+        let gate = layer.gate.as_ref().map(|gate| self.linear(normed.clone(), gate));
         let inner = kernels::activate(
-            kernels::linear(normed, &layer.wi),
+            self.linear(normed, &layer.wi),
             gate,
             self.config.activation,
             self.site(),
         );
-        kernels::add(x, kernels::linear(inner, &layer.wo), self.site())
+        kernels::add(x, self.linear(inner, &layer.wo), self.site())
     }
 
     fn self_attention(
@@ -146,11 +162,11 @@ impl<'a> Network<'a> {
         plan: AttentionPlan,
     ) -> Tensor<2> {
         let normed = self.norm(x.clone(), &layer.norm);
-        let q = kernels::linear(normed.clone(), &layer.q);
-        let k = kernels::linear(normed.clone(), &layer.k);
-        let v = kernels::linear(normed, &layer.v);
+        let q = self.linear(normed.clone(), &layer.q);
+        let k = self.linear(normed.clone(), &layer.k);
+        let v = self.linear(normed, &layer.v);
         let attended = kernels::attend(q, k, v, Some(&stack.position_bias), &Arc::new(plan));
-        kernels::add(x, kernels::linear(attended, &layer.o), self.site())
+        kernels::add(x, self.linear(attended, &layer.o), self.site())
     }
 
     fn cross_attention(
@@ -161,11 +177,11 @@ impl<'a> Network<'a> {
         plan: AttentionPlan,
     ) -> Tensor<2> {
         let Some(layer) = &block.cross else { return x };
-        let q = kernels::linear(self.norm(x.clone(), &layer.norm), &layer.q);
-        let k = kernels::linear(encoded.clone(), &layer.k);
-        let v = kernels::linear(encoded.clone(), &layer.v);
+        let q = self.linear(self.norm(x.clone(), &layer.norm), &layer.q);
+        let k = self.linear(encoded.clone(), &layer.k);
+        let v = self.linear(encoded.clone(), &layer.v);
         let attended = kernels::attend(q, k, v, None, &Arc::new(plan));
-        kernels::add(x, kernels::linear(attended, &layer.o), self.site())
+        kernels::add(x, self.linear(attended, &layer.o), self.site())
     }
 
     /// Plans of self-attention; each layer's has a dropout site of its own.

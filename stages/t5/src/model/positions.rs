@@ -15,7 +15,7 @@ impl Buckets {
     /// Encoders are `bidirectional`; in a decoder keys never lie ahead, so half as many distances share all buckets.
     pub fn new(length: usize, bidirectional: bool, buckets: usize, max_distance: usize) -> Self {
         let zero = length.saturating_sub(1);
-        let of = (0..2 * zero + 1)
+        let of = (0..=2 * zero)
             .map(|index| {
                 bucket(index as i64 - zero as i64, bidirectional, buckets, max_distance) as u32
             })

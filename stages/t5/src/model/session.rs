@@ -30,6 +30,7 @@ impl Lane {
     }
 
     /// A lane that goes on from here with `token`.
+    #[must_use]
     pub fn follow(&self, token: u32) -> Self {
         Self { token, ..self.clone() }
     }
@@ -58,14 +59,15 @@ pub struct Session<'a> {
 impl<'a> Session<'a> {
     /// Encodes the sources. Their ids have passed [`Model::check_ids`].
     pub fn new(model: &'a Model, source: Packed) -> Self {
-        let network = model.network();
+        // Encoding too: a row's numbers are then the same, to the bit, whatever batch it is in.
+        let network = model.network().stepwise();
         let encoded = network.encode(&source);
         let cross = model.weights.decoder.blocks.iter().filter_map(|block| block.cross.as_ref());
         let capacity = source.runs.len() * 8;
         let empty = || Tensor::zeros([capacity, model.config.inner_dim()], &encoded.device());
         let memory = cross
             .map(|layer| Memory {
-                source: [&layer.k, &layer.v].map(|w| kernels::linear(encoded.clone(), w)),
+                source: [&layer.k, &layer.v].map(|w| network.linear(encoded.clone(), w)),
                 decoded: [empty(), empty()],
             })
             .collect();
@@ -162,9 +164,9 @@ fn attend_to_own(
     plan: &Arc<AttentionPlan>,
 ) -> Tensor<2> {
     let normed = network.norm(x.clone(), &layer.norm);
-    let q = kernels::linear(normed.clone(), &layer.q);
+    let q = network.linear(normed.clone(), &layer.q);
     for (tensor, w) in memory.decoded.iter_mut().zip([&layer.k, &layer.v]) {
-        let rows = kernels::linear(normed.clone(), w);
+        let rows = network.linear(normed.clone(), w);
         let [count, width] = rows.dims();
         // Taking the tensor out leaves it with one owner, so that the backend writes into it instead of copying.
         let cache = std::mem::replace(tensor, rows.clone());
@@ -172,7 +174,7 @@ fn attend_to_own(
     }
     let [k, v] = memory.decoded.clone();
     let attended = kernels::attend(q, k, v, Some(&network.weights.decoder.position_bias), plan);
-    x + kernels::linear(attended, &layer.o)
+    x + network.linear(attended, &layer.o)
 }
 
 fn attend_to_source(
@@ -183,7 +185,7 @@ fn attend_to_source(
     plan: &Arc<AttentionPlan>,
 ) -> Tensor<2> {
     let Some(layer) = &block.cross else { return x };
-    let q = kernels::linear(network.norm(x.clone(), &layer.norm), &layer.q);
+    let q = network.linear(network.norm(x.clone(), &layer.norm), &layer.q);
     let [k, v] = memory.source.clone();
-    x + kernels::linear(kernels::attend(q, k, v, None, plan), &layer.o)
+    x + network.linear(kernels::attend(q, k, v, None, plan), &layer.o)
 }

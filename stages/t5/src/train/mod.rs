@@ -255,7 +255,7 @@ impl Trainer {
         let step = Step {
             options: &self.options,
             learning_rate,
-            step: self.step + 1,
+            number: self.step + 1,
             gradient_scale: clip,
         };
         let weights = self.model.weights_mut().list_mut().into_iter().zip(self.layout.list());

@@ -57,7 +57,7 @@ pub(super) struct Step<'a> {
     pub(super) options: &'a Options,
     pub(super) learning_rate: f64,
     /// This step's number, from 1.
-    pub(super) step: u64,
+    pub(super) number: u64,
     pub(super) gradient_scale: f64,
 }
 
@@ -87,7 +87,7 @@ impl Step<'_> {
             betas,
             eps,
             weight_decay: self.weight_decay(slot),
-            step: self.step,
+            step: self.number,
             gradient_scale: self.gradient_scale,
         }
     }
@@ -100,7 +100,7 @@ impl Step<'_> {
                 Optimizer::Adafactor { scale_parameter: true }
             ),
             weight_decay: self.weight_decay(slot),
-            step: self.step,
+            step: self.number,
             gradient_scale: self.gradient_scale,
         }
     }
