@@ -28,7 +28,8 @@ impl Form {
         collect(&self.parts, &mut needed, &mut said);
         let filled = |slot: usize| frame.values[slot].is_some();
         needed.iter().all(|&slot| filled(slot))
-            && (0..frame.values.len()).all(|slot| !filled(slot) || needed.contains(&slot) || said.contains(&slot))
+            && (0..frame.values.len())
+                .all(|slot| !filled(slot) || needed.contains(&slot) || said.contains(&slot))
     }
 
     pub(super) fn say(&self, frame: &Frame, slots: &[Slot], rng: &mut Rng) -> String {
@@ -43,7 +44,9 @@ fn collect(parts: &[Part], needed: &mut Vec<usize>, said: &mut Vec<usize>) {
         match part {
             Part::Text(_) => {}
             Part::Slot { slot, .. } => needed.push(*slot),
-            Part::Choice(choices) => choices.iter().for_each(|choice| collect(choice, needed, said)),
+            Part::Choice(choices) => {
+                choices.iter().for_each(|choice| collect(choice, needed, said))
+            }
             Part::Where { slot, parts } => {
                 said.push(*slot);
                 let mut inner = Vec::new();
@@ -62,8 +65,12 @@ fn say_parts(parts: &[Part], frame: &Frame, slots: &[Slot], rng: &mut Rng, text:
                 let value = frame.values[*slot].expect("the form suits the frame");
                 text.push_str(rng.pick::<String>(&slots[*slot].kind.values[value].forms[*form]));
             }
-            Part::Choice(choices) => say_parts(rng.pick::<Vec<Part>>(choices), frame, slots, rng, text),
-            Part::Where { slot, parts } if frame.values[*slot].is_some() => say_parts(parts, frame, slots, rng, text),
+            Part::Choice(choices) => {
+                say_parts(rng.pick::<Vec<Part>>(choices), frame, slots, rng, text)
+            }
+            Part::Where { slot, parts } if frame.values[*slot].is_some() => {
+                say_parts(parts, frame, slots, rng, text)
+            }
             Part::Where { .. } => {}
         }
     }
@@ -88,7 +95,8 @@ fn parse_parts(rest: &mut &str, slots: &[Slot]) -> Vec<Part> {
                 let (name, after) = rest[1..].split_once(':').expect("<SLOT: TEXT>");
                 *rest = after;
                 // "< time: at noon>" begins with a space, "<time: at noon, >" does not.
-                let space = if name.starts_with(' ') && !after.starts_with(" ,") { " " } else { "" };
+                let space =
+                    if name.starts_with(' ') && !after.starts_with(" ,") { " " } else { "" };
                 *rest = rest.strip_prefix(' ').unwrap_or(rest);
                 let mut inner = vec![Part::Text(space.to_owned())];
                 inner.extend(parse_parts(rest, slots));
@@ -134,8 +142,11 @@ fn finish(text: &str) -> String {
 }
 
 pub(super) fn needs_an(next: &str) -> bool {
-    let sounds_like_a_consonant = ["European", "unit", "one", "use"].iter().any(|start| next.starts_with(start));
+    let sounds_like_a_consonant =
+        ["European", "unit", "one", "use"].iter().any(|start| next.starts_with(start));
     let number = next.trim_end_matches('%');
     let spoken_with_a_vowel = next.starts_with('8') || number == "11" || number == "18";
-    spoken_with_a_vowel || (next.starts_with(['a', 'e', 'i', 'o', 'u', 'A', 'E', 'I', 'O', 'U']) && !sounds_like_a_consonant)
+    spoken_with_a_vowel
+        || (next.starts_with(['a', 'e', 'i', 'o', 'u', 'A', 'E', 'I', 'O', 'U'])
+            && !sounds_like_a_consonant)
 }

@@ -21,16 +21,21 @@ pub(super) type Lexicon = BTreeMap<String, Kind>;
 pub(super) fn parse(text: &str) -> Lexicon {
     let mut lexicon = Lexicon::new();
     let mut current = String::new();
-    for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
+    for line in
+        text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'))
+    {
         if let Some(header) = line.strip_prefix("kind ") {
             let (name, forms) = header.split_once(':').expect("kind NAME: FORMS");
-            current = name.to_owned();
+            name.clone_into(&mut current);
             lexicon.insert(current.clone(), Kind { forms: split(forms, ';'), values: Vec::new() });
             continue;
         }
         let kind = lexicon.get_mut(&current).expect("a value follows a kind");
         let added = parse_values(line);
-        assert!(added.iter().all(|value| value.forms.len() == kind.forms.len()), "forms do not match: {line}");
+        assert!(
+            added.iter().all(|value| value.forms.len() == kind.forms.len()),
+            "forms do not match: {line}"
+        );
         kind.values.extend(added);
     }
     lexicon
@@ -52,9 +57,14 @@ fn parse_values(line: &str) -> Vec<Value> {
 /// `numbers FROM TO STEP TEMPLATE`: one value for each number.
 fn parse_numbers(rest: &str) -> Vec<Value> {
     let parts: Vec<&str> = rest.splitn(4, ' ').collect();
-    let [from, to, step, template] = parts[..] else { panic!("numbers FROM TO STEP TEMPLATE: {rest}") };
+    let [from, to, step, template] = parts[..] else {
+        panic!("numbers FROM TO STEP TEMPLATE: {rest}")
+    };
     let number = |text: &str| text.parse::<usize>().expect("a number");
-    let one = |n: usize| Value { tag: String::new(), forms: vec![split(&template.replace("{n}", &n.to_string()), '|')] };
+    let one = |n: usize| Value {
+        tag: String::new(),
+        forms: vec![split(&template.replace("{n}", &n.to_string()), '|')],
+    };
     (number(from)..=number(to)).step_by(number(step)).map(one).collect()
 }
 

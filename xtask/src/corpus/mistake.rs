@@ -36,29 +36,42 @@ impl Tables {
                     tables.plural.insert(words[1].clone(), words[0].clone());
                     tables.singular.insert(words[0].clone(), words[1].clone());
                 }
-                _ => tables.prepositions.push((words[0].clone(), words[1].clone(), words[2..].to_vec())),
+                _ => tables.prepositions.push((
+                    words[0].clone(),
+                    words[1].clone(),
+                    words[2..].to_vec(),
+                )),
             }
         }
         tables
     }
 
     fn add_verb(&mut self, verb: &[String; 5]) {
-        for (table, form) in [&mut self.base, &mut self.third, &mut self.past, &mut self.participle].into_iter().zip(verb) {
+        for (table, form) in [&mut self.base, &mut self.third, &mut self.past, &mut self.participle]
+            .into_iter()
+            .zip(verb)
+        {
             table.insert(form.clone(), verb.clone());
         }
     }
 
     fn is_finite(&self, words: &[String], at: usize) -> bool {
         let after = at.checked_sub(1).map_or("", |before| words[before].as_str());
-        let blocked = ["was", "were", "been", "be", "has", "have", "is", "are", "products", "parcels", "had"];
-        FINITE.contains(&words[at].as_str()) || (self.past.contains_key(&words[at]) && !blocked.contains(&after))
+        let blocked =
+            ["was", "were", "been", "be", "has", "have", "is", "are", "products", "parcels", "had"];
+        FINITE.contains(&words[at].as_str())
+            || (self.past.contains_key(&words[at]) && !blocked.contains(&after))
     }
 }
 
-const FINITE: [&str; 10] = ["was", "were", "is", "are", "has", "have", "had", "will", "must", "did"];
-const DOUBLED: [&str; 16] =
-    ["the", "in", "of", "to", "was", "were", "will", "by", "for", "a", "an", "must", "at", "and", "from", "has"];
-const DETERMINERS: [&str; 12] = ["the", "a", "an", "in", "of", "by", "for", "at", "from", "to", "its", "their"];
+const FINITE: [&str; 10] =
+    ["was", "were", "is", "are", "has", "have", "had", "will", "must", "did"];
+const DOUBLED: [&str; 16] = [
+    "the", "in", "of", "to", "was", "were", "will", "by", "for", "a", "an", "must", "at", "and",
+    "from", "has",
+];
+const DETERMINERS: [&str; 12] =
+    ["the", "a", "an", "in", "of", "by", "for", "at", "from", "to", "its", "their"];
 
 type Rule = fn(&Words, &Tables) -> Vec<Words>;
 
@@ -100,13 +113,23 @@ pub(super) fn corrupt(sentence: &str, tables: &Tables, rng: &mut Rng) -> (String
 /// Replaces word `at` by `with`, which may be none or several words.
 fn splice(words: &Words, at: usize, with: &[&str]) -> Words {
     let after = words[at + 1..].iter().cloned();
-    words[..at].iter().cloned().chain(with.iter().map(|&word| word.to_owned())).chain(after).collect()
+    words[..at]
+        .iter()
+        .cloned()
+        .chain(with.iter().map(|&word| word.to_owned()))
+        .chain(after)
+        .collect()
 }
 
 /// Applies a rule to every word; it says what to put in the word's place.
-fn at_each<'a>(words: &'a Words, rule: impl Fn(usize, &'a str, &'a str) -> Option<Vec<&'a str>>) -> Vec<Words> {
+fn at_each<'a>(
+    words: &'a Words,
+    rule: impl Fn(usize, &'a str, &'a str) -> Option<Vec<&'a str>>,
+) -> Vec<Words> {
     let next = |at: usize| words.get(at + 1).map_or("", String::as_str);
-    (0..words.len()).filter_map(|at| Some(splice(words, at, &rule(at, &words[at], next(at))?))).collect()
+    (0..words.len())
+        .filter_map(|at| Some(splice(words, at, &rule(at, &words[at], next(at))?)))
+        .collect()
 }
 
 fn before(words: &[String], at: usize) -> &str {
@@ -115,22 +138,38 @@ fn before(words: &[String], at: usize) -> &str {
 
 /// "Prices was lowered", "the team have" is not among them: only auxiliaries whose other number is wrong.
 fn agreement(words: &Words, _: &Tables) -> Vec<Words> {
-    let pairs = [("was", "were"), ("were", "was"), ("has", "have"), ("have", "has"), ("is", "are"), ("are", "is")];
-    at_each(words, |_, word, _| pairs.iter().find(|(right, _)| *right == word).map(|(_, wrong)| vec![*wrong]))
+    let pairs = [
+        ("was", "were"),
+        ("were", "was"),
+        ("has", "have"),
+        ("have", "has"),
+        ("is", "are"),
+        ("are", "is"),
+    ];
+    at_each(words, |_, word, _| {
+        pairs.iter().find(|(right, _)| *right == word).map(|(_, wrong)| vec![*wrong])
+    })
 }
 
 /// "Will opens", "to expanding".
 fn after_auxiliary(words: &Words, tables: &Tables) -> Vec<Words> {
     let auxiliary = |at: usize| ["will", "must", "to", "would"].contains(&before(words, at));
-    let verbs = (0..words.len()).filter(|&at| auxiliary(at)).filter_map(|at| Some((at, tables.base.get(&words[at])?)));
+    let verbs = (0..words.len())
+        .filter(|&at| auxiliary(at))
+        .filter_map(|at| Some((at, tables.base.get(&words[at])?)));
     verbs.flat_map(|(at, verb)| [1, 2, 4].map(|form| splice(words, at, &[&verb[form]]))).collect()
 }
 
 /// "Was acquire by", "was acquires by".
 fn passive(words: &Words, tables: &Tables) -> Vec<Words> {
     let auxiliary = |at: usize| ["was", "were", "been", "be"].contains(&before(words, at));
-    let verbs = (0..words.len()).filter(|&at| auxiliary(at)).filter_map(|at| Some((at, tables.participle.get(&words[at])?)));
-    verbs.filter(|(_, verb)| verb[0] != verb[3]).flat_map(|(at, verb)| [0, 1].map(|form| splice(words, at, &[&verb[form]]))).collect()
+    let verbs = (0..words.len())
+        .filter(|&at| auxiliary(at))
+        .filter_map(|at| Some((at, tables.participle.get(&words[at])?)));
+    verbs
+        .filter(|(_, verb)| verb[0] != verb[3])
+        .flat_map(|(at, verb)| [0, 1].map(|form| splice(words, at, &[&verb[form]])))
+        .collect()
 }
 
 /// A sentence whose only finite verb has become a gerund, an infinitive or nothing.
@@ -138,20 +177,23 @@ fn no_finite_verb(words: &Words, tables: &Tables) -> Vec<Words> {
     let finite: Vec<usize> = (0..words.len()).filter(|&at| tables.is_finite(words, at)).collect();
     let [only] = finite[..] else { return Vec::new() };
     let Some(verb) = tables.past.get(&words[only]) else { return Vec::new() };
-    vec![splice(words, only, &[&verb[4]]), splice(words, only, &["to", &verb[0]]), splice(words, only, &[])]
+    vec![
+        splice(words, only, &[&verb[4]]),
+        splice(words, only, &["to", &verb[0]]),
+        splice(words, only, &[]),
+    ]
 }
 
 /// "Velora plan to", "economists expects".
 fn third_person(words: &Words, tables: &Tables) -> Vec<Words> {
     at_each(words, |at, word, next| {
         let subject = before(words, at).to_lowercase();
-        if next == "to" && !tables.plural.contains_key(word) {
-            if let Some(verb) = tables.third.get(word) {
-                return Some(vec![&verb[0]]);
-            }
-        }
-        let verb = tables.base.get(word).filter(|_| tables.plural.contains_key(&subject))?;
-        Some(vec![&verb[1]])
+        let singular =
+            tables.third.get(word).filter(|_| next == "to" && !tables.plural.contains_key(word));
+        let plural = tables.base.get(word).filter(|_| tables.plural.contains_key(&subject));
+        singular
+            .map(|verb| vec![verb[0].as_str()])
+            .or_else(|| plural.map(|verb| vec![verb[1].as_str()]))
     })
 }
 
@@ -164,7 +206,12 @@ fn articles(words: &Words, _: &Tables) -> Vec<Words> {
     .into_iter()
     .chain(at_each(words, |_, word, next| match word {
         "a" | "an" => Some(vec![if needs_an(next) { "a" } else { "an" }]),
-        "the" if ["first", "second", "third", "fourth", "end", "last", "city", "state", "port"].contains(&next) => Some(vec![]),
+        "the"
+            if ["first", "second", "third", "fourth", "end", "last", "city", "state", "port"]
+                .contains(&next) =>
+        {
+            Some(vec![])
+        }
         _ => None,
     }))
     .collect()
@@ -178,14 +225,22 @@ fn doubled(words: &Words, tables: &Tables) -> Vec<Words> {
 /// "In March in March".
 fn repeated(words: &Words, _: &Tables) -> Vec<Words> {
     let phrase = |at: usize| DETERMINERS.contains(&words[at].as_str()) && at > 2;
-    let lengths = |at: usize| [2, 3].into_iter().map(move |length| at + length).filter(|&end| end <= words.len());
+    let lengths = |at: usize| {
+        [2, 3].into_iter().map(move |length| at + length).filter(|&end| end <= words.len())
+    };
     let twice = |at: usize, end: usize| [&words[..end], &words[at..]].concat();
-    (0..words.len()).filter(|&at| phrase(at)).flat_map(|at| lengths(at).map(move |end| twice(at, end))).collect()
+    (0..words.len())
+        .filter(|&at| phrase(at))
+        .flat_map(|at| lengths(at).map(move |end| twice(at, end)))
+        .collect()
 }
 
 /// "March in", "factory a".
 fn swapped(words: &Words, _: &Tables) -> Vec<Words> {
-    let movable = |at: usize| DETERMINERS.contains(&words[at].as_str()) || ["was", "will", "must"].contains(&words[at].as_str());
+    let movable = |at: usize| {
+        DETERMINERS.contains(&words[at].as_str())
+            || ["was", "will", "must"].contains(&words[at].as_str())
+    };
     let plain = |at: usize| !words[at + 1].ends_with(',') && words[at] != words[at + 1];
     let exchange = |at: usize| {
         let mut words = words.clone();
@@ -222,7 +277,9 @@ fn wrong_preposition(words: &Words, tables: &Tables) -> Vec<Words> {
             _ => {}
         }
         for (right, next, wrong) in &tables.prepositions {
-            let follows = next == "*" || pair[1].trim_end_matches(',') == next || (next == "$" && pair[1].starts_with('$'));
+            let follows = next == "*"
+                || pair[1].trim_end_matches(',') == next
+                || (next == "$" && pair[1].starts_with('$'));
             if *right == pair[0] && follows {
                 broken.extend(wrong.iter().map(|wrong| splice(words, at, &[wrong])));
             }
@@ -235,7 +292,8 @@ fn wrong_preposition(words: &Words, tables: &Tables) -> Vec<Words> {
 fn number(words: &Words, tables: &Tables) -> Vec<Words> {
     at_each(words, |at, word, _| {
         let count = before(words, at).to_lowercase();
-        let many = count.parse::<u32>().is_ok() || ["all", "two", "several", "of"].contains(&count.as_str());
+        let many = count.parse::<u32>().is_ok()
+            || ["all", "two", "several", "of"].contains(&count.as_str());
         let one = ["a", "an"].contains(&count.as_str());
         match (tables.plural.get(word), tables.singular.get(word)) {
             (Some(singular), _) if many => Some(vec![singular.as_str()]),
@@ -247,15 +305,22 @@ fn number(words: &Words, tables: &Tables) -> Vec<Words> {
 
 /// "To expand it fleet", "they passwords".
 fn possessive(words: &Words, _: &Tables) -> Vec<Words> {
-    let pairs: BTreeSet<(&str, &str)> = [("its", "it"), ("its", "it's"), ("their", "they"), ("their", "them")].into();
+    let pairs: BTreeSet<(&str, &str)> =
+        [("its", "it"), ("its", "it's"), ("their", "they"), ("their", "them")].into();
     let wrong = |right: &str, wrong: &'static str| {
-        at_each(words, move |_, word, _| (word == right).then(|| vec![wrong])).into_iter().collect::<Vec<_>>()
+        at_each(words, move |_, word, _| (word == right).then(|| vec![wrong]))
+            .into_iter()
+            .collect::<Vec<_>>()
     };
     pairs.into_iter().flat_map(|(good, bad)| wrong(good, bad)).collect()
 }
 
 /// The sentence breaks off after a word that cannot be the last.
 fn cut_short(words: &Words, _: &Tables) -> Vec<Words> {
-    let open = |at: &usize| DETERMINERS.contains(&words[*at].as_str()) || words[*at] == "because" || words[*at] == "with";
+    let open = |at: &usize| {
+        DETERMINERS.contains(&words[*at].as_str())
+            || words[*at] == "because"
+            || words[*at] == "with"
+    };
     (5..words.len()).filter(open).map(|at| words[..=at].to_vec()).collect()
 }

@@ -68,7 +68,8 @@ fn business(scenes: &[Scene]) -> String {
 }
 
 fn paraphrases(scenes: &[Scene], part: Part, count: usize) -> String {
-    let mut rng = Rng::new(if part == Part::Heldout { "paraphrases, held out" } else { "paraphrases" });
+    let mut rng =
+        Rng::new(if part == Part::Heldout { "paraphrases, held out" } else { "paraphrases" });
     let rows = pairs::distinct(count, || {
         let scene = rng.below(scenes.len());
         let frame = scene::sample(scenes, scene, part, &mut rng);
@@ -79,7 +80,8 @@ fn paraphrases(scenes: &[Scene], part: Part, count: usize) -> String {
 }
 
 fn similarity(scenes: &[Scene], part: Part, count: usize) -> String {
-    let mut rng = Rng::new(if part == Part::Heldout { "similarity, held out" } else { "similarity" });
+    let mut rng =
+        Rng::new(if part == Part::Heldout { "similarity, held out" } else { "similarity" });
     let rows = pairs::distinct(count, || {
         let pair = pairs::graded(scenes, part, &mut rng);
         let row = format!("{}\t{}\t{:.1}\t{}", pair.first, pair.second, pair.score, pair.differs);
@@ -98,7 +100,8 @@ fn grammar(scenes: &[Scene], part: Part, count: usize) -> String {
         let frame = scene::sample(scenes, scene, part, &mut rng);
         let sound = pairs::say(scenes, &frame, None, &mut rng).1;
         let acceptable = turn % 2 == 0;
-        let (sentence, mistake) = if acceptable { (sound, "none") } else { mistake::corrupt(&sound, &tables, &mut rng) };
+        let (sentence, mistake) =
+            if acceptable { (sound, "none") } else { mistake::corrupt(&sound, &tables, &mut rng) };
         let label = if acceptable { "acceptable" } else { "unacceptable" };
         (sentence.clone(), format!("{sentence}\t{label}\t{mistake}"))
     });

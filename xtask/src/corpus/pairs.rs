@@ -1,6 +1,6 @@
 //! Pairs of sentences: paraphrases, and pairs with a graded similarity.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use super::rng::Rng;
 use super::scene::{self, Frame, Part, Scene};
@@ -18,7 +18,12 @@ pub(super) fn paraphrase(scenes: &[Scene], frame: &Frame, rng: &mut Rng) -> (Str
 }
 
 /// One sentence for the frame, and the number of its form; another form than `avoid` where there is one.
-pub(super) fn say(scenes: &[Scene], frame: &Frame, avoid: Option<usize>, rng: &mut Rng) -> (usize, String) {
+pub(super) fn say(
+    scenes: &[Scene],
+    frame: &Frame,
+    avoid: Option<usize>,
+    rng: &mut Rng,
+) -> (usize, String) {
     let scene = &scenes[frame.scene];
     let suits = |form: &usize| scene.forms[*form].suits(frame);
     let mut forms: Vec<usize> = (0..scene.forms.len()).filter(suits).collect();
@@ -31,14 +36,18 @@ pub(super) fn say(scenes: &[Scene], frame: &Frame, avoid: Option<usize>, rng: &m
 
 /// The sentence for the frame that shares most words with another one, of a handful.
 fn closest(scenes: &[Scene], frame: &Frame, other: &str, rng: &mut Rng) -> String {
-    let tries = (0..6).map(|_| say(scenes, frame, None, rng).1).filter(|sentence| sentence != other);
-    tries.max_by_key(|sentence| overlap(sentence, other)).unwrap_or_else(|| say(scenes, frame, None, rng).1)
+    let tries =
+        (0..6).map(|_| say(scenes, frame, None, rng).1).filter(|sentence| sentence != other);
+    tries
+        .max_by_key(|sentence| overlap(sentence, other))
+        .unwrap_or_else(|| say(scenes, frame, None, rng).1)
 }
 
 /// How much two sentences have in common, in thousandths: shared words and shared neighbours.
 fn overlap(left: &str, right: &str) -> usize {
     let grams = |text: &str| -> BTreeSet<String> {
-        let words: Vec<String> = text.trim_end_matches('.').split(' ').map(str::to_lowercase).collect();
+        let words: Vec<String> =
+            text.trim_end_matches('.').split(' ').map(str::to_lowercase).collect();
         words.iter().cloned().chain(words.windows(2).map(|pair| pair.join(" "))).collect()
     };
     let (left, right) = (grams(left), grams(right));
@@ -82,7 +91,9 @@ fn partner(scenes: &[Scene], left: &Frame, part: Part, rng: &mut Rng) -> Frame {
         if right.scene == left.scene || rng.chance(50) {
             return right;
         }
-        let named = |frame: &Frame| scenes[frame.scene].slots.iter().position(|slot| slot.name == "company");
+        let named = |frame: &Frame| {
+            scenes[frame.scene].slots.iter().position(|slot| slot.name == "company")
+        };
         let (Some(mine), Some(theirs)) = (named(left), named(&right)) else { continue };
         let mut right = right;
         right.values[theirs] = left.values[mine];
@@ -141,13 +152,13 @@ fn compare(scenes: &[Scene], left: &Frame, right: &Frame) -> (f64, String) {
     (score, if differs.is_empty() { "nothing".to_owned() } else { differs.join(", ") })
 }
 
-/// Takes rows until there are enough of them, none twice and none of them banned.
+/// Takes rows until there are enough of them, none twice.
 pub(super) fn distinct<T>(count: usize, mut next: impl FnMut() -> (String, T)) -> Vec<T> {
-    let mut rows = BTreeMap::new();
+    let mut seen = BTreeSet::new();
     let mut order = Vec::new();
     while order.len() < count {
         let (identity, row) = next();
-        if rows.insert(identity, ()).is_none() {
+        if seen.insert(identity) {
             order.push(row);
         }
     }

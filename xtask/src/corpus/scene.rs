@@ -67,7 +67,8 @@ impl Scene<'_> {
 
     fn fitting(&self, frame: &Frame, slot: usize) -> Vec<usize> {
         let tag = |slot: usize, value: usize| &self.slots[slot].kind.values[value].tag;
-        let wanted = self.slots[slot].agrees.and_then(|other| Some(tag(other, frame.values[other]?)));
+        let wanted =
+            self.slots[slot].agrees.and_then(|other| Some(tag(other, frame.values[other]?)));
         let all = 0..self.slots[slot].kind.values.len();
         all.filter(|&value| wanted.is_none_or(|wanted| tag(slot, value) == wanted)).collect()
     }
@@ -90,10 +91,17 @@ pub(super) fn sample(scenes: &[Scene], scene: usize, part: Part, rng: &mut Rng) 
 
 pub(super) fn parse<'a>(text: &str, lexicon: &'a Lexicon) -> Vec<Scene<'a>> {
     let mut scenes: Vec<Scene> = Vec::new();
-    for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
+    for line in
+        text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'))
+    {
         let (word, rest) = line.split_once(' ').expect("a word and its argument");
         if word == "scene" {
-            scenes.push(Scene { name: rest.to_owned(), slots: Vec::new(), key: Vec::new(), forms: Vec::new() });
+            scenes.push(Scene {
+                name: rest.to_owned(),
+                slots: Vec::new(),
+                key: Vec::new(),
+                forms: Vec::new(),
+            });
             continue;
         }
         let scene = scenes.last_mut().expect("a line follows a scene");
