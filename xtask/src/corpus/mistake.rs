@@ -1,71 +1,11 @@
 //! Mistakes: each turns a sound sentence into one that no careful writer would accept, or finds nothing to break in it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use super::form::needs_an;
 use super::rng::Rng;
+use super::tables::{Tables, Words};
 
-type Words = Vec<String>;
-
-pub(super) struct Tables {
-    base: BTreeMap<String, [String; 5]>,
-    third: BTreeMap<String, [String; 5]>,
-    past: BTreeMap<String, [String; 5]>,
-    participle: BTreeMap<String, [String; 5]>,
-    singular: BTreeMap<String, String>,
-    plural: BTreeMap<String, String>,
-    prepositions: Vec<(String, String, Vec<String>)>,
-}
-
-impl Tables {
-    pub(super) fn parse(text: &str) -> Self {
-        let mut tables = Self {
-            base: BTreeMap::new(),
-            third: BTreeMap::new(),
-            past: BTreeMap::new(),
-            participle: BTreeMap::new(),
-            singular: BTreeMap::new(),
-            plural: BTreeMap::new(),
-            prepositions: Vec::new(),
-        };
-        for line in text.lines().filter(|line| !line.starts_with('#') && !line.is_empty()) {
-            let words: Words = line.split(' ').skip(1).map(str::to_owned).collect();
-            match line.split(' ').next() {
-                Some("verb") => tables.add_verb(&words.try_into().expect("a verb has five forms")),
-                Some("noun") => {
-                    tables.plural.insert(words[1].clone(), words[0].clone());
-                    tables.singular.insert(words[0].clone(), words[1].clone());
-                }
-                _ => tables.prepositions.push((
-                    words[0].clone(),
-                    words[1].clone(),
-                    words[2..].to_vec(),
-                )),
-            }
-        }
-        tables
-    }
-
-    fn add_verb(&mut self, verb: &[String; 5]) {
-        for (table, form) in [&mut self.base, &mut self.third, &mut self.past, &mut self.participle]
-            .into_iter()
-            .zip(verb)
-        {
-            table.insert(form.clone(), verb.clone());
-        }
-    }
-
-    fn is_finite(&self, words: &[String], at: usize) -> bool {
-        let after = at.checked_sub(1).map_or("", |before| words[before].as_str());
-        let blocked =
-            ["was", "were", "been", "be", "has", "have", "is", "are", "products", "parcels", "had"];
-        FINITE.contains(&words[at].as_str())
-            || (self.past.contains_key(&words[at]) && !blocked.contains(&after))
-    }
-}
-
-const FINITE: [&str; 10] =
-    ["was", "were", "is", "are", "has", "have", "had", "will", "must", "did"];
 const DOUBLED: [&str; 16] = [
     "the", "in", "of", "to", "was", "were", "will", "by", "for", "a", "an", "must", "at", "and",
     "from", "has",

@@ -6,14 +6,15 @@ mod mistake;
 mod pairs;
 mod rng;
 mod scene;
+mod tables;
 
 use std::fmt::Write as _;
 use std::path::Path;
 use std::{fs, io};
 
-use mistake::Tables;
 use rng::Rng;
 use scene::{Part, Scene};
+use tables::Tables;
 
 const FOLDER: &str = "pipelines/corpus";
 
