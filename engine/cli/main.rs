@@ -1,1 +1,20 @@
-fn main() {}
+//! The command line of paraloom: parse, run, exit code.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+mod args;
+mod commands;
+mod context;
+mod error;
+mod render;
+mod signals;
+
+fn main() -> ExitCode {
+    let args = args::Args::parse();
+    match commands::dispatch(&args) {
+        Ok(code) => code,
+        Err(error) => error.report(),
+    }
+}

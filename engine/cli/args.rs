@@ -1,0 +1,232 @@
+//! What can be said on the command line.
+
+use std::path::PathBuf;
+
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+
+/// Weaves a small text corpus into a training set and a model: one YAML file names the
+/// stages, one command runs them, and a kill at any instant costs seconds.
+#[derive(Debug, Parser)]
+#[command(name = "paraloom", version, propagate_version = true, after_help = EXIT_CODES)]
+pub(crate) struct Args {
+    /// More stages: a library, or a directory of libraries. They are loaded into this
+    /// process, so load only what you trust.
+    #[arg(
+        long = "stages",
+        global = true,
+        value_name = "PATH",
+        env = "PARALOOM_STAGES",
+        value_delimiter = ':'
+    )]
+    pub(crate) stages: Vec<PathBuf>,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const EXIT_CODES: &str = "\
+Exit codes: 0 done, 1 a node failed, 2 the pipeline or the command line is wrong,
+6 the store is in use, 7 the store is damaged or of another format, 8 a stage library
+was refused, 11 out of space or memory, 130 and 143 stopped by a signal; `run` goes on
+from there. Any other code is a failure too.";
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a pipeline. Goes on from whatever an earlier run has left.
+    Run(RunArgs),
+    /// Say what a run would do, node by node, and why.
+    Plan(PlanArgs),
+    /// Check a pipeline without running anything; shows all errors at once.
+    Check(CheckArgs),
+    /// Show rows of a table.
+    Show(ShowArgs),
+    /// Send a sentence through a map node of a finished run.
+    Try(TryArgs),
+    /// Show what is done, what is left, and how the newest run went.
+    Status(PlanArgs),
+    /// Draw the pipeline.
+    Graph(GraphArgs),
+    /// Write a table as one file, by extension, or an artifact as a directory.
+    Export(ExportArgs),
+    /// Walk a row back to the rows that it was made from.
+    Trace(TraceArgs),
+    /// List the stages, or describe one.
+    Stages(StagesArgs),
+    /// Print the JSON Schema of pipelines, for editors.
+    Schema,
+    /// Read every byte of a store; names what is damaged, so that `run` makes it again.
+    Verify(StoreArgs),
+    /// Show what no pipeline needs any more; with --delete, remove it.
+    Gc(GcArgs),
+    /// List the runs against a store.
+    Runs(StoreArgs),
+}
+
+/// Which pipeline, and where its results are.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct PipelineArgs {
+    /// The pipeline file.
+    pub(crate) pipeline: PathBuf,
+    /// Where results are kept; `.paraloom` beside the pipeline if left out.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) store: Option<PathBuf>,
+    /// Replace a variable of the pipeline.
+    #[arg(long = "set", value_name = "NAME=VALUE", value_parser = name_value)]
+    pub(crate) set: Vec<(String, String)>,
+}
+
+fn name_value(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("write NAME=VALUE")?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct RunArgs {
+    #[command(flatten)]
+    pub(crate) pipeline: PipelineArgs,
+    /// Run only this node and what it needs.
+    #[arg(long, value_name = "NODE")]
+    pub(crate) until: Option<String>,
+    /// Print the events of the run as JSON lines.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Compute threads of one node; the number of cores if left out. Results can differ in
+    /// the last digits between thread counts.
+    #[arg(long, value_name = "N")]
+    pub(crate) threads: Option<u32>,
+    /// Nodes that compute at once.
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    pub(crate) jobs: usize,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct PlanArgs {
+    #[command(flatten)]
+    pub(crate) pipeline: PipelineArgs,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct CheckArgs {
+    #[command(flatten)]
+    pub(crate) pipeline: PipelineArgs,
+    /// Print the errors as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ShowArgs {
+    #[command(flatten)]
+    pub(crate) pipeline: PipelineArgs,
+    /// The table: NODE for its first table, or NODE.PORT.
+    pub(crate) node: String,
+    /// One JSON object a line.
+    #[arg(long, conflicts_with = "csv")]
+    pub(crate) json: bool,
+    /// CSV.
+    #[arg(long)]
+    pub(crate) csv: bool,
+    /// Only rows that meet this condition, such as `stsb < 4`.
+    #[arg(long = "where", value_name = "EXPR")]
+    pub(crate) condition: Option<String>,
+    /// At most this many rows; 20 in a table, all as JSON or CSV, if left out.
+    #[arg(long, value_name = "N")]
+    pub(crate) limit: Option<usize>,
+    /// Only these columns, in this order.
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub(crate) columns: Vec<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct TryArgs {
+    #[command(flatten)]
+    pub(crate) pipeline: PipelineArgs,
+    /// The map node.
+    pub(crate) node: String,
+    /// What the node's text column is to hold.
+    pub(crate) sentence: String,
+    /// The column, if the node's input has several text columns.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) column: Option<String>,
+    /// Other columns of the row.
+    #[arg(long = "with", value_name = "COLUMN=VALUE", value_parser = name_value)]
+    pub(crate) with: Vec<(String, String)>,
+    /// One JSON object a line.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct GraphArgs {
+    #[command(flatten)]
+    pub(crate) pipeline: PipelineArgs,
+    /// How to draw it.
+    #[arg(long, value_enum, default_value_t = GraphFormat::Terminal)]
+    pub(crate) format: GraphFormat,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum GraphFormat {
+    Terminal,
+    Mermaid,
+    Dot,
+    Svg,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ExportArgs {
+    #[command(flatten)]
+    pub(crate) pipeline: PipelineArgs,
+    /// The output: NODE for its first one, or NODE.PORT.
+    pub(crate) node: String,
+    /// The file (.csv, .tsv, .jsonl, .parquet) or the directory to make.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) to: PathBuf,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct TraceArgs {
+    #[command(flatten)]
+    pub(crate) pipeline: PipelineArgs,
+    /// The node whose row it is.
+    pub(crate) node: String,
+    /// The row's `_id`, or the start of it.
+    pub(crate) row: String,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct StagesArgs {
+    /// Describe this stage.
+    pub(crate) name: Option<String>,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct StoreArgs {
+    /// The store.
+    #[arg(long, value_name = "DIR", default_value = ".paraloom")]
+    pub(crate) store: PathBuf,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct GcArgs {
+    /// The pipelines whose results are to stay.
+    #[arg(required = true, value_name = "PIPELINE")]
+    pub(crate) keep: Vec<PathBuf>,
+    /// The store; `.paraloom` beside the first pipeline if left out.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) store: Option<PathBuf>,
+    /// Replace a variable of the pipelines.
+    #[arg(long = "set", value_name = "NAME=VALUE", value_parser = name_value)]
+    pub(crate) set: Vec<(String, String)>,
+    /// Remove it.
+    #[arg(long)]
+    pub(crate) delete: bool,
+}

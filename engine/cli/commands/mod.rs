@@ -1,0 +1,44 @@
+//! One file per command.
+
+mod check;
+mod export;
+mod graph;
+mod plan;
+mod run;
+mod show;
+mod stages;
+mod status;
+mod store;
+mod trace;
+mod try_node;
+
+use std::process::ExitCode;
+
+use crate::args::{Args, Command};
+use crate::error::Result;
+
+pub(crate) fn dispatch(args: &Args) -> Result<ExitCode> {
+    let stages = &args.stages;
+    match &args.command {
+        Command::Run(args) => run::run(args, stages),
+        Command::Plan(args) => plan::run(args, stages),
+        Command::Check(args) => check::run(args, stages),
+        Command::Show(args) => show::run(args, stages),
+        Command::Try(args) => try_node::run(args, stages),
+        Command::Status(args) => status::run(args, stages),
+        Command::Graph(args) => graph::run(args, stages),
+        Command::Export(args) => export::run(args, stages),
+        Command::Trace(args) => trace::run(args, stages),
+        Command::Stages(args) => stages::run(args, stages),
+        Command::Schema => stages::schema(stages),
+        Command::Verify(args) => store::verify(args),
+        Command::Gc(args) => store::gc(args, stages),
+        Command::Runs(args) => store::runs(args),
+    }
+}
+
+/// A line of data to stdout.
+pub(crate) fn print(text: &str) -> Result<()> {
+    use std::io::Write;
+    Ok(writeln!(std::io::stdout().lock(), "{text}")?)
+}

@@ -1,0 +1,114 @@
+//! `run`: do what is left of a pipeline.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use paraloom_exec::{Cancel, Event, Lookup, NodeResult, PortResult, RunError, RunOptions};
+use paraloom_pipeline::{Graph, PortKind};
+use petgraph::graph::NodeIndex;
+
+use super::print;
+use super::show::{project, read_rows};
+use crate::args::RunArgs;
+use crate::context::Project;
+use crate::error::{CliError, Result};
+use crate::render::{self, Progress, duration};
+use crate::signals::Signals;
+
+pub(crate) fn run(args: &RunArgs, stages: &[PathBuf]) -> Result<ExitCode> {
+    let project_ = Project::open(&args.pipeline, stages)?;
+    let graph = &project_.graph;
+    let nodes = match &args.until {
+        Some(name) => {
+            let node = graph.find(name);
+            let node = node.ok_or_else(|| CliError::usage(format!("there is no node `{name}`")))?;
+            graph.ancestors(node)
+        }
+        None => graph.order().to_vec(),
+    };
+    let store = project_.create_store()?;
+    let cancel = Cancel::default();
+    let signals = Signals::listen(&cancel.flag());
+    let options = options(args.threads, args.jobs);
+    let progress = Progress::new();
+    let observer = |event: &Event| {
+        if args.json {
+            // Whoever reads the events may go away; the run goes on.
+            let _ = print(&serde_json::to_string(event).unwrap_or_default());
+        } else {
+            progress.show(event);
+        }
+    };
+    let text = &project_.workspace.text;
+    let host = &project_.workspace.host;
+    let outcome =
+        paraloom_exec::run(graph, &nodes, host, &store, text, &options, &cancel, &observer);
+    let summary = match outcome {
+        Err(RunError::Stopped) => {
+            render::note("stopped; `paraloom run` goes on from here");
+            return Ok(ExitCode::from(signals.exit_code()));
+        }
+        result => result?,
+    };
+    if args.json {
+        return Ok(ExitCode::SUCCESS);
+    }
+    if summary.worked == 0 {
+        render::note(&format!(
+            "nothing to do: all {} nodes are done ({})",
+            summary.cached,
+            duration(summary.ms)
+        ));
+        return Ok(ExitCode::SUCCESS);
+    }
+    let lookup = Lookup::new(graph, host, Some(&store))?;
+    report(graph, &nodes, &lookup)?;
+    render::note(&format!("done in {}", duration(summary.ms)));
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(crate) fn options(threads: Option<u32>, jobs: usize) -> RunOptions {
+    let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32);
+    RunOptions { threads: threads.unwrap_or(cores).max(1), jobs, device: "cpu".to_owned() }
+}
+
+/// The funnel, then the tables that the pipeline wants shown.
+fn report(graph: &Graph, nodes: &[NodeIndex], lookup: &Lookup) -> Result<()> {
+    print("")?;
+    for index in nodes {
+        if let Some(result) = lookup.complete(*index) {
+            print(&funnel_line(graph, *index, result, lookup))?;
+        }
+    }
+    for show in &graph.show {
+        let Some(PortResult::Table(table)) = lookup.output(show.endpoint) else { continue };
+        let rows = read_rows(table, None, show.limit)?;
+        let rows = project(rows, &show.columns)?;
+        print(&format!("\n{} ({} rows)", show.name, table.rows()))?;
+        render::print_rows(&rows)?;
+    }
+    Ok(())
+}
+
+/// "qualified  threshold  289 kept, 41 rejected of 330".
+fn funnel_line(graph: &Graph, index: NodeIndex, result: &NodeResult, lookup: &Lookup) -> String {
+    let node = graph.node(index);
+    let outputs = node.stage.outputs.iter().zip(&result.ports).map(|(port, output)| match output {
+        PortResult::Table(table) => format!("{} {}", table.rows(), port.name),
+        PortResult::Artifact { artifact, .. } => {
+            format!("{} ({})", port.name, render::bytes(artifact.bytes()))
+        }
+    });
+    let outputs = outputs.collect::<Vec<_>>().join(", ");
+    let mapped = node.stage.mapped_input();
+    let input = graph.inputs(index).into_iter().find(|(_, edge)| Some(edge.input) == mapped);
+    let of = match input.and_then(|(from, _)| lookup.output(from)) {
+        Some(PortResult::Table(table))
+            if node.stage.outputs.iter().all(|port| port.kind == PortKind::Table) =>
+        {
+            format!(" of {}", table.rows())
+        }
+        _ => String::new(),
+    };
+    format!("{:14} {:12} {outputs}{of}", node.name, node.stage.name)
+}

@@ -1,0 +1,111 @@
+//! `try`: a sentence through a map node of a finished run.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, RecordBatch, StringArray, new_null_array};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Field, Schema};
+use paraloom_exec::{Lookup, try_row};
+use paraloom_pipeline::Graph;
+use petgraph::graph::NodeIndex;
+
+use super::run::options;
+use super::show::project;
+use crate::args::TryArgs;
+use crate::context::Project;
+use crate::error::{CliError, Result};
+use crate::render;
+
+pub(crate) fn run(args: &TryArgs, stages: &[PathBuf]) -> Result<ExitCode> {
+    let project_ = Project::open(&args.pipeline, stages)?;
+    let store = project_.need_store()?;
+    let (graph, host) = (&project_.graph, &project_.workspace.host);
+    let node = graph.find(&args.node);
+    let node = node.ok_or_else(|| CliError::usage(format!("there is no node `{}`", args.node)))?;
+    let lookup = Lookup::new(graph, host, Some(&store))?;
+    let row = make_row(graph, node, args)?;
+    let outputs = try_row(graph, node, host, &lookup, &row, &options(None, 1))?;
+    for (rows, port) in outputs.into_iter().zip(&graph.node(node).stage.outputs) {
+        if rows.iter().all(|batch| batch.num_rows() == 0) {
+            continue;
+        }
+        if args.json {
+            let mut writer = arrow_json::LineDelimitedWriter::new(std::io::stdout().lock());
+            rows.iter().try_for_each(|batch| writer.write(batch))?;
+            writer.finish()?;
+        } else {
+            render::note(&format!("{}:", port.name));
+            render::print_rows(&project(rows, &[])?)?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A row of the node's mapped table: the sentence in its text column, other columns as
+/// `--with` says, the rest null.
+fn make_row(graph: &Graph, index: NodeIndex, args: &TryArgs) -> Result<RecordBatch> {
+    let node = graph.node(index);
+    let mapped = node.stage.mapped_input();
+    let from = graph.inputs(index).into_iter().find(|(_, edge)| Some(edge.input) == mapped);
+    let schema = from.and_then(|(from, _)| graph.node(from.node).outputs[from.port].clone());
+    let schema = schema.ok_or_else(|| {
+        CliError::usage(format!(
+            "`{}` reads its input whole; only map stages can be tried",
+            node.stage.name
+        ))
+    })?;
+    let column = text_column(&schema, args)?;
+    for (name, _) in &args.with {
+        schema
+            .index_of(name)
+            .map_err(|_| CliError::usage(format!("there is no column `{name}`")))?;
+    }
+    let mut columns: Vec<ArrayRef> = Vec::new();
+    let mut fields = Vec::new();
+    for field in schema.fields() {
+        let given = args
+            .with
+            .iter()
+            .find(|(name, _)| name == field.name())
+            .map(|(_, value)| value.as_str());
+        let text = match field.name().as_str() {
+            "_id" | "_parent" => Some("try"),
+            name if name == column => Some(args.sentence.as_str()),
+            _ => given,
+        };
+        let cell = text.map(|text| Arc::new(StringArray::from(vec![text])) as ArrayRef);
+        columns.push(match cell {
+            Some(cell) => cast(&cell, field.data_type())?,
+            None => new_null_array(field.data_type(), 1),
+        });
+        fields.push(Field::clone(field).with_nullable(true));
+    }
+    // The schema that was planned is kept; nulls stand where nothing is known.
+    drop(fields);
+    let checked =
+        Schema::new(schema.fields().iter().map(|field| Field::clone(field)).collect::<Vec<_>>());
+    RecordBatch::try_new(Arc::new(checked), columns).map_err(|error| {
+        CliError::usage(format!("the row is not complete: {error}"))
+            .hint("give the other columns with --with COLUMN=VALUE")
+    })
+}
+
+fn text_column(schema: &Schema, args: &TryArgs) -> Result<String> {
+    if let Some(name) = &args.column {
+        return match schema.index_of(name) {
+            Ok(_) => Ok(name.clone()),
+            Err(_) => Err(CliError::usage(format!("there is no column `{name}`"))),
+        };
+    }
+    let is_text = |field: &&Arc<Field>| {
+        field.data_type() == &DataType::Utf8 && !field.name().starts_with('_')
+    };
+    let given = |name: &String| args.with.iter().any(|(given, _)| given == name);
+    let names: Vec<_> =
+        schema.fields().iter().filter(is_text).map(|field| field.name().clone()).collect();
+    let open: Vec<_> = names.into_iter().filter(|name| !given(name)).collect();
+    // The first text column is what a generator reads.
+    open.into_iter().next().ok_or_else(|| CliError::usage("the node's input has no text column"))
+}

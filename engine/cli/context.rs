@@ -1,0 +1,133 @@
+//! From arguments to a checked pipeline and its store.
+
+use std::path::{Path, PathBuf};
+
+use paraloom_exec::Workspace;
+use paraloom_host::{Host, Origin, shipped_libraries};
+use paraloom_pipeline::{Diagnostic, Graph, Severity};
+use paraloom_store::Store;
+
+use crate::args::PipelineArgs;
+use crate::error::{CliError, Result, USAGE};
+use crate::render;
+
+/// Loads the shipped stages and those of `more`.
+pub(crate) fn load_host(more: &[PathBuf]) -> Result<Host> {
+    let mut host = Host::default();
+    let executable = std::env::current_exe().and_then(|path| path.canonicalize())?;
+    for library in shipped_libraries(&executable) {
+        host.load(&library, Origin::Shipped)?;
+    }
+    if host.libraries().is_empty() {
+        let place = executable.parent().unwrap_or(Path::new(".")).display().to_string();
+        return Err(CliError::new(
+            8,
+            format!("the shipped stage libraries are not there: {place} has none"),
+        )
+        .hint(
+            "`cargo build --release` in the project makes them; `cargo install` cannot carry them",
+        ));
+    }
+    for path in more.iter().filter(|path| !path.as_os_str().is_empty()) {
+        if path.is_dir() {
+            let mut files: Vec<_> =
+                std::fs::read_dir(path)?.flatten().map(|entry| entry.path()).collect();
+            files.sort();
+            let extension = std::env::consts::DLL_EXTENSION;
+            for file in
+                files.iter().filter(|file| file.extension().is_some_and(|found| found == extension))
+            {
+                host.load(file, Origin::Foreign)?;
+            }
+        } else {
+            host.load(path, Origin::Foreign)?;
+        }
+    }
+    Ok(host)
+}
+
+/// A pipeline that was checked without error.
+pub(crate) struct Project {
+    pub(crate) workspace: Workspace,
+    pub(crate) graph: Graph,
+    store: PathBuf,
+}
+
+/// A pipeline that was checked, with what the check found.
+pub(crate) struct Checked {
+    pub(crate) workspace: Workspace,
+    pub(crate) graph: Option<Graph>,
+    pub(crate) diagnostics: Vec<Diagnostic>,
+}
+
+/// Reads and checks a pipeline.
+pub(crate) fn check(path: &Path, set: &[(String, String)], stages: &[PathBuf]) -> Result<Checked> {
+    let bytes = std::fs::read(path).map_err(|error| {
+        CliError::usage(format!("cannot read the pipeline {}: {error}", path.display()))
+    })?;
+    let text = decode(&bytes, path)?;
+    let dir = match path.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => dir.to_owned(),
+        _ => PathBuf::from("."),
+    };
+    let workspace = Workspace { host: load_host(stages)?, dir, text };
+    let (graph, diagnostics) = workspace.check(set, &|name| std::env::var(name).ok());
+    Ok(Checked { workspace, graph, diagnostics })
+}
+
+/// UTF-8 without its byte order mark; an error names line and column.
+fn decode(bytes: &[u8], path: &Path) -> Result<String> {
+    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+    match std::str::from_utf8(bytes) {
+        Ok(text) => Ok(text.to_owned()),
+        Err(error) => {
+            let good = String::from_utf8_lossy(&bytes[..error.valid_up_to()]);
+            let line = good.matches('\n').count() + 1;
+            let column = good.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+            Err(CliError::usage(format!("{}:{line}:{column}: this is not UTF-8", path.display())))
+        }
+    }
+}
+
+impl Project {
+    /// Reads and checks a pipeline; prints what is wrong with it.
+    pub(crate) fn open(args: &PipelineArgs, stages: &[PathBuf]) -> Result<Self> {
+        let checked = check(&args.pipeline, &args.set, stages)?;
+        let diagnostics = &checked.diagnostics;
+        render::diagnostics(&args.pipeline, &checked.workspace.text, diagnostics);
+        let Some(graph) = checked.graph else {
+            let count =
+                diagnostics.iter().filter(|found| found.severity == Severity::Error).count();
+            let errors = if count == 1 { "1 error".to_owned() } else { format!("{count} errors") };
+            render::note(&format!("{errors}; nothing was run"));
+            return Err(CliError::silent(USAGE));
+        };
+        let store = store_path(args.store.as_deref(), &args.pipeline);
+        Ok(Self { workspace: checked.workspace, graph, store })
+    }
+
+    /// The store if there is one already.
+    pub(crate) fn store(&self) -> Result<Option<Store>> {
+        Ok(Store::open(&self.store)?)
+    }
+
+    /// The store, made if there is none.
+    pub(crate) fn create_store(&self) -> Result<Store> {
+        Ok(Store::create(&self.store)?)
+    }
+
+    /// The store, which must be there.
+    pub(crate) fn need_store(&self) -> Result<Store> {
+        self.store()?.ok_or_else(|| {
+            CliError::usage(format!("there is no store at {}", self.store.display()))
+                .hint("`paraloom run` makes it")
+        })
+    }
+}
+
+pub(crate) fn store_path(store: Option<&Path>, pipeline: &Path) -> PathBuf {
+    store.map_or_else(
+        || pipeline.parent().unwrap_or(Path::new("")).join(".paraloom"),
+        Path::to_owned,
+    )
+}

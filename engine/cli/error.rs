@@ -1,0 +1,123 @@
+//! Errors of the command line, and the exit code of each.
+
+use std::process::ExitCode;
+
+use paraloom_exec::RunError;
+use paraloom_host::HostError;
+use paraloom_store::StoreError;
+
+use crate::render;
+
+pub(crate) const NODE_FAILED: u8 = 1;
+pub(crate) const USAGE: u8 = 2;
+const STORE_IN_USE: u8 = 6;
+const STORE_DAMAGED: u8 = 7;
+const LIBRARY_REFUSED: u8 = 8;
+const OUT_OF_SPACE: u8 = 11;
+
+pub(crate) type Result<T, E = CliError> = std::result::Result<T, E>;
+
+/// Why a command failed.
+#[derive(Debug)]
+pub(crate) struct CliError {
+    code: u8,
+    message: String,
+    hint: Option<String>,
+    /// What was wrong has been printed already.
+    silent: bool,
+}
+
+impl CliError {
+    pub(crate) fn new(code: u8, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), hint: None, silent: false }
+    }
+
+    pub(crate) fn usage(message: impl Into<String>) -> Self {
+        Self::new(USAGE, message)
+    }
+
+    /// Everything has been said already.
+    pub(crate) fn silent(code: u8) -> Self {
+        Self { silent: true, ..Self::new(code, "") }
+    }
+
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    pub(crate) fn report(self) -> ExitCode {
+        if !self.silent {
+            render::error(&self.message, self.hint.as_deref());
+        }
+        ExitCode::from(self.code)
+    }
+}
+
+impl From<StoreError> for CliError {
+    fn from(error: StoreError) -> Self {
+        let (code, hint) = match &error {
+            StoreError::Locked { .. } => (STORE_IN_USE, "wait until it is done"),
+            StoreError::Damaged { .. } => {
+                (STORE_DAMAGED, "`paraloom verify` finds all damage; `run` then makes it again")
+            }
+            StoreError::Format { .. } => (
+                STORE_DAMAGED,
+                "name another directory with --store, or use the engine that made it",
+            ),
+            StoreError::Full { .. } => {
+                (OUT_OF_SPACE, "free some space and run again: what is done stays")
+            }
+            StoreError::Io { .. } | StoreError::Rows { .. } => (NODE_FAILED, ""),
+        };
+        let failure = Self::new(code, error.to_string());
+        if hint.is_empty() { failure } else { failure.hint(hint) }
+    }
+}
+
+impl From<HostError> for CliError {
+    fn from(error: HostError) -> Self {
+        Self::new(LIBRARY_REFUSED, error.to_string())
+    }
+}
+
+impl From<RunError> for CliError {
+    fn from(error: RunError) -> Self {
+        match error {
+            RunError::Store(error) => error.into(),
+            RunError::Stage { ref failure, .. } => {
+                let code = if failure.is_resource() { OUT_OF_SPACE } else { NODE_FAILED };
+                let mut message = error.to_string();
+                if let Some(location) = &failure.location {
+                    message = format!("{message}\n  at {location}");
+                }
+                Self { hint: failure.hint.clone(), ..Self::new(code, message) }
+            }
+            RunError::NotFetched { .. } => Self::new(NODE_FAILED, error.to_string()).hint(
+                "this version does not download; get a copy by other means and name its directory instead",
+            ),
+            error => Self::new(NODE_FAILED, error.to_string()),
+        }
+    }
+}
+
+impl From<std::io::Error> for CliError {
+    fn from(error: std::io::Error) -> Self {
+        // Whoever read our output has seen enough, as in `paraloom show … | head`.
+        if error.kind() == std::io::ErrorKind::BrokenPipe {
+            return Self::silent(0);
+        }
+        Self::new(NODE_FAILED, error.to_string())
+    }
+}
+
+impl From<arrow::error::ArrowError> for CliError {
+    fn from(error: arrow::error::ArrowError) -> Self {
+        if let arrow::error::ArrowError::IoError(_, source) = &error
+            && source.kind() == std::io::ErrorKind::BrokenPipe
+        {
+            return Self::silent(0);
+        }
+        Self::new(NODE_FAILED, error.to_string())
+    }
+}

@@ -1,0 +1,69 @@
+//! What a person sees. Talk goes to stderr, data to stdout.
+
+mod diagnostics;
+mod graph;
+mod progress;
+mod table;
+
+pub(crate) use diagnostics::diagnostics;
+pub(crate) use graph::{dot, mermaid, svg, terminal};
+pub(crate) use progress::Progress;
+pub(crate) use table::print_rows;
+
+use anstyle::{AnsiColor, Style};
+
+const BOLD: Style = Style::new().bold();
+const RED: Style = AnsiColor::Red.on_default().bold();
+const GREEN: Style = AnsiColor::Green.on_default();
+const CYAN: Style = AnsiColor::Cyan.on_default();
+const DIM: Style = Style::new().dimmed();
+
+/// A line to stderr; colours are removed where they are not wanted. Nobody can be told
+/// that stderr is closed.
+#[expect(clippy::print_stderr, reason = "the one place that prints to stderr")]
+pub(crate) fn note(text: &str) {
+    use std::io::Write;
+    let _ = writeln!(anstream::stderr(), "{text}");
+}
+
+pub(crate) fn error(message: &str, hint: Option<&str>) {
+    note(&format!("{RED}error{RED:#}: {}", printable(message)));
+    if let Some(hint) = hint {
+        note(&format!("{CYAN}hint{CYAN:#}: {}", printable(hint)));
+    }
+}
+
+/// Text from files must not steer the terminal.
+pub(crate) fn printable(text: &str) -> String {
+    let escape = |c: char| c.is_control() && c != '\n' && c != '\t';
+    if !text.contains(escape) {
+        return text.to_owned();
+    }
+    let plain = |c: char| if escape(c) { c.escape_default().to_string() } else { c.to_string() };
+    text.chars().map(plain).collect()
+}
+
+/// "1.2 s", "3 min 05 s".
+pub(crate) fn duration(ms: u64) -> String {
+    match ms {
+        0..1_000 => format!("{ms} ms"),
+        1_000..60_000 => format!("{:.1} s", ms as f64 / 1000.0),
+        _ => format!("{} min {:02} s", ms / 60_000, ms / 1000 % 60),
+    }
+}
+
+/// "1.2 MiB".
+pub(crate) fn bytes(count: u64) -> String {
+    let mut value = count as f64;
+    for unit in ["bytes", "KiB", "MiB", "GiB"] {
+        if value < 1024.0 {
+            return if unit == "bytes" {
+                format!("{count} bytes")
+            } else {
+                format!("{value:.1} {unit}")
+            };
+        }
+        value /= 1024.0;
+    }
+    format!("{value:.1} TiB")
+}

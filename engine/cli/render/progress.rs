@@ -1,0 +1,156 @@
+//! The progress of a run: a line per node that moves on a terminal, and plain lines
+//! elsewhere.
+
+use std::collections::HashMap;
+use std::io::IsTerminal;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use paraloom_exec::Event;
+
+use super::{CYAN, DIM, GREEN, RED, duration, note, printable};
+
+/// Without a terminal, a node that works says so this often.
+const PLAIN_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Shows events as they come.
+pub(crate) struct Progress {
+    state: Mutex<State>,
+}
+
+struct State {
+    bars: MultiProgress,
+    live: bool,
+    nodes: HashMap<String, Node>,
+}
+
+struct Node {
+    bar: ProgressBar,
+    started: Instant,
+    told: Instant,
+    /// Rows of the parts that are done; a stage's own count is within a part.
+    rows: u64,
+    loss: Option<f64>,
+}
+
+impl Progress {
+    pub(crate) fn new() -> Self {
+        let live = std::io::stderr().is_terminal()
+            && std::env::var_os("TERM").is_none_or(|term| term != "dumb");
+        let target = if live { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        let state =
+            State { bars: MultiProgress::with_draw_target(target), live, nodes: HashMap::new() };
+        Self { state: Mutex::new(state) }
+    }
+
+    /// Shows one event.
+    pub(crate) fn show(&self, event: &Event) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).show(event);
+    }
+}
+
+impl State {
+    fn line(&self, text: &str) {
+        self.bars.suspend(|| note(text));
+    }
+
+    fn show(&mut self, event: &Event) {
+        match event {
+            Event::NodeStarted { node, stage, .. } => self.start(node, stage),
+            Event::NodeCached { node, .. } => {
+                self.line(&format!("{DIM}     cached {node}{DIM:#}"));
+            }
+            Event::NodeWaiting { node, holder } => {
+                self.line(&format!("{CYAN}    waiting{CYAN:#} {node}: {holder} computes it"));
+            }
+            Event::Part { node, rows } | Event::PartFound { node, rows } => {
+                if let Some(node) = self.nodes.get_mut(node) {
+                    node.rows += rows;
+                    let rows = node.rows;
+                    node.bar.set_message(format!("{rows} rows"));
+                }
+                self.plain(node, |node| format!("{} rows", node.rows));
+            }
+            Event::Progress { node, done, total, unit } => self.progress(node, *done, *total, unit),
+            Event::Metric { node, name, value, .. } if name == "loss" => {
+                if let Some(node) = self.nodes.get_mut(node) {
+                    node.loss = Some(*value);
+                }
+            }
+            Event::Log { node, level, message } => {
+                self.line(&format!("{CYAN}{level:>11}{CYAN:#} {node}: {}", printable(message)));
+            }
+            Event::NodeFinished { node, rows, found, computed, ms, .. } => {
+                self.finish(node, *rows, *found, *computed, *ms);
+            }
+            Event::NodeFailed { node, .. } => {
+                self.remove(node);
+                self.line(&format!("{RED}     failed{RED:#} {node}"));
+            }
+            Event::Damaged { message } => {
+                self.line(&format!(
+                    "{RED}    damaged{RED:#} {}; making it again",
+                    printable(message)
+                ));
+            }
+            Event::RunFinished { .. } => drop(self.bars.clear()),
+            Event::RunStarted { .. } | Event::Metric { .. } => {}
+        }
+    }
+
+    fn start(&mut self, node: &str, stage: &str) {
+        let bar = self.bars.add(ProgressBar::no_length());
+        let style = ProgressStyle::with_template("    {spinner} {prefix} {msg} {elapsed}");
+        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
+        bar.set_prefix(format!("{node} ({stage})"));
+        bar.enable_steady_tick(Duration::from_millis(120));
+        let now = Instant::now();
+        let state = Node { bar, started: now, told: now, rows: 0, loss: None };
+        self.nodes.insert(node.to_owned(), state);
+    }
+
+    fn progress(&mut self, name: &str, done: u64, total: u64, unit: &str) {
+        let Some(node) = self.nodes.get_mut(name) else { return };
+        let rate = done as f64 / node.started.elapsed().as_secs_f64().max(0.001);
+        let mut text = match total {
+            0 => format!("{done} {unit}"),
+            total => {
+                let left = (total.saturating_sub(done) as f64 / rate.max(0.001)).ceil() as u64;
+                format!("{done}/{total} {unit}, {rate:.1}/s, {} left", duration(left * 1000))
+            }
+        };
+        if let Some(loss) = node.loss {
+            text.push_str(&format!(", loss {loss:.3}"));
+        }
+        node.bar.set_message(text.clone());
+        self.plain(name, |_| text);
+    }
+
+    /// A plain line now and then, where there is no terminal.
+    fn plain(&mut self, name: &str, text: impl FnOnce(&Node) -> String) {
+        let Some(node) = self.nodes.get_mut(name).filter(|_| !self.live) else { return };
+        if node.told.elapsed() >= PLAIN_INTERVAL {
+            node.told = Instant::now();
+            note(&format!("    working {name}: {}", text(node)));
+        }
+    }
+
+    fn remove(&mut self, node: &str) {
+        if let Some(node) = self.nodes.remove(node) {
+            node.bar.finish_and_clear();
+        }
+    }
+
+    fn finish(&mut self, node: &str, rows: Option<u64>, found: u64, computed: u64, ms: u64) {
+        self.remove(node);
+        let rows = rows.map_or(String::new(), |rows| format!(" {rows} rows"));
+        let resumed = match (found, computed) {
+            (0, _) => String::new(),
+            (found, 0) => format!(", all {found} parts were there"),
+            (found, computed) => format!(", {found} of {} parts were there", found + computed),
+        };
+        let took = duration(ms);
+        self.line(&format!("{GREEN}       done{GREEN:#} {node}{rows} in {took}{resumed}"));
+    }
+}

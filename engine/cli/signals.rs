@@ -1,0 +1,36 @@
+//! Signals: the first asks the run to stop at its next safe point, the second ends the
+//! process at once.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
+use signal_hook::flag;
+
+/// Which signal came, if any.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Signals(Arc<AtomicUsize>);
+
+impl Signals {
+    /// Lets signals set `cancel`. A system that refuses handlers keeps its defaults: the
+    /// run can be killed anyway.
+    pub(crate) fn listen(cancel: &Arc<AtomicBool>) -> Self {
+        let signals = Self::default();
+        for signal in [SIGINT, SIGTERM, SIGHUP] {
+            let _ = flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(cancel));
+            let _ = flag::register(signal, Arc::clone(cancel));
+            let _ = flag::register_usize(signal, Arc::clone(&signals.0), signal as usize);
+        }
+        // A file size limit is an error of the write, not the end of the process.
+        let _ = flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)));
+        signals
+    }
+
+    /// The exit code of the signal that came: 130 for Ctrl-C, 143 for SIGTERM.
+    pub(crate) fn exit_code(&self) -> u8 {
+        match self.0.load(Ordering::Acquire) {
+            0 => crate::error::NODE_FAILED,
+            signal => 128 + signal as u8,
+        }
+    }
+}
