@@ -133,6 +133,13 @@ impl Error {
         self
     }
 
+    /// Replaces the message.
+    #[must_use]
+    pub fn renamed(mut self, message: impl Into<String>) -> Self {
+        self.message = message.into();
+        self
+    }
+
     /// Puts what was tried in front of the message.
     #[must_use]
     pub fn prefixed(mut self, what: &str) -> Self {

@@ -19,7 +19,14 @@ pub mod kernels;
 pub mod model;
 pub mod random;
 pub mod score;
+mod stages;
 pub mod tokenizer;
 pub mod train;
 
 pub use error::{Error, Result};
+pub use stages::{Finetune, Generate, ModelStage, ScoreCola, ScoreLoss, ScoreStsb};
+
+paraloom_sdk::export_stages! {
+    whole: [ModelStage, Finetune],
+    map: [Generate, ScoreStsb, ScoreCola, ScoreLoss],
+}

@@ -1,0 +1,232 @@
+//! From rows to pairs of source and target text, task by task.
+
+use std::collections::BTreeMap;
+
+use arrow::array::{Array, RecordBatch, StringArray};
+use paraloom_sdk::{Error, PlanInputs, Result, StreamReader, Table, column};
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use crate::score::{cola_prompt, stsb_prompt};
+
+/// What is learnt from one table.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Task {
+    /// A task of T5 with its official prompt and labels.
+    #[serde(default)]
+    pub(super) kind: Kind,
+    /// Stands before every source (`kind: text`).
+    #[serde(default)]
+    pub(super) prefix: String,
+    /// The column to read: `source`, for cola `sentence`, for stsb `sentence1`. For
+    /// `kind: text` it may be a template such as `{subject} said {what}`.
+    #[serde(default)]
+    pub(super) source: Option<String>,
+    /// The second sentence of stsb: `sentence2`.
+    #[serde(default)]
+    pub(super) second: Option<String>,
+    /// The column to write: `target`, for cola `label`, for stsb `score`.
+    #[serde(default)]
+    pub(super) target: Option<String>,
+    /// How often each example is used in an epoch; 0.5 uses half of them.
+    #[serde(default = "one")]
+    #[schemars(range(min = 0.0, max = 1000.0))]
+    pub(super) weight: f64,
+}
+
+fn one() -> f64 {
+    1.0
+}
+
+/// How rows become text.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Kind {
+    /// The prefix and the source; the target as it is.
+    #[default]
+    Text,
+    /// `stsb sentence1: … sentence2: …`; the score rounded to 0.2.
+    Stsb,
+    /// `cola sentence: …`; `acceptable` or `unacceptable` (1 and 0 are understood too).
+    Cola,
+}
+
+/// A pair of texts.
+pub(super) struct Pair {
+    pub(super) source: String,
+    pub(super) target: String,
+}
+
+impl Task {
+    fn names(&self) -> (&str, &str, &str) {
+        let (source, target) = match self.kind {
+            Kind::Text => ("source", "target"),
+            Kind::Stsb => ("sentence1", "score"),
+            Kind::Cola => ("sentence", "label"),
+        };
+        (
+            self.source.as_deref().unwrap_or(source),
+            self.second.as_deref().unwrap_or("sentence2"),
+            self.target.as_deref().unwrap_or(target),
+        )
+    }
+
+    /// The source, if it is a template.
+    fn template(&self) -> Option<&str> {
+        self.source.as_deref().filter(|source| self.kind == Kind::Text && source.contains('{'))
+    }
+
+    /// Checks the columns; `pointer` is where the configuration describes the task.
+    pub(super) fn check(&self, table: &Table, pointer: &str) -> Result<()> {
+        let (source, second, target) = self.names();
+        match self.template() {
+            Some(template) => {
+                for name in template_columns(template) {
+                    table.text(name, &format!("{pointer}/source"))?;
+                }
+            }
+            None => drop(table.text(source, &format!("{pointer}/source"))?),
+        }
+        if self.kind == Kind::Stsb {
+            table.text(second, &format!("{pointer}/second"))?;
+            table.number(target, &format!("{pointer}/target"))?;
+        } else if self.kind == Kind::Text {
+            table.text(target, &format!("{pointer}/target"))?;
+        } else {
+            table.field(target, &format!("{pointer}/target"))?;
+        }
+        Ok(())
+    }
+
+    /// The pairs of some rows. Rows without a source or a target are left out.
+    pub(super) fn pairs(&self, rows: &RecordBatch) -> Result<Vec<Pair>> {
+        let (source, second, target) = self.names();
+        let sources = match self.template() {
+            Some(template) => fill(template, rows)?,
+            None => column::text(rows, source)?,
+        };
+        let mut pairs = Vec::with_capacity(rows.num_rows());
+        let seconds = if self.kind == Kind::Stsb { Some(column::text(rows, second)?) } else { None };
+        let targets = self.targets(rows, target)?;
+        for (row, target) in targets.into_iter().enumerate() {
+            let (true, Some(target)) = (sources.is_valid(row), target) else { continue };
+            let source = match (&seconds, self.kind) {
+                (Some(seconds), _) if seconds.is_valid(row) => {
+                    stsb_prompt(sources.value(row), seconds.value(row))
+                }
+                (Some(_), _) => continue,
+                (None, Kind::Cola) => cola_prompt(sources.value(row)),
+                (None, _) => format!("{}{}", self.prefix, sources.value(row)),
+            };
+            pairs.push(Pair { source, target });
+        }
+        Ok(pairs)
+    }
+
+    fn targets(&self, rows: &RecordBatch, name: &str) -> Result<Vec<Option<String>>> {
+        match self.kind {
+            Kind::Text => Ok(column::text(rows, name)?.iter().map(|text| text.map(str::to_owned)).collect()),
+            Kind::Stsb => {
+                let label = |score: Option<f64>| score.filter(|score| score.is_finite()).map(stsb_label);
+                Ok(column::numbers(rows, name)?.iter().map(label).collect())
+            }
+            Kind::Cola => {
+                let labels = column::get(rows, name)?;
+                if labels.data_type().is_numeric() {
+                    let label = |value: Option<f64>| value.map(|value| cola_label(value > 0.5).to_owned());
+                    return Ok(column::numbers(rows, name)?.iter().map(label).collect());
+                }
+                column::text(rows, name)?.iter().map(|text| text.map(parse_cola).transpose()).collect()
+            }
+        }
+    }
+}
+
+/// The columns that a template names: what stands in braces.
+fn template_columns(template: &str) -> Vec<&str> {
+    template.split('{').skip(1).filter_map(|rest| rest.split_once('}')).map(|(name, _)| name).collect()
+}
+
+/// The template filled in for every row; null where a column is.
+fn fill(template: &str, rows: &RecordBatch) -> Result<StringArray> {
+    let names = template_columns(template);
+    let columns: Vec<_> = names.iter().map(|name| column::text(rows, name)).collect::<Result<_>>()?;
+    let row = |row: usize| {
+        let mut text = template.to_owned();
+        for (name, column) in names.iter().zip(&columns) {
+            let value = column.is_valid(row).then(|| column.value(row))?;
+            text = text.replacen(&format!("{{{name}}}"), value, 1);
+        }
+        Some(text)
+    };
+    Ok((0..rows.num_rows()).map(row).collect())
+}
+
+/// T5's own rounding: to the nearest 0.2, with one decimal.
+fn stsb_label(score: f64) -> String {
+    format!("{:.1}", (score.clamp(0.0, 5.0) * 5.0).round() / 5.0)
+}
+
+fn cola_label(acceptable: bool) -> &'static str {
+    if acceptable { "acceptable" } else { "unacceptable" }
+}
+
+fn parse_cola(text: &str) -> Result<String> {
+    match text.trim() {
+        "acceptable" | "1" => Ok(cola_label(true).to_owned()),
+        "unacceptable" | "0" => Ok(cola_label(false).to_owned()),
+        other => Err(Error::data(format!("`{other}` is neither `acceptable` nor `unacceptable`"))),
+    }
+}
+
+/// The tasks of a node: one per table, by the label of its edge.
+#[derive(Clone, Debug)]
+pub(super) struct Tasks {
+    default: Task,
+    named: BTreeMap<String, Task>,
+}
+
+impl Tasks {
+    /// Checks every table of `port` against its task.
+    pub(super) fn check(default: Task, named: BTreeMap<String, Task>, inputs: &PlanInputs) -> Result<Self> {
+        let tasks = Self { default, named };
+        for port in ["examples", "validation"] {
+            for (label, table) in inputs.tables(port) {
+                let pointer = if tasks.named.contains_key(label) { format!("/tasks/{label}") } else { String::new() };
+                tasks.of(label).check(&table, &pointer)?;
+            }
+        }
+        if let Some(name) = tasks.named.keys().find(|name| !inputs.tables("examples").any(|(label, _)| label == **name)) {
+            let labels: Vec<_> = inputs.tables("examples").map(|(label, _)| format!("`{label}`")).collect();
+            return Err(Error::config(format!("no table of `examples` is called `{name}`"))
+                .at(format!("/tasks/{name}"))
+                .hint(format!("there is {}", labels.join(", "))));
+        }
+        Ok(tasks)
+    }
+
+    fn of(&self, label: &str) -> &Task {
+        self.named.get(label).unwrap_or(&self.default)
+    }
+
+    /// Reads all pairs of some tables, each as often as its weight says.
+    pub(super) fn read(&self, tables: Vec<(String, StreamReader)>, weighted: bool) -> Result<Vec<Pair>> {
+        let mut pairs = Vec::new();
+        for (label, table) in tables {
+            let task = self.of(&label);
+            let mut due = 0.0;
+            for rows in table {
+                for pair in task.pairs(&rows?)? {
+                    // Evenly spread, without randomness: 0.5 takes every other example.
+                    due += if weighted { task.weight } else { 1.0 };
+                    while due >= 1.0 {
+                        due -= 1.0;
+                        pairs.push(Pair { source: pair.source.clone(), target: pair.target.clone() });
+                    }
+                }
+            }
+        }
+        Ok(pairs)
+    }
+}

@@ -1,0 +1,414 @@
+//! `finetune`: teaches a model from examples.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arrow::array::{Float64Array, Int64Array, RecordBatch};
+use arrow::datatypes::{DataType, Field, Schema};
+use paraloom_sdk::{About, Error, PlanInputs, Planned, Port, Result, Run, Services, Stage};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::examples::{Kind, Pair, Task, Tasks};
+use super::shared::{FINGERPRINT, Loaded, MAX_SOURCE_TOKENS, load_model, pool};
+use crate::device::default_device;
+use crate::folder;
+use crate::tokenizer::Tokenizer;
+use crate::train::{Example, Length, Optimizer, Options, Schedule, StepMetrics, Trainer};
+
+/// Checkpoints are at least this far apart, and take a small share of the time.
+const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(10);
+const METRICS_FILE: &str = "metrics.json";
+
+/// Settings of `finetune`.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// A task of T5 with its official prompt and labels, or plain `text`.
+    #[serde(default)]
+    kind: Kind,
+    /// Stands before every source, such as `paraphrase: `.
+    #[serde(default)]
+    prefix: String,
+    /// The column to read; `source` if left out.
+    #[serde(default)]
+    source: Option<String>,
+    /// The second sentence of stsb; `sentence2` if left out.
+    #[serde(default)]
+    second: Option<String>,
+    /// The column to write; `target` if left out.
+    #[serde(default)]
+    target: Option<String>,
+    /// Tasks of their own for some of the tables that enter `examples`, by label.
+    #[serde(default)]
+    tasks: BTreeMap<String, Task>,
+    /// Passes over the examples; 1 if neither `epochs` nor `steps` is given.
+    #[serde(default)]
+    #[schemars(range(min = 1))]
+    epochs: Option<u64>,
+    /// Optimizer steps, instead of epochs.
+    #[serde(default)]
+    #[schemars(range(min = 1))]
+    steps: Option<u64>,
+    /// Examples that are worked on together.
+    #[serde(default = "eight")]
+    #[schemars(range(min = 1, max = 4096))]
+    batch_size: usize,
+    /// Batches per optimizer step.
+    #[serde(default = "one")]
+    #[schemars(range(min = 1, max = 4096))]
+    accumulate: usize,
+    /// The optimizer.
+    #[serde(default)]
+    optimizer: OptimizerName,
+    /// The highest learning rate.
+    #[serde(default = "learning_rate")]
+    #[schemars(range(min = 0.0, max = 10.0))]
+    learning_rate: f64,
+    /// What becomes of the learning rate after the warm-up.
+    #[serde(default)]
+    schedule: ScheduleName,
+    /// Steps over which the learning rate rises from zero.
+    #[serde(default)]
+    warmup_steps: u64,
+    /// Decoupled weight decay.
+    #[serde(default)]
+    #[schemars(range(min = 0.0, max = 10.0))]
+    weight_decay: f64,
+    /// Largest norm of the gradient; 0 does not clip.
+    #[serde(default = "one_point")]
+    #[schemars(range(min = 0.0))]
+    clip: f64,
+    /// Dropout; the model's own if left out.
+    #[serde(default)]
+    #[schemars(range(min = 0.0, max = 0.9))]
+    dropout: Option<f64>,
+    /// Share of each target's probability that is spread over the vocabulary.
+    #[serde(default)]
+    #[schemars(range(min = 0.0, max = 0.9))]
+    label_smoothing: f64,
+    /// Take the examples in another order in each epoch.
+    #[serde(default = "yes")]
+    shuffle: bool,
+    /// Longer sources are cut.
+    #[serde(default = "max_source_tokens")]
+    #[schemars(range(min = 2))]
+    max_source_tokens: usize,
+    /// Longer targets are cut.
+    #[serde(default = "max_source_tokens")]
+    #[schemars(range(min = 2))]
+    max_target_tokens: usize,
+    /// Share of the examples that is held back to validate on, if nothing enters
+    /// `validation`.
+    #[serde(default)]
+    #[schemars(range(min = 0.0, max = 0.9))]
+    validation_split: f64,
+    /// Steps between validations; once an epoch's worth of steps if left out.
+    #[serde(default)]
+    #[schemars(range(min = 1))]
+    validate_every: Option<u64>,
+    /// Stop after this many validations without a better loss. The best model is kept.
+    #[serde(default)]
+    #[schemars(range(min = 1))]
+    patience: Option<u64>,
+}
+
+fn one() -> usize {
+    1
+}
+fn eight() -> usize {
+    8
+}
+fn one_point() -> f64 {
+    1.0
+}
+fn yes() -> bool {
+    true
+}
+fn learning_rate() -> f64 {
+    3e-4
+}
+fn max_source_tokens() -> usize {
+    MAX_SOURCE_TOKENS
+}
+
+/// An optimizer.
+#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+enum OptimizerName {
+    #[default]
+    AdamW,
+    Adafactor,
+}
+
+/// A schedule of the learning rate.
+#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+enum ScheduleName {
+    Constant,
+    #[default]
+    Linear,
+}
+
+/// The stage.
+pub struct Finetune {
+    config: Config,
+    tasks: Tasks,
+}
+
+fn metrics_schema() -> Schema {
+    let number = |name, nullable| Field::new(name, DataType::Float64, nullable);
+    Schema::new(vec![
+        Field::new("step", DataType::Int64, false),
+        Field::new("epoch", DataType::Int64, false),
+        number("loss", false),
+        number("learning_rate", false),
+        number("gradient_norm", false),
+        number("validation_loss", true),
+    ])
+}
+
+impl Stage for Finetune {
+    type Config = Config;
+
+    fn about() -> About {
+        About::new("finetune", "1.0.0", "Teaches a T5 model from examples.")
+            .input(Port::artifact("model", "The model to start from."))
+            .input(Port::table("examples", "What to learn: a source and a target column each.").many())
+            .input(Port::table("validation", "What to validate on.").optional().many())
+            .output(Port::artifact("model", "The model that has learnt."))
+            .output(Port::table("metrics", "Loss, learning rate and gradient norm of every step."))
+            .uses_seed()
+            .resumable()
+    }
+
+    fn plan(config: Config, inputs: &PlanInputs) -> Result<Planned<Self>> {
+        if config.epochs.is_some() && config.steps.is_some() {
+            return Err(Error::config("say either `epochs` or `steps`").at("/steps"));
+        }
+        let validates = config.validation_split > 0.0 || inputs.is_connected("validation");
+        if config.patience.is_some() && !validates {
+            return Err(Error::config("`patience` needs something to validate on")
+                .at("/patience")
+                .hint("connect `validation`, or hold examples back with `validation_split`"));
+        }
+        let default = Task {
+            kind: config.kind,
+            prefix: config.prefix.clone(),
+            source: config.source.clone(),
+            second: config.second.clone(),
+            target: config.target.clone(),
+            weight: 1.0,
+        };
+        let tasks = Tasks::check(default, config.tasks.clone(), inputs)?;
+        let planned = Planned::new(Self { config, tasks }, [None, Some(Arc::new(metrics_schema()))]);
+        Ok(planned.fingerprint(FINGERPRINT))
+    }
+
+    fn run(&self, run: &mut Run) -> Result<()> {
+        let loaded = load_model(run.artifact("model")?)?;
+        let mut examples = self.examples(&loaded, run.tables("examples"), true)?;
+        let mut validation = self.examples(&loaded, run.tables("validation"), false)?;
+        if validation.is_empty() && self.config.validation_split > 0.0 {
+            validation = hold_back(&mut examples, self.config.validation_split);
+        }
+        if examples.is_empty() {
+            return Err(Error::data("there is nothing to learn from: `examples` has no rows").input("examples"));
+        }
+        let work = Work {
+            services: run.services(),
+            validation,
+            validate_every: self.validate_every(examples.len()),
+            patience: self.config.patience,
+        };
+        let options = self.options(run.seed());
+        let services = run.services();
+        let (trainer, metrics) = pool(run.threads())?.install(|| -> Result<_> {
+            let (mut trainer, mut metrics) = start(&loaded, examples, options, services)?;
+            work.train(&mut trainer, &mut metrics)?;
+            Ok((trainer, metrics))
+        })?;
+        run.push("metrics", &to_rows(&metrics)?)?;
+        save(trainer, &loaded.tokenizer, run.output_dir("model")?)
+    }
+}
+
+impl Finetune {
+    fn options(&self, seed: u64) -> Options {
+        let config = &self.config;
+        Options {
+            length: match (config.epochs, config.steps) {
+                (_, Some(steps)) => Length::Steps(steps),
+                (epochs, None) => Length::Epochs(epochs.unwrap_or(1)),
+            },
+            batch_size: config.batch_size,
+            accumulate: config.accumulate,
+            optimizer: match config.optimizer {
+                OptimizerName::AdamW => Optimizer::AdamW { betas: [0.9, 0.999], eps: 1e-8 },
+                OptimizerName::Adafactor => Optimizer::Adafactor { scale_parameter: false },
+            },
+            learning_rate: config.learning_rate,
+            schedule: match config.schedule {
+                ScheduleName::Constant => Schedule::Constant,
+                ScheduleName::Linear => Schedule::Linear,
+            },
+            warmup_steps: config.warmup_steps,
+            weight_decay: config.weight_decay,
+            clip_norm: (config.clip > 0.0).then_some(config.clip),
+            dropout: config.dropout,
+            label_smoothing: config.label_smoothing,
+            shuffle: config.shuffle,
+            seed,
+        }
+    }
+
+    fn examples(
+        &self,
+        loaded: &Loaded,
+        tables: Vec<(String, paraloom_sdk::StreamReader)>,
+        weighted: bool,
+    ) -> Result<Vec<Example>> {
+        let pairs = self.tasks.read(tables, weighted)?;
+        let encode = |text: fn(&Pair) -> &str, limit| {
+            let texts: Vec<_> = pairs.iter().map(text).collect();
+            loaded.tokenizer.encode_all(&texts, Some(limit))
+        };
+        let sources = encode(|pair| &pair.source, self.config.max_source_tokens)?;
+        let targets = encode(|pair| &pair.target, self.config.max_target_tokens)?;
+        Ok(sources.into_iter().zip(targets).map(|(source, target)| Example { source, target }).collect())
+    }
+
+    fn validate_every(&self, examples: usize) -> u64 {
+        let epoch = examples.div_ceil(self.config.batch_size * self.config.accumulate);
+        self.config.validate_every.unwrap_or(epoch as u64).max(1)
+    }
+}
+
+/// Takes evenly spread examples out.
+fn hold_back(examples: &mut Vec<Example>, share: f64) -> Vec<Example> {
+    let (mut kept, mut held, mut due) = (Vec::new(), Vec::new(), 0.0);
+    for example in examples.drain(..) {
+        due += share;
+        if due >= 1.0 {
+            due -= 1.0;
+            held.push(example);
+        } else {
+            kept.push(example);
+        }
+    }
+    *examples = kept;
+    held
+}
+
+/// A row of the metrics table. Times are not in it: they differ from run to run.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Metric {
+    step: u64,
+    epoch: u64,
+    /// Bits of the numbers, so that a checkpoint gives back exactly these.
+    numbers: [u64; 3],
+    validation: Option<u64>,
+}
+
+impl Metric {
+    fn new(metrics: &StepMetrics, validation: Option<f64>) -> Self {
+        let numbers = [metrics.loss, metrics.learning_rate, metrics.gradient_norm];
+        Self {
+            step: metrics.step,
+            epoch: metrics.epoch,
+            numbers: numbers.map(f64::to_bits),
+            validation: validation.map(f64::to_bits),
+        }
+    }
+}
+
+fn to_rows(metrics: &[Metric]) -> Result<RecordBatch> {
+    let number = |index: usize| -> Arc<Float64Array> {
+        Arc::new(metrics.iter().map(|metric| Some(f64::from_bits(metric.numbers[index]))).collect())
+    };
+    let steps: Int64Array = metrics.iter().map(|metric| Some(metric.step as i64)).collect();
+    let epochs: Int64Array = metrics.iter().map(|metric| Some(metric.epoch as i64)).collect();
+    let validation: Float64Array =
+        metrics.iter().map(|metric| metric.validation.map(f64::from_bits)).collect();
+    let columns: Vec<Arc<dyn arrow::array::Array>> =
+        vec![Arc::new(steps), Arc::new(epochs), number(0), number(1), number(2), Arc::new(validation)];
+    Ok(RecordBatch::try_new(Arc::new(metrics_schema()), columns)?)
+}
+
+/// Goes on from the newest checkpoint, or starts.
+fn start(
+    loaded: &Loaded,
+    examples: Vec<Example>,
+    options: Options,
+    services: Services,
+) -> Result<(Trainer, Vec<Metric>)> {
+    let Some((dir, step)) = services.checkpoint_latest()? else {
+        return Ok((Trainer::new(loaded.model.clone(), examples, options)?, Vec::new()));
+    };
+    let metrics = std::fs::read(dir.join(METRICS_FILE))?;
+    let metrics = serde_json::from_slice(&metrics)
+        .map_err(|error| Error::data(format!("{}: {error}", dir.join(METRICS_FILE).display())))?;
+    let trainer = Trainer::load(&dir, examples, options, &default_device())?;
+    services.info(&format!("goes on from step {step}"));
+    Ok((trainer, metrics))
+}
+
+struct Work {
+    services: Services,
+    validation: Vec<Example>,
+    validate_every: u64,
+    patience: Option<u64>,
+}
+
+impl Work {
+    fn train(&self, trainer: &mut Trainer, metrics: &mut Vec<Metric>) -> Result<()> {
+        let mut saved = Instant::now();
+        let total = trainer.total_steps();
+        let is_cancelled = || self.services.is_cancelled();
+        self.services.progress(trainer.steps_done(), total, "steps");
+        while !self.is_over(trainer) {
+            if is_cancelled() {
+                self.checkpoint(trainer, metrics)?;
+                return Err(Error::cancelled());
+            }
+            let Some(step) = trainer.step()? else { break };
+            let due = step.step % self.validate_every == 0 || step.step == total;
+            let validation = if due && !self.validation.is_empty() {
+                let loss = trainer.evaluate(&self.validation, &|| false)?;
+                self.services.metric("validation_loss", loss, step.step);
+                Some(loss)
+            } else {
+                None
+            };
+            self.services.metric("loss", step.loss, step.step);
+            self.services.metric("learning_rate", step.learning_rate, step.step);
+            self.services.metric("gradient_norm", step.gradient_norm, step.step);
+            self.services.progress(step.step, total, "steps");
+            metrics.push(Metric::new(&step, validation));
+            if saved.elapsed() >= CHECKPOINT_INTERVAL {
+                self.checkpoint(trainer, metrics)?;
+                saved = Instant::now();
+            }
+        }
+        Ok(())
+    }
+
+    fn is_over(&self, trainer: &Trainer) -> bool {
+        self.patience.is_some_and(|patience| trainer.evaluations_since_best() >= patience)
+    }
+
+    fn checkpoint(&self, trainer: &Trainer, metrics: &[Metric]) -> Result<()> {
+        self.services.checkpoint(trainer.steps_done(), |dir| {
+            trainer.save(dir)?;
+            let json = serde_json::to_vec(metrics).map_err(|error| Error::internal(error.to_string()))?;
+            Ok(std::fs::write(dir.join(METRICS_FILE), json)?)
+        })
+    }
+}
+
+fn save(trainer: Trainer, tokenizer: &Tokenizer, out: &Path) -> Result<()> {
+    folder::save(&trainer.into_best_model(), out)?;
+    Ok(tokenizer.save(out)?)
+}

@@ -1,0 +1,274 @@
+//! `generate`: writes text for every row.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray, UInt32Array};
+use arrow::compute::take;
+use arrow::datatypes::{DataType, Field};
+use paraloom_sdk::identity::{child_id, id_field, ids, parent_field, row_seed};
+use paraloom_sdk::{About, Emit, Error, MapStage, PlanInputs, Planned, Port, Result, Run, column};
+use rayon::ThreadPool;
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::shared::{FINGERPRINT, Loaded, MAX_SOURCE_TOKENS, load_model, pool};
+use crate::decode::{Candidate, EarlyStopping, Options, Row, Strategy, generate};
+
+/// Settings of `generate`.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Stands before every source, such as `paraphrase: `.
+    #[serde(default)]
+    prefix: String,
+    /// The column to read.
+    #[serde(default = "source")]
+    source: String,
+    /// The column to write.
+    #[serde(default = "paraphrase")]
+    into: String,
+    /// Texts per row.
+    #[serde(default = "one")]
+    #[schemars(range(min = 1, max = 1000))]
+    candidates: usize,
+    /// Draw each token at random. Without `sample` and `beam`, the most probable is taken.
+    #[serde(default)]
+    sample: Option<Sample>,
+    /// Keep the most probable beginnings.
+    #[serde(default)]
+    beam: Option<Beam>,
+    /// Longest text, in tokens.
+    #[serde(default = "max_new_tokens")]
+    #[schemars(range(min = 1, max = 4096))]
+    max_new_tokens: usize,
+    /// Above 1, makes tokens that were used already less probable.
+    #[serde(default = "one_point")]
+    #[schemars(range(min = 0.01, max = 100.0))]
+    repetition_penalty: f64,
+    /// Sequences of this many tokens do not come twice; 0 allows them.
+    #[serde(default)]
+    no_repeat_ngram_size: usize,
+    /// Longer sources are cut.
+    #[serde(default = "max_source_tokens")]
+    #[schemars(range(min = 2))]
+    max_source_tokens: usize,
+}
+
+/// How tokens are drawn: first the temperature, then `top_k`, then `top_p`.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Sample {
+    /// Below 1 makes probable tokens more probable.
+    #[serde(default = "one_point")]
+    #[schemars(range(min = 0.01, max = 100.0))]
+    temperature: f64,
+    /// Only the most probable tokens, this many; 0 takes all.
+    #[serde(default)]
+    top_k: usize,
+    /// Only the most probable tokens that together have this probability.
+    #[serde(default = "one_point")]
+    #[schemars(range(min = 0.0, max = 1.0))]
+    top_p: f64,
+}
+
+/// How beams are kept.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Beam {
+    /// How many.
+    #[schemars(range(min = 1, max = 256))]
+    beams: usize,
+    /// Above 0 favours longer texts.
+    #[serde(default = "one_point")]
+    length_penalty: f64,
+    /// When to stop looking.
+    #[serde(default)]
+    early_stopping: Stopping,
+}
+
+/// When a beam search ends.
+#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+enum Stopping {
+    /// As soon as there are as many texts as beams.
+    Yes,
+    /// When a better text is improbable.
+    #[default]
+    No,
+    /// When there can be no better text.
+    Never,
+}
+
+fn source() -> String {
+    "source".to_owned()
+}
+fn paraphrase() -> String {
+    "paraphrase".to_owned()
+}
+fn one() -> usize {
+    1
+}
+fn one_point() -> f64 {
+    1.0
+}
+fn max_new_tokens() -> usize {
+    128
+}
+fn max_source_tokens() -> usize {
+    MAX_SOURCE_TOKENS
+}
+
+/// Which of a row's texts it is, from 1.
+const CANDIDATE: &str = "candidate";
+/// The text's score: the logarithm of its probability, or what beam search ranks by.
+const SCORE: &str = "generation_score";
+
+/// The stage.
+pub struct Generate {
+    config: Config,
+    options: Options,
+}
+
+/// A model at work.
+pub struct Worker {
+    loaded: Arc<Loaded>,
+    pool: Arc<ThreadPool>,
+    config: Config,
+    options: Options,
+    seed: u64,
+}
+
+impl MapStage for Generate {
+    type Config = Config;
+    type Worker = Worker;
+
+    fn about() -> About {
+        About::new("generate", "1.0.0", "Writes text for every row: greedily, by beam search or by sampling.")
+            .input(Port::table("rows", "The rows to write for."))
+            .input(Port::artifact("model", "The model that writes."))
+            .output(Port::table("rows", "One row per text, with the columns of the row that it was written for."))
+            .uses_seed()
+            .batch_invariant()
+    }
+
+    fn plan(config: Config, inputs: &PlanInputs) -> Result<Planned<Self>> {
+        let rows = inputs.table("rows")?;
+        rows.text(&config.source, "/source")?;
+        let options = options(&config)?;
+        let schema = rows.with_fields([
+            id_field(),
+            parent_field(),
+            Field::new(&config.into, DataType::Utf8, true),
+            Field::new(CANDIDATE, DataType::Int64, false),
+            Field::new(SCORE, DataType::Float64, true),
+        ]);
+        Ok(Planned::new(Self { config, options }, [Some(schema)]).fingerprint(FINGERPRINT))
+    }
+
+    fn open(&self, run: &Run) -> Result<Worker> {
+        Ok(Worker {
+            loaded: load_model(run.artifact("model")?)?,
+            pool: pool(run.threads())?,
+            config: self.config.clone(),
+            options: self.options.clone(),
+            seed: run.seed(),
+        })
+    }
+
+    fn map(worker: &mut Worker, rows: RecordBatch, emit: &mut Emit) -> Result<()> {
+        let services = emit.services();
+        let texts = worker.write(&rows, &|| services.is_cancelled())?;
+        emit.push("rows", &worker.output(&rows, &texts)?)
+    }
+}
+
+fn options(config: &Config) -> Result<Options> {
+    let strategy = match (config.sample, config.beam) {
+        (Some(_), Some(_)) => return Err(Error::config("say either `sample` or `beam`").at("/beam")),
+        (Some(sample), None) => {
+            Strategy::Sample { temperature: sample.temperature, top_k: sample.top_k, top_p: sample.top_p }
+        }
+        (None, Some(beam)) if config.candidates > beam.beams => {
+            let message = format!("{} candidates need as many beams", config.candidates);
+            return Err(Error::config(message).at("/beam/beams"));
+        }
+        (None, Some(beam)) => Strategy::Beam {
+            beams: beam.beams,
+            length_penalty: beam.length_penalty,
+            early_stopping: match beam.early_stopping {
+                Stopping::Yes => EarlyStopping::Yes,
+                Stopping::No => EarlyStopping::No,
+                Stopping::Never => EarlyStopping::Never,
+            },
+        },
+        (None, None) if config.candidates > 1 => {
+            return Err(Error::config("several candidates need `sample` or `beam`").at("/candidates"));
+        }
+        (None, None) => Strategy::Greedy,
+    };
+    Ok(Options {
+        strategy,
+        candidates: config.candidates,
+        max_new_tokens: config.max_new_tokens,
+        repetition_penalty: config.repetition_penalty,
+        no_repeat_ngram_size: config.no_repeat_ngram_size,
+        ..Options::default()
+    })
+}
+
+impl Worker {
+    /// The candidates of every row; none for a row without a source.
+    fn write(&self, rows: &RecordBatch, cancelled: &(dyn Fn() -> bool + Sync)) -> Result<Vec<Vec<Candidate>>> {
+        let sources = column::text(rows, &self.config.source)?;
+        let ids = ids(rows)?;
+        let present: Vec<_> = (0..rows.num_rows()).filter(|row| sources.is_valid(*row)).collect();
+        let texts: Vec<_> =
+            present.iter().map(|row| format!("{}{}", self.config.prefix, sources.value(*row))).collect();
+        let limit = Some(self.config.max_source_tokens);
+        let encoded = self.loaded.tokenizer.encode_all(&texts, limit)?;
+        let inputs: Vec<_> = encoded
+            .into_iter()
+            .zip(&present)
+            .map(|(tokens, row)| Row { ids: tokens, seed: row_seed(self.seed, ids.value(*row)) })
+            .collect();
+        let written =
+            self.pool.install(|| generate(&self.loaded.model, &inputs, &self.options, &|| cancelled()))?;
+        let mut all = vec![Vec::new(); rows.num_rows()];
+        for (row, candidates) in present.into_iter().zip(written) {
+            all[row] = candidates;
+        }
+        Ok(all)
+    }
+
+    fn output(&self, rows: &RecordBatch, texts: &[Vec<Candidate>]) -> Result<RecordBatch> {
+        let parents = ids(rows)?;
+        let (mut origin, mut ids, mut written, mut numbers, mut scores) =
+            (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        for (row, candidates) in texts.iter().enumerate() {
+            for (number, candidate) in candidates.iter().enumerate() {
+                origin.push(row as u32);
+                ids.push(child_id(parents.value(row), "generate", number as u32));
+                written.push(self.loaded.tokenizer.decode(&candidate.ids)?);
+                numbers.push(number as i64 + 1);
+                scores.push(f64::from(candidate.score));
+            }
+        }
+        let origin = UInt32Array::from(origin);
+        let mut schema_fields = Vec::new();
+        let mut columns = Vec::new();
+        for (field, values) in rows.schema().fields().iter().zip(rows.columns()) {
+            schema_fields.push(Arc::clone(field));
+            columns.push(take(values, &origin, None)?);
+        }
+        let parent: ArrayRef = take(rows.column(rows.schema().index_of("_id")?), &origin, None)?;
+        let base = RecordBatch::try_new(Arc::new(arrow::datatypes::Schema::new(schema_fields)), columns)?;
+        let base = column::with_field(&base, id_field(), Arc::new(StringArray::from(ids)))?;
+        let base = column::with_field(&base, parent_field(), parent)?;
+        let text = Field::new(&self.config.into, DataType::Utf8, true);
+        let base = column::with_field(&base, text, Arc::new(StringArray::from(written)))?;
+        let number = Field::new(CANDIDATE, DataType::Int64, false);
+        let base = column::with_field(&base, number, Arc::new(Int64Array::from(numbers)))?;
+        let score = Field::new(SCORE, DataType::Float64, true);
+        column::with_field(&base, score, Arc::new(Float64Array::from(scores)))
+    }
+}

@@ -1,0 +1,13 @@
+//! The stages: thin wrappers that bring the T5 library and the engine together.
+
+mod examples;
+mod finetune;
+mod generate;
+mod model;
+mod score;
+mod shared;
+
+pub use finetune::Finetune;
+pub use generate::Generate;
+pub use model::ModelStage;
+pub use score::{ScoreCola, ScoreLoss, ScoreStsb};

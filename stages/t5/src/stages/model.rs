@@ -1,0 +1,189 @@
+//! `model`: a model to start from, read from a directory or made new.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use arrow::datatypes::DataType;
+use paraloom_sdk::{About, Error, PlanInputs, Planned, Port, Result, Run, Stage, column};
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use crate::config::Config as T5Config;
+use crate::device::default_device;
+use crate::folder;
+use crate::model::Model;
+use crate::tokenizer::Tokenizer;
+
+/// Settings of `model`.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// A directory in the Hugging Face layout (`config.json`, `model.safetensors`,
+    /// `tokenizer.json`), or a hub reference such as `hf://google-t5/t5-base`.
+    #[serde(default)]
+    #[schemars(extend("x-paraloom-path" = true))]
+    from: Option<String>,
+    /// Make a new model of this size instead, with a tokenizer trained on the tables that
+    /// enter `texts`.
+    #[serde(default)]
+    new: Option<Size>,
+    /// The text columns that the tokenizer is trained on; all if left out.
+    #[serde(default)]
+    columns: Option<Vec<String>>,
+}
+
+/// The size of a new T5.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Size {
+    /// Pieces of the tokenizer.
+    #[schemars(range(min = 64, max = 65_536))]
+    vocabulary: usize,
+    /// Width of the model.
+    #[schemars(range(min = 8, max = 8192))]
+    d_model: usize,
+    /// Width of the feed-forward layers.
+    #[schemars(range(min = 8, max = 65_536))]
+    d_ff: usize,
+    /// Layers of the encoder, and of the decoder.
+    #[schemars(range(min = 1, max = 96))]
+    layers: usize,
+    /// Attention heads.
+    #[schemars(range(min = 1, max = 256))]
+    heads: usize,
+    /// Dropout that `fine-tuning` uses unless it is told otherwise.
+    #[serde(default)]
+    #[schemars(range(min = 0.0, max = 0.9))]
+    dropout: f64,
+}
+
+/// What the official prompts and labels need, so that any tokenizer has it.
+const PROMPTS: [&str; 4] = [
+    "paraphrase: stsb sentence1: sentence2: cola sentence:",
+    "acceptable unacceptable",
+    "0.0 0.2 0.4 0.6 0.8 1.0 1.2 1.4 1.6 1.8 2.0 2.2 2.4 2.6 2.8 3.0 3.2 3.4 3.6 3.8 4.0 4.2 4.4 4.6 4.8 5.0",
+    "0 1 2 3 4 5 6 7 8 9 . , : ; ! ? ' \" ( ) - % $ & /",
+];
+
+/// The stage.
+pub struct ModelStage {
+    config: Config,
+}
+
+impl Stage for ModelStage {
+    type Config = Config;
+
+    fn about() -> About {
+        About::new("model", "1.0.0", "A T5 model to start from: from a directory, or new.")
+            .input(
+                Port::table("texts", "What the tokenizer of a new model is trained on.").optional().many(),
+            )
+            .output(Port::artifact("model", "The model, in the Hugging Face layout."))
+            .uses_seed()
+    }
+
+    fn plan(config: Config, inputs: &PlanInputs) -> Result<Planned<Self>> {
+        match (&config.from, &config.new) {
+            (Some(_), Some(_)) => {
+                return Err(Error::config("a model is either read `from` a directory or `new`").at("/new"));
+            }
+            (None, None) => {
+                return Err(Error::config("`model` needs `from` or `new`")
+                    .hint("from: a directory; new: { vocabulary: 2000, d_model: 128, d_ff: 512, layers: 3, heads: 4 }"));
+            }
+            (Some(from), None) if !from.contains("://") => check_folder(Path::new(from))?,
+            (None, Some(_)) if !inputs.is_connected("texts") => {
+                return Err(Error::config("a new model needs tables in `texts` to train its tokenizer on"));
+            }
+            _ => {}
+        }
+        for (at, name) in config.columns.iter().flatten().enumerate() {
+            let mut tables = inputs.tables("texts").peekable();
+            let mut missing = None;
+            if tables.peek().is_some() && !tables.any(|(_, table)| {
+                let found = table.text(name, &format!("/columns/{at}"));
+                found.map_err(|error| missing = Some(error)).is_ok()
+            }) {
+                return Err(missing.unwrap_or_else(|| Error::config(format!("no table has a column `{name}`"))));
+            }
+        }
+        Ok(Planned::new(Self { config }, [None]))
+    }
+
+    fn run(&self, run: &mut Run) -> Result<()> {
+        let out = run.output_dir("model")?.to_owned();
+        match (&self.config.from, &self.config.new) {
+            (Some(from), _) => copy(Path::new(from), &out),
+            (None, Some(size)) => self.make(*size, run, &out),
+            (None, None) => Err(Error::internal("the plan was checked")),
+        }
+    }
+}
+
+/// Says early what a directory lacks.
+fn check_folder(from: &Path) -> Result<()> {
+    let has = |name: &str| from.join(name).is_file();
+    if !from.is_dir() {
+        return Err(Error::not_found(format!("{} is not a directory", from.display())).at("/from"));
+    }
+    for name in ["config.json", "tokenizer.json"] {
+        if !has(name) {
+            return Err(Error::not_found(format!("{} has no {name}", from.display())).at("/from"));
+        }
+    }
+    if !has("model.safetensors") && !has("model.safetensors.index.json") {
+        let error = Error::not_found(format!("{} has no model.safetensors", from.display())).at("/from");
+        return Err(if has("pytorch_model.bin") {
+            error.hint("pickled weights are not read; convert them with transformers: T5ForConditionalGeneration.from_pretrained(DIR).save_pretrained(NEW)")
+        } else {
+            error
+        });
+    }
+    T5Config::read(&from.join("config.json")).map(drop).map_err(|error| Error::from(error).at("/from"))
+}
+
+/// Copies the files that make up a model, after they were read without error.
+fn copy(from: &Path, out: &Path) -> Result<()> {
+    folder::load(from, &default_device())?;
+    Tokenizer::load(from)?;
+    let mut names: BTreeSet<_> = ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"]
+        .map(str::to_owned)
+        .into();
+    for entry in std::fs::read_dir(from)?.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.starts_with("model") && (name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json")) {
+            names.insert(name);
+        }
+    }
+    for name in names {
+        if from.join(&name).is_file() {
+            std::fs::copy(from.join(&name), out.join(&name))?;
+        }
+    }
+    Ok(())
+}
+
+impl ModelStage {
+    fn make(&self, size: Size, run: &mut Run, out: &Path) -> Result<()> {
+        let mut texts: Vec<String> = PROMPTS.iter().map(|text| (*text).to_owned()).collect();
+        for (_, table) in run.tables("texts") {
+            for rows in table {
+                run.services().check_cancelled()?;
+                let rows = rows?;
+                for field in rows.schema().fields() {
+                    let wanted = self.config.columns.as_ref().is_none_or(|names| names.contains(field.name()));
+                    if wanted && field.data_type() == &DataType::Utf8 && !field.name().starts_with('_') {
+                        texts.extend(column::text(&rows, field.name())?.iter().flatten().map(str::to_owned));
+                    }
+                }
+            }
+        }
+        let tokenizer = Tokenizer::train(&texts, size.vocabulary)?;
+        let vocabulary = tokenizer.vocab_size();
+        let mut config = T5Config::small(vocabulary, size.d_model, size.d_ff, size.layers, size.heads);
+        config.dropout_rate = size.dropout;
+        let model = Model::initial(config, &default_device(), run.seed())?;
+        folder::save(&model, out)?;
+        Ok(tokenizer.save(out)?)
+    }
+}

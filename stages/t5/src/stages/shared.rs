@@ -1,0 +1,74 @@
+//! What all T5 stages share: the loaded models, the thread pools, errors.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use paraloom_sdk::{Error as StageError, Result as StageResult, Status};
+use rayon::ThreadPool;
+
+use crate::device::default_device;
+use crate::folder;
+use crate::model::Model;
+use crate::tokenizer::Tokenizer;
+use crate::{Error, Result};
+
+/// Enters the key of every result that was computed with a model.
+pub(super) const FINGERPRINT: &str = "burn-flex f32";
+
+/// Longer sources are cut. T5 was trained on 512 tokens.
+pub(super) const MAX_SOURCE_TOKENS: usize = 512;
+
+/// A model with its tokenizer.
+pub(super) struct Loaded {
+    pub(super) model: Model,
+    pub(super) tokenizer: Tokenizer,
+}
+
+/// Loads the model in `directory`, or finds it among those in use: nodes that use the same
+/// model share one copy. Artifacts never change, so the path says which model it is.
+pub(super) fn load_model(directory: &Path) -> Result<Arc<Loaded>> {
+    static IN_USE: Mutex<Option<HashMap<PathBuf, Weak<Loaded>>>> = Mutex::new(None);
+    // Held while loading, so that two nodes do not load the same model side by side.
+    let mut in_use = IN_USE.lock().unwrap_or_else(PoisonError::into_inner);
+    let models = in_use.get_or_insert_default();
+    if let Some(loaded) = models.get(directory).and_then(Weak::upgrade) {
+        return Ok(loaded);
+    }
+    let model = folder::load(directory, &default_device())?;
+    let loaded = Arc::new(Loaded { model, tokenizer: Tokenizer::load(directory)? });
+    models.retain(|_, model| model.strong_count() > 0);
+    models.insert(directory.to_owned(), Arc::downgrade(&loaded));
+    Ok(loaded)
+}
+
+/// The pool of `threads` threads; made once.
+pub(super) fn pool(threads: usize) -> StageResult<Arc<ThreadPool>> {
+    static POOLS: Mutex<Option<HashMap<usize, Arc<ThreadPool>>>> = Mutex::new(None);
+    let mut pools = POOLS.lock().unwrap_or_else(PoisonError::into_inner);
+    let pools = pools.get_or_insert_default();
+    if let Some(pool) = pools.get(&threads) {
+        return Ok(Arc::clone(pool));
+    }
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+    let pool = Arc::new(pool.map_err(|error| StageError::resource(error.to_string()))?);
+    pools.insert(threads, Arc::clone(&pool));
+    Ok(pool)
+}
+
+impl From<Error> for StageError {
+    fn from(error: Error) -> Self {
+        let status = match &error {
+            Error::Io { source, .. } => return StageError::from(clone_kind(source)).renamed(error.to_string()),
+            Error::Malformed { .. } | Error::Weights(_) | Error::Tokenizer(_) | Error::Diverged { .. } => Status::Data,
+            Error::Config(_) | Error::Invalid(_) => Status::Config,
+            Error::Cancelled => return Self::cancelled(),
+        };
+        Self::new(status, error.to_string())
+    }
+}
+
+/// The kind decides the status: a full disk is not a missing file.
+fn clone_kind(error: &std::io::Error) -> std::io::Error {
+    std::io::Error::from(error.kind())
+}

@@ -1,0 +1,128 @@
+//! What the end-to-end tests share: the real binary, on a directory of its own.
+
+#![allow(dead_code, reason = "each test binary uses some of it")]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::OnceLock;
+
+/// The binary, with the stage libraries beside it. Cargo builds the binary for a test, but
+/// puts the libraries there only when they are built for their own sake.
+pub fn paraloom() -> Command {
+    static BUILT: OnceLock<()> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        let mut build = Command::new(env!("CARGO"));
+        build.args(["build", "--quiet", "--manifest-path", concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")]);
+        if !cfg!(debug_assertions) {
+            build.arg("--release");
+        }
+        assert!(build.status().expect("cargo runs").success(), "the stage libraries build");
+    });
+    let mut command = Command::new(env!("CARGO_BIN_EXE_paraloom"));
+    command.env("NO_COLOR", "1").env_remove("PARALOOM_STAGES");
+    command
+}
+
+/// A directory with a pipeline and its data.
+pub struct Project {
+    dir: tempfile::TempDir,
+}
+
+impl Project {
+    /// A directory that holds `pipeline` as `p.yaml`.
+    pub fn new(pipeline: &str) -> Self {
+        let project = Self { dir: tempfile::tempdir().expect("a temporary directory") };
+        project.write("p.yaml", pipeline);
+        project
+    }
+
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub fn write(&self, name: &str, text: &str) {
+        std::fs::write(self.file(name), text).expect("the directory is ours");
+    }
+
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = paraloom();
+        command.args(args).current_dir(self.path());
+        command
+    }
+
+    pub fn run(&self, args: &[&str]) -> Output {
+        self.command(args).output().expect("the binary runs")
+    }
+
+    /// Runs a command that must succeed; its stdout.
+    pub fn ok(&self, args: &[&str]) -> String {
+        let output = self.run(args);
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("text")
+    }
+
+    /// Exit code, stdout and stderr as one text, without what differs from run to run.
+    pub fn transcript(&self, args: &[&str]) -> String {
+        let output = self.run(args);
+        let text = format!(
+            "exit {}\n--- stdout\n{}--- stderr\n{}",
+            output.status.code().map_or("by a signal".to_owned(), |code| code.to_string()),
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr),
+        );
+        let root = self.path().canonicalize().expect("it is there");
+        let text = text.replace(root.to_str().expect("text"), "[DIR]");
+        text.replace(self.path().to_str().expect("text"), "[DIR]")
+    }
+}
+
+/// A tiny T5 from nothing through all steps, in a second or two.
+pub const TINY: &str = "\
+paraloom: 1
+name: tiny
+seed: 7
+part_rows: 4
+nodes:
+  pairs: { stage: load, with: { from: pairs.tsv } }
+  blank:
+    stage: model
+    inputs: { texts: [pairs] }
+    with: { new: { vocabulary: 120, d_model: 16, d_ff: 32, layers: 1, heads: 2 } }
+  t5p:
+    stage: finetune
+    inputs: { model: blank, examples: pairs }
+    with: { prefix: 'paraphrase: ', epochs: 6, batch_size: 4, learning_rate: 0.01, dropout: 0.1 }
+  corpus: { stage: load, with: { from: corpus.csv, columns: { text: source } } }
+  paraphrases:
+    stage: generate
+    inputs: { model: t5p, rows: corpus }
+    with: { prefix: 'paraphrase: ', sample: { top_k: 20, top_p: 0.95 }, max_new_tokens: 8 }
+  similarity: { stage: score-stsb, inputs: { model: blank, rows: paraphrases } }
+  grammar: { stage: score-cola, inputs: { model: blank, rows: similarity } }
+  qualified: { stage: threshold, inputs: { rows: grammar }, with: { keep: 'cola_p > 0.0 and length(paraphrase) > 0' } }
+  custom:
+    stage: finetune
+    inputs: { model: t5p, examples: qualified }
+    with: { prefix: 'paraphrase: ', target: paraphrase, steps: 8, batch_size: 4 }
+show: [ { node: qualified, columns: [source, paraphrase], limit: 2 } ]
+";
+
+/// The tiny pipeline with its data.
+pub fn tiny() -> Project {
+    let project = Project::new(TINY);
+    let nouns = ["sales", "costs", "profit", "demand", "output", "margin"];
+    let (mut pairs, mut corpus) = ("source\ttarget\n".to_owned(), "text\n".to_owned());
+    for (at, noun) in nouns.iter().enumerate() {
+        for percent in [3, 7, 12] {
+            pairs.push_str(&format!("{noun} rose {percent} percent\t{noun} grew by {percent} percent\n"));
+        }
+        corpus.push_str(&format!("{noun} rose {} percent\n{noun} fell {} percent\n", at + 20, at + 40));
+    }
+    project.write("pairs.tsv", &pairs);
+    project.write("corpus.csv", &corpus);
+    project
+}
