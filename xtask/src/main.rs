@@ -2,6 +2,7 @@
 #![expect(clippy::print_stderr, reason = "a command line tool reports to its user")]
 
 mod corpus;
+mod tidy;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -9,7 +10,9 @@ use std::process::ExitCode;
 const USAGE: &str = "\
 usage: cargo xtask TASK
 
-  corpus [--check]   write pipelines/corpus, or check that it is what the generator makes";
+  corpus [--check]   write pipelines/corpus, or check that it is what the generator makes
+  schemas            write schemas/ anew
+  tidy               check the invariants of docs/architecture.md";
 
 fn main() -> ExitCode {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -19,6 +22,8 @@ fn main() -> ExitCode {
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["corpus"] => corpus(root, false),
         ["corpus", "--check"] => corpus(root, true),
+        ["schemas"] => report(schemas(root)),
+        ["tidy"] => report(tidy::tidy(root)),
         _ => {
             eprintln!("{USAGE}");
             ExitCode::from(2)
@@ -41,4 +46,31 @@ fn corpus(root: &Path, check: bool) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Prints problems; none is success.
+fn report(problems: std::io::Result<Vec<String>>) -> ExitCode {
+    match problems {
+        Ok(problems) => {
+            problems.iter().for_each(|problem| eprintln!("{problem}"));
+            if problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The binary itself knows the schema.
+fn schemas(root: &Path) -> std::io::Result<Vec<String>> {
+    let output = std::process::Command::new(env!("CARGO"))
+        .args(["run", "--release", "--quiet", "--", "schema"])
+        .current_dir(root)
+        .output()?;
+    if !output.status.success() {
+        return Ok(vec![String::from_utf8_lossy(&output.stderr).into_owned()]);
+    }
+    std::fs::write(root.join("schemas/pipeline.schema.json"), output.stdout)?;
+    Ok(Vec::new())
 }

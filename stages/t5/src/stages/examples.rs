@@ -107,7 +107,8 @@ impl Task {
             None => column::text(rows, source)?,
         };
         let mut pairs = Vec::with_capacity(rows.num_rows());
-        let seconds = if self.kind == Kind::Stsb { Some(column::text(rows, second)?) } else { None };
+        let seconds =
+            if self.kind == Kind::Stsb { Some(column::text(rows, second)?) } else { None };
         let targets = self.targets(rows, target)?;
         for (row, target) in targets.into_iter().enumerate() {
             let (true, Some(target)) = (sources.is_valid(row), target) else { continue };
@@ -126,18 +127,25 @@ impl Task {
 
     fn targets(&self, rows: &RecordBatch, name: &str) -> Result<Vec<Option<String>>> {
         match self.kind {
-            Kind::Text => Ok(column::text(rows, name)?.iter().map(|text| text.map(str::to_owned)).collect()),
+            Kind::Text => {
+                Ok(column::text(rows, name)?.iter().map(|text| text.map(str::to_owned)).collect())
+            }
             Kind::Stsb => {
-                let label = |score: Option<f64>| score.filter(|score| score.is_finite()).map(stsb_label);
+                let label =
+                    |score: Option<f64>| score.filter(|score| score.is_finite()).map(stsb_label);
                 Ok(column::numbers(rows, name)?.iter().map(label).collect())
             }
             Kind::Cola => {
                 let labels = column::get(rows, name)?;
                 if labels.data_type().is_numeric() {
-                    let label = |value: Option<f64>| value.map(|value| cola_label(value > 0.5).to_owned());
+                    let label =
+                        |value: Option<f64>| value.map(|value| cola_label(value > 0.5).to_owned());
                     return Ok(column::numbers(rows, name)?.iter().map(label).collect());
                 }
-                column::text(rows, name)?.iter().map(|text| text.map(parse_cola).transpose()).collect()
+                column::text(rows, name)?
+                    .iter()
+                    .map(|text| text.map(parse_cola).transpose())
+                    .collect()
             }
         }
     }
@@ -145,13 +153,19 @@ impl Task {
 
 /// The columns that a template names: what stands in braces.
 fn template_columns(template: &str) -> Vec<&str> {
-    template.split('{').skip(1).filter_map(|rest| rest.split_once('}')).map(|(name, _)| name).collect()
+    template
+        .split('{')
+        .skip(1)
+        .filter_map(|rest| rest.split_once('}'))
+        .map(|(name, _)| name)
+        .collect()
 }
 
 /// The template filled in for every row; null where a column is.
 fn fill(template: &str, rows: &RecordBatch) -> Result<StringArray> {
     let names = template_columns(template);
-    let columns: Vec<_> = names.iter().map(|name| column::text(rows, name)).collect::<Result<_>>()?;
+    let columns: Vec<_> =
+        names.iter().map(|name| column::text(rows, name)).collect::<Result<_>>()?;
     let row = |row: usize| {
         let mut text = template.to_owned();
         for (name, column) in names.iter().zip(&columns) {
@@ -189,16 +203,29 @@ pub(super) struct Tasks {
 
 impl Tasks {
     /// Checks every table of `port` against its task.
-    pub(super) fn check(default: Task, named: BTreeMap<String, Task>, inputs: &PlanInputs) -> Result<Self> {
+    pub(super) fn check(
+        default: Task,
+        named: BTreeMap<String, Task>,
+        inputs: &PlanInputs,
+    ) -> Result<Self> {
         let tasks = Self { default, named };
         for port in ["examples", "validation"] {
             for (label, table) in inputs.tables(port) {
-                let pointer = if tasks.named.contains_key(label) { format!("/tasks/{label}") } else { String::new() };
+                let pointer = if tasks.named.contains_key(label) {
+                    format!("/tasks/{label}")
+                } else {
+                    String::new()
+                };
                 tasks.of(label).check(&table, &pointer)?;
             }
         }
-        if let Some(name) = tasks.named.keys().find(|name| !inputs.tables("examples").any(|(label, _)| label == **name)) {
-            let labels: Vec<_> = inputs.tables("examples").map(|(label, _)| format!("`{label}`")).collect();
+        if let Some(name) = tasks
+            .named
+            .keys()
+            .find(|name| !inputs.tables("examples").any(|(label, _)| label == **name))
+        {
+            let labels: Vec<_> =
+                inputs.tables("examples").map(|(label, _)| format!("`{label}`")).collect();
             return Err(Error::config(format!("no table of `examples` is called `{name}`"))
                 .at(format!("/tasks/{name}"))
                 .hint(format!("there is {}", labels.join(", "))));
@@ -211,7 +238,11 @@ impl Tasks {
     }
 
     /// Reads all pairs of some tables, each as often as its weight says.
-    pub(super) fn read(&self, tables: Vec<(String, StreamReader)>, weighted: bool) -> Result<Vec<Pair>> {
+    pub(super) fn read(
+        &self,
+        tables: Vec<(String, StreamReader)>,
+        weighted: bool,
+    ) -> Result<Vec<Pair>> {
         let mut pairs = Vec::new();
         for (label, table) in tables {
             let task = self.of(&label);
@@ -222,7 +253,10 @@ impl Tasks {
                     due += if weighted { task.weight } else { 1.0 };
                     while due >= 1.0 {
                         due -= 1.0;
-                        pairs.push(Pair { source: pair.source.clone(), target: pair.target.clone() });
+                        pairs.push(Pair {
+                            source: pair.source.clone(),
+                            target: pair.target.clone(),
+                        });
                     }
                 }
             }

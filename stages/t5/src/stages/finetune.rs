@@ -176,7 +176,9 @@ impl Stage for Finetune {
     fn about() -> About {
         About::new("finetune", "1.0.0", "Teaches a T5 model from examples.")
             .input(Port::artifact("model", "The model to start from."))
-            .input(Port::table("examples", "What to learn: a source and a target column each.").many())
+            .input(
+                Port::table("examples", "What to learn: a source and a target column each.").many(),
+            )
             .input(Port::table("validation", "What to validate on.").optional().many())
             .output(Port::artifact("model", "The model that has learnt."))
             .output(Port::table("metrics", "Loss, learning rate and gradient norm of every step."))
@@ -203,7 +205,8 @@ impl Stage for Finetune {
             weight: 1.0,
         };
         let tasks = Tasks::check(default, config.tasks.clone(), inputs)?;
-        let planned = Planned::new(Self { config, tasks }, [None, Some(Arc::new(metrics_schema()))]);
+        let planned =
+            Planned::new(Self { config, tasks }, [None, Some(Arc::new(metrics_schema()))]);
         Ok(planned.fingerprint(FINGERPRINT))
     }
 
@@ -215,7 +218,8 @@ impl Stage for Finetune {
             validation = hold_back(&mut examples, self.config.validation_split);
         }
         if examples.is_empty() {
-            return Err(Error::data("there is nothing to learn from: `examples` has no rows").input("examples"));
+            return Err(Error::data("there is nothing to learn from: `examples` has no rows")
+                .input("examples"));
         }
         let work = Work {
             services: run.services(),
@@ -277,7 +281,11 @@ impl Finetune {
         };
         let sources = encode(|pair| &pair.source, self.config.max_source_tokens)?;
         let targets = encode(|pair| &pair.target, self.config.max_target_tokens)?;
-        Ok(sources.into_iter().zip(targets).map(|(source, target)| Example { source, target }).collect())
+        Ok(sources
+            .into_iter()
+            .zip(targets)
+            .map(|(source, target)| Example { source, target })
+            .collect())
     }
 
     fn validate_every(&self, examples: usize) -> u64 {
@@ -332,8 +340,14 @@ fn to_rows(metrics: &[Metric]) -> Result<RecordBatch> {
     let epochs: Int64Array = metrics.iter().map(|metric| Some(metric.epoch as i64)).collect();
     let validation: Float64Array =
         metrics.iter().map(|metric| metric.validation.map(f64::from_bits)).collect();
-    let columns: Vec<Arc<dyn arrow::array::Array>> =
-        vec![Arc::new(steps), Arc::new(epochs), number(0), number(1), number(2), Arc::new(validation)];
+    let columns: Vec<Arc<dyn arrow::array::Array>> = vec![
+        Arc::new(steps),
+        Arc::new(epochs),
+        number(0),
+        number(1),
+        number(2),
+        Arc::new(validation),
+    ];
     Ok(RecordBatch::try_new(Arc::new(metrics_schema()), columns)?)
 }
 
@@ -402,7 +416,8 @@ impl Work {
     fn checkpoint(&self, trainer: &Trainer, metrics: &[Metric]) -> Result<()> {
         self.services.checkpoint(trainer.steps_done(), |dir| {
             trainer.save(dir)?;
-            let json = serde_json::to_vec(metrics).map_err(|error| Error::internal(error.to_string()))?;
+            let json =
+                serde_json::to_vec(metrics).map_err(|error| Error::internal(error.to_string()))?;
             Ok(std::fs::write(dir.join(METRICS_FILE), json)?)
         })
     }

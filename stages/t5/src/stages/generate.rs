@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray, UInt32Array};
+use arrow::array::{
+    Array, ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray, UInt32Array,
+};
 use arrow::compute::take;
 use arrow::datatypes::{DataType, Field};
 use paraloom_sdk::identity::{child_id, id_field, ids, parent_field, row_seed};
@@ -143,12 +145,19 @@ impl MapStage for Generate {
     type Worker = Worker;
 
     fn about() -> About {
-        About::new("generate", "1.0.0", "Writes text for every row: greedily, by beam search or by sampling.")
-            .input(Port::table("rows", "The rows to write for."))
-            .input(Port::artifact("model", "The model that writes."))
-            .output(Port::table("rows", "One row per text, with the columns of the row that it was written for."))
-            .uses_seed()
-            .batch_invariant()
+        About::new(
+            "generate",
+            "1.0.0",
+            "Writes text for every row: greedily, by beam search or by sampling.",
+        )
+        .input(Port::table("rows", "The rows to write for."))
+        .input(Port::artifact("model", "The model that writes."))
+        .output(Port::table(
+            "rows",
+            "One row per text, with the columns of the row that it was written for.",
+        ))
+        .uses_seed()
+        .batch_invariant()
     }
 
     fn plan(config: Config, inputs: &PlanInputs) -> Result<Planned<Self>> {
@@ -184,10 +193,14 @@ impl MapStage for Generate {
 
 fn options(config: &Config) -> Result<Options> {
     let strategy = match (config.sample, config.beam) {
-        (Some(_), Some(_)) => return Err(Error::config("say either `sample` or `beam`").at("/beam")),
-        (Some(sample), None) => {
-            Strategy::Sample { temperature: sample.temperature, top_k: sample.top_k, top_p: sample.top_p }
+        (Some(_), Some(_)) => {
+            return Err(Error::config("say either `sample` or `beam`").at("/beam"));
         }
+        (Some(sample), None) => Strategy::Sample {
+            temperature: sample.temperature,
+            top_k: sample.top_k,
+            top_p: sample.top_p,
+        },
         (None, Some(beam)) if config.candidates > beam.beams => {
             let message = format!("{} candidates need as many beams", config.candidates);
             return Err(Error::config(message).at("/beam/beams"));
@@ -202,7 +215,9 @@ fn options(config: &Config) -> Result<Options> {
             },
         },
         (None, None) if config.candidates > 1 => {
-            return Err(Error::config("several candidates need `sample` or `beam`").at("/candidates"));
+            return Err(
+                Error::config("several candidates need `sample` or `beam`").at("/candidates")
+            );
         }
         (None, None) => Strategy::Greedy,
     };
@@ -218,12 +233,18 @@ fn options(config: &Config) -> Result<Options> {
 
 impl Worker {
     /// The candidates of every row; none for a row without a source.
-    fn write(&self, rows: &RecordBatch, cancelled: &(dyn Fn() -> bool + Sync)) -> Result<Vec<Vec<Candidate>>> {
+    fn write(
+        &self,
+        rows: &RecordBatch,
+        cancelled: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Vec<Vec<Candidate>>> {
         let sources = column::text(rows, &self.config.source)?;
         let ids = ids(rows)?;
         let present: Vec<_> = (0..rows.num_rows()).filter(|row| sources.is_valid(*row)).collect();
-        let texts: Vec<_> =
-            present.iter().map(|row| format!("{}{}", self.config.prefix, sources.value(*row))).collect();
+        let texts: Vec<_> = present
+            .iter()
+            .map(|row| format!("{}{}", self.config.prefix, sources.value(*row)))
+            .collect();
         let limit = Some(self.config.max_source_tokens);
         let encoded = self.loaded.tokenizer.encode_all(&texts, limit)?;
         let inputs: Vec<_> = encoded
@@ -231,8 +252,9 @@ impl Worker {
             .zip(&present)
             .map(|(tokens, row)| Row { ids: tokens, seed: row_seed(self.seed, ids.value(*row)) })
             .collect();
-        let written =
-            self.pool.install(|| generate(&self.loaded.model, &inputs, &self.options, &|| cancelled()))?;
+        let written = self
+            .pool
+            .install(|| generate(&self.loaded.model, &inputs, &self.options, &|| cancelled()))?;
         let mut all = vec![Vec::new(); rows.num_rows()];
         for (row, candidates) in present.into_iter().zip(written) {
             all[row] = candidates;
@@ -261,7 +283,8 @@ impl Worker {
             columns.push(take(values, &origin, None)?);
         }
         let parent: ArrayRef = take(rows.column(rows.schema().index_of("_id")?), &origin, None)?;
-        let base = RecordBatch::try_new(Arc::new(arrow::datatypes::Schema::new(schema_fields)), columns)?;
+        let base =
+            RecordBatch::try_new(Arc::new(arrow::datatypes::Schema::new(schema_fields)), columns)?;
         let base = column::with_field(&base, id_field(), Arc::new(StringArray::from(ids)))?;
         let base = column::with_field(&base, parent_field(), parent)?;
         let text = Field::new(&self.config.into, DataType::Utf8, true);

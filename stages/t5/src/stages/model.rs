@@ -24,9 +24,13 @@ pub struct Config {
     #[schemars(extend("x-paraloom-path" = true))]
     from: Option<String>,
     /// Make a new model of this size instead, with a tokenizer trained on the tables that
-    /// enter `texts`.
+    /// enter `texts`, or with the one that `tokenizer` names.
     #[serde(default)]
     new: Option<Size>,
+    /// A directory with the `tokenizer.json` of a new model.
+    #[serde(default)]
+    #[schemars(extend("x-paraloom-path" = true))]
+    tokenizer: Option<String>,
     /// The text columns that the tokenizer is trained on; all if left out.
     #[serde(default)]
     columns: Option<Vec<String>>,
@@ -36,8 +40,9 @@ pub struct Config {
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Size {
-    /// Pieces of the tokenizer.
-    #[schemars(range(min = 64, max = 65_536))]
+    /// Pieces of a tokenizer that is trained here; rows of the embedding matrix where the
+    /// tokenizer is given.
+    #[schemars(range(min = 64, max = 1_000_000))]
     vocabulary: usize,
     /// Width of the model.
     #[schemars(range(min = 8, max = 8192))]
@@ -76,7 +81,9 @@ impl Stage for ModelStage {
     fn about() -> About {
         About::new("model", "1.0.0", "A T5 model to start from: from a directory, or new.")
             .input(
-                Port::table("texts", "What the tokenizer of a new model is trained on.").optional().many(),
+                Port::table("texts", "What the tokenizer of a new model is trained on.")
+                    .optional()
+                    .many(),
             )
             .output(Port::artifact("model", "The model, in the Hugging Face layout."))
             .uses_seed()
@@ -85,26 +92,41 @@ impl Stage for ModelStage {
     fn plan(config: Config, inputs: &PlanInputs) -> Result<Planned<Self>> {
         match (&config.from, &config.new) {
             (Some(_), Some(_)) => {
-                return Err(Error::config("a model is either read `from` a directory or `new`").at("/new"));
+                return Err(
+                    Error::config("a model is either read `from` a directory or `new`").at("/new")
+                );
             }
             (None, None) => {
                 return Err(Error::config("`model` needs `from` or `new`")
                     .hint("from: a directory; new: { vocabulary: 2000, d_model: 128, d_ff: 512, layers: 3, heads: 4 }"));
             }
             (Some(from), None) if !from.contains("://") => check_folder(Path::new(from))?,
-            (None, Some(_)) if !inputs.is_connected("texts") => {
-                return Err(Error::config("a new model needs tables in `texts` to train its tokenizer on"));
-            }
+            (None, Some(_)) => match (&config.tokenizer, inputs.is_connected("texts")) {
+                (None, false) => {
+                    return Err(Error::config("a new model needs a tokenizer").hint(
+                        "connect tables to `texts` to train one, or name a directory with `tokenizer`",
+                    ));
+                }
+                (Some(_), true) => {
+                    let error =
+                        Error::config("the tokenizer is given, so nothing is trained on `texts`");
+                    return Err(error.at("/tokenizer"));
+                }
+                _ => {}
+            },
             _ => {}
         }
         for (at, name) in config.columns.iter().flatten().enumerate() {
             let mut tables = inputs.tables("texts").peekable();
             let mut missing = None;
-            if tables.peek().is_some() && !tables.any(|(_, table)| {
-                let found = table.text(name, &format!("/columns/{at}"));
-                found.map_err(|error| missing = Some(error)).is_ok()
-            }) {
-                return Err(missing.unwrap_or_else(|| Error::config(format!("no table has a column `{name}`"))));
+            if tables.peek().is_some()
+                && !tables.any(|(_, table)| {
+                    let found = table.text(name, &format!("/columns/{at}"));
+                    found.map_err(|error| missing = Some(error)).is_ok()
+                })
+            {
+                return Err(missing
+                    .unwrap_or_else(|| Error::config(format!("no table has a column `{name}`"))));
             }
         }
         Ok(Planned::new(Self { config }, [None]))
@@ -132,26 +154,37 @@ fn check_folder(from: &Path) -> Result<()> {
         }
     }
     if !has("model.safetensors") && !has("model.safetensors.index.json") {
-        let error = Error::not_found(format!("{} has no model.safetensors", from.display())).at("/from");
+        let error =
+            Error::not_found(format!("{} has no model.safetensors", from.display())).at("/from");
         return Err(if has("pytorch_model.bin") {
             error.hint("pickled weights are not read; convert them with transformers: T5ForConditionalGeneration.from_pretrained(DIR).save_pretrained(NEW)")
         } else {
             error
         });
     }
-    T5Config::read(&from.join("config.json")).map(drop).map_err(|error| Error::from(error).at("/from"))
+    T5Config::read(&from.join("config.json"))
+        .map(drop)
+        .map_err(|error| Error::from(error).at("/from"))
 }
 
 /// Copies the files that make up a model, after they were read without error.
 fn copy(from: &Path, out: &Path) -> Result<()> {
     folder::load(from, &default_device())?;
     Tokenizer::load(from)?;
-    let mut names: BTreeSet<_> = ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"]
-        .map(str::to_owned)
-        .into();
+    let mut names: BTreeSet<_> = [
+        "config.json",
+        "generation_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+    ]
+    .map(str::to_owned)
+    .into();
     for entry in std::fs::read_dir(from)?.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
-        if name.starts_with("model") && (name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json")) {
+        if name.starts_with("model")
+            && (name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json"))
+        {
             names.insert(name);
         }
     }
@@ -171,16 +204,36 @@ impl ModelStage {
                 run.services().check_cancelled()?;
                 let rows = rows?;
                 for field in rows.schema().fields() {
-                    let wanted = self.config.columns.as_ref().is_none_or(|names| names.contains(field.name()));
-                    if wanted && field.data_type() == &DataType::Utf8 && !field.name().starts_with('_') {
-                        texts.extend(column::text(&rows, field.name())?.iter().flatten().map(str::to_owned));
+                    let wanted = self
+                        .config
+                        .columns
+                        .as_ref()
+                        .is_none_or(|names| names.contains(field.name()));
+                    if wanted
+                        && field.data_type() == &DataType::Utf8
+                        && !field.name().starts_with('_')
+                    {
+                        texts.extend(
+                            column::text(&rows, field.name())?.iter().flatten().map(str::to_owned),
+                        );
                     }
                 }
             }
         }
-        let tokenizer = Tokenizer::train(&texts, size.vocabulary)?;
-        let vocabulary = tokenizer.vocab_size();
-        let mut config = T5Config::small(vocabulary, size.d_model, size.d_ff, size.layers, size.heads);
+        let tokenizer = match &self.config.tokenizer {
+            Some(from) => Tokenizer::load(Path::new(from))?,
+            None => Tokenizer::train(&texts, size.vocabulary)?,
+        };
+        let pieces = tokenizer.vocab_size();
+        let vocabulary = if self.config.tokenizer.is_some() { size.vocabulary } else { pieces };
+        if vocabulary < pieces {
+            return Err(Error::config(format!(
+                "the tokenizer has {pieces} pieces, which do not fit {vocabulary} rows"
+            ))
+            .at("/new/vocabulary"));
+        }
+        let mut config =
+            T5Config::small(vocabulary, size.d_model, size.d_ff, size.layers, size.heads);
         config.dropout_rate = size.dropout;
         let model = Model::initial(config, &default_device(), run.seed())?;
         folder::save(&model, out)?;

@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use arrow::array::{Float64Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field};
-use paraloom_sdk::{About, Emit, Error, MapStage, PlanInputs, Planned, Port, Result, Run, Services, column};
+use paraloom_sdk::{
+    About, Emit, Error, MapStage, PlanInputs, Planned, Port, Result, Run, Services, column,
+};
 use rayon::ThreadPool;
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -26,20 +28,30 @@ pub struct Judge<C> {
 }
 
 impl<C> Judge<C> {
-    fn open(run: &Run, config: C, labels: impl FnOnce(&Loaded) -> crate::Result<Option<Labels>>) -> Result<Self> {
+    fn open(
+        run: &Run,
+        config: C,
+        labels: impl FnOnce(&Loaded) -> crate::Result<Option<Labels>>,
+    ) -> Result<Self> {
         let loaded = load_model(run.artifact("model")?)?;
         let labels = labels(&loaded)?;
         Ok(Self { loaded, pool: pool(run.threads())?, labels, config })
     }
 
     /// The probabilities of the labels for every prompt that is there.
-    fn judge(&self, prompts: &[Option<String>], services: Services) -> Result<Vec<Option<Vec<f64>>>> {
-        let labels = self.labels.as_ref().ok_or_else(|| Error::internal("a judge without labels"))?;
+    fn judge(
+        &self,
+        prompts: &[Option<String>],
+        services: Services,
+    ) -> Result<Vec<Option<Vec<f64>>>> {
+        let labels =
+            self.labels.as_ref().ok_or_else(|| Error::internal("a judge without labels"))?;
         let texts: Vec<_> = prompts.iter().flatten().collect();
         let sources = self.loaded.tokenizer.encode_all(&texts, Some(MAX_SOURCE_TOKENS))?;
         let model = &self.loaded.model;
-        let judged =
-            self.pool.install(|| probabilities(model, &sources, labels, &|| services.is_cancelled()))?;
+        let judged = self
+            .pool
+            .install(|| probabilities(model, &sources, labels, &|| services.is_cancelled()))?;
         let mut judged = judged.into_iter();
         Ok(prompts.iter().map(|prompt| prompt.as_ref().and_then(|_| judged.next())).collect())
     }
@@ -52,7 +64,10 @@ impl<C> Judge<C> {
 fn about(name: &'static str, doc: &'static str, rows: &'static str) -> About {
     About::new(name, "1.0.0", doc)
         .input(Port::table("rows", "The rows to judge."))
-        .input(Port::artifact("model", "The model that judges. Only T5 1.0 checkpoints know this task."))
+        .input(Port::artifact(
+            "model",
+            "The model that judges. Only T5 1.0 checkpoints know this task.",
+        ))
         .output(Port::table("rows", rows))
         .batch_invariant()
 }
@@ -133,9 +148,12 @@ impl MapStage for ScoreStsb {
         let prompts: Vec<_> =
             first.iter().zip(&second).map(|(a, b)| Some(stsb_prompt(a?, b?))).collect();
         let judged = judge.judge(&prompts, emit.services())?;
-        let values: Vec<f64> = judge.names().iter().map(|name| name.parse().unwrap_or(f64::NAN)).collect();
+        let values: Vec<f64> =
+            judge.names().iter().map(|name| name.parse().unwrap_or(f64::NAN)).collect();
         let label = |p: &Option<Vec<f64>>| p.as_ref().map(|p| values[most_likely(p)]);
-        let mean = |p: &Option<Vec<f64>>| p.as_ref().map(|p| p.iter().zip(&values).map(|(p, v)| p * v).sum());
+        let mean = |p: &Option<Vec<f64>>| {
+            p.as_ref().map(|p| p.iter().zip(&values).map(|(p, v)| p * v).sum())
+        };
         let labels: Float64Array = judged.iter().map(label).collect();
         let means: Float64Array = judged.iter().map(mean).collect();
         let [label, mean] = stsb_fields(&judge.config);

@@ -59,8 +59,13 @@ pub(super) fn pool(threads: usize) -> StageResult<Arc<ThreadPool>> {
 impl From<Error> for StageError {
     fn from(error: Error) -> Self {
         let status = match &error {
-            Error::Io { source, .. } => return StageError::from(clone_kind(source)).renamed(error.to_string()),
-            Error::Malformed { .. } | Error::Weights(_) | Error::Tokenizer(_) | Error::Diverged { .. } => Status::Data,
+            Error::Io { source, .. } => {
+                return StageError::from(clone_kind(source)).renamed(error.to_string());
+            }
+            Error::Malformed { .. }
+            | Error::Weights(_)
+            | Error::Tokenizer(_)
+            | Error::Diverged { .. } => Status::Data,
             Error::Config(_) | Error::Invalid(_) => Status::Config,
             Error::Cancelled => return Self::cancelled(),
         };
