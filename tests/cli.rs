@@ -11,39 +11,102 @@ fn broken_pipelines() {
         ("empty", ""),
         ("no version", "nodes: { a: { stage: load, with: { from: d.csv } } }"),
         ("other version", "paraloom: 9\nnodes: { a: { stage: load, with: { from: d.csv } } }"),
-        ("unknown key", "paraloom: 1\nnoodles: {}\nnodes: { a: { stage: load, with: { from: d.csv } } }"),
+        (
+            "unknown key",
+            "paraloom: 1\nnoodles: {}\nnodes: { a: { stage: load, with: { from: d.csv } } }",
+        ),
         ("unknown stage", "paraloom: 1\nnodes: { a: { stage: laod, with: { from: d.csv } } }"),
-        ("unknown setting", "paraloom: 1\nnodes: { a: { stage: load, with: { from: d.csv, limmit: 3 } } }"),
+        (
+            "unknown setting",
+            "paraloom: 1\nnodes: { a: { stage: load, with: { from: d.csv, limmit: 3 } } }",
+        ),
         ("missing setting", "paraloom: 1\nnodes: { a: { stage: load } }"),
-        ("wrong type", "paraloom: 1\nnodes: { a: { stage: load, with: { from: d.csv, limit: many } } }"),
-        ("out of range", "paraloom: 1\nnodes: { a: { stage: load, with: { from: d.csv, limit: 0 } } }"),
-        ("wrong choice", "paraloom: 1\nnodes: { a: { stage: load, with: { from: d.csv, format: cvs } } }"),
+        (
+            "wrong type",
+            "paraloom: 1\nnodes: { a: { stage: load, with: { from: d.csv, limit: many } } }",
+        ),
+        (
+            "out of range",
+            "paraloom: 1\nnodes: { a: { stage: load, with: { from: d.csv, limit: 0 } } }",
+        ),
+        (
+            "wrong choice",
+            "paraloom: 1\nnodes: { a: { stage: load, with: { from: d.csv, format: cvs } } }",
+        ),
         ("missing file", "paraloom: 1\nnodes: { a: { stage: load, with: { from: data.csv } } }"),
-        ("missing column", "paraloom: 1\nnodes: { a: { stage: load, with: { from: d.csv, columns: { sentence: s } } } }"),
-        ("unknown node", "paraloom: 1\nnodes:\n  pairs: { stage: load, with: { from: d.csv } }\n  t: { stage: threshold, inputs: { rows: pair }, with: { keep: label = 1 } }"),
-        ("unknown port", "paraloom: 1\nnodes:\n  pairs: { stage: load, with: { from: d.csv } }\n  t: { stage: threshold, inputs: { row: pairs }, with: { keep: label = 1 } }"),
-        ("unknown output", "paraloom: 1\nnodes:\n  pairs: { stage: load, with: { from: d.csv } }\n  t: { stage: threshold, inputs: { rows: pairs.row }, with: { keep: label = 1 } }"),
-        ("wrong kind", "paraloom: 1\nnodes:\n  pairs: { stage: load, with: { from: d.csv } }\n  t: { stage: finetune, inputs: { model: pairs, examples: pairs } }"),
-        ("bad condition", "paraloom: 1\nnodes:\n  pairs: { stage: load, with: { from: d.csv } }\n  t: { stage: threshold, inputs: { rows: pairs }, with: { keep: lable = 1 } }"),
-        ("condition of text", "paraloom: 1\nnodes:\n  pairs: { stage: load, with: { from: d.csv } }\n  t: { stage: threshold, inputs: { rows: pairs }, with: { keep: sentence1 >= 4 } }"),
-        ("cycle", "paraloom: 1\nnodes:\n  a: { stage: threshold, inputs: { rows: c }, with: { keep: 'true' } }\n  b: { stage: threshold, inputs: { rows: a }, with: { keep: 'true' } }\n  c: { stage: threshold, inputs: { rows: b }, with: { keep: 'true' } }"),
-        ("itself", "paraloom: 1\nnodes:\n  a: { stage: threshold, inputs: { rows: a }, with: { keep: 'true' } }"),
-        ("duplicate key", "paraloom: 1\nnodes:\n  a: { stage: load, with: { from: d.csv } }\n  a: { stage: load, with: { from: d.csv } }"),
-        ("unknown variable", "paraloom: 1\nvars: { corpus: d.csv }\nnodes: { a: { stage: load, with: { from: '${corpse}' } } }"),
-        ("environment", "paraloom: 1\nnodes: { a: { stage: load, with: { from: '${env:PARALOOM_NO_SUCH}' } } }"),
+        (
+            "missing column",
+            "paraloom: 1\nnodes: { a: { stage: load, with: { from: d.csv, columns: { sentence: s } } } }",
+        ),
+        (
+            "unknown node",
+            "paraloom: 1\nnodes:\n  pairs: { stage: load, with: { from: d.csv } }\n  t: { stage: threshold, inputs: { rows: pair }, with: { keep: label = 1 } }",
+        ),
+        (
+            "unknown port",
+            "paraloom: 1\nnodes:\n  pairs: { stage: load, with: { from: d.csv } }\n  t: { stage: threshold, inputs: { row: pairs }, with: { keep: label = 1 } }",
+        ),
+        (
+            "unknown output",
+            "paraloom: 1\nnodes:\n  pairs: { stage: load, with: { from: d.csv } }\n  t: { stage: threshold, inputs: { rows: pairs.row }, with: { keep: label = 1 } }",
+        ),
+        (
+            "wrong kind",
+            "paraloom: 1\nnodes:\n  pairs: { stage: load, with: { from: d.csv } }\n  t: { stage: finetune, inputs: { model: pairs, examples: pairs } }",
+        ),
+        (
+            "bad condition",
+            "paraloom: 1\nnodes:\n  pairs: { stage: load, with: { from: d.csv } }\n  t: { stage: threshold, inputs: { rows: pairs }, with: { keep: lable = 1 } }",
+        ),
+        (
+            "condition of text",
+            "paraloom: 1\nnodes:\n  pairs: { stage: load, with: { from: d.csv } }\n  t: { stage: threshold, inputs: { rows: pairs }, with: { keep: sentence1 >= 4 } }",
+        ),
+        (
+            "cycle",
+            "paraloom: 1\nnodes:\n  a: { stage: threshold, inputs: { rows: c }, with: { keep: 'true' } }\n  b: { stage: threshold, inputs: { rows: a }, with: { keep: 'true' } }\n  c: { stage: threshold, inputs: { rows: b }, with: { keep: 'true' } }",
+        ),
+        (
+            "itself",
+            "paraloom: 1\nnodes:\n  a: { stage: threshold, inputs: { rows: a }, with: { keep: 'true' } }",
+        ),
+        (
+            "duplicate key",
+            "paraloom: 1\nnodes:\n  a: { stage: load, with: { from: d.csv } }\n  a: { stage: load, with: { from: d.csv } }",
+        ),
+        (
+            "unknown variable",
+            "paraloom: 1\nvars: { corpus: d.csv }\nnodes: { a: { stage: load, with: { from: '${corpse}' } } }",
+        ),
+        (
+            "environment",
+            "paraloom: 1\nnodes: { a: { stage: load, with: { from: '${env:PARALOOM_NO_SUCH}' } } }",
+        ),
         ("bad name", "paraloom: 1\nnodes: { '../x': { stage: load, with: { from: d.csv } } }"),
         ("tab", "paraloom: 1\nnodes:\n\ta: { stage: load }"),
-        ("several", "paraloom: 1\nnodes:\n  a: { stage: laod }\n  b: { stage: load, with: { from: d.csv, limit: x } }\n  c: { stage: threshold, inputs: { rows: nowhere }, with: {} }"),
-        ("show", "paraloom: 1\nnodes: { a: { stage: load, with: { from: d.csv } } }\nshow: [ { node: a, columns: [sentence3] }, b ]"),
+        (
+            "several",
+            "paraloom: 1\nnodes:\n  a: { stage: laod }\n  b: { stage: load, with: { from: d.csv, limit: x } }\n  c: { stage: threshold, inputs: { rows: nowhere }, with: {} }",
+        ),
+        (
+            "show",
+            "paraloom: 1\nnodes: { a: { stage: load, with: { from: d.csv } } }\nshow: [ { node: a, columns: [sentence3] }, b ]",
+        ),
         ("deep", &format!("paraloom: 1\nnodes: {}", "[".repeat(100_000))),
-        ("alias bomb", "paraloom: 1\na: &a [x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b]\nd: &d [*c,*c,*c,*c,*c,*c,*c,*c,*c]\ne: &e [*d,*d,*d,*d,*d,*d,*d,*d,*d]\nf: &f [*e,*e,*e,*e,*e,*e,*e,*e,*e]\nnodes: *f"),
+        (
+            "alias bomb",
+            "paraloom: 1\na: &a [x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b]\nd: &d [*c,*c,*c,*c,*c,*c,*c,*c,*c]\ne: &e [*d,*d,*d,*d,*d,*d,*d,*d,*d]\nf: &f [*e,*e,*e,*e,*e,*e,*e,*e,*e]\nnodes: *f",
+        ),
     ];
     let mut all = String::new();
     for (name, text) in cases {
         let project = Project::new(text);
         project.write("d.csv", data);
         let transcript = project.transcript(&["check", "p.yaml"]);
-        let lines: Vec<_> = transcript.lines().map(|line| line.chars().take(160).collect::<String>().trim_end().to_owned()).collect();
+        let lines: Vec<_> = transcript
+            .lines()
+            .map(|line| line.chars().take(160).collect::<String>().trim_end().to_owned())
+            .collect();
         all.push_str(&format!("######## {name}\n{}\n\n", lines.join("\n")));
     }
     insta::assert_snapshot!(all);
@@ -57,7 +120,14 @@ fn odd_but_sound_pipelines() {
         "paraloom: 1\nvars: { n: 3 }\nnodes: { a: { stage: load, with: { from: d.csv, limit: '${n}' } } }",
         "# a comment\nparaloom: 1 # another\n---\n".trim_end_matches("---\n"),
     ] {
-        let project = Project::new(&format!("{text}{}", if text.contains("nodes") { "" } else { "nodes: { a: { stage: load, with: { from: d.csv } } }" }));
+        let project = Project::new(&format!(
+            "{text}{}",
+            if text.contains("nodes") {
+                ""
+            } else {
+                "nodes: { a: { stage: load, with: { from: d.csv } } }"
+            }
+        ));
         project.write("d.csv", data);
         project.ok(&["check", "p.yaml"]);
     }
@@ -75,8 +145,12 @@ fn the_commands_of_a_finished_run() {
     let svg = project.ok(&["graph", "p.yaml", "--format", "svg"]);
     assert!(dot.starts_with("digraph") && svg.starts_with("<svg") && svg.contains("qualified"));
     insta::assert_snapshot!("show", project.ok(&["show", "p.yaml", "corpus", "--limit", "3"]));
-    insta::assert_snapshot!("show_csv", project.ok(&["show", "p.yaml", "pairs", "--csv", "--limit", "2"]));
-    let where_ = project.ok(&["show", "p.yaml", "corpus", "--json", "--where", "contains(source, 'fell')"]);
+    insta::assert_snapshot!(
+        "show_csv",
+        project.ok(&["show", "p.yaml", "pairs", "--csv", "--limit", "2"])
+    );
+    let where_ =
+        project.ok(&["show", "p.yaml", "corpus", "--json", "--where", "contains(source, 'fell')"]);
     assert_eq!(where_.lines().count(), 6);
     let kept = project.ok(&["show", "p.yaml", "qualified", "--json"]).lines().count();
     let rejected = project.ok(&["show", "p.yaml", "qualified.rejected", "--json"]).lines().count();
@@ -94,7 +168,8 @@ fn the_commands_of_a_finished_run() {
     let id = row["_id"].as_str().expect("text");
     let trace: serde_json::Value =
         project.ok(&["trace", "p.yaml", "grammar", id, "--json"]).parse().expect("an array");
-    let nodes: Vec<_> = trace.as_array().expect("an array").iter().map(|step| step["node"].clone()).collect();
+    let nodes: Vec<_> =
+        trace.as_array().expect("an array").iter().map(|step| step["node"].clone()).collect();
     assert_eq!(nodes, ["grammar", "similarity", "paraphrases", "corpus"]);
     assert_eq!(trace[3]["row"]["source"], row["source"]);
     assert!(project.ok(&["runs"]).contains("tiny"));

@@ -11,14 +11,29 @@ use common::{Project, tiny};
 /// Digest-named results of a finished pipeline: every table as text, every model's bytes.
 fn results(project: &Project) -> BTreeMap<String, Vec<u8>> {
     let mut results = BTreeMap::new();
-    for table in ["pairs", "corpus", "t5p.metrics", "paraphrases", "grammar", "qualified", "qualified.rejected", "custom.metrics"] {
-        results.insert(table.to_owned(), project.ok(&["show", "p.yaml", table, "--json"]).into_bytes());
+    for table in [
+        "pairs",
+        "corpus",
+        "t5p.metrics",
+        "paraphrases",
+        "grammar",
+        "qualified",
+        "qualified.rejected",
+        "custom.metrics",
+    ] {
+        results.insert(
+            table.to_owned(),
+            project.ok(&["show", "p.yaml", table, "--json"]).into_bytes(),
+        );
     }
     for model in ["t5p", "custom"] {
         let to = project.file(&format!("out-{model}"));
         project.ok(&["export", "p.yaml", model, "--to", to.to_str().expect("text")]);
         for file in ["model.safetensors", "config.json", "tokenizer.json"] {
-            results.insert(format!("{model}/{file}"), std::fs::read(to.join(file)).expect("it was written"));
+            results.insert(
+                format!("{model}/{file}"),
+                std::fs::read(to.join(file)).expect("it was written"),
+            );
         }
         std::fs::remove_dir_all(&to).expect("it was written");
     }
@@ -36,7 +51,8 @@ fn finished() -> (BTreeMap<String, Vec<u8>>, Duration) {
 #[test]
 fn killed_at_any_moment_and_run_again_gives_the_same_bytes() {
     let (expected, took) = finished();
-    let kills = std::env::var("PARALOOM_KILLS").ok().and_then(|count| count.parse().ok()).unwrap_or(6);
+    let kills =
+        std::env::var("PARALOOM_KILLS").ok().and_then(|count| count.parse().ok()).unwrap_or(6);
     for kill in 0..kills {
         let project = tiny();
         // Spread over the run, and never twice at the same instant.
@@ -58,7 +74,10 @@ fn assert_clean(store: &Path) {
         .map(|entry| entry.expect("readable").file_name().into_string().expect("text"))
         .collect();
     for name in names {
-        assert!(["FORMAT", "lock", "results", "runs", "tmp", "digests.json"].contains(&name.as_str()), "{name}");
+        assert!(
+            ["FORMAT", "lock", "results", "runs", "tmp", "digests.json"].contains(&name.as_str()),
+            "{name}"
+        );
     }
 }
 

@@ -8,11 +8,16 @@ use std::sync::OnceLock;
 
 /// The binary, with the stage libraries beside it. Cargo builds the binary for a test, but
 /// puts the libraries there only when they are built for their own sake.
-pub fn paraloom() -> Command {
+pub(crate) fn paraloom() -> Command {
     static BUILT: OnceLock<()> = OnceLock::new();
     BUILT.get_or_init(|| {
         let mut build = Command::new(env!("CARGO"));
-        build.args(["build", "--quiet", "--manifest-path", concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")]);
+        build.args([
+            "build",
+            "--quiet",
+            "--manifest-path",
+            concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"),
+        ]);
         if !cfg!(debug_assertions) {
             build.arg("--release");
         }
@@ -24,49 +29,49 @@ pub fn paraloom() -> Command {
 }
 
 /// A directory with a pipeline and its data.
-pub struct Project {
+pub(crate) struct Project {
     dir: tempfile::TempDir,
 }
 
 impl Project {
     /// A directory that holds `pipeline` as `p.yaml`.
-    pub fn new(pipeline: &str) -> Self {
+    pub(crate) fn new(pipeline: &str) -> Self {
         let project = Self { dir: tempfile::tempdir().expect("a temporary directory") };
         project.write("p.yaml", pipeline);
         project
     }
 
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.dir.path()
     }
 
-    pub fn file(&self, name: &str) -> PathBuf {
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
-    pub fn write(&self, name: &str, text: &str) {
+    pub(crate) fn write(&self, name: &str, text: &str) {
         std::fs::write(self.file(name), text).expect("the directory is ours");
     }
 
-    pub fn command(&self, args: &[&str]) -> Command {
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = paraloom();
         command.args(args).current_dir(self.path());
         command
     }
 
-    pub fn run(&self, args: &[&str]) -> Output {
+    pub(crate) fn run(&self, args: &[&str]) -> Output {
         self.command(args).output().expect("the binary runs")
     }
 
     /// Runs a command that must succeed; its stdout.
-    pub fn ok(&self, args: &[&str]) -> String {
+    pub(crate) fn ok(&self, args: &[&str]) -> String {
         let output = self.run(args);
         assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).expect("text")
     }
 
     /// Exit code, stdout and stderr as one text, without what differs from run to run.
-    pub fn transcript(&self, args: &[&str]) -> String {
+    pub(crate) fn transcript(&self, args: &[&str]) -> String {
         let output = self.run(args);
         let text = format!(
             "exit {}\n--- stdout\n{}--- stderr\n{}",
@@ -81,7 +86,7 @@ impl Project {
 }
 
 /// A tiny T5 from nothing through all steps, in a second or two.
-pub const TINY: &str = "\
+pub(crate) const TINY: &str = "\
 paraloom: 1
 name: tiny
 seed: 7
@@ -112,15 +117,21 @@ show: [ { node: qualified, columns: [source, paraphrase], limit: 2 } ]
 ";
 
 /// The tiny pipeline with its data.
-pub fn tiny() -> Project {
+pub(crate) fn tiny() -> Project {
     let project = Project::new(TINY);
     let nouns = ["sales", "costs", "profit", "demand", "output", "margin"];
     let (mut pairs, mut corpus) = ("source\ttarget\n".to_owned(), "text\n".to_owned());
     for (at, noun) in nouns.iter().enumerate() {
         for percent in [3, 7, 12] {
-            pairs.push_str(&format!("{noun} rose {percent} percent\t{noun} grew by {percent} percent\n"));
+            pairs.push_str(&format!(
+                "{noun} rose {percent} percent\t{noun} grew by {percent} percent\n"
+            ));
         }
-        corpus.push_str(&format!("{noun} rose {} percent\n{noun} fell {} percent\n", at + 20, at + 40));
+        corpus.push_str(&format!(
+            "{noun} rose {} percent\n{noun} fell {} percent\n",
+            at + 20,
+            at + 40
+        ));
     }
     project.write("pairs.tsv", &pairs);
     project.write("corpus.csv", &corpus);

@@ -15,6 +15,9 @@ use crate::{Store, disk};
 /// The version of the event format; the first event of every log names it.
 const FORMAT: u64 = 1;
 
+/// Lines at the end of a log that are always read.
+const RECENT_LINES: usize = 40;
+
 /// An open log.
 #[derive(Debug)]
 pub struct RunLog {
@@ -30,7 +33,8 @@ pub struct RunSummary {
     pub id: String,
     /// Its directory.
     pub dir: PathBuf,
-    /// All events that could be read.
+    /// The events, but for the counts and metrics of a node at work: of those, only the
+    /// newest are here.
     pub events: Vec<Value>,
 }
 
@@ -82,7 +86,14 @@ impl Store {
             };
             let bytes = disk::read_if_exists(&dir.join("events.jsonl"))?.unwrap_or_default();
             let text = String::from_utf8_lossy(&bytes);
-            let events = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+            let lines: Vec<_> = text.lines().collect();
+            // A training run logs thousands of these, and nobody asks for the old ones.
+            let is_count = |line: &str| {
+                line.contains("\"event\":\"metric\"") || line.contains("\"event\":\"progress\"")
+            };
+            let recent = lines.len().saturating_sub(RECENT_LINES);
+            let wanted = lines.iter().enumerate().filter(|(at, line)| *at >= recent || !is_count(line));
+            let events = wanted.filter_map(|(_, line)| serde_json::from_str(line).ok()).collect();
             runs.push(RunSummary { id, dir, events });
         }
         Ok(runs)

@@ -1,0 +1,156 @@
+//! Odd files as data: what `load` makes of them, or what it says.
+
+use std::fmt::Write;
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, Float64Array, RecordBatch, StringArray};
+use arrow::util::pretty::pretty_format_batches;
+use paraloom_sdk::testing::Harness;
+use paraloom_stages_text::{Evaluate, Export, Load, Threshold};
+use serde_json::{Value, json};
+
+fn load(dir: &Path, name: &str, bytes: &[u8], mut config: Value) -> String {
+    let path = dir.join(name);
+    std::fs::write(&path, bytes).expect("the directory is ours");
+    // The engine fills in the defaults of the schema.
+    let defaults =
+        json!({"header": true, "skip": 0, "encoding": "utf-8", "detokenize": false, "types": {}});
+    for (key, value) in defaults.as_object().expect("an object") {
+        config.as_object_mut().expect("an object").entry(key).or_insert(value.clone());
+    }
+    config["from"] = json!(path);
+    match Harness::new(config).run::<Load>() {
+        Ok(outputs) => {
+            let schema = outputs[0].first().map(RecordBatch::schema);
+            let types = schema.map(|schema| {
+                let types: Vec<_> =
+                    schema.fields().iter().map(|field| field.data_type().to_string()).collect();
+                types.join(", ")
+            });
+            let table = pretty_format_batches(&outputs[0]).expect("it prints");
+            format!("{}\n{table}", types.unwrap_or_default())
+        }
+        Err(error) => {
+            let hint = error.detail("hint").map_or(String::new(), |hint| format!("\nhint: {hint}"));
+            format!("{:?}: {error}{hint}", error.status())
+                .replace(dir.to_str().expect("text"), "[DIR]")
+        }
+    }
+}
+
+#[test]
+fn odd_files() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let long = "x".repeat(2 << 20);
+    let cases: Vec<(&str, &str, Vec<u8>, Value)> = vec![
+        ("types", "a.csv", b"n,x,t,b,code\n1,1.5,a,true,007\n2,,b,false,010\n".to_vec(), json!({})),
+        ("byte order mark, crlf", "a.csv", b"\xef\xbb\xbfa,b\r\n1,2\r\n".to_vec(), json!({})),
+        ("quotes", "a.csv", b"t\n\"a, \"\"b\"\"\"\n".to_vec(), json!({})),
+        ("quotes are text in tsv", "a.tsv", b"t\tn\n\"open\t1\n".to_vec(), json!({})),
+        ("semicolons", "a.csv", b"a;b\n1;2\n".to_vec(), json!({"delimiter": ";"})),
+        (
+            "no header",
+            "a.csv",
+            b"x,1\ny,2\n".to_vec(),
+            json!({"header": false, "columns": {"column1": "t"}}),
+        ),
+        (
+            "chosen and renamed",
+            "a.csv",
+            b"a,b,c\n1,2,3\n".to_vec(),
+            json!({"columns": {"c": "x", "a": "y"}}),
+        ),
+        (
+            "kept, skipped, limited",
+            "a.csv",
+            b"n\n1\n2\n3\n4\n5\n6\n".to_vec(),
+            json!({"keep": "n % 2 = 0", "skip": 1, "limit": 1}),
+        ),
+        ("latin-1", "a.csv", b"t\ncaf\xe9\n".to_vec(), json!({"encoding": "latin-1"})),
+        ("utf-16", "a.txt", b"\xff\xfeh\0i\0".to_vec(), json!({"encoding": "utf-16"})),
+        ("lines", "a.txt", b"one\n\n  \ntwo".to_vec(), json!({})),
+        (
+            "json lines",
+            "a.jsonl",
+            b"{\"a\": 1, \"b\": \"x\"}\n\n{\"b\": null, \"a\": 2.5, \"c\": [1]}\n".to_vec(),
+            json!({}),
+        ),
+        ("special tokens are text", "a.txt", b"a </s> b <pad>\n".to_vec(), json!({})),
+        ("header only", "a.csv", b"a,b\n".to_vec(), json!({})),
+        ("empty", "a.csv", b"".to_vec(), json!({})),
+        ("ragged", "a.csv", b"a,b\n1,2\n3\n".to_vec(), json!({})),
+        ("unbalanced quote", "a.csv", b"a,b\n\"1,2\n3,4\n".to_vec(), json!({})),
+        ("duplicate header", "a.csv", b"a,a\n1,2\n".to_vec(), json!({})),
+        ("empty header", "a.csv", b"a,\n1,2\n".to_vec(), json!({})),
+        ("not utf-8", "a.csv", b"t\ncaf\xe9\n".to_vec(), json!({})),
+        ("utf-16 without saying so", "a.csv", b"\xff\xfea\0".to_vec(), json!({})),
+        ("gzip", "a.csv", b"\x1f\x8b\x08".to_vec(), json!({})),
+        ("long line", "a.txt", long.into_bytes(), json!({})),
+        (
+            "no such column",
+            "a.csv",
+            b"sentence1,label\na,1\n".to_vec(),
+            json!({"columns": {"sentence": "t"}}),
+        ),
+        ("no such type", "a.csv", b"score\n1\n".to_vec(), json!({"types": {"scores": "text"}})),
+        ("bad condition", "a.csv", b"score\n1\n".to_vec(), json!({"keep": "score >= 'x'"})),
+        ("unknown extension", "a.xls", b"x".to_vec(), json!({})),
+        ("not json", "a.jsonl", b"{\"a\": 1}\n{a: 2}\n".to_vec(), json!({})),
+        ("not an object", "a.jsonl", b"[1]\n".to_vec(), json!({})),
+        ("not parquet", "a.parquet", b"PAR1 nonsense PAR1".to_vec(), json!({})),
+        ("not arrow", "a.arrow", b"ARROW1 nonsense".to_vec(), json!({})),
+    ];
+    let mut all = String::new();
+    for (name, file, bytes, config) in cases {
+        let outcome = load(dir.path(), file, &bytes, config);
+        write!(all, "######## {name}\n{outcome}\n\n").expect("a string takes everything");
+    }
+    insta::assert_snapshot!(all);
+}
+
+fn rows() -> RecordBatch {
+    let columns: Vec<(&str, ArrayRef)> = vec![
+        ("text", Arc::new(StringArray::from(vec!["=1+1", "b", "c"]))),
+        ("score", Arc::new(Float64Array::from(vec![Some(4.5), Some(f64::NAN), None]))),
+    ];
+    RecordBatch::try_from_iter(columns).expect("the columns have one length")
+}
+
+#[test]
+fn a_missing_score_never_passes_a_threshold() {
+    for keep in ["score >= 4", "not score < 4", "score != 0"] {
+        let outputs = Harness::new(json!({"keep": keep}))
+            .rows("rows", rows())
+            .map::<Threshold>()
+            .expect("it works");
+        assert_eq!(outputs[0][0].num_rows(), 1, "{keep}");
+        assert_eq!(outputs[1][0].num_rows(), 2, "{keep}");
+    }
+}
+
+#[test]
+fn what_export_writes_load_reads() {
+    for format in ["csv", "tsv", "jsonl", "parquet"] {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let config = json!({"format": format, "name": "rows", "ids": false});
+        Harness::new(config)
+            .rows("rows", rows())
+            .output_dir(dir.path())
+            .run::<Export>()
+            .expect("it works");
+        let path = dir.path().join(format!("rows.{format}"));
+        let config = json!({"from": path, "types": {"score": "text"}, "header": true});
+        let config = if format == "parquet" { json!({"from": path}) } else { config };
+        let outputs = Harness::new(config).run::<Load>().expect("it works");
+        let texts = paraloom_sdk::column::text(&outputs[0][0], "text").expect("there is a column");
+        assert_eq!(texts, StringArray::from(vec!["=1+1", "b", "c"]), "{format}");
+    }
+}
+
+#[test]
+fn evaluate_needs_something_to_do() {
+    let error =
+        Harness::new(json!({})).rows("rows", rows()).run::<Evaluate>().expect_err("nothing to do");
+    assert_eq!(error.to_string(), "`evaluate` needs `predicted` and `gold`, or `mean`");
+}
