@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use paraloom_exec::{Cancel, Event, Lookup, NodeResult, PortResult, RunError, RunOptions};
-use paraloom_pipeline::{Graph, PortKind};
+use paraloom_exec::{Cancel, Event, Job, Lookup, NodeResult, PortResult, RunError, RunOptions};
+use paraloom_pipeline::{Graph, PortKind, nearest};
 use petgraph::graph::NodeIndex;
 
 use super::print;
@@ -19,11 +19,7 @@ pub(crate) fn run(args: &RunArgs, stages: &[PathBuf]) -> Result<ExitCode> {
     let project_ = Project::open(&args.pipeline, stages)?;
     let graph = &project_.graph;
     let nodes = match &args.until {
-        Some(name) => {
-            let node = graph.find(name);
-            let node = node.ok_or_else(|| CliError::usage(format!("there is no node `{name}`")))?;
-            graph.ancestors(node)
-        }
+        Some(name) => graph.ancestors(find_node(graph, name)?),
         None => graph.order().to_vec(),
     };
     let store = project_.create_store()?;
@@ -39,10 +35,9 @@ pub(crate) fn run(args: &RunArgs, stages: &[PathBuf]) -> Result<ExitCode> {
             progress.show(event);
         }
     };
-    let text = &project_.workspace.text;
     let host = &project_.workspace.host;
-    let outcome =
-        paraloom_exec::run(graph, &nodes, host, &store, text, &options, &cancel, &observer);
+    let job = Job { graph, nodes: &nodes, host, store: &store, text: &project_.workspace.text };
+    let outcome = paraloom_exec::run(&job, &options, &cancel, &observer);
     let summary = match outcome {
         Err(RunError::Stopped) => {
             render::note("stopped; `paraloom run` goes on from here");
@@ -65,6 +60,17 @@ pub(crate) fn run(args: &RunArgs, stages: &[PathBuf]) -> Result<ExitCode> {
     report(graph, &nodes, &lookup)?;
     render::note(&format!("done in {}", duration(summary.ms)));
     Ok(ExitCode::SUCCESS)
+}
+
+pub(crate) fn find_node(graph: &Graph, name: &str) -> Result<NodeIndex> {
+    graph.find(name).ok_or_else(|| {
+        let names = graph.order().iter().map(|index| graph.node(*index).name.as_str());
+        let error = CliError::usage(format!("there is no node `{name}`"));
+        match nearest(name, names) {
+            Some(near) => error.hint(format!("did you mean `{near}`?")),
+            None => error.hint("`paraloom graph` shows the nodes"),
+        }
+    })
 }
 
 pub(crate) fn options(threads: Option<u32>, jobs: usize) -> RunOptions {

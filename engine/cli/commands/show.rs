@@ -37,9 +37,9 @@ pub(crate) fn run(args: &ShowArgs, stages: &[PathBuf]) -> Result<ExitCode> {
     }
     let rows = select(rows, &args.columns)?;
     if args.json {
-        write_json(&rows)?
+        write_json(&rows)?;
     } else {
-        write_csv(&table, &rows)?
+        write_csv(&table, &rows)?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -94,8 +94,8 @@ fn step(graph: &Graph, lookup: &Lookup, endpoint: Endpoint, row: &Row) -> Value 
 /// Looks for the row itself, then for its parent, in the tables that the node read.
 fn walk(graph: &Graph, lookup: &Lookup, node: NodeIndex, row: &Row, steps: &mut Vec<Value>) {
     for (from, _) in graph.inputs(node) {
-        let ids = ["_id", "_parent"].into_iter().filter_map(|name| row.get(name)?.as_str());
-        if let Some(found) = ids.filter_map(|id| find(lookup, from, id)).next() {
+        let mut ids = ["_id", "_parent"].into_iter().filter_map(|name| row.get(name)?.as_str());
+        if let Some(found) = ids.find_map(|id| find(lookup, from, id)) {
             steps.push(step(graph, lookup, from, &found));
             walk(graph, lookup, from.node, &found, steps);
             return;

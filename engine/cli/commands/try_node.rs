@@ -11,7 +11,7 @@ use paraloom_exec::{Lookup, try_row};
 use paraloom_pipeline::Graph;
 use petgraph::graph::NodeIndex;
 
-use super::run::options;
+use super::run::{find_node, options};
 use super::show::project;
 use crate::args::TryArgs;
 use crate::context::Project;
@@ -22,8 +22,7 @@ pub(crate) fn run(args: &TryArgs, stages: &[PathBuf]) -> Result<ExitCode> {
     let project_ = Project::open(&args.pipeline, stages)?;
     let store = project_.need_store()?;
     let (graph, host) = (&project_.graph, &project_.workspace.host);
-    let node = graph.find(&args.node);
-    let node = node.ok_or_else(|| CliError::usage(format!("there is no node `{}`", args.node)))?;
+    let node = find_node(graph, &args.node)?;
     let lookup = Lookup::new(graph, host, Some(&store))?;
     let row = make_row(graph, node, args)?;
     let outputs = try_row(graph, node, host, &lookup, &row, &options(None, 1))?;
@@ -63,7 +62,6 @@ fn make_row(graph: &Graph, index: NodeIndex, args: &TryArgs) -> Result<RecordBat
             .map_err(|_| CliError::usage(format!("there is no column `{name}`")))?;
     }
     let mut columns: Vec<ArrayRef> = Vec::new();
-    let mut fields = Vec::new();
     for field in schema.fields() {
         let given = args
             .with
@@ -80,13 +78,8 @@ fn make_row(graph: &Graph, index: NodeIndex, args: &TryArgs) -> Result<RecordBat
             Some(cell) => cast(&cell, field.data_type())?,
             None => new_null_array(field.data_type(), 1),
         });
-        fields.push(Field::clone(field).with_nullable(true));
     }
-    // The schema that was planned is kept; nulls stand where nothing is known.
-    drop(fields);
-    let checked =
-        Schema::new(schema.fields().iter().map(|field| Field::clone(field)).collect::<Vec<_>>());
-    RecordBatch::try_new(Arc::new(checked), columns).map_err(|error| {
+    RecordBatch::try_new(schema, columns).map_err(|error| {
         CliError::usage(format!("the row is not complete: {error}"))
             .hint("give the other columns with --with COLUMN=VALUE")
     })

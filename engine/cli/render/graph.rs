@@ -41,7 +41,8 @@ pub(crate) fn terminal(graph: &Graph) -> String {
                 format!("{}{label} <- {source}.{port}", node.stage.inputs[edge.input].name)
             })
             .collect();
-        let _ = writeln!(out, "{:width$}  {:12} {}", node.name, node.stage.name, inputs.join(", "));
+        let line = format!("{:width$}  {:12} {}", node.name, node.stage.name, inputs.join(", "));
+        let _ = writeln!(out, "{}", line.trim_end());
     }
     out
 }

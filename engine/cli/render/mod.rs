@@ -20,7 +20,6 @@ const DIM: Style = Style::new().dimmed();
 
 /// A line to stderr; colours are removed where they are not wanted. Nobody can be told
 /// that stderr is closed.
-#[expect(clippy::print_stderr, reason = "the one place that prints to stderr")]
 pub(crate) fn note(text: &str) {
     use std::io::Write;
     let _ = writeln!(anstream::stderr(), "{text}");

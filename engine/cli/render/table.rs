@@ -137,10 +137,13 @@ fn line(cells: &[String], widths: &[usize], numeric: &[bool], bold: bool) -> Str
         .iter()
         .zip(widths)
         .zip(numeric)
-        .map(|((cell, width), numeric)| {
-            let cell = if *numeric { format!("{cell:>width$}") } else { format!("{cell:<width$}") };
-            if bold { format!("{BOLD}{cell}{BOLD:#}") } else { cell }
-        })
+        .map(
+            |((cell, width), numeric)| {
+                if *numeric { format!("{cell:>width$}") } else { format!("{cell:<width$}") }
+            },
+        )
         .collect();
-    padded.join("  ").trim_end().to_owned()
+    let line = padded.join("  ");
+    let line = line.trim_end();
+    if bold { format!("{BOLD}{line}{BOLD:#}") } else { line.to_owned() }
 }

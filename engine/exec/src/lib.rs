@@ -21,6 +21,6 @@ pub use error::{Result, RunError};
 pub use event::{Event, Observer};
 pub use lookup::{Found, Lookup, NodeResult, PortResult, TableRef};
 pub use plan::{NodePlan, Plan, State, plan};
-pub use run::{Cancel, RunOptions, Summary, run};
+pub use run::{Cancel, Job, RunOptions, Summary, run};
 pub use try_row::try_row;
 pub use workspace::Workspace;

@@ -33,9 +33,8 @@ impl TableRef {
 
     /// The digest of the digests of the parts.
     pub fn digest(&self) -> Digest {
-        let listing: String =
-            self.parts.iter().map(|part| format!("{}\n", part.digest.as_str())).collect();
-        Digest::of(listing.as_bytes())
+        let lines = self.parts.iter().map(|part| format!("{}\n", part.digest.as_str()));
+        Digest::of(lines.collect::<Vec<_>>().concat().as_bytes())
     }
 
     /// Reads part by part.

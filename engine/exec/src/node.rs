@@ -34,16 +34,12 @@ pub(crate) struct NodeRun<'a> {
 }
 
 impl<'a> NodeRun<'a> {
-    pub(crate) fn new(
-        shared: &'a Shared<'a>,
-        index: NodeIndex,
-        events: Sender<Event>,
-    ) -> Result<Self> {
+    pub(crate) fn new(shared: &'a Shared<'a>, index: NodeIndex, events: Sender<Event>) -> Self {
         let node = shared.graph.node(index);
-        Ok(Self { shared, index, node, inputs: shared.graph.inputs(index), events })
+        Self { shared, index, node, inputs: shared.graph.inputs(index), events }
     }
 
-    pub(crate) fn work(&mut self) -> Result<()> {
+    pub(crate) fn work(&self) -> Result<()> {
         match self.node.stage.shape {
             Shape::Whole => self.whole(),
             Shape::Map => self.map(),
@@ -132,18 +128,6 @@ impl<'a> NodeRun<'a> {
         NodeServices::new(&self.node.name, Some(entry.clone()), self.events.clone(), stop)
     }
 
-    /// Directories are checked byte by byte before a stage reads them.
-    fn artifact_input(&self, result: &PortResult) -> Result<Option<WorkInput>> {
-        let PortResult::Artifact { entry, port, artifact } = result else { return Ok(None) };
-        if let Err(error) = entry.verify_artifact(port, artifact) {
-            if matches!(error, StoreError::Damaged { .. }) {
-                entry.discard_manifest()?;
-            }
-            return Err(error.into());
-        }
-        Ok(Some(WorkInput::Artifact(entry.artifact_dir(port, artifact))))
-    }
-
     fn finish(&self, result: NodeResult, computed: u64, found: u64, started: Instant) {
         self.send(Event::NodeFinished {
             node: self.name(),
@@ -158,7 +142,7 @@ impl<'a> NodeRun<'a> {
 
     // ---- whole stages ----
 
-    fn whole(&mut self) -> Result<()> {
+    fn whole(&self) -> Result<()> {
         let (results, key, preimage, entry) = self.place()?;
         let _lock = self.lock(&entry)?;
         if let Some(result) = whole_result(&entry, &key, self.node)? {
@@ -199,7 +183,7 @@ impl<'a> NodeRun<'a> {
         for result in results.iter().flatten() {
             inputs.push(match result {
                 PortResult::Table(table) => table_input(table, &read_error),
-                artifact => match self.artifact_input(artifact)? {
+                artifact => match artifact_input(artifact)? {
                     Some(input) => input,
                     None => continue,
                 },
@@ -266,7 +250,7 @@ impl<'a> NodeRun<'a> {
 
     // ---- map stages ----
 
-    fn map(&mut self) -> Result<()> {
+    fn map(&self) -> Result<()> {
         let (results, key, preimage, entry) = self.place()?;
         let mapped = self.node.stage.mapped_input();
         let from = self.inputs.iter().find(|(_, edge)| Some(edge.input) == mapped);
@@ -372,7 +356,7 @@ impl<'a> NodeRun<'a> {
         for (result, (from, _)) in results.iter().zip(&self.inputs) {
             inputs.push(match result {
                 Some(PortResult::Table(table)) => table_input(table, &ReadError::default()),
-                Some(artifact) => match self.artifact_input(artifact)? {
+                Some(artifact) => match artifact_input(artifact)? {
                     Some(input) => input,
                     None => continue,
                 },
@@ -414,6 +398,18 @@ impl<'a> NodeRun<'a> {
         let rows = arrow::compute::concat_batches(schema, &all).map_err(bad)?;
         Ok(entry.write_part(schema, &rows)?)
     }
+}
+
+/// Directories are checked byte by byte before a stage reads them.
+fn artifact_input(result: &PortResult) -> Result<Option<WorkInput>> {
+    let PortResult::Artifact { entry, port, artifact } = result else { return Ok(None) };
+    if let Err(error) = entry.verify_artifact(port, artifact) {
+        if matches!(error, StoreError::Damaged { .. }) {
+            entry.discard_manifest()?;
+        }
+        return Err(error.into());
+    }
+    Ok(Some(WorkInput::Artifact(entry.artifact_dir(port, artifact))))
 }
 
 /// Reads a part; a damaged file is removed, so that what made it makes it again.

@@ -77,18 +77,30 @@ pub(crate) struct Shared<'a> {
     pub(crate) stop: Arc<AtomicBool>,
 }
 
-/// Runs `nodes`, which must be closed under "needs". What is there already is not done
-/// again; what a kill has cut short goes on.
+/// What to run: some nodes of a graph, closed under "needs".
+#[derive(Clone, Copy, Debug)]
+pub struct Job<'a> {
+    /// The pipeline.
+    pub graph: &'a Graph,
+    /// The nodes, in order.
+    pub nodes: &'a [NodeIndex],
+    /// The stages.
+    pub host: &'a Host,
+    /// Where results are.
+    pub store: &'a Store,
+    /// The text of the pipeline, for the log.
+    pub text: &'a str,
+}
+
+/// Does what is left of a job. What is there already is not done again; what a kill has
+/// cut short goes on.
 pub fn run(
-    graph: &Graph,
-    nodes: &[NodeIndex],
-    host: &Host,
-    store: &Store,
-    pipeline_text: &str,
+    job: &Job,
     options: &RunOptions,
     cancel: &Cancel,
     observer: Observer,
 ) -> Result<Summary> {
+    let Job { graph, nodes, host, store, text } = *job;
     let started = Instant::now();
     let _lock = store.lock_shared()?;
     let mut log: Option<RunLog> = None;
@@ -106,7 +118,7 @@ pub fn run(
             return Ok(Summary { ms: milliseconds(started), ..summary });
         }
         if log.is_none() {
-            log = Some(RunLog::create(store, pipeline_text)?);
+            log = Some(RunLog::create(store, text)?);
         }
         let Some(log) = &log else { continue };
         let emit = |event: &Event| {
@@ -124,7 +136,7 @@ pub fn run(
                 nodes: nodes.len(),
             });
         }
-        let result = work(graph, nodes, &left, &lookup, host, store, options, cancel, &emit);
+        let result = work(job, &left, &lookup, options, cancel, &emit);
         match result {
             Err(RunError::Store(error @ StoreError::Damaged { .. })) if attempt < REPAIRS => {
                 emit(&Event::Damaged { message: error.to_string() });
@@ -151,16 +163,14 @@ fn milliseconds(since: Instant) -> u64 {
 
 /// One attempt: a thread per node that is left; the first error that is not "stopped".
 fn work(
-    graph: &Graph,
-    nodes: &[NodeIndex],
+    job: &Job,
     left: &[NodeIndex],
     lookup: &Lookup,
-    host: &Host,
-    store: &Store,
     options: &RunOptions,
     cancel: &Cancel,
     emit: &(dyn Fn(&Event) + Sync),
 ) -> Result<()> {
+    let Job { graph, nodes, host, store, .. } = *job;
     let board = Board::new(options.jobs, cancel);
     for node in nodes {
         if let Some(result) = lookup.complete(*node) {
@@ -220,7 +230,7 @@ fn pump(receiver: &Receiver<Event>, shared: &Shared, emit: &(dyn Fn(&Event) + Sy
 }
 
 fn run_node(shared: &Shared, node: NodeIndex, events: &Sender<Event>) -> Result<()> {
-    let result = NodeRun::new(shared, node, events.clone()).and_then(|mut run| run.work());
+    let result = NodeRun::new(shared, node, events.clone()).work();
     if let Err(error) = &result {
         shared.board.fail();
         if !matches!(error, RunError::Stopped | RunError::Store(StoreError::Damaged { .. })) {

@@ -1,6 +1,6 @@
 //! What a stage at work gets from a run.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -59,8 +59,8 @@ impl NodeServices {
         }
     }
 
-    fn remember(&self, dir: &PathBuf) {
-        self.made.lock().unwrap_or_else(PoisonError::into_inner).push(dir.clone());
+    fn remember(&self, dir: &Path) {
+        self.made.lock().unwrap_or_else(PoisonError::into_inner).push(dir.to_owned());
     }
 }
 

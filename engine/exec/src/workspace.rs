@@ -33,7 +33,11 @@ impl Workspace {
         let sound = diagnostics.is_empty();
         diagnostics.extend(errors);
         diagnostics.sort_by_key(|diagnostic| diagnostic.span);
-        diagnostics.dedup();
+        // Of several errors at one value, the first is the cause: an unknown variable is
+        // also a missing file.
+        diagnostics.dedup_by(|later, first| {
+            later == first || (later.span == first.span && first.span.start < first.span.end)
+        });
         (graph.filter(|_| sound), diagnostics)
     }
 }

@@ -41,7 +41,7 @@ pub unsafe fn import_batch(array: *mut abi::ArrowArray, schema: &SchemaRef) -> R
     let rows = data.len();
     let (_, columns, _) = StructArray::from(data).into_parts();
     let options = RecordBatchOptions::new().with_row_count(Some(rows));
-    Ok(RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options)?)
+    RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options)
 }
 
 /// Writes a schema as a C struct schema.

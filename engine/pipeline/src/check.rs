@@ -77,36 +77,31 @@ impl Pass<'_> {
     /// Matches the node's inputs with the ports of its stage.
     fn edges(&mut self, node: &ResolvedNode, stage: &StageInfo) -> Vec<(usize, Edge)> {
         let mut edges = Vec::new();
-        for (position, input) in node.inputs.iter().enumerate() {
-            let (name, span) = &input.port;
-            let Some(port) = stage.inputs.iter().position(|port| port.name == *name) else {
+        for (name, span) in &node.ports {
+            if !stage.inputs.iter().any(|port| port.name == *name) {
                 let names: Vec<_> = stage.inputs.iter().map(|port| port.name.as_str()).collect();
                 let error =
                     Diagnostic::error(format!("`{}` has no input `{name}`", stage.name), *span);
                 let hint = suggestion(name, names)
                     .unwrap_or_else(|| format!("`{}` takes no input", stage.name));
                 self.errors.push(error.hint(hint));
-                continue;
-            };
+            }
+        }
+        for (position, input) in node.inputs.iter().enumerate() {
+            let port = stage.inputs.iter().position(|port| port.name == input.port.0);
+            let Some(port) = port else { continue };
             edges.extend(self.edge(input, &stage.inputs[port], port, position));
         }
-        for (index, port) in stage.inputs.iter().enumerate() {
-            let named = node.inputs.iter().filter(|input| input.port.0 == port.name).count();
-            if named == 0 && !port.optional {
+        // A port that was misspelt has its own error.
+        let is_misspelt =
+            node.ports.iter().any(|(name, _)| !stage.inputs.iter().any(|port| port.name == *name));
+        for port in &stage.inputs {
+            let is_named = node.ports.iter().any(|(name, _)| *name == port.name);
+            if !is_named && !port.optional && !is_misspelt {
                 let message = format!("input `{}` of `{}` is not connected", port.name, stage.name);
                 let error = Diagnostic::error(message, node.name_span).hint(port.doc.clone());
                 self.errors.push(error);
             }
-            if named > 1 && !port.many {
-                let spans: Vec<_> =
-                    node.inputs.iter().filter(|input| input.port.0 == port.name).collect();
-                let message = format!("input `{}` takes one source, not {named}", port.name);
-                self.errors.push(Diagnostic::error(message, spans[1].span));
-            }
-            debug_assert!(
-                edges.iter().all(|(_, edge): &(usize, Edge)| edge.input < stage.inputs.len()),
-                "{index}"
-            );
         }
         edges
     }

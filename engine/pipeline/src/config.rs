@@ -97,7 +97,7 @@ impl Checker<'_> {
             let pointer = format!("{pointer}/{}", key.replace('~', "~0").replace('/', "~1"));
             match (properties.get(key), others) {
                 (Some(property), _) => {
-                    drop(out.insert(key.clone(), self.check(tree, property, &pointer)))
+                    drop(out.insert(key.clone(), self.check(tree, property, &pointer)));
                 }
                 (None, Some(Json::Bool(false))) => {
                     let hint = suggestion(key, properties.keys().map(String::as_str));
@@ -105,7 +105,7 @@ impl Checker<'_> {
                     self.errors.push(error.maybe_hint(hint));
                 }
                 (None, Some(schema)) => {
-                    drop(out.insert(key.clone(), self.check(tree, schema, &pointer)))
+                    drop(out.insert(key.clone(), self.check(tree, schema, &pointer)));
                 }
                 (None, None) => drop(out.insert(key.clone(), tree.to_json())),
             }

@@ -72,6 +72,7 @@ pub struct Show {
 
 /// A pipeline that is ready to run.
 #[derive(Clone, Debug, Default)]
+#[expect(clippy::struct_field_names, reason = "a graph in the sense of petgraph")]
 pub struct Graph {
     /// The pipeline's name; empty if it has none.
     pub name: String,

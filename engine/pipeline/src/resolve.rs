@@ -42,6 +42,8 @@ pub struct ResolvedNode {
     pub name_span: Span,
     /// The stage and where it is named.
     pub stage: (String, Span),
+    /// The input ports that it names, and where.
+    pub ports: Vec<(String, Span)>,
     /// What is connected to which port.
     pub inputs: Vec<ResolvedInput>,
     /// The configuration, variables filled in.
@@ -125,6 +127,7 @@ fn resolve_node(
         name: node.name.clone(),
         name_span: node.name_span,
         stage: node.stage.clone(),
+        ports: node.inputs.iter().map(|(port, span, _)| (port.clone(), *span)).collect(),
         inputs,
         with: vars.fill(&node.with, errors),
         seed: node.seed.or(document.seed).unwrap_or(0),

@@ -43,11 +43,8 @@ pub fn describe_dir(dir: &Path) -> Result<ArtifactRef> {
 }
 
 fn listing_digest(files: &[ArtifactFile]) -> Digest {
-    let listing: String = files
-        .iter()
-        .map(|file| format!("{} {}\n", file.digest.as_str(), file.path.display()))
-        .collect();
-    Digest::of(listing.as_bytes())
+    let line = |file: &ArtifactFile| format!("{} {}\n", file.digest.as_str(), file.path.display());
+    Digest::of(files.iter().map(line).collect::<Vec<_>>().concat().as_bytes())
 }
 
 impl ArtifactRef {

@@ -93,12 +93,12 @@ impl DigestCache {
         }
         let mut files = Vec::new();
         list_files(path, path, &mut files)?;
-        let mut listing = String::new();
+        let mut listing = Vec::new();
         for name in files {
             let digest = self.file(&path.join(&name))?;
-            listing.push_str(&format!("{} {}\n", digest.as_str(), name.display()));
+            listing.push(format!("{} {}\n", digest.as_str(), name.display()));
         }
-        Ok(Digest::of(listing.as_bytes()))
+        Ok(Digest::of(listing.concat().as_bytes()))
     }
 
     fn file(&mut self, path: &Path) -> Result<Digest> {

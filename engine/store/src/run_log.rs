@@ -92,7 +92,8 @@ impl Store {
                 line.contains("\"event\":\"metric\"") || line.contains("\"event\":\"progress\"")
             };
             let recent = lines.len().saturating_sub(RECENT_LINES);
-            let wanted = lines.iter().enumerate().filter(|(at, line)| *at >= recent || !is_count(line));
+            let wanted =
+                lines.iter().enumerate().filter(|(at, line)| *at >= recent || !is_count(line));
             let events = wanted.filter_map(|(_, line)| serde_json::from_str(line).ok()).collect();
             runs.push(RunSummary { id, dir, events });
         }

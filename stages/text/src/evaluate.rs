@@ -210,9 +210,9 @@ fn ranks(values: &[f64]) -> Vec<f64> {
     let mut ranks = vec![0.0; values.len()];
     let mut start = 0;
     while start < order.len() {
-        let same = |at: &&usize| values[**at] == values[order[start]];
+        let same = |at: &&usize| values[**at].total_cmp(&values[order[start]]).is_eq();
         let length = order[start..].iter().take_while(same).count().max(1);
-        let rank = start as f64 + (length as f64 + 1.0) / 2.0;
+        let rank = f64::midpoint(start as f64 + 1.0, (start + length) as f64);
         order[start..start + length].iter().for_each(|at| ranks[*at] = rank);
         start += length;
     }

@@ -109,7 +109,7 @@ impl Stage for Export {
 }
 
 enum Writer {
-    Delimited(arrow_csv::Writer<BufWriter<File>>),
+    Delimited(Box<arrow_csv::Writer<BufWriter<File>>>),
     Json(LineDelimitedWriter<BufWriter<File>>),
     Parquet(Box<ArrowWriter<BufWriter<File>>>),
 }
@@ -129,7 +129,7 @@ impl Writer {
                 let mut writer = builder.build(file);
                 // The header stands even if there are no rows.
                 writer.write(&RecordBatch::new_empty(schema.clone()))?;
-                Self::Delimited(writer)
+                Self::Delimited(Box::new(writer))
             }
             Format::Jsonl => Self::Json(LineDelimitedWriter::new(file)),
             Format::Parquet => {

@@ -45,7 +45,7 @@ fn collect(parts: &[Part], needed: &mut Vec<usize>, said: &mut Vec<usize>) {
             Part::Text(_) => {}
             Part::Slot { slot, .. } => needed.push(*slot),
             Part::Choice(choices) => {
-                choices.iter().for_each(|choice| collect(choice, needed, said))
+                choices.iter().for_each(|choice| collect(choice, needed, said));
             }
             Part::Where { slot, parts } => {
                 said.push(*slot);
@@ -66,10 +66,10 @@ fn say_parts(parts: &[Part], frame: &Frame, slots: &[Slot], rng: &mut Rng, text:
                 text.push_str(rng.pick::<String>(&slots[*slot].kind.values[value].forms[*form]));
             }
             Part::Choice(choices) => {
-                say_parts(rng.pick::<Vec<Part>>(choices), frame, slots, rng, text)
+                say_parts(rng.pick::<Vec<Part>>(choices), frame, slots, rng, text);
             }
             Part::Where { slot, parts } if frame.values[*slot].is_some() => {
-                say_parts(parts, frame, slots, rng, text)
+                say_parts(parts, frame, slots, rng, text);
             }
             Part::Where { .. } => {}
         }

@@ -179,7 +179,7 @@ impl MapStage for Generate {
             loaded: load_model(run.artifact("model")?)?,
             pool: pool(run.threads())?,
             config: self.config.clone(),
-            options: self.options.clone(),
+            options: self.options,
             seed: run.seed(),
         })
     }

@@ -32,7 +32,7 @@ impl Columnar {
             reader.map_err(|error| error.to_string())
         })?;
         let schema = arrow::array::RecordBatchReader::schema(&reader);
-        Self::new(path, &schema, Box::new(reader))
+        Ok(Self::new(path, &schema, Box::new(reader)))
     }
 
     pub(super) fn arrow(path: &Path) -> Result<Self> {
@@ -40,19 +40,15 @@ impl Columnar {
         let reader =
             guarded(path, || FileReader::try_new(file, None).map_err(|error| error.to_string()))?;
         let schema = reader.schema();
-        Self::new(path, &schema, Box::new(reader))
+        Ok(Self::new(path, &schema, Box::new(reader)))
     }
 
-    fn new(path: &Path, schema: &Schema, batches: Batches) -> Result<Self> {
+    fn new(path: &Path, schema: &Schema, batches: Batches) -> Self {
         let field = |field: &Arc<Field>| {
             Field::new(field.name(), plain(field.data_type()), field.is_nullable())
         };
         let fields: Vec<_> = schema.fields().iter().map(field).collect();
-        Ok(Self {
-            path: path.display().to_string(),
-            batches,
-            schema: Arc::new(Schema::new(fields)),
-        })
+        Self { path: path.display().to_string(), batches, schema: Arc::new(Schema::new(fields)) }
     }
 }
 

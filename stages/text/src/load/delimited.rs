@@ -14,9 +14,11 @@ use super::columns::{Kind, build};
 use super::text::open;
 use super::{BATCH_ROWS, Config, SAMPLE_ROWS, Source};
 
+type Reader = csv::Reader<Box<dyn BufRead>>;
+
 pub(super) struct Delimited {
     path: String,
-    reader: csv::Reader<Box<dyn BufRead>>,
+    reader: Reader,
     schema: SchemaRef,
     kinds: Vec<Kind>,
     /// The first row of a file without a header, which was read to count the columns.
@@ -39,7 +41,7 @@ impl Delimited {
         path: &Path,
         config: &Config,
         tabs: bool,
-    ) -> Result<(csv::Reader<Box<dyn BufRead>>, Vec<String>, Option<StringRecord>)> {
+    ) -> Result<(Reader, Vec<String>, Option<StringRecord>)> {
         let byte = |text: &Option<String>, default: u8, pointer: &str| match text
             .as_deref()
             .map(str::as_bytes)
