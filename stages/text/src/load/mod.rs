@@ -43,7 +43,8 @@ pub struct Config {
     /// The format of the file; by its extension if left out.
     #[serde(default)]
     format: Option<Format>,
-    /// The columns to keep: their name in the file, and the name that they get.
+    /// The columns to keep: their name in the file, and the name that they get. They stay in
+    /// the order of the file.
     #[serde(default)]
     columns: Option<serde_json::Map<String, serde_json::Value>>,
     /// A condition over the file's own columns that a row must meet, such as `label = 1`.
@@ -188,13 +189,12 @@ impl Stage for Load {
         if let (Some(keep), Some(text)) = (&keep, &config.keep) {
             keep.check_condition(&schema).map_err(|error| refuse(text, error))?;
         }
-        let columns = names.unwrap_or_else(|| {
-            schema
-                .fields()
-                .iter()
-                .map(|field| (field.name().clone(), field.name().clone()))
-                .collect()
+        let mut columns = names.unwrap_or_else(|| {
+            let name = |field: &Arc<Field>| (field.name().clone(), field.name().clone());
+            schema.fields().iter().map(name).collect()
         });
+        // The order of a mapping means nothing, so the file's own order counts.
+        columns.sort_by_key(|(old, _)| schema.index_of(old).unwrap_or(usize::MAX));
         let mut fields = Vec::with_capacity(columns.len());
         for (old, new) in &columns {
             let field = schema.field_with_name(old).map_err(|_| {
