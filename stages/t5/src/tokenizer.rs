@@ -43,13 +43,14 @@ impl Tokenizer {
         Self::from_json(json).map_err(|error| Error::malformed(&path, error))
     }
 
-    /// Trains a tokenizer of `vocab_size` tokens: pad 0, end 1, unknown 2, then pieces by falling score.
+    /// Trains a tokenizer of `vocab_size` tokens: pad 0, end 1, unknown 2, then `words`, which are one piece each
+    /// whatever the texts say, then pieces by falling score.
     ///
     /// The result depends only on the texts, not on their order.
     ///
     /// # Errors
-    /// When the vocabulary cannot hold even the characters of the texts.
-    pub fn train<I, S>(texts: I, vocab_size: usize) -> Result<Self>
+    /// When the vocabulary cannot hold even the words and the characters of the texts.
+    pub fn train<I, S>(texts: I, words: &[&str], vocab_size: usize) -> Result<Self>
     where
         I: IntoIterator<Item = S>,
         S: AsRef<str>,
@@ -69,8 +70,10 @@ impl Tokenizer {
             "model": { "type": "Unigram", "unk_id": 2, "vocab": [["<pad>", 0.0], ["</s>", 0.0], ["<unk>", 0.0]],
                        "byte_fallback": false },
         });
-        let words = unigram::count_words(&Self::from_json(json.clone())?.inner, texts)?;
-        let pieces = unigram::train(&words, vocab_size.saturating_sub(3))?;
+        let blank = Self::from_json(json.clone())?.inner;
+        let counts = unigram::count_words(&blank, texts)?;
+        let whole = unigram::count_words(&blank, words)?;
+        let pieces = unigram::train(&counts, vocab_size.saturating_sub(3), &whole)?;
         if let Some(vocab) = json.pointer_mut("/model/vocab").and_then(Value::as_array_mut) {
             vocab.extend(pieces.into_iter().map(|(piece, score)| json!([piece, score])));
         }

@@ -41,7 +41,7 @@ fn probabilities_are_those_of_teacher_forcing() -> TestResult {
         "stsb sentence1: a dog sentence2: a cat 0.0 0.2 1.4 2.6 3.8 4.0 5.0 0123456789",
         "acceptable cats",
     ];
-    let tokenizer = Tokenizer::train(texts, 60)?;
+    let tokenizer = Tokenizer::train(texts, &[], 60)?;
     let model = Model::initial(Config::small(64, 16, 32, 2, 2), &default_device(), 9)?;
     let sources = [tokenizer.encode(texts[0], None)?, tokenizer.encode("a cat", None)?];
     for labels in [Labels::stsb(&tokenizer)?, Labels::cola(&tokenizer)?] {

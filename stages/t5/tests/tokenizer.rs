@@ -11,8 +11,10 @@ const TEXTS: [&str; 4] = [
     "paraphrase: <pad> </s> <unk> pads are not tokens",
 ];
 
+const WORDS: [&str; 3] = ["stsb", "unacceptable", "4.8"];
+
 fn trained() -> Result<Tokenizer, paraloom_stages_t5::Error> {
-    Tokenizer::train(TEXTS, 120)
+    Tokenizer::train(TEXTS, &WORDS, 120)
 }
 
 #[test]
@@ -20,7 +22,7 @@ fn training_is_the_same_in_any_order_and_survives_the_disk() -> TestResult {
     let (folder, other) = (tempfile::tempdir()?, tempfile::tempdir()?);
     let tokenizer = trained()?;
     tokenizer.save(folder.path())?;
-    Tokenizer::train(TEXTS.into_iter().rev(), 120)?.save(other.path())?;
+    Tokenizer::train(TEXTS.into_iter().rev(), &WORDS, 120)?.save(other.path())?;
     let read = |folder: &tempfile::TempDir| std::fs::read(folder.path().join("tokenizer.json"));
     assert!(read(&folder)? == read(&other)?);
     assert_eq!(tokenizer.vocab_size(), 120);
@@ -45,8 +47,18 @@ fn text_comes_back_and_ends_once() -> TestResult {
 }
 
 #[test]
+fn some_words_are_one_piece_whatever_the_texts_say() -> TestResult {
+    let tokenizer = trained()?;
+    for word in WORDS {
+        assert_eq!(tokenizer.pieces(word)?.len(), 1, "{word}");
+    }
+    assert!(tokenizer.pieces("unacceptably")?.len() > 1);
+    Ok(())
+}
+
+#[test]
 fn a_vocabulary_too_small_for_the_characters_is_refused() {
-    assert!(Tokenizer::train(TEXTS, 20).is_err());
+    assert!(Tokenizer::train(TEXTS, &WORDS, 20).is_err());
 }
 
 #[test]

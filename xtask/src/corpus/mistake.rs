@@ -50,6 +50,16 @@ pub(super) fn corrupt(sentence: &str, tables: &Tables, rng: &mut Rng) -> (String
     }
 }
 
+/// Where a broken sentence departs from the sound one: the words that differ, with a neighbour on either side.
+pub(super) fn place(sound: &str, broken: &str) -> String {
+    let [sound, broken] = [sound, broken].map(|text| text.split(' ').collect::<Vec<_>>());
+    let alike = |(one, other): &(&&str, &&str)| one.eq_ignore_ascii_case(other);
+    let start = sound.iter().zip(&broken).take_while(alike).count();
+    let rest = sound[start..].iter().rev().zip(broken[start..].iter().rev());
+    let end = broken.len() - rest.take_while(alike).count();
+    broken[start.saturating_sub(1)..(end + 1).min(broken.len())].join(" ")
+}
+
 /// Replaces word `at` by `with`, which may be none or several words.
 fn splice(words: &Words, at: usize, with: &[&str]) -> Words {
     let after = words[at + 1..].iter().cloned();

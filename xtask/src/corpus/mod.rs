@@ -101,9 +101,13 @@ fn grammar(scenes: &[Scene], part: Part, count: usize) -> String {
         let frame = scene::sample(scenes, scene, part, &mut rng);
         let sound = pairs::say(scenes, &frame, None, &mut rng).1;
         let acceptable = turn % 2 == 0;
-        let (sentence, mistake) =
-            if acceptable { (sound, "none") } else { mistake::corrupt(&sound, &tables, &mut rng) };
-        let label = if acceptable { "acceptable" } else { "unacceptable" };
+        let (sentence, label, mistake) = if acceptable {
+            (sound, "acceptable", "none".to_owned())
+        } else {
+            let (broken, kind) = mistake::corrupt(&sound, &tables, &mut rng);
+            let place = mistake::place(&sound, &broken);
+            (broken, "unacceptable", format!("{kind}: {place}"))
+        };
         (sentence.clone(), format!("{sentence}\t{label}\t{mistake}"))
     });
     let mut rows = rows;

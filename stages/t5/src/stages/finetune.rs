@@ -63,6 +63,10 @@ pub struct Config {
     /// The optimizer.
     #[serde(default)]
     optimizer: OptimizerName,
+    /// Adafactor only: the learning rate is relative to the size of each weight, as in T5's own
+    /// pre-training. It wants a learning rate of 0.01 or so.
+    #[serde(default)]
+    scale_parameter: bool,
     /// The highest learning rate.
     #[serde(default = "learning_rate")]
     #[schemars(range(min = 0.0, max = 10.0))]
@@ -135,7 +139,7 @@ fn max_source_tokens() -> usize {
 }
 
 /// An optimizer.
-#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 enum OptimizerName {
     #[default]
@@ -196,6 +200,10 @@ impl Stage for Finetune {
                 .at("/patience")
                 .hint("connect `validation`, or hold examples back with `validation_split`"));
         }
+        if config.scale_parameter && config.optimizer != OptimizerName::Adafactor {
+            return Err(Error::config("`scale_parameter` is an option of `optimizer: adafactor`")
+                .at("/scale_parameter"));
+        }
         let default = Task {
             kind: config.kind,
             prefix: config.prefix.clone(),
@@ -251,7 +259,9 @@ impl Finetune {
             accumulate: config.accumulate,
             optimizer: match config.optimizer {
                 OptimizerName::AdamW => Optimizer::AdamW { betas: [0.9, 0.999], eps: 1e-8 },
-                OptimizerName::Adafactor => Optimizer::Adafactor { scale_parameter: false },
+                OptimizerName::Adafactor => {
+                    Optimizer::Adafactor { scale_parameter: config.scale_parameter }
+                }
             },
             learning_rate: config.learning_rate,
             schedule: match config.schedule {

@@ -34,6 +34,10 @@ pub struct Config {
     /// The text columns that the tokenizer is trained on; all if left out.
     #[serde(default)]
     columns: Option<Vec<String>>,
+    /// Words that become one piece each of the tokenizer that is trained, such as the prompts of tasks of your own.
+    /// Those of T5's prompts and labels always do.
+    #[serde(default)]
+    words: Vec<String>,
 }
 
 /// The size of a new T5.
@@ -62,13 +66,13 @@ struct Size {
     dropout: f64,
 }
 
-/// What the official prompts and labels need, so that any tokenizer has it.
-const PROMPTS: [&str; 4] = [
-    "paraphrase: stsb sentence1: sentence2: cola sentence:",
-    "acceptable unacceptable",
-    "0.0 0.2 0.4 0.6 0.8 1.0 1.2 1.4 1.6 1.8 2.0 2.2 2.4 2.6 2.8 3.0 3.2 3.4 3.6 3.8 4.0 4.2 4.4 4.6 4.8 5.0",
-    "0 1 2 3 4 5 6 7 8 9 . , : ; ! ? ' \" ( ) - % $ & /",
-];
+/// The words of the official prompts and labels, which any new tokenizer has as one piece each: short prompts cost
+/// less, and a label is then one decision.
+const PROMPTS: &str = "paraphrase: stsb sentence1: sentence2: cola sentence: acceptable unacceptable \
+    0.0 0.2 0.4 0.6 0.8 1.0 1.2 1.4 1.6 1.8 2.0 2.2 2.4 2.6 2.8 3.0 3.2 3.4 3.6 3.8 4.0 4.2 4.4 4.6 4.8 5.0";
+
+/// What any new tokenizer can spell.
+const CHARACTERS: &str = "0 1 2 3 4 5 6 7 8 9 . , : ; ! ? ' \" ( ) - % $ & /";
 
 /// The stage.
 pub struct ModelStage {
@@ -198,7 +202,7 @@ fn copy(from: &Path, out: &Path) -> Result<()> {
 
 impl ModelStage {
     fn make(&self, size: Size, run: &mut Run, out: &Path) -> Result<()> {
-        let mut texts: Vec<String> = PROMPTS.iter().map(|text| (*text).to_owned()).collect();
+        let mut texts = vec![CHARACTERS.to_owned()];
         for (_, table) in run.tables("texts") {
             for rows in table {
                 run.services().check_cancelled()?;
@@ -222,7 +226,11 @@ impl ModelStage {
         }
         let tokenizer = match &self.config.tokenizer {
             Some(from) => Tokenizer::load(Path::new(from))?,
-            None => Tokenizer::train(&texts, size.vocabulary)?,
+            None => {
+                let words = self.config.words.iter().map(String::as_str);
+                let words: Vec<_> = PROMPTS.split_whitespace().chain(words).collect();
+                Tokenizer::train(&texts, &words, size.vocabulary)?
+            }
         };
         let pieces = tokenizer.vocab_size();
         let vocabulary = if self.config.tokenizer.is_some() { size.vocabulary } else { pieces };

@@ -50,16 +50,21 @@ where
     Ok(words)
 }
 
-/// The best `size` pieces with their log probabilities, by falling probability.
-pub(super) fn train(words: &Words, size: usize) -> Result<Vec<(String, f64)>> {
-    let words: Vec<(Vec<char>, f64)> =
-        words.iter().map(|(word, &count)| (word.chars().collect(), count as f64)).collect();
+/// The best `size` pieces with their log probabilities, by falling probability. Those of `whole` are among them with
+/// probability 1, so that nothing else is ever preferred (SentencePiece's `user_defined_symbols`).
+pub(super) fn train(words: &Words, size: usize, whole: &Words) -> Result<Vec<(String, f64)>> {
+    let size = size.saturating_sub(whole.len());
+    let words: Vec<(Vec<char>, f64)> = words
+        .iter()
+        .filter(|(word, _)| !whole.contains_key(*word))
+        .map(|(word, &count)| (word.chars().collect(), count as f64))
+        .collect();
     let mut pieces = Pieces::seeds(&words, size * SEEDS_PER_PIECE);
     if pieces.characters > size {
         return Err(Error::Tokenizer(format!(
             "the texts have {} different characters; the vocabulary has to be larger than {}",
             pieces.characters,
-            size + 3
+            size + whole.len() + 3
         )));
     }
     loop {
@@ -72,7 +77,9 @@ pub(super) fn train(words: &Words, size: usize) -> Result<Vec<(String, f64)>> {
         let keep = ((pieces.len() as f64 * KEEP) as usize).max(size);
         pieces.prune(&words, keep);
     }
-    Ok(pieces.sorted())
+    let mut all: Vec<(String, f64)> = whole.keys().map(|word| (word.clone(), 0.0)).collect();
+    all.extend(pieces.sorted().into_iter().filter(|(piece, _)| !whole.contains_key(piece)));
+    Ok(all)
 }
 
 /// A vocabulary in training.

@@ -11,6 +11,7 @@ mod options;
 use std::time::Instant;
 
 use burn::tensor::Tensor;
+use rayon::prelude::*;
 
 use self::optimizer::{State, Step};
 pub use self::options::{Length, Optimizer, Options, Schedule};
@@ -23,6 +24,15 @@ use crate::{
 
 /// Validation examples that are scored at once.
 const VALIDATION_BATCH: usize = 64;
+
+/// Source and target tokens of a batch per part that is worked on by itself; fewer would spend more time on adding up
+/// gradients than they save.
+const SHARD_TOKENS: usize = 256;
+/// Most parts of a batch.
+const MOST_SHARDS: usize = 16;
+/// Every part has gradients of its own, which large models have no memory for; nor do they need it, since their matrix
+/// products are large enough to be shared out themselves.
+const MOST_SHARDED_WEIGHTS: usize = 16_000_000;
 
 /// One thing to learn: a source and the target it should give, both ended by `</s>`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -218,8 +228,6 @@ impl Trainer {
         micro_batches: &[Vec<&Example>],
         targets: usize,
     ) -> Result<(f64, Vec<Tensor<2>>)> {
-        let tracked =
-            self.model.weights().map(|weight| Tensor::from_inner(weight.clone()).require_grad());
         let scale = LossScale {
             factor: 1.0 / targets as f32,
             smoothing: self.options.label_smoothing as f32,
@@ -227,25 +235,64 @@ impl Trainer {
         let mut total: Option<Vec<Tensor<2>>> = None;
         let mut loss = 0.0;
         for (index, batch) in micro_batches.iter().enumerate() {
-            let dropout = mix(mix(mix(self.options.seed, 0x6472_6f70), self.step), index as u64);
-            let network = Network::new(self.model.config(), &tracked, Some(dropout));
-            let batch_loss = batch_loss(&network, batch, scale);
-            let mut gradients = batch_loss.backward();
-            loss += f64::from(batch_loss.into_scalar::<f32>());
+            let key = mix(mix(mix(self.options.seed, 0x6472_6f70), self.step), index as u64);
+            let shards: Vec<_> = batch
+                .chunks(batch.len().div_ceil(self.shards(batch)))
+                .enumerate()
+                .map(|(shard, examples)| (mix(key, shard as u64), examples))
+                .collect();
+            let done: Vec<_> = shards
+                .into_par_iter()
+                .map(|(key, examples)| self.shard_gradients(examples, key, scale))
+                .collect();
+            // Added up in order, whichever was done first.
+            for (shard_loss, gradients) in done {
+                loss += shard_loss;
+                total = Some(match total {
+                    Some(old) => {
+                        old.into_iter().zip(gradients).map(|(old, new)| old + new).collect()
+                    }
+                    None => gradients,
+                });
+            }
             self.finite("loss", loss)?;
-            let gradient = |weight: &Tensor<2>| {
-                // A weight that no token reached, such as an unused bucket of a batch, still counts: with zeros.
-                weight
-                    .grad_remove(&mut gradients)
-                    .unwrap_or_else(|| weight.clone().inner().zeros_like())
-            };
-            let new: Vec<_> = tracked.list().into_iter().map(gradient).collect();
-            total = Some(match total {
-                Some(old) => old.into_iter().zip(new).map(|(old, new)| old + new).collect(),
-                None => new,
-            });
         }
         Ok((loss, total.unwrap_or_default()))
+    }
+
+    /// Parts of a batch whose gradients are computed side by side: how small models keep several cores busy.
+    ///
+    /// The number depends on the work alone, never on the threads, so that these do not decide any rounding.
+    fn shards(&self, batch: &[&Example]) -> usize {
+        if self.model.parameters() > MOST_SHARDED_WEIGHTS {
+            return 1;
+        }
+        let tokens: usize =
+            batch.iter().map(|example| example.source.len() + example.target.len()).sum();
+        let shards = (tokens / SHARD_TOKENS).clamp(1, batch.len().clamp(1, MOST_SHARDS));
+        // A power of two, since the numbers of cores are.
+        1 << shards.ilog2()
+    }
+
+    /// The loss of some examples and the gradients of all weights.
+    fn shard_gradients(
+        &self,
+        examples: &[&Example],
+        dropout: u64,
+        scale: LossScale,
+    ) -> (f64, Vec<Tensor<2>>) {
+        let tracked =
+            self.model.weights().map(|weight| Tensor::from_inner(weight.clone()).require_grad());
+        let network = Network::new(self.model.config(), &tracked, Some(dropout));
+        let loss = batch_loss(&network, examples, scale);
+        let mut gradients = loss.backward();
+        let gradient = |weight: &Tensor<2>| {
+            // A weight that no token reached, such as an unused bucket of a batch, still counts: with zeros.
+            weight
+                .grad_remove(&mut gradients)
+                .unwrap_or_else(|| weight.clone().inner().zeros_like())
+        };
+        (f64::from(loss.into_scalar::<f32>()), tracked.list().into_iter().map(gradient).collect())
     }
 
     /// Moves the weights.
