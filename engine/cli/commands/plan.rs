@@ -3,9 +3,12 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use paraloom_exec::{NodePlan, State};
+use paraloom_exec::{Cancel, Job, NodePlan, State};
+use paraloom_pipeline::{Node, PortKind};
+use paraloom_store::Store;
 
 use super::print;
+use super::run::options;
 use crate::args::PlanArgs;
 use crate::context::Project;
 use crate::error::Result;
@@ -13,7 +16,11 @@ use crate::error::Result;
 pub(crate) fn run(args: &PlanArgs, stages: &[PathBuf]) -> Result<ExitCode> {
     let project = Project::open(&args.pipeline, stages)?;
     let (graph, host) = (&project.graph, &project.workspace.host);
-    let plan = paraloom_exec::plan(graph, graph.order(), host, project.store()?.as_ref())?;
+    let store = project.store()?;
+    if let Some(store) = &store {
+        read_sources(&project, store);
+    }
+    let plan = paraloom_exec::plan(graph, graph.order(), host, store.as_ref())?;
     if args.json {
         print(&serde_json::to_string_pretty(&plan).unwrap_or_default())?;
         return Ok(ExitCode::SUCCESS);
@@ -29,6 +36,21 @@ pub(crate) fn run(args: &PlanArgs, stages: &[PathBuf]) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Reads files that have changed into the store, as a run would, so that the plan can say how many rows are new.
+fn read_sources(project: &Project, store: &Store) {
+    let (graph, host) = (&project.graph, &project.workspace.host);
+    let is_source = |node: &Node| {
+        let tables = node.stage.outputs.iter().all(|port| port.kind == PortKind::Table);
+        tables && node.paths.iter().all(|used| used.path.is_some())
+    };
+    let sources = graph.order().iter().copied();
+    let sources = sources.filter(|index| graph.inputs(*index).is_empty());
+    let sources: Vec<_> = sources.filter(|index| is_source(graph.node(*index))).collect();
+    let job = Job { graph, nodes: &sources, host, store, text: &project.workspace.text };
+    // What fails here fails in the run too, which says why; the plan is then about the rest.
+    let _ = paraloom_exec::run(&job, &options(None, 1), &Cancel::default(), &|_| {});
+}
+
 pub(crate) fn describe(node: &NodePlan) -> String {
     match (node.state, node.parts) {
         (State::Cached, _) => match node.rows {
@@ -36,7 +58,7 @@ pub(crate) fn describe(node: &NodePlan) -> String {
             None => "cached".to_owned(),
         },
         (State::Partial, Some((there, all))) => {
-            format!("partial  {there} of {all} parts; {}", node.reason)
+            format!("partial  {there} of {all} parts are there; {}", node.reason)
         }
         _ => format!("run      {}", node.reason),
     }

@@ -64,7 +64,7 @@ impl State {
             Event::NodeWaiting { node, holder } => {
                 self.line(&format!("{CYAN}    waiting{CYAN:#} {node}: {holder} computes it"));
             }
-            Event::Part { node, rows } | Event::PartFound { node, rows } => {
+            Event::Part { node, rows, .. } | Event::PartFound { node, rows } => {
                 if let Some(node) = self.nodes.get_mut(node) {
                     node.rows += rows;
                     let rows = node.rows;
@@ -81,8 +81,8 @@ impl State {
             Event::Log { node, level, message } => {
                 self.line(&format!("{CYAN}{level:>11}{CYAN:#} {node}: {}", printable(message)));
             }
-            Event::NodeFinished { node, rows, found, computed, ms, .. } => {
-                self.finish(node, *rows, *found, *computed, *ms);
+            Event::NodeFinished { node, rows, rows_found, ms, .. } => {
+                self.finish(node, *rows, rows_found.unwrap_or(0), *ms);
             }
             Event::NodeFailed { node, .. } => {
                 self.remove(node);
@@ -142,13 +142,12 @@ impl State {
         }
     }
 
-    fn finish(&mut self, node: &str, rows: Option<u64>, found: u64, computed: u64, ms: u64) {
+    fn finish(&mut self, node: &str, rows: Option<u64>, found: u64, ms: u64) {
         self.remove(node);
         let rows = rows.map_or(String::new(), |rows| format!(" {rows} rows"));
-        let resumed = match (found, computed) {
-            (0, _) => String::new(),
-            (found, 0) => format!(", all {found} parts were there"),
-            (found, computed) => format!(", {found} of {} parts were there", found + computed),
+        let resumed = match found {
+            0 => String::new(),
+            found => format!(", {found} rows were there"),
         };
         let took = duration(ms);
         self.line(&format!("{GREEN}       done{GREEN:#} {node}{rows} in {took}{resumed}"));

@@ -18,8 +18,8 @@ pub enum Event {
     NodeStarted { node: String, key: String, stage: String },
     /// Another process computes this result.
     NodeWaiting { node: String, holder: String },
-    /// A map stage committed a part.
-    Part { node: String, rows: u64 },
+    /// A map stage committed a part; `reused` of its rows were known from other parts.
+    Part { node: String, rows: u64, reused: u64 },
     /// A map stage found a part that was committed before.
     PartFound { node: String, rows: u64 },
     /// A stage says how far it is.
@@ -28,13 +28,15 @@ pub enum Event {
     Metric { node: String, name: String, value: f64, step: u64 },
     /// A stage says something.
     Log { node: String, level: &'static str, message: String },
-    /// A node is done. `computed` of its parts or outputs were made in this run.
+    /// A node is done. `computed` of its parts or outputs were made in this run; `rows_found` of the rows that a map
+    /// stage read had been mapped before.
     NodeFinished {
         node: String,
         key: String,
         rows: Option<u64>,
         computed: u64,
         found: u64,
+        rows_found: Option<u64>,
         ms: u64,
     },
     /// A node failed.

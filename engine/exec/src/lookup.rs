@@ -13,6 +13,7 @@ use petgraph::graph::NodeIndex;
 
 use crate::error::Result;
 use crate::keys::preimage;
+use crate::reuse::KnownRows;
 
 /// A table in the store: some parts of one entry.
 #[derive(Clone, Debug)]
@@ -134,6 +135,34 @@ impl<'a> Lookup<'a> {
         self.complete(endpoint.node)?.ports.get(endpoint.port)
     }
 
+    /// Of a map node that is partly done: how many of the rows that it reads are new, and how many there are. None where
+    /// nothing is done, or rows cannot be told apart.
+    pub(crate) fn rows_left(&self, graph: &Graph, index: NodeIndex) -> Result<Option<(u64, u64)>> {
+        let node = graph.node(index);
+        let (Found::Partial { key, .. }, Some(store)) = (self.found(index), self.store) else {
+            return Ok(None);
+        };
+        let mapped = node.stage.mapped_input();
+        let rows = graph.inputs(index).into_iter().find(|(_, edge)| Some(edge.input) == mapped);
+        let Some(PortResult::Table(table)) = rows.and_then(|(from, _)| self.output(from)) else {
+            return Ok(None);
+        };
+        let committed = Committed::read(&store.entry(key))?;
+        if committed.0.is_empty() {
+            return Ok(None);
+        }
+        let known = committed.rows();
+        let mut left = 0;
+        for part in table.parts.iter().filter(|part| committed.get(&part.digest).is_none()) {
+            left += match table.entry.read_part(part) {
+                Ok(rows) if node.stage.batch_invariant => known.count_new(&rows)?,
+                // Damage is found, and mended, by the run.
+                _ => part.rows,
+            };
+        }
+        Ok(Some((left, table.rows())))
+    }
+
     fn node(&mut self, graph: &Graph, index: NodeIndex) -> Result<Found> {
         let node = graph.node(index);
         let edges = graph.inputs(index);
@@ -196,6 +225,13 @@ impl Committed {
 
     pub(crate) fn get(&self, input: &Digest) -> Option<&PartRecord> {
         self.0.get(input)
+    }
+
+    /// The rows of all parts.
+    pub(crate) fn rows(&self) -> KnownRows {
+        let mut known = KnownRows::default();
+        self.0.values().for_each(|record| known.add(record));
+        known
     }
 
     pub(crate) fn insert(&mut self, record: PartRecord) {

@@ -7,18 +7,17 @@ use std::time::{Duration, Instant};
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
-use paraloom_host::{PlannedStage, WorkInput, WorkOutput, WorkSettings, Worker};
+use paraloom_host::{PlannedStage, WorkInput, WorkOutput, WorkSettings};
 use paraloom_pipeline::{Edge, Endpoint, ID_COLUMN, Node, PlanInput, Shape};
 use paraloom_store::{
-    Batches, Entry, Identify, Key, Lock, Manifest, Output, PartFile, PartRecord, Preimage,
-    StoreError,
+    Batches, Entry, Identify, Key, Lock, Manifest, Output, PartFile, Preimage, StoreError,
 };
 use petgraph::graph::NodeIndex;
 
 use crate::error::{Result, RunError};
 use crate::event::Event;
 use crate::keys::{check_fetched, preimage, stage_seed};
-use crate::lookup::{Committed, NodeResult, PortResult, TableRef, map_result, whole_result};
+use crate::lookup::{NodeResult, PortResult, TableRef, whole_result};
 use crate::run::{Shared, digests, rows};
 use crate::services::NodeServices;
 
@@ -26,10 +25,10 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// One node of a run.
 pub(crate) struct NodeRun<'a> {
-    shared: &'a Shared<'a>,
-    index: NodeIndex,
-    node: &'a Node,
-    inputs: Vec<(Endpoint, &'a Edge)>,
+    pub(crate) shared: &'a Shared<'a>,
+    pub(crate) index: NodeIndex,
+    pub(crate) node: &'a Node,
+    pub(crate) inputs: Vec<(Endpoint, &'a Edge)>,
     events: Sender<Event>,
 }
 
@@ -46,20 +45,20 @@ impl<'a> NodeRun<'a> {
         }
     }
 
-    fn send(&self, event: Event) {
+    pub(crate) fn send(&self, event: Event) {
         // The receiver lives as long as the nodes.
         let _ = self.events.send(event);
     }
 
-    fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         self.node.name.clone()
     }
 
-    fn host_error(&self, error: paraloom_host::HostError) -> RunError {
+    pub(crate) fn host_error(&self, error: paraloom_host::HostError) -> RunError {
         RunError::from_host(&self.node.name, error)
     }
 
-    fn settings(&self) -> WorkSettings {
+    pub(crate) fn settings(&self) -> WorkSettings {
         let options = self.shared.options;
         WorkSettings {
             threads: options.threads,
@@ -69,7 +68,7 @@ impl<'a> NodeRun<'a> {
     }
 
     /// Waits for everything that decides the key, and finds the result's place.
-    fn place(&self) -> Result<(Vec<Option<PortResult>>, Key, Preimage, Entry)> {
+    pub(crate) fn place(&self) -> Result<(Vec<Option<PortResult>>, Key, Preimage, Entry)> {
         let mapped = self.node.stage.mapped_input();
         let mut results = Vec::with_capacity(self.inputs.len());
         for (from, edge) in &self.inputs {
@@ -90,7 +89,7 @@ impl<'a> NodeRun<'a> {
     }
 
     /// Takes the right to compute the result, and waits if another process has it.
-    fn lock(&self, entry: &Entry) -> Result<Lock> {
+    pub(crate) fn lock(&self, entry: &Entry) -> Result<Lock> {
         let mut told = false;
         loop {
             match entry.lock() {
@@ -107,7 +106,7 @@ impl<'a> NodeRun<'a> {
         }
     }
 
-    fn plan_stage(&self) -> Result<PlannedStage> {
+    pub(crate) fn plan_stage(&self) -> Result<PlannedStage> {
         let schema = |from: &Endpoint| self.shared.graph.node(from.node).outputs[from.port].clone();
         let inputs: Vec<_> = self
             .inputs
@@ -123,18 +122,31 @@ impl<'a> NodeRun<'a> {
         planned.map_err(|error| self.host_error(error))
     }
 
-    fn services(&self, entry: &Entry) -> Arc<NodeServices> {
+    pub(crate) fn services(&self, entry: &Entry) -> Arc<NodeServices> {
         let stop = Arc::clone(&self.shared.stop);
         NodeServices::new(&self.node.name, Some(entry.clone()), self.events.clone(), stop)
     }
 
-    fn finish(&self, result: NodeResult, computed: u64, found: u64, started: Instant) {
+    /// The stage broke its word about its rows.
+    pub(crate) fn bad_output(&self, error: &ArrowError) -> RunError {
+        RunError::Output { node: self.name(), what: error.to_string() }
+    }
+
+    pub(crate) fn finish(
+        &self,
+        result: NodeResult,
+        computed: u64,
+        found: u64,
+        rows_found: Option<u64>,
+        started: Instant,
+    ) {
         self.send(Event::NodeFinished {
             node: self.name(),
             key: result.key.to_string(),
             rows: rows(&result.ports),
             computed,
             found,
+            rows_found,
             ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
         });
         self.shared.board.publish(self.index, result);
@@ -168,7 +180,7 @@ impl<'a> NodeRun<'a> {
             node: self.name(),
             what: "its result was removed while it was made".to_owned(),
         })?;
-        self.finish(result, 1, 0, started);
+        self.finish(result, 1, 0, None, started);
         Ok(())
     }
 
@@ -247,161 +259,10 @@ impl<'a> NodeRun<'a> {
             parts: Vec::new(),
         })))
     }
-
-    // ---- map stages ----
-
-    fn map(&self) -> Result<()> {
-        let (results, key, preimage, entry) = self.place()?;
-        let mapped = self.node.stage.mapped_input();
-        let from = self.inputs.iter().find(|(_, edge)| Some(edge.input) == mapped);
-        let from = from.map(|(from, _)| *from).ok_or(RunError::Stopped)?;
-        entry.prepare(&preimage)?;
-        let _lock = self.lock(&entry)?;
-        let mut committed = Committed::read(&entry)?;
-        let services = self.services(&entry);
-        let started = Instant::now();
-        let stage = self.node.stage.name.clone();
-        self.send(Event::NodeStarted { node: self.name(), key: key.to_string(), stage });
-        let mut opened: Option<(PlannedStage, Worker)> = None;
-        let (mut records, mut computed) = (Vec::new(), 0);
-        let outcome = loop {
-            let (source, part) = match self.shared.board.part(from, records.len()) {
-                Ok(Some(part)) => part,
-                Ok(None) => break Ok(()),
-                Err(error) => break Err(error),
-            };
-            let record = match committed.get(&part.digest) {
-                Some(record) => {
-                    self.send(Event::PartFound { node: self.name(), rows: part.rows });
-                    record.clone()
-                }
-                None => {
-                    let made =
-                        self.map_part(&mut opened, &results, &services, &entry, &source, &part);
-                    match made {
-                        Ok(record) => {
-                            computed += 1;
-                            self.send(Event::Part { node: self.name(), rows: part.rows });
-                            committed.insert(record.clone());
-                            record
-                        }
-                        Err(error) => break Err(error),
-                    }
-                }
-            };
-            for (port, part) in record.outputs.iter().enumerate() {
-                if let Some(part) = part {
-                    let endpoint = Endpoint { node: self.index, port };
-                    self.shared.board.publish_part(endpoint, &entry, part.clone());
-                }
-            }
-            records.push(record);
-        };
-        drop(opened);
-        services.clean_up();
-        outcome?;
-        let found = records.len() as u64 - computed;
-        self.finish(map_result(entry, key, self.node, &records), computed, found, started);
-        Ok(())
-    }
-
-    fn map_part(
-        &self,
-        opened: &mut Option<(PlannedStage, Worker)>,
-        results: &[Option<PortResult>],
-        services: &Arc<NodeServices>,
-        entry: &Entry,
-        source: &Entry,
-        part: &PartFile,
-    ) -> Result<PartRecord> {
-        let rows = read_part(source, part)?;
-        let _permit = self.shared.board.permit()?;
-        if opened.is_none() {
-            check_fetched(self.node)?;
-            let mut planned = self.plan_stage()?;
-            let worker = self.open(&mut planned, results, services)?;
-            *opened = Some((planned, worker));
-        }
-        let (_, worker) = opened.as_mut().ok_or(RunError::Stopped)?;
-        let collected: Vec<_> =
-            self.node.outputs.iter().map(|_| Guarded(Mutex::new(Vec::new()))).collect();
-        let sinks = collected.iter().map(|rows| {
-            WorkOutput::Table(Box::new(|batch| {
-                rows.lock().push(batch);
-                Ok(())
-            }))
-        });
-        worker.map(&rows, sinks.collect()).map_err(|error| self.host_error(error))?;
-        let mut outputs = Vec::with_capacity(collected.len());
-        for (port, (batches, schema)) in collected.into_iter().zip(&self.node.outputs).enumerate() {
-            outputs.push(match schema {
-                Some(schema) => {
-                    Some(self.keep_part(entry, port, schema, batches.into_inner(), part)?)
-                }
-                None => None,
-            });
-        }
-        let record = PartRecord { input: part.digest.clone(), outputs };
-        entry.commit_part(&record)?;
-        Ok(record)
-    }
-
-    fn open(
-        &self,
-        planned: &mut PlannedStage,
-        results: &[Option<PortResult>],
-        services: &Arc<NodeServices>,
-    ) -> Result<Worker> {
-        let mut inputs = Vec::with_capacity(results.len());
-        for (result, (from, _)) in results.iter().zip(&self.inputs) {
-            inputs.push(match result {
-                Some(PortResult::Table(table)) => table_input(table, &ReadError::default()),
-                Some(artifact) => match artifact_input(artifact)? {
-                    Some(input) => input,
-                    None => continue,
-                },
-                // The mapped table: its rows come through map().
-                None => {
-                    let schema = self.shared.graph.node(from.node).outputs[from.port].clone();
-                    let schema = schema.ok_or(RunError::Stopped)?;
-                    WorkInput::Table(schema, Box::new(std::iter::empty()))
-                }
-            });
-        }
-        let opened = planned.open(&self.settings(), Arc::clone(services) as _, inputs);
-        opened.map_err(|error| self.host_error(error))
-    }
-
-    /// Writes what a map stage made of one part. The salt of new ids is the input part,
-    /// so that equal rows from different parts differ.
-    fn keep_part(
-        &self,
-        entry: &Entry,
-        port: usize,
-        schema: &SchemaRef,
-        batches: Vec<RecordBatch>,
-        input: &PartFile,
-    ) -> Result<PartFile> {
-        let name = &self.node.stage.outputs[port].name;
-        let salt = format!("{}/{name}/{}", self.node.stage.name, input.digest.as_str());
-        let mut identify = Identify::new(Arc::clone(schema), salt);
-        let bad =
-            |error: ArrowError| RunError::Output { node: self.name(), what: error.to_string() };
-        let mut all = Vec::with_capacity(batches.len());
-        for batch in batches {
-            all.push(if batch.schema().column_with_name(ID_COLUMN).is_some() {
-                batch
-            } else {
-                identify.add(&batch).map_err(bad)?
-            });
-        }
-        let rows = arrow::compute::concat_batches(schema, &all).map_err(bad)?;
-        Ok(entry.write_part(schema, &rows)?)
-    }
 }
 
 /// Directories are checked byte by byte before a stage reads them.
-fn artifact_input(result: &PortResult) -> Result<Option<WorkInput>> {
+pub(crate) fn artifact_input(result: &PortResult) -> Result<Option<WorkInput>> {
     let PortResult::Artifact { entry, port, artifact } = result else { return Ok(None) };
     if let Err(error) = entry.verify_artifact(port, artifact) {
         if matches!(error, StoreError::Damaged { .. }) {
@@ -413,7 +274,7 @@ fn artifact_input(result: &PortResult) -> Result<Option<WorkInput>> {
 }
 
 /// Reads a part; a damaged file is removed, so that what made it makes it again.
-fn read_part(source: &Entry, part: &PartFile) -> Result<RecordBatch> {
+pub(crate) fn read_part(source: &Entry, part: &PartFile) -> Result<RecordBatch> {
     source.read_part(part).map_err(|error| {
         if matches!(error, StoreError::Damaged { .. })
             && let Err(error) = source.discard_part(part)
@@ -426,7 +287,7 @@ fn read_part(source: &Entry, part: &PartFile) -> Result<RecordBatch> {
 
 /// Why reading an input failed, kept from where it happened to where it is reported.
 #[derive(Clone, Default)]
-struct ReadError(Arc<Mutex<Option<RunError>>>);
+pub(crate) struct ReadError(Arc<Mutex<Option<RunError>>>);
 
 impl ReadError {
     fn keep(&self, error: RunError) -> ArrowError {
@@ -440,7 +301,7 @@ impl ReadError {
     }
 }
 
-fn table_input(table: &TableRef, read_error: &ReadError) -> WorkInput {
+pub(crate) fn table_input(table: &TableRef, read_error: &ReadError) -> WorkInput {
     let (entry, parts, read_error) = (table.entry.clone(), table.parts.clone(), read_error.clone());
     let batches = parts
         .into_iter()
@@ -449,14 +310,14 @@ fn table_input(table: &TableRef, read_error: &ReadError) -> WorkInput {
 }
 
 /// A mutex whose poison does not matter: what it guards is thrown away after a panic.
-struct Guarded<T>(Mutex<T>);
+pub(crate) struct Guarded<T>(pub(crate) Mutex<T>);
 
 impl<T> Guarded<T> {
-    fn lock(&self) -> std::sync::MutexGuard<'_, T> {
+    pub(crate) fn lock(&self) -> std::sync::MutexGuard<'_, T> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn into_inner(self) -> T {
+    pub(crate) fn into_inner(self) -> T {
         self.0.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 }

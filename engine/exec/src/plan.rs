@@ -105,10 +105,11 @@ fn plan_node(
         Found::Partial { key, preimage, parts } => {
             plan.key = Some(key.to_string());
             plan.parts = Some(*parts);
-            if parts.0 > 0 {
+            let rows = lookup.rows_left(graph, index)?;
+            if parts.0 > 0 || rows.is_some_and(|(left, all)| left < all) {
                 plan.state = State::Partial;
             }
-            plan.reason = because(node, key, preimage, *parts, history, store)?;
+            plan.reason = because(node, key, preimage, rows, history, store)?;
         }
     }
     Ok(plan)

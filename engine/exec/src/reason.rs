@@ -1,6 +1,6 @@
 //! Why a node has to run: which member of its key changed since the last run.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use paraloom_pipeline::Node;
 use paraloom_store::{Key, Preimage, Store};
@@ -12,6 +12,8 @@ use crate::error::Result;
 #[derive(Debug, Default)]
 pub(crate) struct History {
     keys: HashMap<String, Key>,
+    /// The keys whose nodes were done at some time.
+    done: HashSet<Key>,
 }
 
 impl History {
@@ -24,9 +26,12 @@ impl History {
                 continue;
             }
             for event in &run.events {
-                if let (Some(node), Some(key)) = (event["node"].as_str(), event["key"].as_str()) {
-                    history.keys.extend(Key::parse(key).map(|key| (node.to_owned(), key)));
+                let (node, key) = (event["node"].as_str(), event["key"].as_str());
+                let (Some(node), Some(key)) = (node, key.and_then(Key::parse)) else { continue };
+                if event["event"] == "node_finished" || event["event"] == "node_cached" {
+                    history.done.insert(key.clone());
                 }
+                history.keys.insert(node.to_owned(), key);
             }
         }
         Ok(history)
@@ -37,7 +42,7 @@ pub(crate) fn because(
     node: &Node,
     key: &Key,
     preimage: &Preimage,
-    parts: (usize, usize),
+    rows: Option<(u64, u64)>,
     history: &History,
     store: Option<&Store>,
 ) -> Result<String> {
@@ -45,9 +50,13 @@ pub(crate) fn because(
         return Ok("not run yet".to_owned());
     };
     if old == key {
-        return Ok(match parts {
-            (0, _) => "not finished".to_owned(),
-            (there, all) => format!("{} of {all} parts are new or not finished", all - there),
+        return Ok(match rows {
+            None => "not finished".to_owned(),
+            Some((0, _)) => "rows were moved or removed".to_owned(),
+            Some((left, _)) if history.done.contains(key) => {
+                format!("{left} new row{}", if left == 1 { "" } else { "s" })
+            }
+            Some((left, all)) => format!("{left} of {all} rows are left"),
         });
     }
     let Some(old) = store.entry(old).preimage()? else {

@@ -23,8 +23,9 @@ pub fn shipped_libraries(executable: &Path) -> Vec<PathBuf> {
     if installed.is_dir() {
         return libraries_in(&installed);
     }
-    // Cargo marks its target directory with this file.
-    let is_target = dir.parent().is_some_and(|target| target.join("CACHEDIR.TAG").is_file());
+    // Cargo marks a target directory that it made with the one file, and locks any with the other.
+    let tagged = dir.parent().is_some_and(|target| target.join("CACHEDIR.TAG").is_file());
+    let is_target = tagged || dir.join(".cargo-lock").is_file();
     if is_target { libraries_in(dir) } else { Vec::new() }
 }
 

@@ -35,5 +35,7 @@ pub use yaml::{Tree, Value};
 pub const FORMAT: u64 = 1;
 /// Name of the column that holds a row's id; every table has it.
 pub const ID_COLUMN: &str = "_id";
+/// Name of the column that holds the id of the row that a row came of.
+pub const PARENT_COLUMN: &str = "_parent";
 /// Rows of a part, unless the pipeline says otherwise.
 pub const DEFAULT_PART_ROWS: usize = 32;

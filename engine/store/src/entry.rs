@@ -14,6 +14,7 @@ use crate::error::{Result, StoreError};
 use crate::key::Preimage;
 use crate::lock::Lock;
 use crate::part::PartFile;
+use crate::rows::RowMap;
 
 /// One result: its parts, artifacts, checkpoints and manifest.
 #[derive(Clone, Debug)]
@@ -30,6 +31,9 @@ pub struct PartRecord {
     pub input: Digest,
     /// One part per output port; `None` for artifact ports.
     pub outputs: Vec<Option<PartFile>>,
+    /// What became of each row, if the stage works row by row.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rows: Option<RowMap>,
 }
 
 /// One output of a finished whole stage.
@@ -292,5 +296,9 @@ fn checked_line(line: &str) -> Option<PartRecord> {
     }
     let record: PartRecord = serde_json::from_str(json).ok()?;
     // Digests become file names.
-    record.outputs.iter().flatten().all(|part| part.digest.is_well_formed()).then_some(record)
+    let names = record.outputs.iter().flatten().all(|part| part.digest.is_well_formed());
+    let lengths: Vec<_> =
+        record.outputs.iter().map(|part| part.as_ref().map(|part| part.rows)).collect();
+    let rows = record.rows.as_ref().is_none_or(|rows| rows.fits(&lengths));
+    (names && rows).then_some(record)
 }

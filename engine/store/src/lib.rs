@@ -29,6 +29,7 @@ mod gc;
 mod key;
 mod lock;
 mod part;
+mod rows;
 mod run_log;
 mod table;
 
@@ -40,6 +41,7 @@ pub use gc::{Damage, Garbage};
 pub use key::{Key, Preimage};
 pub use lock::Lock;
 pub use part::{PartFile, read_parquet, write_parquet};
+pub use rows::{RowDigest, RowMap, row_digests};
 pub use run_log::{RunLog, RunSummary};
 pub use table::{Batches, Identify};
 

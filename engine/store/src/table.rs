@@ -3,11 +3,12 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, RecordBatch, StringArray};
+use arrow::array::{ArrayRef, RecordBatch, StringArray};
 use arrow::compute::concat_batches;
 use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
-use arrow::util::display::{ArrayFormatter, FormatOptions};
+
+use crate::rows::row_hashers;
 
 /// Cuts and joins pushed batches to batches of a fixed number of rows.
 #[derive(Debug)]
@@ -68,30 +69,10 @@ impl Identify {
 
     /// The rows with their ids.
     pub fn add(&mut self, rows: &RecordBatch) -> Result<RecordBatch, ArrowError> {
-        let options = FormatOptions::default().with_display_error(false);
-        let formatters: Result<Vec<_>, _> =
-            rows.columns().iter().map(|column| ArrayFormatter::try_new(column, &options)).collect();
-        let formatters = formatters?;
-        let ids: Result<StringArray, ArrowError> = (0..rows.num_rows())
-            .map(|row| {
-                let mut hasher = blake3::Hasher::new_derive_key("paraloom 2026 row id: content");
-                field(&mut hasher, &self.salt);
-                for ((column, values), formatter) in
-                    rows.schema().fields().iter().zip(rows.columns()).zip(&formatters)
-                {
-                    field(&mut hasher, column.name());
-                    if values.is_null(row) {
-                        hasher.update(&[0]);
-                    } else {
-                        hasher.update(&[1]);
-                        field(&mut hasher, &formatter.value(row).try_to_string()?);
-                    }
-                }
-                Ok(Some(self.number(&hasher)))
-            })
-            .collect();
+        let hashers = row_hashers(rows, "paraloom 2026 row id: content", &self.salt)?;
+        let ids: StringArray = hashers.iter().map(|hasher| Some(self.number(hasher))).collect();
         let columns =
-            std::iter::once(Arc::new(ids?) as ArrayRef).chain(rows.columns().iter().cloned());
+            std::iter::once(Arc::new(ids) as ArrayRef).chain(rows.columns().iter().cloned());
         RecordBatch::try_new(Arc::clone(&self.schema), columns.collect())
     }
 
@@ -104,10 +85,4 @@ impl Identify {
         *occurrence += 1;
         hasher.finalize().to_hex()[..24].to_owned()
     }
-}
-
-/// Length first, so that no two rows give the same bytes.
-fn field(hasher: &mut blake3::Hasher, text: &str) {
-    hasher.update(&(text.len() as u64).to_le_bytes());
-    hasher.update(text.as_bytes());
 }

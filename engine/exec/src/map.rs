@@ -1,0 +1,277 @@
+//! A map stage at work: part by part, and of each part only the rows that no committed part has.
+
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use arrow::array::RecordBatch;
+use arrow::compute::concat_batches;
+use arrow::datatypes::SchemaRef;
+use arrow::error::ArrowError;
+use paraloom_host::{PlannedStage, WorkInput, WorkOutput, Worker};
+use paraloom_pipeline::{Endpoint, ID_COLUMN};
+use paraloom_store::{Entry, Identify, PartFile, PartRecord, RowMap};
+
+use crate::error::{Result, RunError};
+use crate::event::Event;
+use crate::keys::check_fetched;
+use crate::lookup::{Committed, PortResult, map_result};
+use crate::node::{Guarded, NodeRun, ReadError, artifact_input, read_part, table_input};
+use crate::reuse::{KnownRows, Piece, Split};
+use crate::services::NodeServices;
+
+/// What the parts of one map node share.
+struct MapWork<'a> {
+    run: &'a NodeRun<'a>,
+    entry: &'a Entry,
+    results: Vec<Option<PortResult>>,
+    services: Arc<NodeServices>,
+    committed: Committed,
+    /// The rows of the committed parts; looked at once a part is missing.
+    known: Option<KnownRows>,
+    /// The stage, opened once there is something to compute.
+    opened: Option<(PlannedStage, Worker)>,
+}
+
+/// A part with where its record came from.
+struct Done {
+    record: PartRecord,
+    /// Rows of the input that were not computed now.
+    found: u64,
+    computed: bool,
+}
+
+impl NodeRun<'_> {
+    pub(crate) fn map(&self) -> Result<()> {
+        let (results, key, preimage, entry) = self.place()?;
+        let mapped = self.node.stage.mapped_input();
+        let from = self.inputs.iter().find(|(_, edge)| Some(edge.input) == mapped);
+        let from = from.map(|(from, _)| *from).ok_or(RunError::Stopped)?;
+        entry.prepare(&preimage)?;
+        let _lock = self.lock(&entry)?;
+        let started = Instant::now();
+        let stage = self.node.stage.name.clone();
+        self.send(Event::NodeStarted { node: self.name(), key: key.to_string(), stage });
+        let mut work = MapWork {
+            run: self,
+            entry: &entry,
+            results,
+            services: self.services(&entry),
+            committed: Committed::read(&entry)?,
+            known: None,
+            opened: None,
+        };
+        let outcome = work.parts(from);
+        drop(work.opened.take());
+        work.services.clean_up();
+        let parts = outcome?;
+        let computed = parts.iter().filter(|part| part.computed).count() as u64;
+        let found = parts.len() as u64 - computed;
+        let rows_found = parts.iter().map(|part| part.found).sum();
+        let records: Vec<_> = parts.into_iter().map(|part| part.record).collect();
+        let result = map_result(entry.clone(), key, self.node, &records);
+        self.finish(result, computed, found, Some(rows_found), started);
+        Ok(())
+    }
+}
+
+impl MapWork<'_> {
+    /// Follows the input part by part, as they are committed.
+    fn parts(&mut self, from: Endpoint) -> Result<Vec<Done>> {
+        let mut parts = Vec::new();
+        while let Some((source, part)) = self.run.shared.board.part(from, parts.len())? {
+            let done = self.part(&source, &part)?;
+            for (port, part) in done.record.outputs.iter().enumerate() {
+                if let Some(part) = part {
+                    let endpoint = Endpoint { node: self.run.index, port };
+                    self.run.shared.board.publish_part(endpoint, self.entry, part.clone());
+                }
+            }
+            parts.push(done);
+        }
+        Ok(parts)
+    }
+
+    fn part(&mut self, source: &Entry, part: &PartFile) -> Result<Done> {
+        let (node, rows) = (self.run.name(), part.rows);
+        if let Some(record) = self.committed.get(&part.digest) {
+            self.run.send(Event::PartFound { node, rows });
+            return Ok(Done { record: record.clone(), found: rows, computed: false });
+        }
+        let (record, reused) = self.compute(source, part)?;
+        self.entry.commit_part(&record)?;
+        self.committed.insert(record.clone());
+        if let Some(known) = &mut self.known {
+            known.add(&record);
+        }
+        self.run.send(Event::Part { node, rows, reused });
+        Ok(Done { record, found: reused, computed: true })
+    }
+
+    /// The record of a part, and how many of its rows were known.
+    fn compute(&mut self, source: &Entry, part: &PartFile) -> Result<(PartRecord, u64)> {
+        let rows = read_part(source, part)?;
+        let outputs = match self.split(&rows)? {
+            Some(split) if split.known() > 0 => self.pieced(part, &rows, split)?,
+            Some(split) => self.whole(part, &rows, Some(split))?,
+            None => self.whole(part, &rows, None)?,
+        };
+        let Outputs { tables, map, reused } = outputs;
+        let keep = |(rows, schema): (Option<RecordBatch>, &Option<SchemaRef>)| match (rows, schema)
+        {
+            (Some(rows), Some(schema)) => self.entry.write_part(schema, &rows).map(Some),
+            _ => Ok(None),
+        };
+        let outputs = tables.into_iter().zip(&self.run.node.outputs).map(keep);
+        let outputs = outputs.collect::<Result<_, _>>()?;
+        Ok((PartRecord { input: part.digest.clone(), outputs, rows: map }, reused))
+    }
+
+    /// What of some rows is known; none if the stage may mix rows.
+    fn split(&mut self, rows: &RecordBatch) -> Result<Option<Split>> {
+        if !self.run.node.stage.batch_invariant {
+            return Ok(None);
+        }
+        let known = self.known.get_or_insert_with(|| self.committed.rows());
+        known.split(rows).map(Some).map_err(|error| self.run.bad_output(&error))
+    }
+
+    /// Computes all rows of a part.
+    fn whole(
+        &mut self,
+        part: &PartFile,
+        rows: &RecordBatch,
+        split: Option<Split>,
+    ) -> Result<Outputs> {
+        let tables = self.call(part, rows)?;
+        let map = split.and_then(|split| {
+            let counts = tables.iter().map(|table| match table {
+                Some(table) => Some(Piece::by_ids(table.clone(), rows)?.counts()),
+                None => Some(Vec::new()),
+            });
+            Some(RowMap::new(&split.digests, counts.collect::<Option<_>>()?))
+        });
+        Ok(Outputs { tables, map, reused: 0 })
+    }
+
+    /// Computes the new rows of a part and puts the known ones in between.
+    fn pieced(&mut self, part: &PartFile, rows: &RecordBatch, split: Split) -> Result<Outputs> {
+        let bad = |run: &NodeRun, error: &ArrowError| run.bad_output(error);
+        let new_rows = split.new_rows(rows).map_err(|error| bad(self.run, &error))?;
+        let new = if new_rows.num_rows() > 0 {
+            self.call(part, &new_rows)?
+        } else {
+            let empty = |schema: &Option<SchemaRef>| schema.clone().map(RecordBatch::new_empty);
+            self.run.node.outputs.iter().map(empty).collect()
+        };
+        let (mut tables, mut counts) = (Vec::new(), Vec::new());
+        for (port, (new, schema)) in new.into_iter().zip(&self.run.node.outputs).enumerate() {
+            let (Some(new), Some(schema)) = (new, schema) else {
+                tables.push(None);
+                counts.push(Vec::new());
+                continue;
+            };
+            let Some(new) = Piece::by_ids(new, &new_rows) else {
+                // The stage has lost track of its rows, which it did not do before.
+                return self.whole(part, rows, None);
+            };
+            let known = self.known_pieces(&split, port)?;
+            let (rows, count) =
+                split.assemble(schema, &known, &new).map_err(|error| bad(self.run, &error))?;
+            tables.push(Some(rows));
+            counts.push(count);
+        }
+        let map = Some(RowMap::new(&split.digests, counts));
+        Ok(Outputs { tables, map, reused: split.known() as u64 })
+    }
+
+    /// One output of every record that holds known rows.
+    fn known_pieces(&self, split: &Split, port: usize) -> Result<Vec<Piece>> {
+        let Some(known) = &self.known else { return Ok(Vec::new()) };
+        let piece = |number: usize| {
+            let record = known.record(number);
+            let (Some(Some(part)), Some(map)) = (record.outputs.get(port), &record.rows) else {
+                return Err(RunError::Stopped);
+            };
+            Ok(Piece { rows: read_part(self.entry, part)?, ranges: map.ranges(port) })
+        };
+        split.records().into_iter().map(piece).collect()
+    }
+
+    /// Has the stage map rows: one table per output port, with ids.
+    fn call(&mut self, part: &PartFile, rows: &RecordBatch) -> Result<Vec<Option<RecordBatch>>> {
+        let _permit = self.run.shared.board.permit()?;
+        if self.opened.is_none() {
+            check_fetched(self.run.node)?;
+            let mut planned = self.run.plan_stage()?;
+            let worker = self.open(&mut planned)?;
+            self.opened = Some((planned, worker));
+        }
+        let (_, worker) = self.opened.as_mut().ok_or(RunError::Stopped)?;
+        let outputs = &self.run.node.outputs;
+        let collected: Vec<_> = outputs.iter().map(|_| Guarded(Mutex::new(Vec::new()))).collect();
+        let sinks = collected.iter().map(|rows| {
+            WorkOutput::Table(Box::new(|batch| {
+                rows.lock().push(batch);
+                Ok(())
+            }))
+        });
+        worker.map(rows, sinks.collect()).map_err(|error| self.run.host_error(error))?;
+        let tables = collected.into_iter().zip(outputs).enumerate();
+        tables
+            .map(|(port, (batches, schema))| {
+                let Some(schema) = schema else { return Ok(None) };
+                self.identified(port, schema, batches.into_inner(), part).map(Some)
+            })
+            .collect()
+    }
+
+    fn open(&self, planned: &mut PlannedStage) -> Result<Worker> {
+        let mut inputs = Vec::with_capacity(self.results.len());
+        for (result, (from, _)) in self.results.iter().zip(&self.run.inputs) {
+            inputs.push(match result {
+                Some(PortResult::Table(table)) => table_input(table, &ReadError::default()),
+                Some(artifact) => match artifact_input(artifact)? {
+                    Some(input) => input,
+                    None => continue,
+                },
+                // The mapped table: its rows come through map().
+                None => {
+                    let schema = self.run.shared.graph.node(from.node).outputs[from.port].clone();
+                    let schema = schema.ok_or(RunError::Stopped)?;
+                    WorkInput::Table(schema, Box::new(std::iter::empty()))
+                }
+            });
+        }
+        let services = Arc::clone(&self.services);
+        let opened = planned.open(&self.run.settings(), services as _, inputs);
+        opened.map_err(|error| self.run.host_error(error))
+    }
+
+    /// The batches that a stage pushed as one table with ids. The salt of new ids is the input part, so that equal rows
+    /// from different parts differ.
+    fn identified(
+        &self,
+        port: usize,
+        schema: &SchemaRef,
+        batches: Vec<RecordBatch>,
+        input: &PartFile,
+    ) -> Result<RecordBatch> {
+        let stage = &self.run.node.stage;
+        let salt = format!("{}/{}/{}", stage.name, stage.outputs[port].name, input.digest.as_str());
+        let mut identify = Identify::new(Arc::clone(schema), salt);
+        let with_ids = |batch: RecordBatch| {
+            let has_ids = batch.schema().column_with_name(ID_COLUMN).is_some();
+            if has_ids { Ok(batch) } else { identify.add(&batch) }
+        };
+        let all = batches.into_iter().map(with_ids).collect::<Result<Vec<_>, _>>();
+        all.and_then(|all| concat_batches(schema, &all))
+            .map_err(|error| self.run.bad_output(&error))
+    }
+}
+
+/// What came of one part.
+struct Outputs {
+    tables: Vec<Option<RecordBatch>>,
+    map: Option<RowMap>,
+    reused: u64,
+}

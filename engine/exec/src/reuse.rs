@@ -1,0 +1,149 @@
+//! Rows of a map stage that were computed before, in another part.
+//!
+//! A stage that is batch-invariant gives a row the same result beside any neighbours. So when a table has grown, or a
+//! row was put in, the parts that changed are put together from the rows that are known and those that are not.
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+use arrow::array::{Array, RecordBatch, StringArray, UInt32Array};
+use arrow::compute::{interleave_record_batch, take_record_batch};
+use arrow::datatypes::SchemaRef;
+use arrow::error::ArrowError;
+use paraloom_pipeline::{ID_COLUMN, PARENT_COLUMN};
+use paraloom_store::{PartRecord, RowDigest, StoreError, row_digests};
+
+/// Where a row was computed: in which record, at which place of its input.
+type Place = (usize, usize);
+
+/// The rows of all committed parts of one result. Holds 40 bytes a row.
+#[derive(Debug, Default)]
+pub(crate) struct KnownRows {
+    records: Vec<PartRecord>,
+    places: HashMap<RowDigest, Place>,
+}
+
+impl KnownRows {
+    pub(crate) fn add(&mut self, record: &PartRecord) {
+        let Some(map) = &record.rows else { return };
+        let number = self.records.len();
+        self.places.extend(map.digests().enumerate().map(|(row, digest)| (digest, (number, row))));
+        self.records.push(record.clone());
+    }
+
+    /// How many of some rows are new.
+    pub(crate) fn count_new(&self, rows: &RecordBatch) -> Result<u64, StoreError> {
+        let split = self
+            .split(rows)
+            .map_err(|error| StoreError::Rows { action: "read", reason: error.to_string() })?;
+        Ok((split.known.len() - split.known()) as u64)
+    }
+
+    pub(crate) fn record(&self, number: usize) -> &PartRecord {
+        &self.records[number]
+    }
+
+    /// What of some rows is known.
+    pub(crate) fn split(&self, rows: &RecordBatch) -> Result<Split, ArrowError> {
+        let digests = row_digests(rows)?;
+        let known = digests.iter().map(|digest| self.places.get(digest).copied()).collect();
+        Ok(Split { digests, known })
+    }
+}
+
+/// The rows of a part, those that are known and those that are new.
+#[derive(Debug)]
+pub(crate) struct Split {
+    pub(crate) digests: Vec<RowDigest>,
+    known: Vec<Option<Place>>,
+}
+
+impl Split {
+    pub(crate) fn known(&self) -> usize {
+        self.known.iter().flatten().count()
+    }
+
+    /// The rows that are new.
+    pub(crate) fn new_rows(&self, rows: &RecordBatch) -> Result<RecordBatch, ArrowError> {
+        let new = (0..).zip(&self.known).filter(|(_, known)| known.is_none());
+        take_record_batch(rows, &new.map(|(row, _)| row).collect::<UInt32Array>())
+    }
+
+    /// The numbers of the records that hold known rows, each once.
+    pub(crate) fn records(&self) -> Vec<usize> {
+        let mut records: Vec<_> = self.known.iter().flatten().map(|(record, _)| *record).collect();
+        records.sort_unstable();
+        records.dedup();
+        records
+    }
+
+    /// One output of the part: known rows out of `pieces`, the outputs of [`Split::records`], and the others out of
+    /// `new`, the output of [`Split::new_rows`]. Also how many rows came of each input row.
+    pub(crate) fn assemble(
+        &self,
+        schema: &SchemaRef,
+        pieces: &[Piece],
+        new: &Piece,
+    ) -> Result<(RecordBatch, Vec<u32>), ArrowError> {
+        let records = self.records();
+        let (mut indices, mut counts) = (Vec::new(), Vec::with_capacity(self.known.len()));
+        let mut next_new = 0..;
+        for known in &self.known {
+            let place =
+                known.and_then(|(record, row)| Some((records.binary_search(&record).ok()?, row)));
+            let (piece, row) =
+                place.unwrap_or_else(|| (pieces.len(), next_new.next().unwrap_or_default()));
+            let range = pieces.get(piece).unwrap_or(new).ranges[row].clone();
+            counts.push(range.len() as u32);
+            indices.extend(range.map(|row| (piece, row)));
+        }
+        let batches: Vec<_> = pieces.iter().chain([new]).map(|piece| &piece.rows).collect();
+        let rows = if indices.is_empty() {
+            RecordBatch::new_empty(schema.clone())
+        } else {
+            interleave_record_batch(&batches, &indices)?
+        };
+        Ok((rows, counts))
+    }
+}
+
+/// An output, and which of its rows came of each input row.
+#[derive(Debug)]
+pub(crate) struct Piece {
+    pub(crate) rows: RecordBatch,
+    pub(crate) ranges: Vec<Range<usize>>,
+}
+
+impl Piece {
+    /// How many rows came of each input row.
+    pub(crate) fn counts(&self) -> Vec<u32> {
+        self.ranges.iter().map(|range| range.len() as u32).collect()
+    }
+
+    /// Finds out by the ids which row of an output came of which input row: it has the id of that row, or has it as its
+    /// parent. None if that cannot be told, or if the output is in another order.
+    pub(crate) fn by_ids(rows: RecordBatch, inputs: &RecordBatch) -> Option<Self> {
+        let inputs = text(inputs, ID_COLUMN)?;
+        let ids = text(&rows, ID_COLUMN)?;
+        let parents = text(&rows, PARENT_COLUMN);
+        let mut ranges = Vec::with_capacity(inputs.len());
+        let mut at = 0;
+        for input in inputs.iter().flatten() {
+            let start = at;
+            let came = |row: usize| {
+                ids.value(row) == input
+                    || parents
+                        .is_some_and(|parents| parents.is_valid(row) && parents.value(row) == input)
+            };
+            while at < rows.num_rows() && came(at) {
+                at += 1;
+            }
+            ranges.push(start..at);
+        }
+        (at == rows.num_rows() && ranges.len() == inputs.len()).then_some(Self { rows, ranges })
+    }
+}
+
+fn text<'a>(rows: &'a RecordBatch, column: &str) -> Option<&'a StringArray> {
+    rows.column_by_name(column)?.as_any().downcast_ref()
+}
