@@ -147,11 +147,12 @@ impl<'a> Lookup<'a> {
         let Some(PortResult::Table(table)) = rows.and_then(|(from, _)| self.output(from)) else {
             return Ok(None);
         };
-        let committed = Committed::read(&store.entry(key))?;
-        if committed.0.is_empty() {
+        let entry = store.entry(key);
+        let committed = Committed::read(&entry)?;
+        if committed.is_empty() {
             return Ok(None);
         }
-        let known = committed.rows();
+        let known = KnownRows::read(&entry)?;
         let mut left = 0;
         for part in table.parts.iter().filter(|part| committed.get(&part.digest).is_none()) {
             left += match table.entry.read_part(part) {
@@ -219,23 +220,24 @@ pub(crate) struct Committed(HashMap<Digest, PartRecord>);
 
 impl Committed {
     pub(crate) fn read(entry: &Entry) -> Result<Self> {
-        let records = entry.records()?;
-        Ok(Self(records.into_iter().map(|record| (record.input.clone(), record)).collect()))
+        let mut committed = Self::default();
+        for record in entry.records()? {
+            committed.insert(record?);
+        }
+        Ok(committed)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     pub(crate) fn get(&self, input: &Digest) -> Option<&PartRecord> {
         self.0.get(input)
     }
 
-    /// The rows of all parts.
-    pub(crate) fn rows(&self) -> KnownRows {
-        let mut known = KnownRows::default();
-        self.0.values().for_each(|record| known.add(record));
-        known
-    }
-
+    /// The rows are left out: there may be millions, and few need them.
     pub(crate) fn insert(&mut self, record: PartRecord) {
-        self.0.insert(record.input.clone(), record);
+        self.0.insert(record.input.clone(), PartRecord { rows: None, ..record });
     }
 }
 

@@ -26,7 +26,7 @@ struct MapWork<'a> {
     results: Vec<Option<PortResult>>,
     services: Arc<NodeServices>,
     committed: Committed,
-    /// The rows of the committed parts; looked at once a part is missing.
+    /// The rows of the parts that were there at the start; looked at once a part is missing.
     known: Option<KnownRows>,
     /// The stage, opened once there is something to compute.
     opened: Option<(PlannedStage, Worker)>,
@@ -99,10 +99,8 @@ impl MapWork<'_> {
         }
         let (record, reused) = self.compute(source, part)?;
         self.entry.commit_part(&record)?;
+        let record = PartRecord { rows: None, ..record };
         self.committed.insert(record.clone());
-        if let Some(known) = &mut self.known {
-            known.add(&record);
-        }
         self.run.send(Event::Part { node, rows, reused });
         Ok(Done { record, found: reused, computed: true })
     }
@@ -131,8 +129,11 @@ impl MapWork<'_> {
         if !self.run.node.stage.batch_invariant {
             return Ok(None);
         }
-        let known = self.known.get_or_insert_with(|| self.committed.rows());
-        known.split(rows).map(Some).map_err(|error| self.run.bad_output(&error))
+        let known = match self.known.take() {
+            Some(known) => known,
+            None => KnownRows::read(self.entry)?,
+        };
+        self.known.insert(known).split(rows).map(Some).map_err(|error| self.run.bad_output(&error))
     }
 
     /// Computes all rows of a part.
@@ -187,7 +188,7 @@ impl MapWork<'_> {
     /// One output of every record that holds known rows.
     fn known_pieces(&self, split: &Split, port: usize) -> Result<Vec<Piece>> {
         let Some(known) = &self.known else { return Ok(Vec::new()) };
-        let piece = |number: usize| {
+        let piece = |number: u32| {
             let record = known.record(number);
             let (Some(Some(part)), Some(map)) = (record.outputs.get(port), &record.rows) else {
                 return Err(RunError::Stopped);

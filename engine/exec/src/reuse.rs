@@ -11,12 +11,12 @@ use arrow::compute::{interleave_record_batch, take_record_batch};
 use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 use paraloom_pipeline::{ID_COLUMN, PARENT_COLUMN};
-use paraloom_store::{PartRecord, RowDigest, StoreError, row_digests};
+use paraloom_store::{Entry, PartRecord, RowDigest, StoreError, row_digests};
 
 /// Where a row was computed: in which record, at which place of its input.
-type Place = (usize, usize);
+type Place = (u32, u32);
 
-/// The rows of all committed parts of one result. Holds 40 bytes a row.
+/// The rows of all committed parts of one result. Holds about 80 bytes a row.
 #[derive(Debug, Default)]
 pub(crate) struct KnownRows {
     records: Vec<PartRecord>,
@@ -24,11 +24,17 @@ pub(crate) struct KnownRows {
 }
 
 impl KnownRows {
-    pub(crate) fn add(&mut self, record: &PartRecord) {
-        let Some(map) = &record.rows else { return };
-        let number = self.records.len();
-        self.places.extend(map.digests().enumerate().map(|(row, digest)| (digest, (number, row))));
-        self.records.push(record.clone());
+    pub(crate) fn read(entry: &Entry) -> Result<Self, StoreError> {
+        let mut known = Self::default();
+        for record in entry.records()? {
+            let record = record?;
+            let Some(map) = &record.rows else { continue };
+            let number = known.records.len() as u32;
+            let rows = (0..).zip(map.digests());
+            known.places.extend(rows.map(|(row, digest)| (digest, (number, row))));
+            known.records.push(record);
+        }
+        Ok(known)
     }
 
     /// How many of some rows are new.
@@ -39,8 +45,8 @@ impl KnownRows {
         Ok((split.known.len() - split.known()) as u64)
     }
 
-    pub(crate) fn record(&self, number: usize) -> &PartRecord {
-        &self.records[number]
+    pub(crate) fn record(&self, number: u32) -> &PartRecord {
+        &self.records[number as usize]
     }
 
     /// What of some rows is known.
@@ -70,7 +76,7 @@ impl Split {
     }
 
     /// The numbers of the records that hold known rows, each once.
-    pub(crate) fn records(&self) -> Vec<usize> {
+    pub(crate) fn records(&self) -> Vec<u32> {
         let mut records: Vec<_> = self.known.iter().flatten().map(|(record, _)| *record).collect();
         records.sort_unstable();
         records.dedup();
@@ -89,8 +95,9 @@ impl Split {
         let (mut indices, mut counts) = (Vec::new(), Vec::with_capacity(self.known.len()));
         let mut next_new = 0..;
         for known in &self.known {
-            let place =
-                known.and_then(|(record, row)| Some((records.binary_search(&record).ok()?, row)));
+            let place = known.and_then(|(record, row)| {
+                Some((records.binary_search(&record).ok()?, row as usize))
+            });
             let (piece, row) =
                 place.unwrap_or_else(|| (pieces.len(), next_new.next().unwrap_or_default()));
             let range = pieces.get(piece).unwrap_or(new).ranges[row].clone();

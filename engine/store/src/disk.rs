@@ -1,7 +1,7 @@
 //! Every write, sync and rename of the store goes through here.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{ErrorKind, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -54,6 +54,19 @@ pub(crate) fn read_if_exists(path: &Path) -> Result<Option<Vec<u8>>> {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         result => with("read", path, result).map(Some),
     }
+}
+
+/// The lines of a file, one at a time; none if there is no file.
+pub(crate) fn lines_if_exists(
+    path: &Path,
+) -> Result<impl Iterator<Item = Result<Vec<u8>>> + use<>> {
+    let file = match File::open(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => None,
+        result => Some(with("read", path, result)?),
+    };
+    let path = path.to_owned();
+    let lines = file.into_iter().flat_map(|file| BufReader::new(file).split(b'\n'));
+    Ok(lines.map(move |line| with("read", &path, line)))
 }
 
 /// A path in `tmp` that no other process, thread or earlier run uses.

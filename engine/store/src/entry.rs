@@ -106,29 +106,35 @@ impl Entry {
         disk::append_line(&self.dir.join("parts.log"), &line)
     }
 
-    /// The committed records whose files are there, newest last. Lines that a kill has
-    /// torn and records whose files are gone are passed over: that work is done again.
-    pub fn records(&self) -> Result<Vec<PartRecord>> {
-        let path = self.dir.join("parts.log");
-        let Some(bytes) = disk::read_if_exists(&path)? else { return Ok(Vec::new()) };
-        let text = String::from_utf8_lossy(&bytes);
-        let record = |line: &str| {
-            let record = checked_line(line)?;
-            self.are_there(&record).then_some(record)
+    /// The committed records whose files are there, newest last, one at a time: a record can be long. Lines that a kill
+    /// has torn and records whose files are gone are passed over: that work is done again.
+    pub fn records(&self) -> Result<impl Iterator<Item = Result<PartRecord>> + '_> {
+        let there = |record: &Result<PartRecord>| {
+            record.as_ref().map_or(true, |record| self.are_there(record))
         };
-        Ok(text.lines().filter_map(record).collect())
+        Ok(self.all_records()?.filter(there))
     }
 
     fn are_there(&self, record: &PartRecord) -> bool {
         record.outputs.iter().flatten().all(|part| part.is_there(&self.dir))
     }
 
+    fn all_records(&self) -> Result<impl Iterator<Item = Result<PartRecord>> + use<>> {
+        let path = self.dir.join("parts.log");
+        let lines = disk::lines_if_exists(&path)?;
+        Ok(lines.filter_map(|line| match line {
+            Ok(line) => checked_line(str::from_utf8(&line).ok()?).map(Ok),
+            Err(error) => Some(Err(error)),
+        }))
+    }
+
     /// Every part that a record names, whether its file is there or not.
     pub(crate) fn recorded_parts(&self) -> Result<Vec<PartFile>> {
-        let bytes = disk::read_if_exists(&self.dir.join("parts.log"))?.unwrap_or_default();
-        let text = String::from_utf8_lossy(&bytes).into_owned();
-        let records = text.lines().filter_map(checked_line);
-        Ok(records.flat_map(|record| record.outputs.into_iter().flatten()).collect())
+        let mut parts = Vec::new();
+        for record in self.all_records()? {
+            parts.extend(record?.outputs.into_iter().flatten());
+        }
+        Ok(parts)
     }
 
     /// Checks every byte of a part.
