@@ -13,6 +13,15 @@ const DOUBLED: [&str; 16] = [
 const DETERMINERS: [&str; 12] =
     ["the", "a", "an", "in", "of", "by", "for", "at", "from", "to", "its", "their"];
 
+/// Most words of a place.
+const LONGEST_PLACE: usize = 6;
+
+/// Words after which another finite verb may follow.
+const CONNECTIVES: [&str; 13] = [
+    "because", "as", "after", "since", "that", "which", "who", "when", "and", "said", "say",
+    "showed", "found",
+];
+
 type Rule = fn(&Words, &Tables) -> Vec<Words>;
 
 /// The kinds of mistakes, named as the column `mistake` names them.
@@ -50,14 +59,46 @@ pub(super) fn corrupt(sentence: &str, tables: &Tables, rng: &mut Rng) -> (String
     }
 }
 
-/// Where a broken sentence departs from the sound one: the words that differ, with a neighbour on either side.
+/// Begins as one wording of an event and goes on, from a second finite verb, as another: what a writer who has lost the
+/// thread produces, small language models first of all.
+pub(super) fn blend(
+    sound: &str,
+    other: &str,
+    tables: &Tables,
+    rng: &mut Rng,
+) -> Option<(String, &'static str)> {
+    let [head, tail] =
+        [sound, other].map(|text| text.split(' ').map(str::to_owned).collect::<Words>());
+    let finite = |words: &Words| -> Vec<usize> {
+        (1..words.len()).filter(|&at| tables.is_finite(words, at)).collect()
+    };
+    let opens = |word: &str| {
+        word.ends_with(',') || DETERMINERS.contains(&word) || CONNECTIVES.contains(&word)
+    };
+    let first = *finite(&head).first()?;
+    let ends: Vec<usize> = (first + 2..head.len()).filter(|&at| !opens(&head[at - 1])).collect();
+    let starts = finite(&tail);
+    if ends.is_empty()
+        || starts.is_empty()
+        || head[first + 1..].iter().any(|word| opens_clause(word))
+    {
+        return None;
+    }
+    let (end, start) = (*rng.pick(&ends), *rng.pick(&starts));
+    let words = [&head[..end], &tail[start..]].concat().join(" ");
+    (words != sound && words != other).then_some((words, "blend"))
+}
+
+/// Where a broken sentence departs from the sound one: the words that differ, with a neighbour on either side; of many,
+/// the first.
 pub(super) fn place(sound: &str, broken: &str) -> String {
     let [sound, broken] = [sound, broken].map(|text| text.split(' ').collect::<Vec<_>>());
     let alike = |(one, other): &(&&str, &&str)| one.eq_ignore_ascii_case(other);
     let start = sound.iter().zip(&broken).take_while(alike).count();
     let rest = sound[start..].iter().rev().zip(broken[start..].iter().rev());
     let end = broken.len() - rest.take_while(alike).count();
-    broken[start.saturating_sub(1)..(end + 1).min(broken.len())].join(" ")
+    let first = start.saturating_sub(1);
+    broken[first..(end + 1).min(broken.len()).min(first + LONGEST_PLACE)].join(" ")
 }
 
 /// Replaces word `at` by `with`, which may be none or several words.

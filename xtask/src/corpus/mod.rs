@@ -19,10 +19,12 @@ use tables::Tables;
 const FOLDER: &str = "pipelines/corpus";
 
 /// Rows of the training files, and of their held-out parts.
-const PARAPHRASES: (usize, usize) = (4200, 400);
+const PARAPHRASES: (usize, usize) = (16_000, 400);
 const SIMILARITY: (usize, usize) = (24_000, 600);
 const GRAMMAR: (usize, usize) = (24_000, 800);
 const BUSINESS: usize = 330;
+/// Of a hundred broken sentences, those that are tried as blends.
+const BLENDS: usize = 40;
 
 /// Writes the corpus, or with `check` only compares it; the answer is the list of files that were not as generated.
 pub(crate) fn corpus(root: &Path, check: bool) -> io::Result<Vec<String>> {
@@ -104,7 +106,11 @@ fn grammar(scenes: &[Scene], part: Part, count: usize) -> String {
         let (sentence, label, mistake) = if acceptable {
             (sound, "acceptable", "none".to_owned())
         } else {
-            let (broken, kind) = mistake::corrupt(&sound, &tables, &mut rng);
+            let other = pairs::say(scenes, &frame, None, &mut rng).1;
+            let blend =
+                rng.chance(BLENDS).then(|| mistake::blend(&sound, &other, &tables, &mut rng));
+            let (broken, kind) =
+                blend.flatten().unwrap_or_else(|| mistake::corrupt(&sound, &tables, &mut rng));
             let place = mistake::place(&sound, &broken);
             (broken, "unacceptable", format!("{kind}: {place}"))
         };
