@@ -80,7 +80,7 @@ pub(super) fn blend(
     let starts = finite(&tail);
     if ends.is_empty()
         || starts.is_empty()
-        || head[first + 1..].iter().any(|word| opens_clause(word))
+        || head[first..].iter().any(|word| CONNECTIVES.contains(&word.as_str()))
     {
         return None;
     }
