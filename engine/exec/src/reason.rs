@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use paraloom_pipeline::Node;
-use paraloom_store::{Key, Preimage, Store};
+use paraloom_store::{Key, Preimage, Store, StoreError};
 use serde_json::Value;
 
 use crate::error::Result;
@@ -59,8 +59,11 @@ pub(crate) fn because(
             Some((left, all)) => format!("{left} of {all} rows are left"),
         });
     }
-    let Some(old) = store.entry(old).preimage()? else {
-        return Ok("its result was removed".to_owned());
+    let old = match store.entry(old).preimage() {
+        Ok(Some(old)) => old,
+        Ok(None) => return Ok("its result was removed".to_owned()),
+        Err(StoreError::Damaged { .. }) => return Ok("its key was damaged".to_owned()),
+        Err(error) => return Err(error.into()),
     };
     let changes = changes(&old, preimage);
     Ok(if changes.is_empty() { "its result was removed".to_owned() } else { changes.join(", ") })

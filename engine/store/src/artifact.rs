@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::digest::{Digest, list_files};
-use crate::disk;
+use crate::disk::Disk;
 use crate::error::{Result, StoreError};
 
 /// An artifact as records name it.
@@ -54,22 +54,22 @@ impl ArtifactRef {
     }
 
     /// Moves the directory `from` to its place in `dir`; it is durable when this returns.
-    pub(crate) fn commit(from: &Path, dir: &Path, port: &str) -> Result<Self> {
+    pub(crate) fn commit(disk: &Disk, from: &Path, dir: &Path, port: &str) -> Result<Self> {
         let artifact = describe_dir(from)?;
         for file in &artifact.files {
-            disk::sync(&from.join(&file.path))?;
+            disk.sync(&from.join(&file.path))?;
         }
-        disk::sync(from)?;
+        disk.sync(from)?;
         let to = artifact.path(dir, port);
         if to.exists() {
             // Either the same content from an earlier, killed run, or damage.
             if describe_dir(&to).is_ok_and(|found| found == artifact) {
-                disk::remove_dir_all(from)?;
+                disk.remove_dir_all(from)?;
                 return Ok(artifact);
             }
-            disk::remove_dir_all(&to)?;
+            disk.remove_dir_all(&to)?;
         }
-        disk::rename(from, &to)?;
+        disk.rename(from, &to)?;
         Ok(artifact)
     }
 

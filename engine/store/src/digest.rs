@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::disk;
 use crate::error::{Result, StoreError};
+use crate::sealed;
 
 /// A BLAKE3 digest, as 64 hexadecimal digits.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -81,8 +82,8 @@ impl DigestCache {
     /// Reads the cache of a store; a damaged one is as good as none.
     pub fn load(store: &crate::Store) -> Self {
         let path = store.root().join("digests.json");
-        let bytes = disk::read_if_exists(&path).ok().flatten().unwrap_or_default();
-        Self { path, known: serde_json::from_slice(&bytes).unwrap_or_default(), changed: false }
+        let known = sealed::read(&store.disk, &path).ok().flatten().unwrap_or_default();
+        Self { path, known, changed: false }
     }
 
     /// The digest of a file, or of a directory: of the names and digests of its files.
@@ -126,9 +127,7 @@ impl DigestCache {
             return;
         }
         self.known.retain(|path, _| path.exists());
-        if let Ok(bytes) = serde_json::to_vec(&self.known) {
-            let _ = disk::write_atomic(&store.tmp(), &self.path, &bytes);
-        }
+        let _ = sealed::write(&store.disk, &self.path, &self.known);
         self.changed = false;
     }
 }
@@ -147,7 +146,7 @@ fn stamp(metadata: &Metadata) -> [i64; 7] {
 
 /// The files below `dir`, as sorted paths relative to `root`; links are followed.
 pub(crate) fn list_files(root: &Path, dir: &Path, out: &mut Vec<PathBuf>) -> Result<()> {
-    for path in disk::list(dir)? {
+    for path in disk::list(dir).map_err(|error| StoreError::io("list", dir, error))? {
         if path.is_dir() {
             list_files(root, &path, out)?;
         } else if let Ok(name) = path.strip_prefix(root) {

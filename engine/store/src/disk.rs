@@ -1,123 +1,226 @@
-//! Every write, sync and rename of the store goes through here.
+//! The hands of a store: every open, write, sync, rename and removal goes through [`Disk`], and a [`Watch`] sees each of
+//! them first. That is how tests make the n-th operation fail, or kill the process before it, for every n.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::{Result, StoreError};
 
-fn with<T>(action: &'static str, path: &Path, result: std::io::Result<T>) -> Result<T> {
-    result.map_err(|error| StoreError::io(action, path, error))
+/// What is done to a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// Opening, listing and reading.
+    Read,
+    /// Making a file or a directory.
+    Create,
+    /// Writing bytes.
+    Write,
+    /// Making bytes or names durable.
+    Sync,
+    /// Giving another name.
+    Rename,
+    /// Removing a file or a directory.
+    Remove,
+    /// Taking a lock.
+    Lock,
 }
 
-pub(crate) fn canonical(path: &Path) -> Result<PathBuf> {
-    with("find", path, path.canonicalize())
-}
-
-pub(crate) fn create_dir_all(path: &Path) -> Result<()> {
-    with("create", path, fs::create_dir_all(path))
-}
-
-pub(crate) fn remove_dir_all(path: &Path) -> Result<()> {
-    match fs::remove_dir_all(path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-        result => with("remove", path, result),
+impl Operation {
+    fn verb(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Create => "create",
+            Self::Write => "write",
+            Self::Sync => "sync",
+            Self::Rename => "rename",
+            Self::Remove => "remove",
+            Self::Lock => "lock",
+        }
     }
 }
 
-pub(crate) fn remove_file(path: &Path) -> Result<()> {
-    match fs::remove_file(path) {
+/// Sees every operation of a store before it happens, and may refuse it.
+pub trait Watch: std::fmt::Debug + Send + Sync {
+    /// An error stands for the operating system's: the operation is not tried.
+    fn before(&self, operation: Operation, path: &Path) -> std::io::Result<()>;
+}
+
+/// A store's access to its files.
+#[derive(Clone, Debug)]
+pub(crate) struct Disk {
+    tmp: PathBuf,
+    watch: Option<Arc<dyn Watch>>,
+}
+
+impl Disk {
+    /// The disk of a store whose unfinished files go to `tmp`.
+    pub(crate) fn new(tmp: PathBuf, watch: Option<Arc<dyn Watch>>) -> Self {
+        Self { tmp, watch }
+    }
+
+    /// Tries one operation; an error names it and the file.
+    fn try_to<T>(
+        &self,
+        operation: Operation,
+        path: &Path,
+        act: impl FnOnce() -> std::io::Result<T>,
+    ) -> Result<T> {
+        let allowed = self.watch.as_ref().map_or(Ok(()), |watch| watch.before(operation, path));
+        allowed.and_then(|()| act()).map_err(|error| StoreError::io(operation.verb(), path, error))
+    }
+
+    /// Makes a directory and those above it, durably.
+    pub(crate) fn create_dir_all(&self, path: &Path) -> Result<()> {
+        if path.is_dir() {
+            return Ok(());
+        }
+        if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            self.create_dir_all(parent)?;
+        }
+        self.try_to(Operation::Create, path, || match fs::create_dir(path) {
+            // Somebody else was faster.
+            Err(error) if error.kind() == ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+            result => result,
+        })?;
+        self.sync_parent(path)
+    }
+
+    pub(crate) fn remove_dir_all(&self, path: &Path) -> Result<()> {
+        self.try_to(Operation::Remove, path, || if_there(fs::remove_dir_all(path)))
+    }
+
+    pub(crate) fn remove_file(&self, path: &Path) -> Result<()> {
+        self.try_to(Operation::Remove, path, || if_there(fs::remove_file(path)))
+    }
+
+    /// The members of a directory, by name; none if there is no directory.
+    pub(crate) fn list(&self, path: &Path) -> Result<Vec<PathBuf>> {
+        self.try_to(Operation::Read, path, || list(path))
+    }
+
+    pub(crate) fn read_if_exists(&self, path: &Path) -> Result<Option<Vec<u8>>> {
+        self.try_to(Operation::Read, path, || match fs::read(path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            result => result.map(Some),
+        })
+    }
+
+    /// The lines of a file, one at a time; none if there is no file.
+    pub(crate) fn lines_if_exists(
+        &self,
+        path: &Path,
+    ) -> Result<impl Iterator<Item = Result<Vec<u8>>> + use<>> {
+        let file = self.try_to(Operation::Read, path, || match File::open(path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            result => result.map(Some),
+        })?;
+        let path = path.to_owned();
+        let lines = file.into_iter().flat_map(|file| BufReader::new(file).split(b'\n'));
+        let fail = move |error| StoreError::io(Operation::Read.verb(), &path, error);
+        Ok(lines.map(move |line| line.map_err(&fail)))
+    }
+
+    /// A path for unfinished things that no other process, thread or earlier run uses.
+    pub(crate) fn unique(&self, what: &str) -> PathBuf {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let nanos = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .map_or(0, |elapsed| elapsed.as_nanos());
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        self.tmp.join(format!("{what}-{}-{nanos:x}-{count}", std::process::id()))
+    }
+
+    /// Whether a path is one that [`Disk::unique`] gave.
+    pub(crate) fn is_unfinished(&self, path: &Path) -> bool {
+        path.starts_with(&self.tmp)
+    }
+
+    /// Writes a file that appears whole or not at all, and survives a power cut.
+    pub(crate) fn write_atomic(&self, path: &Path, bytes: &[u8]) -> Result<()> {
+        self.create_dir_all(&self.tmp)?;
+        let aside = self.unique("file");
+        let written = self.write_synced(&aside, bytes).and_then(|()| self.rename(&aside, path));
+        if written.is_err() {
+            let _ = fs::remove_file(&aside);
+        }
+        written
+    }
+
+    fn write_synced(&self, path: &Path, bytes: &[u8]) -> Result<()> {
+        let mut file = self.try_to(Operation::Create, path, || File::create_new(path))?;
+        self.try_to(Operation::Write, path, || file.write_all(bytes))?;
+        self.try_to(Operation::Sync, path, || file.sync_data())
+    }
+
+    /// Renames and makes the new name durable.
+    pub(crate) fn rename(&self, from: &Path, to: &Path) -> Result<()> {
+        self.try_to(Operation::Rename, to, || fs::rename(from, to))?;
+        self.sync_parent(to)
+    }
+
+    fn sync_parent(&self, path: &Path) -> Result<()> {
+        match path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            Some(parent) => self.sync(parent),
+            None => Ok(()),
+        }
+    }
+
+    /// Makes the content of a file, or the names in a directory, durable.
+    pub(crate) fn sync(&self, path: &Path) -> Result<()> {
+        let file = self.try_to(Operation::Read, path, || File::open(path))?;
+        self.try_to(Operation::Sync, path, || file.sync_all())
+    }
+
+    /// A file to append to, made if there is none.
+    pub(crate) fn open_to_append(&self, path: &Path) -> Result<File> {
+        self.try_to(Operation::Create, path, || {
+            OpenOptions::new().read(true).append(true).create(true).open(path)
+        })
+    }
+
+    /// Appends one line in one write, after the end of any torn line.
+    pub(crate) fn append_line(&self, path: &Path, line: &str) -> Result<()> {
+        let mut file = self.open_to_append(path)?;
+        let torn = self.try_to(Operation::Read, path, || ends_torn(&mut file))?;
+        let text = if torn { format!("\n{line}\n") } else { format!("{line}\n") };
+        self.try_to(Operation::Write, path, || file.write_all(text.as_bytes()))?;
+        self.try_to(Operation::Sync, path, || file.sync_data())
+    }
+
+    /// A file to lock, made if there is none.
+    pub(crate) fn open_lock(&self, path: &Path) -> Result<File> {
+        if let Some(parent) = path.parent() {
+            self.create_dir_all(parent)?;
+        }
+        self.try_to(Operation::Lock, path, || {
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)
+        })
+    }
+}
+
+/// What is not there need not be removed.
+fn if_there(result: std::io::Result<()>) -> std::io::Result<()> {
+    match result {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-        result => with("remove", path, result),
+        result => result,
     }
 }
 
 /// The members of a directory, by name; none if there is no directory.
-pub(crate) fn list(path: &Path) -> Result<Vec<PathBuf>> {
+pub(crate) fn list(path: &Path) -> std::io::Result<Vec<PathBuf>> {
     let entries = match fs::read_dir(path) {
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
             return Ok(Vec::new());
         }
-        result => with("list", path, result)?,
+        result => result?,
     };
-    let mut paths = Vec::new();
-    for entry in entries {
-        paths.push(with("list", path, entry)?.path());
-    }
+    let mut paths: Vec<_> =
+        entries.map(|entry| entry.map(|entry| entry.path())).collect::<Result<_, _>>()?;
     paths.sort();
     Ok(paths)
-}
-
-pub(crate) fn read_if_exists(path: &Path) -> Result<Option<Vec<u8>>> {
-    match fs::read(path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        result => with("read", path, result).map(Some),
-    }
-}
-
-/// The lines of a file, one at a time; none if there is no file.
-pub(crate) fn lines_if_exists(
-    path: &Path,
-) -> Result<impl Iterator<Item = Result<Vec<u8>>> + use<>> {
-    let file = match File::open(path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => None,
-        result => Some(with("read", path, result)?),
-    };
-    let path = path.to_owned();
-    let lines = file.into_iter().flat_map(|file| BufReader::new(file).split(b'\n'));
-    Ok(lines.map(move |line| with("read", &path, line)))
-}
-
-/// A path in `tmp` that no other process, thread or earlier run uses.
-pub(crate) fn unique(tmp: &Path, what: &str) -> PathBuf {
-    static COUNT: AtomicU64 = AtomicU64::new(0);
-    let nanos = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .map_or(0, |elapsed| elapsed.as_nanos());
-    let count = COUNT.fetch_add(1, Ordering::Relaxed);
-    tmp.join(format!("{what}-{}-{nanos:x}-{count}", std::process::id()))
-}
-
-/// Writes a file that appears whole or not at all, and survives a power cut.
-pub(crate) fn write_atomic(tmp: &Path, path: &Path, bytes: &[u8]) -> Result<()> {
-    let aside = unique(tmp, "file");
-    let written = write_synced(&aside, bytes).and_then(|()| rename(&aside, path));
-    if written.is_err() {
-        let _ = fs::remove_file(&aside);
-    }
-    written
-}
-
-fn write_synced(path: &Path, bytes: &[u8]) -> Result<()> {
-    let mut file = with("create", path, File::create_new(path))?;
-    with("write", path, file.write_all(bytes))?;
-    with("sync", path, file.sync_data())
-}
-
-/// Renames and makes the new name durable.
-pub(crate) fn rename(from: &Path, to: &Path) -> Result<()> {
-    with("rename", to, fs::rename(from, to))?;
-    match to.parent() {
-        Some(parent) => sync(parent),
-        None => Ok(()),
-    }
-}
-
-/// Makes the content of a file, or the names in a directory, durable.
-pub(crate) fn sync(path: &Path) -> Result<()> {
-    let file = with("open", path, File::open(path))?;
-    with("sync", path, file.sync_all())
-}
-
-/// Appends one line in one write, after the end of any torn line.
-pub(crate) fn append_line(path: &Path, line: &str) -> Result<()> {
-    let mut options = OpenOptions::new();
-    let mut file = with("open", path, options.read(true).append(true).create(true).open(path))?;
-    let torn = with("read", path, ends_torn(&mut file))?;
-    let text = if torn { format!("\n{line}\n") } else { format!("{line}\n") };
-    with("write", path, file.write_all(text.as_bytes()))?;
-    with("sync", path, file.sync_data())
 }
 
 fn ends_torn(file: &mut File) -> std::io::Result<bool> {

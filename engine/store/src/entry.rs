@@ -4,23 +4,23 @@ use std::path::{Path, PathBuf};
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::artifact::ArtifactRef;
 use crate::digest::Digest;
-use crate::disk;
+use crate::disk::Disk;
 use crate::error::{Result, StoreError};
 use crate::key::Preimage;
 use crate::lock::Lock;
 use crate::part::PartFile;
 use crate::rows::RowMap;
+use crate::sealed;
 
 /// One result: its parts, artifacts, checkpoints and manifest.
 #[derive(Clone, Debug)]
 pub struct Entry {
     dir: PathBuf,
-    tmp: PathBuf,
+    disk: Disk,
 }
 
 /// One committed step of a map stage: the parts that came of one input part.
@@ -57,8 +57,8 @@ pub struct Manifest {
 }
 
 impl Entry {
-    pub(crate) fn new(dir: PathBuf, tmp: PathBuf) -> Self {
-        Self { dir, tmp }
+    pub(crate) fn new(dir: PathBuf, disk: Disk) -> Self {
+        Self { dir, disk }
     }
 
     /// Where it is.
@@ -68,42 +68,44 @@ impl Entry {
 
     /// Makes the directory and stores what its key is the hash of.
     pub fn prepare(&self, preimage: &Preimage) -> Result<()> {
-        disk::create_dir_all(&self.dir)?;
-        disk::create_dir_all(&self.tmp)?;
+        self.disk.create_dir_all(&self.dir)?;
         let path = self.dir.join("key.json");
-        if self.preimage()?.as_ref() == Some(preimage) {
-            return Ok(());
+        match self.preimage() {
+            Ok(Some(found)) if found == *preimage => return Ok(()),
+            // Written again where it is damaged.
+            Ok(_) | Err(StoreError::Damaged { .. }) => {}
+            Err(error) => return Err(error),
         }
-        self.seal(&path, preimage)
+        sealed::write(&self.disk, &path, preimage)
     }
 
     /// What the key is the hash of.
     pub fn preimage(&self) -> Result<Option<Preimage>> {
-        unseal(&self.dir.join("key.json"))
+        sealed::read(&self.disk, &self.dir.join("key.json"))
     }
 
     /// Takes the right to compute this result, or says who has it.
     pub fn lock(&self) -> Result<Lock> {
-        Lock::try_exclusive(&self.dir.join("lock"))
+        Lock::try_exclusive(&self.disk, &self.dir.join("lock"))
     }
 
     // ---- parts ----
 
     /// Writes rows as a part file. It counts once a record or a manifest names it.
     pub fn write_part(&self, schema: &SchemaRef, rows: &RecordBatch) -> Result<PartFile> {
-        PartFile::write(&self.tmp, &self.dir, schema, rows)
+        PartFile::write(&self.disk, &self.dir, schema, rows)
     }
 
     /// Reads a part, after its length and digest were checked.
     pub fn read_part(&self, part: &PartFile) -> Result<RecordBatch> {
-        part.read(&self.dir)
+        part.read(&self.disk, &self.dir)
     }
 
     /// Commits what came of one input part.
     pub fn commit_part(&self, record: &PartRecord) -> Result<()> {
-        let json = to_json(record);
+        let json = sealed::to_json(record);
         let line = format!("{json}\t{}", Digest::of(json.as_bytes()).short());
-        disk::append_line(&self.dir.join("parts.log"), &line)
+        self.disk.append_line(&self.dir.join("parts.log"), &line)
     }
 
     /// The committed records whose files are there, newest last, one at a time: a record can be long. Lines that a kill
@@ -121,7 +123,7 @@ impl Entry {
 
     fn all_records(&self) -> Result<impl Iterator<Item = Result<PartRecord>> + use<>> {
         let path = self.dir.join("parts.log");
-        let lines = disk::lines_if_exists(&path)?;
+        let lines = self.disk.lines_if_exists(&path)?;
         Ok(lines.filter_map(|line| match line {
             Ok(line) => checked_line(str::from_utf8(&line).ok()?).map(Ok),
             Err(error) => Some(Err(error)),
@@ -139,26 +141,26 @@ impl Entry {
 
     /// Checks every byte of a part.
     pub fn verify_part(&self, part: &PartFile) -> Result<()> {
-        part.checked_bytes(&self.dir).map(drop)
+        part.checked_bytes(&self.disk, &self.dir).map(drop)
     }
 
     /// Removes a damaged part file, so that it is computed again.
     pub fn discard_part(&self, part: &PartFile) -> Result<()> {
-        disk::remove_file(&part.path(&self.dir))
+        self.disk.remove_file(&part.path(&self.dir))
     }
 
     // ---- artifacts ----
 
     /// An empty directory to fill.
     pub fn begin_artifact(&self, port: &str) -> Result<PathBuf> {
-        let dir = disk::unique(&self.tmp, port);
-        disk::create_dir_all(&dir)?;
+        let dir = self.disk.unique(port);
+        self.disk.create_dir_all(&dir)?;
         Ok(dir)
     }
 
     /// Moves a filled directory into the result. It counts once the manifest names it.
     pub fn commit_artifact(&self, port: &str, from: &Path) -> Result<ArtifactRef> {
-        ArtifactRef::commit(from, &self.dir, port)
+        ArtifactRef::commit(&self.disk, from, &self.dir, port)
     }
 
     /// Where an artifact is.
@@ -175,17 +177,18 @@ impl Entry {
 
     /// Makes the result complete; its checkpoints are no longer needed.
     pub fn commit(&self, manifest: &Manifest) -> Result<()> {
-        self.seal(&self.dir.join("manifest.json"), manifest)?;
-        disk::remove_dir_all(&self.dir.join("checkpoints"))
+        sealed::write(&self.disk, &self.dir.join("manifest.json"), manifest)?;
+        self.disk.remove_dir_all(&self.dir.join("checkpoints"))
     }
 
     /// The manifest, if the result is complete and its files are there.
     pub fn manifest(&self) -> Result<Option<Manifest>> {
-        let manifest: Option<Manifest> = match unseal(&self.dir.join("manifest.json")) {
-            // A damaged manifest is as good as none: `verify` names it, the work is redone.
-            Err(StoreError::Damaged { .. }) => None,
-            other => other?,
-        };
+        let manifest: Option<Manifest> =
+            match sealed::read(&self.disk, &self.dir.join("manifest.json")) {
+                // A damaged manifest is as good as none: `verify` names it, the work is redone.
+                Err(StoreError::Damaged { .. }) => None,
+                other => other?,
+            };
         Ok(manifest.filter(|manifest| {
             manifest.outputs.iter().all(|(port, output)| self.holds(port, output))
         }))
@@ -202,23 +205,24 @@ impl Entry {
 
     /// Makes the result incomplete again, so that it is computed again.
     pub fn discard_manifest(&self) -> Result<()> {
-        disk::remove_file(&self.dir.join("manifest.json"))
+        self.disk.remove_file(&self.dir.join("manifest.json"))
     }
 
     pub(crate) fn raw_manifest(&self) -> Result<Option<Manifest>> {
-        unseal(&self.dir.join("manifest.json"))
+        sealed::read(&self.disk, &self.dir.join("manifest.json"))
     }
 
     // ---- checkpoints ----
 
     /// The newest whole checkpoint, with its step.
     pub fn latest_checkpoint(&self) -> Result<Option<(PathBuf, u64)>> {
-        for dir in disk::list(&self.dir.join("checkpoints"))?.into_iter().rev() {
+        for dir in self.disk.list(&self.dir.join("checkpoints"))?.into_iter().rev() {
             let name = dir.file_name().and_then(|name| name.to_str()).unwrap_or_default();
             let Some(step) = name.strip_prefix("step-").and_then(|step| step.parse().ok()) else {
                 continue;
             };
-            let listing: Option<ArtifactRef> = unseal(&dir.join(CHECKPOINT_LISTING)).ok().flatten();
+            let listing: Option<ArtifactRef> =
+                sealed::read(&self.disk, &dir.join(CHECKPOINT_LISTING)).ok().flatten();
             if listing.is_some_and(|listing| checkpoint_holds(&dir, &listing)) {
                 return Ok(Some((dir, step)));
             }
@@ -235,17 +239,17 @@ impl Entry {
     pub fn commit_checkpoint(&self, from: &Path, step: u64) -> Result<()> {
         let listing = crate::artifact::describe_dir(from)?;
         for file in &listing.files {
-            disk::sync(&from.join(&file.path))?;
+            self.disk.sync(&from.join(&file.path))?;
         }
-        self.seal(&from.join(CHECKPOINT_LISTING), &listing)?;
+        sealed::write(&self.disk, &from.join(CHECKPOINT_LISTING), &listing)?;
         let checkpoints = self.dir.join("checkpoints");
-        disk::create_dir_all(&checkpoints)?;
+        self.disk.create_dir_all(&checkpoints)?;
         let to = checkpoints.join(format!("step-{step:09}"));
-        disk::remove_dir_all(&to)?;
-        disk::rename(from, &to)?;
-        for old in disk::list(&checkpoints)? {
+        self.disk.remove_dir_all(&to)?;
+        self.disk.rename(from, &to)?;
+        for old in self.disk.list(&checkpoints)? {
             if old != to {
-                disk::remove_dir_all(&old)?;
+                self.disk.remove_dir_all(&old)?;
             }
         }
         Ok(())
@@ -258,13 +262,7 @@ impl Entry {
 
     /// Removes a directory that `begin_artifact`, `begin_checkpoint` or `scratch` made.
     pub fn discard(&self, dir: &Path) -> Result<()> {
-        if dir.starts_with(&self.tmp) { disk::remove_dir_all(dir) } else { Ok(()) }
-    }
-
-    fn seal(&self, path: &Path, value: &impl Serialize) -> Result<()> {
-        let json = to_json(value);
-        let text = format!("{json}\n{}\n", Digest::of(json.as_bytes()).as_str());
-        disk::write_atomic(&self.tmp, path, text.as_bytes())
+        if self.disk.is_unfinished(dir) { self.disk.remove_dir_all(dir) } else { Ok(()) }
     }
 }
 
@@ -276,23 +274,6 @@ fn checkpoint_holds(dir: &Path, listing: &ArtifactRef) -> bool {
             Digest::of_file(&dir.join(&file.path))
                 .is_ok_and(|(digest, bytes)| digest == file.digest && bytes == file.bytes)
         })
-}
-
-fn to_json(value: &impl Serialize) -> String {
-    serde_json::to_string(value).expect("records are plain data")
-}
-
-/// A JSON line followed by its digest; anything else is damage.
-fn unseal<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
-    let Some(bytes) = disk::read_if_exists(path)? else { return Ok(None) };
-    let damaged = |reason: &str| StoreError::damaged(path, reason);
-    let text = String::from_utf8(bytes).map_err(|_| damaged("it is not text"))?;
-    let sealed = text.strip_suffix('\n').and_then(|text| text.rsplit_once('\n'));
-    let (json, digest) = sealed.ok_or_else(|| damaged("it is cut short"))?;
-    if Digest::of(json.as_bytes()).as_str() != digest {
-        return Err(damaged("its content does not have the recorded digest"));
-    }
-    serde_json::from_str(json).map(Some).map_err(|error| damaged(&error.to_string()))
 }
 
 fn checked_line(line: &str) -> Option<PartRecord> {

@@ -5,7 +5,6 @@ use std::path::PathBuf;
 
 use crate::artifact::ArtifactRef;
 use crate::digest::list_files;
-use crate::disk;
 use crate::entry::{Entry, Manifest, Output};
 use crate::error::{Result, StoreError};
 use crate::key::Key;
@@ -37,6 +36,7 @@ impl Store {
         for (key, entry) in self.entries()? {
             progress(&key);
             let mut errors = Vec::new();
+            files += verify_preimage(&entry, &mut errors)?;
             files += verify_parts(&entry, &mut errors)?;
             files += verify_manifest(&entry, &mut errors)?;
             let name = |error| Damage { key: key.clone(), error };
@@ -53,7 +53,7 @@ impl Store {
                 garbage.push(measure(entry.dir().to_owned())?);
             }
         }
-        for path in disk::list(&self.tmp())? {
+        for path in self.disk.list(&self.tmp())? {
             garbage.push(measure(path)?);
         }
         Ok(garbage)
@@ -63,15 +63,26 @@ impl Store {
     pub fn remove(&self, garbage: &[Garbage], _alone: &Lock) -> Result<()> {
         for item in garbage {
             // The manifest goes first: a result must not look complete while it vanishes.
-            disk::remove_file(&item.path.join("manifest.json"))?;
-            disk::remove_file(&item.path.join("parts.log"))?;
+            self.disk.remove_file(&item.path.join("manifest.json"))?;
+            self.disk.remove_file(&item.path.join("parts.log"))?;
             if item.path.is_dir() {
-                disk::remove_dir_all(&item.path)?;
+                self.disk.remove_dir_all(&item.path)?;
             } else {
-                disk::remove_file(&item.path)?;
+                self.disk.remove_file(&item.path)?;
             }
         }
         Ok(())
+    }
+}
+
+fn verify_preimage(entry: &Entry, errors: &mut Vec<StoreError>) -> Result<u64> {
+    match entry.preimage() {
+        Ok(found) => Ok(u64::from(found.is_some())),
+        Err(error @ StoreError::Damaged { .. }) => {
+            errors.push(error);
+            Ok(1)
+        }
+        Err(error) => Err(error),
     }
 }
 

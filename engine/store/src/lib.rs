@@ -31,10 +31,12 @@ mod lock;
 mod part;
 mod rows;
 mod run_log;
+mod sealed;
 mod table;
 
 pub use artifact::{ArtifactFile, ArtifactRef, describe_dir};
 pub use digest::{Digest, DigestCache};
+pub use disk::{Operation, Watch};
 pub use entry::{Entry, Manifest, Output, PartRecord};
 pub use error::{Result, StoreError};
 pub use gc::{Damage, Garbage};
@@ -46,6 +48,9 @@ pub use run_log::{RunLog, RunSummary};
 pub use table::{Batches, Identify};
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use disk::Disk;
 
 /// The version of the layout.
 pub const FORMAT: &str = "paraloom store 1";
@@ -54,28 +59,29 @@ pub const FORMAT: &str = "paraloom store 1";
 #[derive(Clone, Debug)]
 pub struct Store {
     root: PathBuf,
+    disk: Disk,
 }
 
 impl Store {
     /// Opens the store at `root`, and makes it if there is none.
     pub fn create(root: &Path) -> Result<Self> {
-        disk::create_dir_all(root)?;
-        let root = disk::canonical(root)?;
-        let store = Self { root };
-        match store.format()? {
-            None => {
-                for dir in ["results", "runs", "tmp"] {
-                    disk::create_dir_all(&store.root.join(dir))?;
-                }
-                disk::write_atomic(
-                    &store.root,
-                    &store.root.join("FORMAT"),
-                    format!("{FORMAT}\n").as_bytes(),
-                )?;
-                Ok(store)
+        Self::create_watched(root, None)
+    }
+
+    /// [`Store::create`], with somebody who sees every operation before it happens.
+    pub fn create_watched(root: &Path, watch: Option<Arc<dyn Watch>>) -> Result<Self> {
+        let disk = Disk::new(root.join("tmp"), watch.clone());
+        disk.create_dir_all(root)?;
+        let store = Self::at(root, watch)?;
+        if store.format()?.is_none() {
+            for dir in ["results", "runs", "tmp"] {
+                store.disk.create_dir_all(&store.root.join(dir))?;
             }
-            Some(()) => Ok(store),
+            store
+                .disk
+                .write_atomic(&store.root.join("FORMAT"), format!("{FORMAT}\n").as_bytes())?;
         }
+        Ok(store)
     }
 
     /// Opens the store at `root` if there is one.
@@ -83,13 +89,18 @@ impl Store {
         if !root.join("FORMAT").is_file() {
             return Ok(None);
         }
-        let store = Self { root: disk::canonical(root)? };
+        let store = Self::at(root, None)?;
         Ok(store.format()?.map(|()| store))
+    }
+
+    fn at(root: &Path, watch: Option<Arc<dyn Watch>>) -> Result<Self> {
+        let root = root.canonicalize().map_err(|error| StoreError::io("find", root, error))?;
+        Ok(Self { disk: Disk::new(root.join("tmp"), watch), root })
     }
 
     fn format(&self) -> Result<Option<()>> {
         let path = self.root.join("FORMAT");
-        let Some(found) = disk::read_if_exists(&path)? else { return Ok(None) };
+        let Some(found) = self.disk.read_if_exists(&path)? else { return Ok(None) };
         let found = String::from_utf8_lossy(&found).trim().to_owned();
         if found == FORMAT {
             return Ok(Some(()));
@@ -105,16 +116,16 @@ impl Store {
     /// The result under `key`; nothing is read yet.
     pub fn entry(&self, key: &Key) -> Entry {
         let dir = self.root.join("results").join(&key.as_str()[..2]).join(key.as_str());
-        Entry::new(dir, self.tmp())
+        Entry::new(dir, self.disk.clone())
     }
 
     /// The entries that are there.
     pub fn entries(&self) -> Result<Vec<(Key, Entry)>> {
         let mut entries = Vec::new();
-        for group in disk::list(&self.root.join("results"))? {
-            for dir in disk::list(&group)? {
+        for group in self.disk.list(&self.root.join("results"))? {
+            for dir in self.disk.list(&group)? {
                 let name = dir.file_name().and_then(|name| name.to_str()).and_then(Key::parse);
-                entries.extend(name.map(|key| (key, Entry::new(dir, self.tmp()))));
+                entries.extend(name.map(|key| (key, Entry::new(dir, self.disk.clone()))));
             }
         }
         Ok(entries)
@@ -122,12 +133,12 @@ impl Store {
 
     /// Holds the store against `gc`; runs share it.
     pub fn lock_shared(&self) -> Result<Lock> {
-        Lock::shared(&self.root.join("lock"))
+        Lock::shared(&self.disk, &self.root.join("lock"))
     }
 
     /// Holds the store alone; an error names who holds it.
     pub fn lock_exclusive(&self) -> Result<Lock> {
-        Lock::try_exclusive(&self.root.join("lock"))
+        Lock::try_exclusive(&self.disk, &self.root.join("lock"))
     }
 
     /// The directory of run logs.

@@ -3,11 +3,11 @@
 //! The text in a lock file is for messages only. Correctness never depends on a lock:
 //! writers use unique names and atomic renames.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::path::Path;
 
-use crate::disk;
+use crate::disk::Disk;
 use crate::error::{Result, StoreError};
 
 /// A lock that is held until it is dropped.
@@ -18,15 +18,15 @@ pub struct Lock {
 
 impl Lock {
     /// Waits until no one holds the lock alone.
-    pub(crate) fn shared(path: &Path) -> Result<Self> {
-        let file = open(path)?;
+    pub(crate) fn shared(disk: &Disk, path: &Path) -> Result<Self> {
+        let file = disk.open_lock(path)?;
         file.lock_shared().map_err(|error| StoreError::io("lock", path, error))?;
         Ok(Self { _file: file })
     }
 
     /// Takes the lock alone, or says who holds it.
-    pub(crate) fn try_exclusive(path: &Path) -> Result<Self> {
-        let mut file = open(path)?;
+    pub(crate) fn try_exclusive(disk: &Disk, path: &Path) -> Result<Self> {
+        let mut file = disk.open_lock(path)?;
         match file.try_lock() {
             Ok(()) => {
                 sign(&mut file);
@@ -42,15 +42,6 @@ impl Lock {
             Err(TryLockError::Error(error)) => Err(StoreError::io("lock", path, error)),
         }
     }
-}
-
-fn open(path: &Path) -> Result<File> {
-    if let Some(parent) = path.parent() {
-        disk::create_dir_all(parent)?;
-    }
-    let mut options = OpenOptions::new();
-    let options = options.read(true).write(true).create(true).truncate(false);
-    options.open(path).map_err(|error| StoreError::io("open", path, error))
 }
 
 /// Says who holds the lock; a failure here costs a message, not the lock.

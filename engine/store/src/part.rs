@@ -13,7 +13,7 @@ use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
-use crate::disk;
+use crate::disk::Disk;
 use crate::error::{Result, StoreError};
 
 /// A part file as records name it.
@@ -68,7 +68,7 @@ pub fn read_parquet(path: &Path, bytes: Vec<u8>) -> Result<RecordBatch> {
 impl PartFile {
     /// Writes the rows into `dir`; the file is durable when this returns.
     pub(crate) fn write(
-        tmp: &Path,
+        disk: &Disk,
         dir: &Path,
         schema: &SchemaRef,
         rows: &RecordBatch,
@@ -84,7 +84,7 @@ impl PartFile {
         if Digest::of_file(&path).is_ok_and(|(digest, _)| digest == file.digest) {
             return Ok(file);
         }
-        disk::write_atomic(tmp, &path, &bytes)?;
+        disk.write_atomic(&path, &bytes)?;
         Ok(file)
     }
 
@@ -99,9 +99,9 @@ impl PartFile {
     }
 
     /// Reads the rows, after length and digest were checked.
-    pub(crate) fn read(&self, dir: &Path) -> Result<RecordBatch> {
+    pub(crate) fn read(&self, disk: &Disk, dir: &Path) -> Result<RecordBatch> {
         let path = self.path(dir);
-        let bytes = self.checked_bytes(dir)?;
+        let bytes = self.checked_bytes(disk, dir)?;
         let rows = read_parquet(&path, bytes)?;
         if rows.num_rows() as u64 != self.rows {
             return Err(StoreError::damaged(
@@ -112,9 +112,9 @@ impl PartFile {
         Ok(rows)
     }
 
-    pub(crate) fn checked_bytes(&self, dir: &Path) -> Result<Vec<u8>> {
+    pub(crate) fn checked_bytes(&self, disk: &Disk, dir: &Path) -> Result<Vec<u8>> {
         let path = self.path(dir);
-        let Some(bytes) = disk::read_if_exists(&path)? else {
+        let Some(bytes) = disk.read_if_exists(&path)? else {
             return Err(StoreError::damaged(&path, "it is missing"));
         };
         if bytes.len() as u64 != self.bytes {

@@ -2,15 +2,15 @@
 //!
 //! The log is for people and programs that watch; the store does not depend on it.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use serde_json::{Value, json};
 
-use crate::error::{Result, StoreError};
-use crate::{Store, disk};
+use crate::Store;
+use crate::error::Result;
 
 /// The version of the event format; the first event of every log names it.
 const FORMAT: u64 = 1;
@@ -44,11 +44,10 @@ impl RunLog {
         let now = jiff::Timestamp::now();
         let id = format!("{}-{:05}", now.strftime("%Y%m%dT%H%M%S%3fZ"), std::process::id());
         let dir = store.runs_dir().join(&id);
-        disk::create_dir_all(&dir)?;
-        disk::write_atomic(&store.tmp(), &dir.join("pipeline.yaml"), pipeline.as_bytes())?;
+        store.disk.create_dir_all(&dir)?;
+        store.disk.write_atomic(&dir.join("pipeline.yaml"), pipeline.as_bytes())?;
         let path = dir.join("events.jsonl");
-        let file = OpenOptions::new().append(true).create(true).open(&path);
-        let file = file.map_err(|error| StoreError::io("create", &path, error))?;
+        let file = store.disk.open_to_append(&path)?;
         Ok(Self { id, dir, file: Mutex::new(file) })
     }
 
@@ -80,11 +79,11 @@ impl Store {
     /// The runs against this store, oldest first.
     pub fn runs(&self) -> Result<Vec<RunSummary>> {
         let mut runs = Vec::new();
-        for dir in disk::list(&self.runs_dir())? {
+        for dir in self.disk.list(&self.runs_dir())? {
             let Some(id) = dir.file_name().and_then(|name| name.to_str()).map(str::to_owned) else {
                 continue;
             };
-            let bytes = disk::read_if_exists(&dir.join("events.jsonl"))?.unwrap_or_default();
+            let bytes = self.disk.read_if_exists(&dir.join("events.jsonl"))?.unwrap_or_default();
             let text = String::from_utf8_lossy(&bytes);
             let lines: Vec<_> = text.lines().collect();
             // A training run logs thousands of these, and nobody asks for the old ones.

@@ -1,0 +1,34 @@
+//! A sealed file is a line of JSON and a line with its digest: whatever happened to it, it is read as it was written or not
+//! at all.
+
+use std::path::Path;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::digest::Digest;
+use crate::disk::Disk;
+use crate::error::{Result, StoreError};
+
+pub(crate) fn write(disk: &Disk, path: &Path, value: &impl Serialize) -> Result<()> {
+    let json = to_json(value);
+    let text = format!("{json}\n{}\n", Digest::of(json.as_bytes()).as_str());
+    disk.write_atomic(path, text.as_bytes())
+}
+
+pub(crate) fn to_json(value: &impl Serialize) -> String {
+    serde_json::to_string(value).expect("records are plain data")
+}
+
+/// None if there is no file; what does not have its digest is damage.
+pub(crate) fn read<T: DeserializeOwned>(disk: &Disk, path: &Path) -> Result<Option<T>> {
+    let Some(bytes) = disk.read_if_exists(path)? else { return Ok(None) };
+    let damaged = |reason: &str| StoreError::damaged(path, reason);
+    let text = String::from_utf8(bytes).map_err(|_| damaged("it is not text"))?;
+    let sealed = text.strip_suffix('\n').and_then(|text| text.rsplit_once('\n'));
+    let (json, digest) = sealed.ok_or_else(|| damaged("it is cut short"))?;
+    if Digest::of(json.as_bytes()).as_str() != digest {
+        return Err(damaged("its content does not have the recorded digest"));
+    }
+    serde_json::from_str(json).map(Some).map_err(|error| damaged(&error.to_string()))
+}
