@@ -25,6 +25,13 @@ pub(crate) fn paraloom() -> Command {
     });
     let mut command = Command::new(env!("CARGO_BIN_EXE_paraloom"));
     command.env("NO_COLOR", "1").env_remove("PARALOOM_STAGES");
+    // Nothing of this user's own hub: no cache, no token, no network.
+    for name in
+        ["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_TOKEN_PATH", "HF_HUB_CACHE", "HF_ENDPOINT"]
+    {
+        command.env_remove(name);
+    }
+    command.env("HF_HOME", "/nonexistent").env("HF_HUB_OFFLINE", "1");
     command
 }
 

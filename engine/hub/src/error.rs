@@ -150,6 +150,11 @@ impl HubError {
         matches!(self, Self::Unreachable { .. } | Self::Busy { .. } | Self::WrongBytes { .. })
     }
 
+    /// Whether the reference names what the hub does not have.
+    pub fn is_wrong_name(&self) -> bool {
+        matches!(self, Self::NoRepository { .. } | Self::NoRevision { .. } | Self::NoSplit { .. })
+    }
+
     /// Whether there is no room left.
     pub fn is_full(&self) -> bool {
         use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};

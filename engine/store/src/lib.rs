@@ -13,6 +13,7 @@
 //!     manifest.json             written last: the result is complete
 //!     lock                      held while the result is computed
 //!   runs/<id>/                  event logs
+//!   digests.json, hub.json      notes that save work; a store without them is whole
 //!   tmp/                        what is not visible yet
 //! ```
 //!
@@ -126,6 +127,16 @@ impl Store {
     /// Holds the store alone; an error names who holds it.
     pub fn lock_exclusive(&self) -> Result<Lock> {
         Lock::try_exclusive(&self.root.join("lock"))
+    }
+
+    /// A small file of the engine's own beside the results.
+    pub fn read_note(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        disk::read_if_exists(&self.root.join(name))
+    }
+
+    /// Writes such a file anew.
+    pub fn write_note(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        disk::write_atomic(&self.tmp(), &self.root.join(name), bytes)
     }
 
     /// The directory of run logs.
