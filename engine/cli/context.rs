@@ -8,6 +8,7 @@ use paraloom_pipeline::{Diagnostic, Graph, Severity};
 use paraloom_store::Store;
 
 use crate::args::PipelineArgs;
+use crate::commands::find_node;
 use crate::error::{CliError, Result, USAGE};
 use crate::{hub, render};
 
@@ -119,6 +120,10 @@ impl Project {
         observer: Observer,
     ) -> Result<Option<(Self, Store)>> {
         let mut checked = check(args, stages)?;
+        // A command that is wrong makes no store.
+        if let (Some(graph), Some(name)) = (&checked.graph, until) {
+            find_node(graph, name)?;
+        }
         let create = || Store::create(&store_path(args.store.as_deref(), &args.pipeline));
         if !checked.workspace.uses_hub() {
             let project = Self::sound(args, checked)?;

@@ -5,7 +5,7 @@
 //! They are believed in this order, so that between two runs nothing moves.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -28,6 +28,8 @@ pub struct Remotes {
     pins: HashMap<Reference, Pinned>,
     /// Why it says nothing.
     failures: HashMap<Reference, HubError>,
+    /// What was fetched in this run already.
+    fetched: HashSet<Reference>,
     /// The references that the pipeline has been found to name.
     named: RefCell<Vec<Reference>>,
 }
@@ -46,6 +48,7 @@ impl Remotes {
             memory: store.map(Memory::load).unwrap_or_default(),
             pins: HashMap::new(),
             failures: HashMap::new(),
+            fetched: HashSet::new(),
             named: RefCell::default(),
         }
     }
@@ -146,9 +149,11 @@ impl Remotes {
         observer: Observer,
     ) -> Result<()> {
         for reference in references {
-            let pinned = self.fetch_one(reference, cancel, observer)?;
-            self.memory.pin(reference, &pinned);
-            self.pins.insert(reference.clone(), pinned);
+            if self.fetched.insert(reference.clone()) {
+                let pinned = self.fetch_one(reference, cancel, observer)?;
+                self.memory.pin(reference, &pinned);
+                self.pins.insert(reference.clone(), pinned);
+            }
         }
         Ok(self.memory.save(store)?)
     }

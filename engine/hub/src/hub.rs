@@ -193,7 +193,7 @@ impl Hub {
                 let files = select::model(tree, &reference.repository())?;
                 self.files(&job, &files, &mut meter)?;
                 if files.iter().any(|file| file.path == INDEX) {
-                    let shards = shards(&folder, commit, tree)?;
+                    let shards = shards(&job, tree)?;
                     self.files(&job, &shards, &mut meter)?;
                 }
             }
@@ -253,14 +253,13 @@ fn no_split(reference: &Reference, known: Vec<String>) -> HubError {
 }
 
 /// The shards that the index of a snapshot names.
-fn shards<'a>(
-    folder: &Folder,
-    commit: &str,
-    tree: &'a [RemoteFile],
-) -> Result<Vec<&'a RemoteFile>> {
-    let path = folder.snapshot(commit).join(INDEX);
+fn shards<'a>(job: &Download, tree: &'a [RemoteFile]) -> Result<Vec<&'a RemoteFile>> {
+    let path = job.folder.snapshot(job.commit).join(INDEX);
     let index = std::fs::read(&path).map_err(HubError::io("read", &path))?;
-    let malformed = |reason| HubError::Malformed { address: path.display().to_string(), reason };
+    let malformed = |reason| HubError::Malformed {
+        address: job.http.file_address(job.reference, job.commit, INDEX),
+        reason,
+    };
     let names = select::shards(&index).map_err(&malformed)?;
     let find = |name: &String| {
         let found = tree.iter().find(|file| file.path == *name);
