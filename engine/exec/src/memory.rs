@@ -57,7 +57,7 @@ impl Memory {
         Some(Pinned { commit, revision })
     }
 
-    /// Says what a reference is now; plans of other commits are forgotten with it.
+    /// Says what a reference is now. Plans of other commits stay: a branch can move back.
     pub(crate) fn pin(&mut self, reference: &Reference, pinned: &Pinned) {
         let Pinned { commit, revision } = pinned.clone();
         self.references.insert(reference.to_string(), Commit { commit, revision });

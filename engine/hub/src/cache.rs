@@ -122,8 +122,8 @@ impl Folder {
     }
 
     /// The lock that keeps two processes, Python's included, from downloading one blob at
-    /// once. `Err(WouldBlock)` inside: somebody has it. It saves double work only: names are
-    /// unique and renames atomic, since on some network file systems a lock locks nothing.
+    /// once. `None`: somebody has it. It saves double work only: names are unique and renames
+    /// atomic, since on some network file systems a lock locks nothing.
     pub(crate) fn try_lock(&self, blob: &str) -> Result<Option<File>> {
         let path = self.root.join(".locks").join(&self.name).join(format!("{blob}.lock"));
         create_parent(&path)?;
@@ -131,10 +131,9 @@ impl Folder {
         let file = options.create(true).write(true).truncate(false).open(&path);
         let file = file.map_err(HubError::io("open", &path))?;
         match file.try_lock() {
-            Ok(()) => Ok(Some(file)),
             Err(TryLockError::WouldBlock) => Ok(None),
-            // A file system without locks: go on without one.
-            Err(TryLockError::Error(_)) => Ok(Some(file)),
+            // An error is a file system without locks: go on without one.
+            Ok(()) | Err(TryLockError::Error(_)) => Ok(Some(file)),
         }
     }
 }

@@ -191,17 +191,17 @@ impl Hub {
         match &reference.kind {
             Kind::Model => {
                 let files = select::model(tree, &reference.repository())?;
-                self.files(&job, &files, &mut meter)?;
+                fetch_files(&job, &files, &mut meter)?;
                 if files.iter().any(|file| file.path == INDEX) {
                     let shards = shards(&job, tree)?;
-                    self.files(&job, &shards, &mut meter)?;
+                    fetch_files(&job, &shards, &mut meter)?;
                 }
             }
             Kind::Dataset { .. } => {
                 let Split { files, next } = split(reference, tree)?;
                 let of_tree = |name: &String| tree.iter().find(|file| file.path == *name);
                 let files: Vec<_> = files.iter().filter_map(of_tree).collect();
-                self.files(&job, &files, &mut meter)?;
+                fetch_files(&job, &files, &mut meter)?;
                 if let Some(next) = next {
                     folder.mark_missing(commit, &next)?;
                 }
@@ -213,21 +213,21 @@ impl Hub {
             reason: format!("what it lists at commit {commit} is not all that `{reference}` needs"),
         })
     }
+}
 
-    /// Downloads files, after it was checked that there is room for them.
-    fn files(&self, job: &Download, files: &[&RemoteFile], meter: &mut Meter) -> Result<()> {
-        let blobs = job.folder.blobs();
-        create_parent(&blobs.join("x"))?;
-        meter.expect(files.iter().map(|file| file.size).sum());
-        let need = files.iter().filter(|file| !job.is_here(file)).map(|file| file.size).sum();
-        let space = rustix::fs::statvfs(&blobs)
-            .map_err(|error| HubError::io("measure", &blobs)(error.into()))?;
-        let have = space.f_bavail.saturating_mul(space.f_frsize);
-        if need > have {
-            return Err(HubError::Full { path: blobs, need, have });
-        }
-        files.iter().try_for_each(|file| job.file(file, meter))
+/// Downloads files, after it was checked that there is room for them.
+fn fetch_files(job: &Download, files: &[&RemoteFile], meter: &mut Meter) -> Result<()> {
+    let blobs = job.folder.blobs();
+    create_parent(&blobs.join("x"))?;
+    meter.expect(files.iter().map(|file| file.size).sum());
+    let need = files.iter().filter(|file| !job.is_here(file)).map(|file| file.size).sum();
+    let space = rustix::fs::statvfs(&blobs)
+        .map_err(|error| HubError::io("measure", &blobs)(error.into()))?;
+    let have = space.f_bavail.saturating_mul(space.f_frsize);
+    if need > have {
+        return Err(HubError::Full { path: blobs, need, have });
     }
+    files.iter().try_for_each(|file| job.file(file, meter))
 }
 
 /// Whether the hub's conversion may stand in: it is one of the newest state only.

@@ -199,7 +199,9 @@ fn check_revision(
     form: &'static str,
 ) -> Result<String, ReferenceError> {
     let plain = |c: char| c.is_ascii_graphic() && !"~^:?*[\\@%#".contains(c);
-    let sound = |part: &str| !part.is_empty() && !part.starts_with('.') && !part.ends_with(".lock");
+    let sound = |part: &str| {
+        !part.is_empty() && !part.starts_with('.') && part.strip_suffix(".lock").is_none()
+    };
     if revision.chars().all(plain)
         && revision.split('/').all(sound)
         && !revision.contains("..")

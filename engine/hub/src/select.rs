@@ -112,11 +112,11 @@ fn whole(mut places: Vec<&Place>) -> Option<Split> {
     let last = *places.last()?;
     let next = match (last.shard, last.of) {
         (_, Some(of)) if !counts_up || of != places.len() as u64 => return None,
-        (_, Some(_)) => None,
         (Some(_), None) if counts_up => Some(successor(&last.path)),
         (Some(_), None) => return None,
         (None, None) if places.len() > 1 => return None,
-        (None, None) => None,
+        // All numbers are there, or there is one file without any.
+        (_, Some(_)) | (None, None) => None,
     };
     Some(Split { files: places.into_iter().map(|place| place.path.clone()).collect(), next })
 }

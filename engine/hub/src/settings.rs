@@ -48,7 +48,7 @@ pub struct Retry {
 
 impl Default for Retry {
     fn default() -> Self {
-        Self { attempts: 6, first: Duration::from_millis(500), longest: Duration::from_secs(60) }
+        Self { attempts: 6, first: Duration::from_millis(500), longest: Duration::from_mins(1) }
     }
 }
 

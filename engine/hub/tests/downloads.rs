@@ -71,7 +71,7 @@ fn what_a_server_can_do_and_still_be_read() {
             }
         }
         for seen in bench.server.seen().iter().filter(|seen| seen.line == FILE) {
-            let header = |name: &str| seen.headers.get(name).map(String::as_str).unwrap_or("-");
+            let header = |name: &str| seen.headers.get(name).map_or("-", String::as_str);
             writeln!(all, "  range {} if-range {:.8}", header("range"), header("if-range"))
                 .expect("a string takes everything");
         }
@@ -247,7 +247,7 @@ fn stopping_takes_no_time_and_keeps_what_is_there() {
 #[test]
 fn a_silent_server_does_not_hold_up_a_stop() {
     let mut bench = Bench::with_model();
-    bench.settings.silence = Duration::from_secs(60);
+    bench.settings.silence = Duration::from_mins(1);
     bench.server.play(FILE, Trick::Hang);
     let started = Instant::now();
     std::thread::scope(|scope| {

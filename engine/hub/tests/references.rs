@@ -80,6 +80,9 @@ fn data_sets() {
     }
 }
 
+/// Paths and bytes.
+type Files<'a> = Vec<(&'a str, &'a [u8])>;
+
 #[test]
 fn models_in_shards_and_models_that_lack_something() {
     let index = |name: &str| {
@@ -93,7 +96,7 @@ fn models_in_shards_and_models_that_lack_something() {
         ("model-00001-of-00002.safetensors", b"one"),
         ("model-00002-of-00002.safetensors", b"two"),
     ];
-    let cases: [(&str, Vec<(&str, &[u8])>); 7] = [
+    let cases: [(&str, Files); 7] = [
         ("shards", vec![("model.safetensors.index.json", sound.as_bytes()), shards[0], shards[1]]),
         ("a missing shard", vec![("model.safetensors.index.json", sound.as_bytes()), shards[0]]),
         ("a shard elsewhere", vec![("model.safetensors.index.json", odd.as_bytes()), shards[0]]),

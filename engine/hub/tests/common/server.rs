@@ -47,12 +47,15 @@ pub(crate) struct Seen {
     pub(crate) headers: BTreeMap<String, String>,
 }
 
+/// Path, bytes, whether it is a large file.
+type Files = BTreeMap<String, (Vec<u8>, bool)>;
+
 #[derive(Default)]
 struct State {
     /// By "models/owner/name" and revision.
     refs: BTreeMap<(String, String), String>,
-    /// By repository and commit: path, bytes, whether it is a large file.
-    commits: BTreeMap<(String, String), BTreeMap<String, (Vec<u8>, bool)>>,
+    /// By repository and commit.
+    commits: BTreeMap<(String, String), Files>,
     /// Matched against the request line; `true`: plays for ever.
     tricks: Vec<(String, Trick, bool)>,
     seen: Vec<Seen>,
@@ -156,7 +159,7 @@ impl Server {
                 let _ = stream.read(&mut [0; 1]);
             }
             Some(Trick::Status(status, headers)) => {
-                drop(respond(&mut stream, status, &headers, b"{}"))
+                drop(respond(&mut stream, status, &headers, b"{}"));
             }
             Some(Trick::Body(body)) => drop(respond(&mut stream, 200, &[], body.as_bytes())),
             trick => self.answer(&mut stream, &request, trick),
@@ -270,7 +273,7 @@ impl Server {
         drop(state);
         let mut tag = format!("\"{}\"", if large { sha256(&bytes) } else { git(&bytes) });
         if let Some(Trick::Tag(other)) = trick {
-            tag = other.to_owned();
+            other.clone_into(&mut tag);
         }
         let mut headers = vec![("X-Repo-Commit", commit.to_owned()), ("ETag", tag.clone())];
         if let Some(cdn) = cdn.filter(|_| large) {
@@ -388,7 +391,7 @@ fn decode(part: &str) -> String {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
 
 pub(crate) fn sha256(bytes: &[u8]) -> String {
