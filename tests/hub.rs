@@ -127,6 +127,12 @@ impl Bench {
             String::from_utf8_lossy(&output.stderr)
         );
         assert!(!text.contains(TOKEN), "{text}");
+        // How long a download took.
+        let line = |line: &str| match line.split_once(" in ") {
+            Some((fetched, _)) if fetched.contains("fetched") => format!("{fetched}\n"),
+            _ => format!("{line}\n"),
+        };
+        let text: String = text.lines().map(line).collect();
         let text = text.replace(&self.server.address, "http://hub.test");
         text.replace(self.project.path().to_str().expect("text"), "[DIR]")
     }
