@@ -93,6 +93,10 @@ fn differ(path: &str, before: &Value, after: &Value, changes: &mut Vec<String>) 
         changes.push(format!("`{}` moved: commit {old} -> {new}", before.0));
         return;
     }
+    if let (Some(old), Some(new)) = (place(before), place(after)) {
+        changes.push(format!("{path} {old} -> {new}"));
+        return;
+    }
     let (Value::Object(old), Value::Object(new)) = (before, after) else {
         changes.push(format!("{path} {} -> {}", text(Some(before)), text(Some(after))));
         return;
@@ -113,6 +117,14 @@ fn differ(path: &str, before: &Value, after: &Value, changes: &mut Vec<String>) 
 /// The reference and the commit of something on a hub.
 fn commit(value: &Value) -> Option<(&str, &str)> {
     Some((value.get("reference")?.as_str()?, value.get("commit")?.as_str()?))
+}
+
+/// What stands for a path in a key.
+fn place(value: &Value) -> Option<String> {
+    match value.get("reference") {
+        Some(reference) => Some(text(Some(reference))),
+        None => value.get("content").map(|_| "a file".to_owned()),
+    }
 }
 
 /// Enough of a commit to tell it from others.
