@@ -13,8 +13,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use common::Project;
-use paraloom_exec::{Cancel, Job, Lookup, PortResult, RunError, RunOptions, Workspace, run};
+use paraloom_exec::{
+    Cancel, Job, Lookup, PortResult, Remotes, RunError, RunOptions, Workspace, run,
+};
 use paraloom_host::{Host, Origin, shipped_libraries};
+use paraloom_hub::Settings;
 use paraloom_pipeline::Graph;
 use paraloom_store::{Operation, Store, Watch};
 
@@ -50,8 +53,12 @@ impl Setup {
         let nouns = ["sales", "costs", "profit", "demand", "output", "margin"];
         let rows = nouns.map(|noun| format!("{noun} rose by 3 percent\n"));
         project.write("corpus.csv", &format!("text\n{}", rows.concat()));
-        let mut workspace =
-            Workspace { host, dir: project.path().to_owned(), text: PIPELINE.to_owned() };
+        let mut workspace = Workspace {
+            host,
+            dir: project.path().to_owned(),
+            text: PIPELINE.to_owned(),
+            remotes: Remotes::new(Settings::new(project.file("hub")), None),
+        };
         let (graph, problems) = workspace.check(&[], &|_| None);
         let graph = graph.unwrap_or_else(|| panic!("{problems:?}"));
         Self { host: std::mem::take(&mut workspace.host), project, graph }

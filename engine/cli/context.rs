@@ -2,14 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
-use paraloom_exec::Workspace;
+use paraloom_exec::{Cancel, Observer, Remotes, RunError, Variables, Workspace};
 use paraloom_host::{Host, Origin, shipped_libraries};
 use paraloom_pipeline::{Diagnostic, Graph, Severity};
 use paraloom_store::Store;
 
 use crate::args::PipelineArgs;
+use crate::commands::find_node;
 use crate::error::{CliError, Result, USAGE};
-use crate::render;
+use crate::{hub, render};
 
 /// Loads the shipped stages and those of `more`.
 pub(crate) fn load_host(more: &[PathBuf]) -> Result<Host> {
@@ -60,8 +61,21 @@ pub(crate) struct Checked {
     pub(crate) diagnostics: Vec<Diagnostic>,
 }
 
-/// Reads and checks a pipeline.
-pub(crate) fn check(path: &Path, set: &[(String, String)], stages: &[PathBuf]) -> Result<Checked> {
+/// Reads and checks a pipeline. Never uses the network: what is on a hub is looked for in the
+/// cache only.
+pub(crate) fn check(args: &PipelineArgs, stages: &[PathBuf]) -> Result<Checked> {
+    let workspace = read(args, stages)?;
+    let (graph, diagnostics) = workspace.check(&args.set, &variable);
+    Ok(Checked { workspace, graph, diagnostics })
+}
+
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+/// Reads a pipeline and loads the stages.
+fn read(args: &PipelineArgs, stages: &[PathBuf]) -> Result<Workspace> {
+    let path = &args.pipeline;
     let bytes = std::fs::read(path).map_err(|error| {
         CliError::usage(format!("cannot read the pipeline {}: {error}", path.display()))
     })?;
@@ -70,9 +84,10 @@ pub(crate) fn check(path: &Path, set: &[(String, String)], stages: &[PathBuf]) -
         Some(dir) if !dir.as_os_str().is_empty() => dir.to_owned(),
         _ => PathBuf::from("."),
     };
-    let workspace = Workspace { host: load_host(stages)?, dir, text };
-    let (graph, diagnostics) = workspace.check(set, &|name| std::env::var(name).ok());
-    Ok(Checked { workspace, graph, diagnostics })
+    // A store that cannot be opened is an error of the commands that need it.
+    let store = Store::open(&store_path(args.store.as_deref(), path)).ok().flatten();
+    let remotes = Remotes::new(hub::settings(), store.as_ref());
+    Ok(Workspace { host: load_host(stages)?, dir, text, remotes })
 }
 
 /// UTF-8 without its byte order mark; an error names line and column.
@@ -92,7 +107,38 @@ fn decode(bytes: &[u8], path: &Path) -> Result<String> {
 impl Project {
     /// Reads and checks a pipeline; prints what is wrong with it.
     pub(crate) fn open(args: &PipelineArgs, stages: &[PathBuf]) -> Result<Self> {
-        let checked = check(&args.pipeline, &args.set, stages)?;
+        Self::sound(args, check(args, stages)?)
+    }
+
+    /// The same to run it: what is left to do and needs a hub is fetched first. With the
+    /// store, which is made if there is none. `None`: somebody asked to stop.
+    pub(crate) fn open_fetched(
+        args: &PipelineArgs,
+        stages: &[PathBuf],
+        until: Option<&str>,
+        cancel: &Cancel,
+        observer: Observer,
+    ) -> Result<Option<(Self, Store)>> {
+        let mut checked = check(args, stages)?;
+        // A command that is wrong makes no store.
+        if let (Some(graph), Some(name)) = (&checked.graph, until) {
+            find_node(graph, name)?;
+        }
+        let create = || Store::create(&store_path(args.store.as_deref(), &args.pipeline));
+        if !checked.workspace.uses_hub() {
+            let project = Self::sound(args, checked)?;
+            return Ok(Some((project, create()?)));
+        }
+        let store = create()?;
+        let variables = Variables { set: &args.set, env: &variable };
+        match checked.workspace.check_fetched(variables, until, &store, cancel, observer) {
+            Err(RunError::Stopped) => return Ok(None),
+            result => (checked.graph, checked.diagnostics) = result?,
+        }
+        Ok(Some((Self::sound(args, checked)?, store)))
+    }
+
+    fn sound(args: &PipelineArgs, checked: Checked) -> Result<Self> {
         let diagnostics = &checked.diagnostics;
         render::diagnostics(&args.pipeline, &checked.workspace.text, diagnostics);
         let Some(graph) = checked.graph else {
@@ -109,11 +155,6 @@ impl Project {
     /// The store if there is one already.
     pub(crate) fn store(&self) -> Result<Option<Store>> {
         Ok(Store::open(&self.store)?)
-    }
-
-    /// The store, made if there is none.
-    pub(crate) fn create_store(&self) -> Result<Store> {
-        Ok(Store::create(&self.store)?)
     }
 
     /// The store, which must be there.

@@ -93,10 +93,15 @@ impl From<RunError> for CliError {
                 }
                 Self { hint: failure.hint.clone(), ..Self::new(code, message) }
             }
-            RunError::NotFetched { .. } => Self::new(NODE_FAILED, error.to_string()).hint(
-                "this version does not download; get a copy by other means and name its directory instead",
-            ),
-            error => Self::new(NODE_FAILED, error.to_string()),
+            RunError::Hub { ref source, .. } => {
+                let code = match source {
+                    source if source.is_full() => OUT_OF_SPACE,
+                    source if source.is_wrong_name() => USAGE,
+                    _ => NODE_FAILED,
+                };
+                Self { hint: error.hint(), ..Self::new(code, error.to_string()) }
+            }
+            error => Self { hint: error.hint(), ..Self::new(NODE_FAILED, error.to_string()) },
         }
     }
 }

@@ -21,10 +21,25 @@ pub(crate) fn paraloom() -> Command {
         if !cfg!(debug_assertions) {
             build.arg("--release");
         }
+        // What cargo tells a test of its package would be news to the build scripts of
+        // dependencies, and have them compiled anew.
+        for (name, _) in std::env::vars_os() {
+            let name = name.to_string_lossy();
+            if name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") {
+                build.env_remove(name.as_ref());
+            }
+        }
         assert!(build.status().expect("cargo runs").success(), "the stage libraries build");
     });
     let mut command = Command::new(env!("CARGO_BIN_EXE_paraloom"));
     command.env("NO_COLOR", "1").env_remove("PARALOOM_STAGES");
+    // Nothing of this user's own hub: no cache, no token, no network.
+    for name in
+        ["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_TOKEN_PATH", "HF_HUB_CACHE", "HF_ENDPOINT"]
+    {
+        command.env_remove(name);
+    }
+    command.env("HF_HOME", "/nonexistent").env("HF_HUB_OFFLINE", "1");
     command
 }
 

@@ -64,10 +64,16 @@ fn report(problems: std::io::Result<Vec<String>>) -> ExitCode {
 
 /// The binary itself knows the schema.
 fn schemas(root: &Path) -> std::io::Result<Vec<String>> {
-    let output = std::process::Command::new(env!("CARGO"))
-        .args(["run", "--release", "--quiet", "--", "schema"])
-        .current_dir(root)
-        .output()?;
+    let mut run = std::process::Command::new(env!("CARGO"));
+    run.args(["run", "--release", "--quiet", "--", "schema"]).current_dir(root);
+    // Else the build scripts of dependencies see another package, and are run anew.
+    for (name, _) in std::env::vars_os() {
+        let name = name.to_string_lossy();
+        if name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") {
+            run.env_remove(name.as_ref());
+        }
+    }
+    let output = run.output()?;
     if !output.status.success() {
         return Ok(vec![String::from_utf8_lossy(&output.stderr).into_owned()]);
     }

@@ -14,7 +14,7 @@ const UNSAFE: [&str; 6] = [
 ];
 
 /// A word that must not stand in the code of a folder, and why.
-const RULES: [(&str, &[&str], &str); 4] = [
+const RULES: [(&str, &[&str], &str); 6] = [
     (
         "engine/pipeline/src/",
         &["std::fs", "std::env", "std::net", "std::process", "std::io"],
@@ -24,6 +24,16 @@ const RULES: [(&str, &[&str], &str); 4] = [
         "engine/store/src/",
         &["paraloom_host", "paraloom_pipeline", "paraloom_abi"],
         "`store` knows no stage",
+    ),
+    (
+        "engine/hub/",
+        &["paraloom_host", "paraloom_pipeline", "paraloom_store", "paraloom_exec"],
+        "`hub` knows neither stages nor pipelines",
+    ),
+    (
+        "engine/hub/",
+        &["println!", "std::env::", "process::exit"],
+        "only `cli` prints, exits or reads the environment",
     ),
     (
         "engine/",

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use paraloom_pipeline::{Diagnostic, Severity};
+use paraloom_pipeline::{Diagnostic, Place, Severity};
 use serde_json::json;
 
 use super::print;
@@ -14,7 +14,7 @@ use crate::render;
 
 pub(crate) fn run(args: &CheckArgs, stages: &[PathBuf]) -> Result<ExitCode> {
     let path = &args.pipeline.pipeline;
-    let checked = check(path, &args.pipeline.set, stages)?;
+    let checked = check(&args.pipeline, stages)?;
     let Checked { workspace, graph, diagnostics } = &checked;
     if args.json {
         let list: Vec<_> =
@@ -34,9 +34,11 @@ pub(crate) fn run(args: &CheckArgs, stages: &[PathBuf]) -> Result<ExitCode> {
         render::note(&format!("{} is sound: {} nodes", path.display(), graph.order().len()));
         for index in graph.order() {
             let node = graph.node(*index);
-            for used in node.paths.iter().filter(|used| used.path.is_none()) {
+            let is_missing =
+                |place: &Place| matches!(place, Place::Hub(hub) if hub.paths.is_none());
+            for used in node.paths.iter().filter(|used| is_missing(&used.place)) {
                 render::note(&format!(
-                    "note: `{}` needs {}, which is not on this machine yet",
+                    "note: `{}` needs {}, which is not on this machine yet; `run` fetches it",
                     node.name, used.text
                 ));
             }

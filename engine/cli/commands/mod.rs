@@ -12,6 +12,8 @@ mod store;
 mod trace;
 mod try_node;
 
+pub(crate) use run::find_node;
+
 use std::process::ExitCode;
 
 use crate::args::{Args, Command};

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use paraloom_exec::{Cancel, Job, NodePlan, State};
-use paraloom_pipeline::{Node, PortKind};
+use paraloom_pipeline::{Node, Place, PortKind};
 use paraloom_store::Store;
 
 use super::print;
@@ -41,7 +41,7 @@ fn read_sources(project: &Project, store: &Store) {
     let (graph, host) = (&project.graph, &project.workspace.host);
     let is_source = |node: &Node| {
         let tables = node.stage.outputs.iter().all(|port| port.kind == PortKind::Table);
-        tables && node.paths.iter().all(|used| used.path.is_some())
+        tables && node.paths.iter().all(|used| matches!(used.place, Place::Local(_)))
     };
     let sources = graph.order().iter().copied();
     let sources = sources.filter(|index| graph.inputs(*index).is_empty());

@@ -16,16 +16,8 @@ use crate::render::{self, Progress, duration};
 use crate::signals::Signals;
 
 pub(crate) fn run(args: &RunArgs, stages: &[PathBuf]) -> Result<ExitCode> {
-    let project_ = Project::open(&args.pipeline, stages)?;
-    let graph = &project_.graph;
-    let nodes = match &args.until {
-        Some(name) => graph.ancestors(find_node(graph, name)?),
-        None => graph.order().to_vec(),
-    };
-    let store = project_.create_store()?;
     let cancel = Cancel::default();
     let signals = Signals::listen(&cancel.flag());
-    let options = options(args.threads, args.jobs);
     let progress = Progress::new();
     let observer = |event: &Event| {
         if args.json {
@@ -35,14 +27,20 @@ pub(crate) fn run(args: &RunArgs, stages: &[PathBuf]) -> Result<ExitCode> {
             progress.show(event);
         }
     };
+    let until = args.until.as_deref();
+    let opened = Project::open_fetched(&args.pipeline, stages, until, &cancel, &observer);
+    let Some((project_, store)) = opened? else { return Ok(stopped(&signals)) };
+    let graph = &project_.graph;
+    let nodes = match until {
+        Some(name) => graph.ancestors(find_node(graph, name)?),
+        None => graph.order().to_vec(),
+    };
+    let options = options(args.threads, args.jobs);
     let host = &project_.workspace.host;
     let job = Job { graph, nodes: &nodes, host, store: &store, text: &project_.workspace.text };
     let outcome = paraloom_exec::run(&job, &options, &cancel, &observer);
     let summary = match outcome {
-        Err(RunError::Stopped) => {
-            render::note("stopped; `paraloom run` goes on from here");
-            return Ok(ExitCode::from(signals.exit_code()));
-        }
+        Err(RunError::Stopped) => return Ok(stopped(&signals)),
         result => result?,
     };
     if args.json {
@@ -60,6 +58,11 @@ pub(crate) fn run(args: &RunArgs, stages: &[PathBuf]) -> Result<ExitCode> {
     report(graph, &nodes, &lookup)?;
     render::note(&format!("done in {}", duration(summary.ms)));
     Ok(ExitCode::SUCCESS)
+}
+
+fn stopped(signals: &Signals) -> ExitCode {
+    render::note("stopped; `paraloom run` goes on from here");
+    ExitCode::from(signals.exit_code())
 }
 
 pub(crate) fn find_node(graph: &Graph, name: &str) -> Result<NodeIndex> {

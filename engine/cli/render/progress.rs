@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use paraloom_exec::Event;
 
-use super::{CYAN, DIM, GREEN, RED, duration, note, printable};
+use super::{CYAN, DIM, GREEN, RED, bytes, duration, note, printable};
 
 /// Without a terminal, a node that works says so this often.
 const PLAIN_INTERVAL: Duration = Duration::from_secs(10);
@@ -32,6 +32,8 @@ struct Node {
     /// Rows of the parts that are done; a stage's own count is within a part.
     rows: u64,
     loss: Option<f64>,
+    /// Bytes of a download that were here when it began.
+    first: Option<u64>,
 }
 
 impl Progress {
@@ -57,6 +59,19 @@ impl State {
 
     fn show(&mut self, event: &Event) {
         match event {
+            Event::FetchStarted { reference, .. } => self.start(reference, "hub"),
+            Event::Fetch { reference, done, total } => self.fetch(reference, *done, *total),
+            Event::FetchFinished { reference, ms } => {
+                self.remove(reference);
+                let took = duration(*ms);
+                self.line(&format!("{GREEN}    fetched{GREEN:#} {reference} in {took}"));
+            }
+            Event::HubNotice { reference, message } => {
+                self.line(&format!(
+                    "{CYAN}        hub{CYAN:#} {reference}: {}",
+                    printable(message)
+                ));
+            }
             Event::NodeStarted { node, stage, .. } => self.start(node, stage),
             Event::NodeCached { node, .. } => {
                 self.line(&format!("{DIM}     cached {node}{DIM:#}"));
@@ -106,7 +121,7 @@ impl State {
         bar.set_prefix(format!("{node} ({stage})"));
         bar.enable_steady_tick(Duration::from_millis(120));
         let now = Instant::now();
-        let state = Node { bar, started: now, told: now, rows: 0, loss: None };
+        let state = Node { bar, started: now, told: now, rows: 0, loss: None, first: None };
         self.nodes.insert(node.to_owned(), state);
     }
 
@@ -125,6 +140,20 @@ impl State {
         }
         node.bar.set_message(text.clone());
         self.plain(name, |_| text);
+    }
+
+    fn fetch(&mut self, reference: &str, done: u64, total: u64) {
+        let Some(node) = self.nodes.get_mut(reference) else { return };
+        // What was here before the download has no part in its rate.
+        let from = *node.first.get_or_insert(done);
+        let rate = (done - from.min(done)) as f64 / node.started.elapsed().as_secs_f64().max(0.001);
+        let mut text = format!("{} of {}", bytes(done), bytes(total));
+        if rate > 0.0 {
+            let left = duration((total.saturating_sub(done) as f64 / rate * 1000.0) as u64);
+            text.push_str(&format!(", {}/s, {left} left", bytes(rate as u64)));
+        }
+        node.bar.set_message(text.clone());
+        self.plain(reference, |_| text);
     }
 
     /// A plain line now and then, where there is no terminal.

@@ -1,6 +1,7 @@
 //! Why a run did not finish.
 
 use paraloom_host::{HostError, StageFailure};
+use paraloom_hub::{HubError, Reference};
 use paraloom_store::StoreError;
 
 /// The result of planning and running.
@@ -36,6 +37,14 @@ pub enum RunError {
         /// What the pipeline names.
         text: String,
     },
+    /// Something could not be fetched from a hub.
+    #[error("cannot fetch `{reference}`: {source}")]
+    Hub {
+        /// What the pipeline names.
+        reference: String,
+        /// Why not.
+        source: HubError,
+    },
     /// Somebody asked the run to stop. What was committed stays.
     #[error("stopped")]
     Stopped,
@@ -50,6 +59,23 @@ pub enum RunError {
 }
 
 impl RunError {
+    /// The way out, if there is one to tell.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Stage { failure, .. } => failure.hint.clone(),
+            Self::Hub { source, .. } => crate::remotes::near(source).or_else(|| source.hint()),
+            Self::NotFetched { .. } => Some("run again: it is fetched then".to_owned()),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn from_hub(reference: &Reference, source: HubError) -> Self {
+        match source {
+            HubError::Stopped => Self::Stopped,
+            source => Self::Hub { reference: reference.to_string(), source },
+        }
+    }
+
     pub(crate) fn from_host(node: &str, error: HostError) -> Self {
         match error {
             HostError::Stage(failure) if failure.is_cancelled() => Self::Stopped,

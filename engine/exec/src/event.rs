@@ -10,6 +10,14 @@ pub type Observer<'a> = &'a (dyn Fn(&Event) + Sync);
 #[serde(tag = "event", rename_all = "snake_case")]
 #[expect(missing_docs, reason = "the fields are named by what they hold")]
 pub enum Event {
+    /// A download from a hub began. Downloads come before the run itself.
+    FetchStarted { reference: String, commit: String },
+    /// So many of the bytes that a reference needs are here.
+    Fetch { reference: String, done: u64, total: u64 },
+    /// Everything that a reference needs is here.
+    FetchFinished { reference: String, ms: u64 },
+    /// Something about a hub that its user should know.
+    HubNotice { reference: String, message: String },
     /// The run began.
     RunStarted { run: String, pipeline: String, nodes: usize },
     /// A node's result was there already.

@@ -1,14 +1,14 @@
 //! What decides a result, and so what is in its key.
 //!
 //! In: stage name and version (and the digest of a library that is not shipped), the
-//! configuration with its defaults, the content of the files that it names, the content
-//! of the inputs, the seed where the stage is random, the stage's fingerprint, and for
+//! configuration with its defaults, the content of the files that it names, the commit of
+//! what it takes from a hub, the content of the inputs, the seed where the stage is random, the stage's fingerprint, and for
 //! whole stages the number of rows of a part. Not in: paths, times, node names, comments,
 //! formatting, parallelism. A map stage's key leaves out the mapped rows: they are the
 //! key of each part.
 
 use paraloom_host::Host;
-use paraloom_pipeline::{Edge, Node, PortKind, Shape};
+use paraloom_pipeline::{Edge, Node, Place, PortKind, Shape};
 use paraloom_store::{Digest, DigestCache, Preimage};
 use serde_json::{Value, json};
 
@@ -54,14 +54,15 @@ pub(crate) fn preimage(
     Ok(preimage.with("inputs", edges.collect::<Value>()))
 }
 
-/// The configuration with the content of files in place of their paths.
+/// The configuration with the content of files in place of their paths. What is on a hub is
+/// named by its commit, so that a key is known without the files.
 fn config(node: &Node, digests: &mut DigestCache) -> Result<Value> {
     let mut config = node.config.clone();
     for used in &node.paths {
         let Some(place) = config.pointer_mut(&used.pointer) else { continue };
-        *place = match &used.path {
-            Some(path) => json!({"content": digests.digest(path)?}),
-            None => json!({"reference": used.text}),
+        *place = match &used.place {
+            Place::Local(path) => json!({"content": digests.digest(path)?}),
+            Place::Hub(hub) => json!({"reference": hub.reference, "commit": hub.commit}),
         };
     }
     Ok(config)
@@ -77,7 +78,8 @@ pub(crate) fn stage_seed(node: &Node) -> u64 {
 
 /// An error if the configuration names something that is not on this machine.
 pub(crate) fn check_fetched(node: &Node) -> Result<()> {
-    match node.paths.iter().find(|used| used.path.is_none()) {
+    let missing = |place: &Place| matches!(place, Place::Hub(hub) if hub.paths.is_none());
+    match node.paths.iter().find(|used| missing(&used.place)) {
         None => Ok(()),
         Some(used) => {
             Err(RunError::NotFetched { node: node.name.clone(), text: used.text.clone() })

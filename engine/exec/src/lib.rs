@@ -2,17 +2,21 @@
 //!
 //! [`Workspace`] brings together a pipeline file, the stages and a store. [`plan()`] says
 //! what a run would do and why; [`run()`] does it. Both look at the store in the same way,
-//! so there is no separate way to resume: a run does what the plan says is left.
+//! so there is no separate way to resume: a run does what the plan says is left. What a
+//! pipeline takes from a hub is brought here first ([`Workspace::check_fetched`]).
 
 mod board;
 mod error;
 mod event;
+mod fetch;
 mod keys;
 mod lookup;
 mod map;
+mod memory;
 mod node;
 mod plan;
 mod reason;
+mod remotes;
 mod reuse;
 mod run;
 mod services;
@@ -21,8 +25,10 @@ mod workspace;
 
 pub use error::{Result, RunError};
 pub use event::{Event, Observer};
+pub use fetch::Variables;
 pub use lookup::{Found, Lookup, NodeResult, PortResult, TableRef};
 pub use plan::{NodePlan, Plan, State, plan};
+pub use remotes::Remotes;
 pub use run::{Cancel, Job, RunOptions, Summary, run};
 pub use try_row::try_row;
 pub use workspace::Workspace;

@@ -98,6 +98,17 @@ fn differ(path: &str, before: &Value, after: &Value, changes: &mut Vec<String>) 
         changes.push(format!("the content of `{path}` changed"));
         return;
     }
+    if let (Some(before), Some(after)) = (commit(before), commit(after))
+        && before.0 == after.0
+    {
+        let (old, new) = (short(before.1), short(after.1));
+        changes.push(format!("`{}` moved: commit {old} -> {new}", before.0));
+        return;
+    }
+    if let (Some(old), Some(new)) = (place(before), place(after)) {
+        changes.push(format!("{path} {old} -> {new}"));
+        return;
+    }
     let (Value::Object(old), Value::Object(new)) = (before, after) else {
         changes.push(format!("{path} {} -> {}", text(Some(before)), text(Some(after))));
         return;
@@ -113,6 +124,24 @@ fn differ(path: &str, before: &Value, after: &Value, changes: &mut Vec<String>) 
             differ(&path, before.unwrap_or(&null), after.unwrap_or(&null), changes);
         }
     }
+}
+
+/// The reference and the commit of something on a hub.
+fn commit(value: &Value) -> Option<(&str, &str)> {
+    Some((value.get("reference")?.as_str()?, value.get("commit")?.as_str()?))
+}
+
+/// What stands for a path in a key.
+fn place(value: &Value) -> Option<String> {
+    match value.get("reference") {
+        Some(reference) => Some(text(Some(reference))),
+        None => value.get("content").map(|_| "a file".to_owned()),
+    }
+}
+
+/// Enough of a commit to tell it from others.
+fn short(commit: &str) -> String {
+    commit.get(..8).map_or_else(|| commit.to_owned(), |start| format!("{start}…"))
 }
 
 fn inputs(before: &Value, after: &Value) -> Vec<String> {
@@ -138,5 +167,30 @@ fn text(value: Option<&Value>) -> String {
         None | Some(Value::Null) => "none".to_owned(),
         Some(Value::String(text)) => format!("`{text}`"),
         Some(value) => value.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use paraloom_store::Preimage;
+    use serde_json::{Value, json};
+
+    use super::changes;
+
+    #[test]
+    fn what_changed_is_named() {
+        let hub = |commit: &str| json!({"from": {"reference": "hf://o/n", "commit": commit}});
+        let (old, new) = ("a".repeat(40), "b".repeat(40));
+        let cases: [(Value, Value); 5] = [
+            (hub(&old), hub(&new)),
+            (hub(&old), json!({"from": {"reference": "hf://o/m", "commit": new}})),
+            (hub(&old), json!({"from": {"content": "c"}})),
+            (json!({"from": {"content": "c"}}), json!({"from": {"content": "d"}})),
+            (json!({"sample": {"top_p": 0.9}}), json!({"sample": {"top_p": 0.8, "top_k": 3}})),
+        ];
+        let config = |config: &Value| Preimage::default().with("config", config.clone());
+        let all: Vec<_> =
+            cases.iter().map(|(old, new)| changes(&config(old), &config(new)).join(", ")).collect();
+        insta::assert_snapshot!(all.join("\n"));
     }
 }

@@ -4,9 +4,11 @@ use std::path::{Path, PathBuf};
 
 use paraloom_host::{Host, HostError};
 use paraloom_pipeline::{
-    Catalog, Diagnostic, Graph, PlanFailure, PlanInput, PlanOutput, Settings, StageInfo, check,
-    nearest, resolve,
+    Catalog, Diagnostic, Graph, Place, PlanFailure, PlanInput, PlanOutput, Settings, StageInfo,
+    check, nearest, resolve,
 };
+
+use crate::remotes::Remotes;
 
 /// A pipeline's text and directory, and the stages that it may use.
 #[derive(Debug)]
@@ -17,6 +19,8 @@ pub struct Workspace {
     pub dir: PathBuf,
     /// The text of the pipeline.
     pub text: String,
+    /// What the pipeline takes from hubs.
+    pub remotes: Remotes,
 }
 
 impl Workspace {
@@ -58,6 +62,10 @@ impl Catalog for Workspace {
         config: &serde_json::Value,
         inputs: &[PlanInput],
     ) -> Result<PlanOutput, PlanFailure> {
+        // What a finished node put out is known, also when its files are gone from the cache.
+        if let Some(planned) = self.remotes.remembered_plan(stage, config) {
+            return Ok(planned);
+        }
         match self.host.plan(stage, node, config, inputs) {
             Ok(planned) => Ok(PlanOutput {
                 outputs: planned.outputs().to_vec(),
@@ -73,12 +81,12 @@ impl Catalog for Workspace {
         }
     }
 
-    fn resolve_path(&self, text: &str) -> Result<Option<PathBuf>, PlanFailure> {
-        if text.starts_with("hf://") {
-            return Ok(None);
+    fn resolve_path(&self, text: &str) -> Result<Place, PlanFailure> {
+        if let Some(place) = self.remotes.place(text)? {
+            return Ok(Place::Hub(place));
         }
         let path = self.dir.join(text);
-        path.canonicalize().map(Some).map_err(|error| PlanFailure {
+        path.canonicalize().map(Place::Local).map_err(|error| PlanFailure {
             message: format!("cannot find {}: {error}", path.display()),
             hint: near_file(&path).map(|near| format!("did you mean `{near}`?")),
             ..PlanFailure::default()

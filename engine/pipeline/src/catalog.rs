@@ -109,6 +109,27 @@ pub struct PlanFailure {
     pub hint: Option<String>,
 }
 
+/// What a path in a pipeline means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// A file or directory on this machine: its absolute path.
+    Local(PathBuf),
+    /// Something that a hub has.
+    Hub(HubPlace),
+}
+
+/// Something that a hub has, and this machine perhaps too.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HubPlace {
+    /// The reference without its revision: what stays the same when a branch moves.
+    pub reference: String,
+    /// The commit that the revision was when the hub was last asked, if it ever was.
+    pub commit: Option<String>,
+    /// Where it is on this machine: the directory of a model, the files of a data set in
+    /// order. `None` if it has to be fetched first.
+    pub paths: Option<Vec<PathBuf>>,
+}
+
 /// The stages that there are, and the questions that only the world can answer.
 pub trait Catalog {
     /// The stage called `name`.
@@ -126,8 +147,7 @@ pub trait Catalog {
         inputs: &[PlanInput],
     ) -> Result<PlanOutput, PlanFailure>;
 
-    /// The absolute path that `text` in the pipeline file means. `Ok(None)`: not on this
-    /// machine yet (a hub reference that is fetched when it is needed). An error says
-    /// what was looked for, and the way out.
-    fn resolve_path(&self, text: &str) -> Result<Option<PathBuf>, PlanFailure>;
+    /// What `text` in the pipeline file means. An error says what was looked for, and the
+    /// way out.
+    fn resolve_path(&self, text: &str) -> Result<Place, PlanFailure>;
 }

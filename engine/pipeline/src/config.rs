@@ -4,17 +4,18 @@
 //! unknown members, arrays, maps, alternatives, defaults. A general JSON Schema library
 //! would know more keywords but no places in the text.
 
-use std::path::PathBuf;
-
 use serde_json::{Map, Value as Json, json};
 
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, Place};
 use crate::diagnostic::{Diagnostic, Span};
 use crate::names::suggestion;
 use crate::yaml::{Tree, Value};
 
-/// Marks a string property that names a file or directory.
+/// Marks a string property that names a file or directory. Its value is `true`, or `"many"`
+/// for a stage that takes a list of paths in its place: a data set of a hub can have several
+/// files.
 pub const PATH_KEYWORD: &str = "x-paraloom-path";
+const MANY: &str = "many";
 
 /// A file or directory that a configuration names.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,8 +24,8 @@ pub struct PathUse {
     pub pointer: String,
     /// What the pipeline says.
     pub text: String,
-    /// What that means; `None` if it has to be fetched first.
-    pub path: Option<PathBuf>,
+    /// What that means.
+    pub place: Place,
 }
 
 /// Checks `tree` and fills in defaults and absolute paths.
@@ -165,19 +166,23 @@ impl Checker<'_> {
             ("minLength", "maxLength"),
             " characters",
         );
-        if schema.get(PATH_KEYWORD) != Some(&Json::Bool(true)) {
-            return tree.to_json();
-        }
+        let takes_many = match schema.get(PATH_KEYWORD) {
+            Some(Json::Bool(true)) => false,
+            Some(Json::String(value)) if value == MANY => true,
+            _ => return tree.to_json(),
+        };
         match self.catalog.resolve_path(text) {
-            Ok(path) => {
-                let resolved =
-                    path.as_ref().map_or_else(|| json!(text), |path| json!(path.to_string_lossy()));
+            Ok(place) => {
+                let resolved = resolved(text, &place, takes_many);
                 self.paths.push(PathUse {
                     pointer: pointer.to_owned(),
                     text: text.to_owned(),
-                    path,
+                    place,
                 });
-                resolved
+                resolved.unwrap_or_else(|message| {
+                    self.error(message, tree.span);
+                    Json::Null
+                })
             }
             Err(failure) => {
                 let error = Diagnostic::error(failure.message, tree.span);
@@ -227,6 +232,23 @@ impl Checker<'_> {
         let (errors, json) = best.unwrap_or_default();
         self.errors.extend(errors);
         json
+    }
+}
+
+/// What a stage finds in place of a path: an absolute path, a list of them, or the reference
+/// of what has to be fetched first.
+fn resolved(text: &str, place: &Place, takes_many: bool) -> Result<Json, String> {
+    let hub = match place {
+        Place::Local(path) => return Ok(json!(path.to_string_lossy())),
+        Place::Hub(hub) => hub,
+    };
+    match hub.paths.as_deref() {
+        None => Ok(json!(text)),
+        Some([path]) => Ok(json!(path.to_string_lossy())),
+        Some(paths) if takes_many => {
+            Ok(paths.iter().map(|path| json!(path.to_string_lossy())).collect())
+        }
+        Some(paths) => Err(format!("this takes one file, and `{text}` has {}", paths.len())),
     }
 }
 

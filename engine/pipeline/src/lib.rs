@@ -19,7 +19,8 @@ mod vars;
 mod yaml;
 
 pub use catalog::{
-    Catalog, PlanFailure, PlanInput, PlanOutput, PortInfo, PortKind, Shape, StageInfo,
+    Catalog, HubPlace, Place, PlanFailure, PlanInput, PlanOutput, PortInfo, PortKind, Shape,
+    StageInfo,
 };
 pub use check::check;
 pub use config::{PATH_KEYWORD, PathUse};

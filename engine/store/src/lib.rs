@@ -13,6 +13,7 @@
 //!     manifest.json             written last: the result is complete
 //!     lock                      held while the result is computed
 //!   runs/<id>/                  event logs
+//!   digests.json, hub.json      notes that save work; a store without them is whole
 //!   tmp/                        what is not visible yet
 //! ```
 //!
@@ -51,6 +52,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use disk::Disk;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 /// The version of the layout.
 pub const FORMAT: &str = "paraloom store 1";
@@ -139,6 +142,19 @@ impl Store {
     /// Holds the store alone; an error names who holds it.
     pub fn lock_exclusive(&self) -> Result<Lock> {
         Lock::try_exclusive(&self.disk, &self.root.join("lock"))
+    }
+
+    /// A small note of the engine's own beside the results; a damaged one is as good as none.
+    pub fn read_note<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>> {
+        match sealed::read(&self.disk, &self.root.join(name)) {
+            Err(StoreError::Damaged { .. }) => Ok(None),
+            result => result,
+        }
+    }
+
+    /// Writes such a note anew.
+    pub fn write_note(&self, name: &str, note: &impl Serialize) -> Result<()> {
+        sealed::write(&self.disk, &self.root.join(name), note)
     }
 
     /// The directory of run logs.

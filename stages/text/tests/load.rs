@@ -8,18 +8,24 @@ use arrow::array::{Array, ArrayRef, Float64Array, RecordBatch, StringArray};
 use arrow::util::display::array_value_to_string;
 use paraloom_sdk::testing::Harness;
 use paraloom_stages_text::{Evaluate, Export, Load, Threshold};
+use parquet::arrow::ArrowWriter;
 use serde_json::{Value, json};
 
 fn load(dir: &Path, name: &str, bytes: &[u8], mut config: Value) -> String {
     let path = dir.join(name);
     std::fs::write(&path, bytes).expect("the directory is ours");
-    // The engine fills in the defaults of the schema.
+    config["from"] = json!(path);
+    outcome(dir, config)
+}
+
+/// What `load` makes of a file, or what it says. The engine fills in the defaults of the
+/// schema, and so does this.
+fn outcome(dir: &Path, mut config: Value) -> String {
     let defaults =
         json!({"header": true, "skip": 0, "encoding": "utf-8", "detokenize": false, "types": {}});
     for (key, value) in defaults.as_object().expect("an object") {
         config.as_object_mut().expect("an object").entry(key).or_insert(value.clone());
     }
-    config["from"] = json!(path);
     match Harness::new(config).run::<Load>() {
         Ok(outputs) => {
             let schema = outputs[0].first().map(RecordBatch::schema);
@@ -119,6 +125,51 @@ fn odd_files() {
     let mut all = String::new();
     for (name, file, bytes, config) in cases {
         let outcome = load(dir.path(), file, &bytes, config);
+        write!(all, "######## {name}\n{outcome}\n\n").expect("a string takes everything");
+    }
+    insta::assert_snapshot!(all);
+}
+
+/// A Parquet file with the column `text`, or others.
+fn write_parquet(path: &Path, columns: &[(&str, ArrayRef)]) {
+    let rows = RecordBatch::try_from_iter(columns.iter().cloned()).expect("one length");
+    let file = std::fs::File::create(path).expect("the directory is ours");
+    let mut writer = ArrowWriter::try_new(file, rows.schema(), None).expect("a writer");
+    writer.write(&rows).expect("the directory is ours");
+    writer.close().expect("the directory is ours");
+}
+
+#[test]
+fn several_files() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let texts = |texts: &[&str]| -> ArrayRef { Arc::new(StringArray::from(texts.to_vec())) };
+    let numbers = |numbers: &[f64]| -> ArrayRef { Arc::new(Float64Array::from(numbers.to_vec())) };
+    let make = |name: &str, files: &[(&str, &[(&str, ArrayRef)])]| {
+        std::fs::create_dir(dir.path().join(name)).expect("the directory is ours");
+        for (file, columns) in files {
+            write_parquet(&dir.path().join(name).join(file), columns);
+        }
+        json!(dir.path().join(name))
+    };
+    let sound: &[(&str, ArrayRef)] = &[("text", texts(&["a", "b"])), ("n", numbers(&[1.0, 2.0]))];
+    let turned: &[(&str, ArrayRef)] = &[("n", numbers(&[3.0])), ("text", texts(&["c"]))];
+    let other: &[(&str, ArrayRef)] = &[("text", texts(&["d"])), ("n", texts(&["e"]))];
+    let less: &[(&str, ArrayRef)] = &[("text", texts(&["d"]))];
+    let ordered = make("ordered", &[("1.parquet", turned), ("0.parquet", sound)]);
+    std::fs::write(dir.path().join("ordered/README.md"), "not a table").expect("it is ours");
+    let at = |name: &str| json!(dir.path().join("ordered").join(name));
+    let cases = [
+        ("by name", ordered),
+        ("a list, in its own order", json!([at("1.parquet"), at("0.parquet")])),
+        ("another type", make("typed", &[("0.parquet", sound), ("1.parquet", other)])),
+        ("a column less", make("less", &[("0.parquet", sound), ("1.parquet", less)])),
+        ("a column more", make("more", &[("0.parquet", less), ("1.parquet", sound)])),
+        ("nothing", make("nothing", &[])),
+        ("a list with a file that is gone", json!([at("0.parquet"), at("2.parquet")])),
+    ];
+    let mut all = String::new();
+    for (name, from) in cases {
+        let outcome = outcome(dir.path(), json!({"from": from}));
         write!(all, "######## {name}\n{outcome}\n\n").expect("a string takes everything");
     }
     insta::assert_snapshot!(all);

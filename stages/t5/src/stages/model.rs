@@ -104,6 +104,10 @@ impl Stage for ModelStage {
                 return Err(Error::config("`model` needs `from` or `new`")
                     .hint("from: a directory; new: { vocabulary: 2000, d_model: 128, d_ff: 512, layers: 3, heads: 4 }"));
             }
+            (Some(from), None) if from.starts_with("hf://datasets/") => {
+                let error = Error::config(format!("{from} is a data set, not a model"));
+                return Err(error.at("/from").hint("a model is hf://OWNER/NAME[@REVISION]"));
+            }
             (Some(from), None) if !from.contains("://") => check_folder(Path::new(from))?,
             (None, Some(_)) => match (&config.tokenizer, inputs.is_connected("texts")) {
                 (None, false) => {

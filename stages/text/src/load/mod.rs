@@ -8,6 +8,7 @@ mod delimited;
 mod detokenize;
 mod json_lines;
 mod lines;
+mod many;
 mod text;
 
 use std::collections::BTreeMap;
@@ -37,9 +38,10 @@ const SAMPLE_ROWS: usize = 10_000;
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// The file, or a hub reference such as `hf://datasets/OWNER/NAME/CONFIG@REVISION/SPLIT`.
-    #[schemars(extend("x-paraloom-path" = true))]
-    from: String,
+    /// The file, a directory of Parquet files, which are read in the order of their names, or
+    /// a hub reference such as `hf://datasets/OWNER/NAME/CONFIG@REVISION/SPLIT`.
+    #[schemars(with = "String", extend("x-paraloom-path" = "many"))]
+    from: Origin,
     /// The format of the file; by its extension if left out.
     #[serde(default)]
     format: Option<Format>,
@@ -80,6 +82,14 @@ pub struct Config {
     /// Put text columns back to ordinary spacing: `a word ,` becomes `a word,`.
     #[serde(default)]
     detokenize: bool,
+}
+
+/// Where the rows are. The engine puts a list where a reference means several files.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(untagged)]
+enum Origin {
+    One(String),
+    Many(Vec<PathBuf>),
 }
 
 fn yes() -> bool {
@@ -142,7 +152,13 @@ pub struct Load {
 
 impl Load {
     fn open(config: &Config) -> Result<Box<dyn Source>> {
-        let path = PathBuf::from(&config.from);
+        let path = match &config.from {
+            Origin::Many(files) => return Ok(Box::new(many::Many::open(files.clone())?)),
+            Origin::One(path) => PathBuf::from(path),
+        };
+        if path.is_dir() {
+            return Ok(Box::new(many::Many::directory(&path)?));
+        }
         let format = config.format.map_or_else(|| Format::of(&path), Ok)?;
         Ok(match format {
             Format::Csv | Format::Tsv => {
@@ -182,7 +198,15 @@ impl Stage for Load {
             Some(text) => Some(Expr::parse(text).map_err(|error| refuse(text, error))?),
             None => None,
         };
-        if config.from.contains("://") {
+        if let Origin::One(reference) = &config.from
+            && reference.contains("://")
+        {
+            if !reference.starts_with("hf://datasets/") {
+                let error = Error::config(format!("{reference} is no data set")).at("/from");
+                return Err(
+                    error.hint("a data set is hf://datasets/OWNER/NAME[/CONFIG][@REVISION]/SPLIT")
+                );
+            }
             return Self::plan_unfetched(config, keep, names);
         }
         let schema = Self::open(&config)?.schema();

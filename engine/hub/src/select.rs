@@ -1,0 +1,246 @@
+//! Which files of a repository a reference needs.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Deserialize;
+
+use crate::api::RemoteFile;
+use crate::cache::is_safe;
+use crate::error::{HubError, Result};
+
+pub(crate) const WEIGHTS: &str = "model.safetensors";
+pub(crate) const INDEX: &str = "model.safetensors.index.json";
+pub(crate) const CONFIG: &str = "config.json";
+/// One of these turns text into pieces.
+pub(crate) const TOKENIZERS: [&str; 2] = ["tokenizer.json", "spiece.model"];
+/// What else a model may have.
+const OTHERS: [&str; 3] =
+    ["generation_config.json", "tokenizer_config.json", "special_tokens_map.json"];
+const PICKLES: [&str; 4] =
+    ["pytorch_model.bin", "pytorch_model.bin.index.json", "tf_model.h5", "flax_model.msgpack"];
+
+/// The files of a model: small ones first, so that weights which are there mean that all is.
+/// The shards that an index names are not among them.
+pub(crate) fn model<'a>(tree: &'a [RemoteFile], repository: &str) -> Result<Vec<&'a RemoteFile>> {
+    let find = |name: &str| tree.iter().find(|file| file.path == name);
+    let missing = |file| HubError::NoFile { repository: repository.to_owned(), file };
+    let mut files = vec![find(CONFIG).ok_or_else(|| missing(CONFIG))?];
+    files.extend(TOKENIZERS.iter().chain(&OTHERS).filter_map(|name| find(name)));
+    let weights = find(WEIGHTS).or_else(|| find(INDEX));
+    files.push(weights.ok_or_else(|| match PICKLES.iter().find_map(|name| find(name)) {
+        Some(pickle) => {
+            HubError::OnlyPickled { repository: repository.to_owned(), file: pickle.path.clone() }
+        }
+        None => missing(WEIGHTS),
+    })?);
+    Ok(files)
+}
+
+/// The shards that an index of weights names, each once.
+pub(crate) fn shards(index: &[u8]) -> Result<BTreeSet<String>, String> {
+    #[derive(Deserialize)]
+    struct Index {
+        weight_map: BTreeMap<String, String>,
+    }
+    let index: Index = serde_json::from_slice(index).map_err(|error| error.to_string())?;
+    let shards: BTreeSet<_> = index.weight_map.into_values().collect();
+    match shards.iter().find(|name| !is_safe(name) || name.contains('/')) {
+        Some(odd) => Err(format!("{odd:?} is not the name of a file beside the index")),
+        None => Ok(shards),
+    }
+}
+
+/// The Parquet files of one split, in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Split {
+    pub(crate) files: Vec<String>,
+    /// For files that only count up and do not say how many there are: the one that would come
+    /// next. That it does not exist has to be known.
+    pub(crate) next: Option<String>,
+}
+
+/// How the name of a Parquet file places it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Place {
+    config: Option<String>,
+    split: String,
+    /// Number of the shard, and of how many, where the name says so.
+    shard: Option<u64>,
+    of: Option<u64>,
+    path: String,
+}
+
+/// Finds the files of a split among the paths of a repository. The error lists the splits
+/// that there are.
+pub(crate) fn split<'a>(
+    paths: impl Iterator<Item = &'a str>,
+    config: Option<&str>,
+    split: &str,
+) -> Result<Split, Vec<String>> {
+    let places: Vec<_> = paths.filter_map(place).collect();
+    let configs: BTreeSet<_> = places.iter().map(|place| place.config.as_deref()).collect();
+    let wanted = match config {
+        // The configuration that data sets with one have.
+        Some("default") if !configs.contains(&Some("default")) => None,
+        None if configs.contains(&Some("default")) && !configs.contains(&None) => Some("default"),
+        None if configs.len() == 1 => configs.first().copied().flatten(),
+        named => named,
+    };
+    let known = || {
+        let name = |place: &Place| match &place.config {
+            Some(config) => format!("{config}/{}", place.split),
+            None => place.split.clone(),
+        };
+        places.iter().map(name).collect::<BTreeSet<_>>().into_iter().collect()
+    };
+    // A repository may hold a split twice, in two layouts: one of them is taken.
+    let mut layouts: BTreeMap<_, Vec<&Place>> = BTreeMap::new();
+    for place in &places {
+        if place.config.as_deref() == wanted && place.split == split {
+            let dir = place.path.rsplit_once('/').map_or("", |(dir, _)| dir);
+            layouts.entry((place.of.is_none(), dir, place.of)).or_default().push(place);
+        }
+    }
+    let whole = layouts.into_values().find_map(whole);
+    whole.ok_or_else(known)
+}
+
+/// The files in order, if none is missing.
+fn whole(mut places: Vec<&Place>) -> Option<Split> {
+    places.sort_by(|a, b| (a.shard, &a.path).cmp(&(b.shard, &b.path)));
+    let counts_up = places.iter().enumerate().all(|(at, place)| place.shard == Some(at as u64));
+    let last = *places.last()?;
+    let next = match (last.shard, last.of) {
+        (_, Some(of)) if !counts_up || of != places.len() as u64 => return None,
+        (Some(_), None) if counts_up => Some(successor(&last.path)),
+        (Some(_), None) => return None,
+        (None, None) if places.len() > 1 => return None,
+        // All numbers are there, or there is one file without any.
+        (_, Some(_)) | (None, None) => None,
+    };
+    Some(Split { files: places.into_iter().map(|place| place.path.clone()).collect(), next })
+}
+
+/// The path with the last number in it counted up: `train/0000.parquet`, `train/0001.parquet`.
+fn successor(path: &str) -> String {
+    let end = path.rfind(|c: char| c.is_ascii_digit()).map_or(0, |at| at + 1);
+    let start = path[..end].rfind(|c: char| !c.is_ascii_digit()).map_or(0, |at| at + 1);
+    let digits = &path[start..end];
+    let number: u64 = digits.parse().unwrap_or(0);
+    format!("{}{:0width$}{}", &path[..start], number + 1, &path[end..], width = digits.len())
+}
+
+/// Reads the patterns that data sets use: `CONFIG/SPLIT-00000-of-00001-HASH.parquet`,
+/// `CONFIG/SPLIT/0000.parquet`, the same below `data/` or at the root, and plain
+/// `SPLIT.parquet`.
+fn place(path: &str) -> Option<Place> {
+    let stem = path.strip_suffix(".parquet")?;
+    let (dir, name) = stem.rsplit_once('/').unwrap_or(("", stem));
+    let (split, shard, of) = numbered(name);
+    let (dir, split) = if split.is_empty() {
+        // Only a number: the directory is the split.
+        dir.rsplit_once('/').or_else(|| (!dir.is_empty()).then_some(("", dir)))?
+    } else {
+        (dir, split)
+    };
+    let config = match dir.strip_prefix("data").unwrap_or(dir).trim_matches('/') {
+        "" => None,
+        _ => Some(dir.strip_prefix("data/").unwrap_or(dir).to_owned()),
+    };
+    Some(Place { config, split: split.to_owned(), shard, of, path: path.to_owned() })
+}
+
+/// `train-00001-of-00003-abc`: the name, the number, and how many. `train-0001` and `0001` do
+/// not say how many.
+fn numbered(name: &str) -> (&str, Option<u64>, Option<u64>) {
+    let digits =
+        |text: &str| text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?;
+    if let Some((front, back)) = name.split_once("-of-") {
+        let (split, shard) = front.rsplit_once('-').unwrap_or(("", front));
+        let of = back.split('-').next().unwrap_or_default();
+        if let (Some(shard), Some(of)) = (digits(shard), digits(of)) {
+            return (split, Some(shard), Some(of));
+        }
+    }
+    let (split, shard) = name.rsplit_once('-').unwrap_or(("", name));
+    match digits(shard) {
+        Some(shard) => (split, Some(shard), None),
+        None => (name, None, None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{shards, split, successor};
+
+    const PAWS: &str = "README.md labeled_final/test-00000-of-00001.parquet \
+        labeled_final/train-00000-of-00001.parquet labeled_final/validation-00000-of-00001.parquet \
+        labeled_swap/train-00000-of-00001.parquet unlabeled_final/train-00000-of-00001.parquet";
+
+    #[test]
+    fn which_files_a_split_has() {
+        let cases = [
+            ("paws", PAWS, Some("labeled_final"), "train"),
+            ("no such split", PAWS, Some("labeled_swap"), "test"),
+            ("no such config", PAWS, Some("labelled_final"), "train"),
+            ("config left out", PAWS, None, "train"),
+            (
+                "data with a hash",
+                "data/train-00000-of-00002-ab12.parquet data/train-00001-of-00002-cd34.parquet data/test-00000-of-00001-ef.parquet",
+                None,
+                "train",
+            ),
+            ("a shard is missing", "data/train-00000-of-00002.parquet", None, "train"),
+            (
+                "converted",
+                "default/train/0001.parquet default/train/0000.parquet default/test/0000.parquet",
+                None,
+                "train",
+            ),
+            ("converted in part", "default/partial-train/0000.parquet", None, "train"),
+            ("a hole", "default/train/0000.parquet default/train/0002.parquet", None, "train"),
+            ("plain", "train.parquet test.parquet", None, "test"),
+            ("plain, of the default config", "train.parquet", Some("default"), "train"),
+            ("only one config", "en/train.parquet en/test.parquet", None, "train"),
+            ("twice", "data/train-00000-of-00001.parquet train.parquet", None, "train"),
+            (
+                "a longer name",
+                "data/train-clean-00000-of-00001.parquet data/train-00000-of-00001.parquet",
+                None,
+                "train",
+            ),
+            ("below data", "data/en/train-0.parquet", Some("en"), "train"),
+            ("directories", "train/a.parquet", Some("train"), "a"),
+            ("nothing", "train.csv", None, "train"),
+        ];
+        let mut all = String::new();
+        for (name, paths, config, wanted) in cases {
+            let found = match split(paths.split_whitespace(), config, wanted) {
+                Ok(found) => match found.next {
+                    Some(next) => format!("{} and no {next}", found.files.join(" ")),
+                    None => found.files.join(" "),
+                },
+                Err(known) => format!("none; there is {}", known.join(" ")),
+            };
+            all.push_str(&format!("{name}: {found}\n"));
+        }
+        insta::assert_snapshot!(all);
+    }
+
+    #[test]
+    fn shards_lie_beside_their_index() {
+        let index =
+            |name: &str| format!("{{\"weight_map\": {{\"a\": {name:?}, \"b\": {name:?}}}}}");
+        assert_eq!(shards(index("model-1.safetensors").as_bytes()).map(|found| found.len()), Ok(1));
+        for odd in ["../x", "/etc/passwd", "a/b", ""] {
+            assert!(shards(index(odd).as_bytes()).is_err(), "{odd}");
+        }
+        assert!(shards(b"{}").is_err());
+    }
+
+    #[test]
+    fn what_comes_next() {
+        assert_eq!(successor("a/train/0009.parquet"), "a/train/0010.parquet");
+        assert_eq!(successor("train-9.parquet"), "train-10.parquet");
+    }
+}
