@@ -49,6 +49,16 @@ fn text_comes_back_and_ends_once() -> TestResult {
 }
 
 #[test]
+fn a_text_of_ten_megabytes_is_cut() -> TestResult {
+    let tokenizer = trained()?;
+    for text in ["Sales were strong. ".repeat(500_000), "s".repeat(10 << 20)] {
+        let ids = tokenizer.encode(&text, Some(512))?;
+        assert_eq!((ids.len(), ids.last()), (512, Some(&1)));
+    }
+    Ok(())
+}
+
+#[test]
 fn a_vocabulary_too_small_for_the_characters_is_refused() {
     assert!(Tokenizer::train(TEXTS, 20).is_err());
 }
