@@ -13,7 +13,7 @@ use paraloom_stages_t5::{
     device::default_device,
     folder::{self, Format, Precision},
     kernels::{LossScale, cross_entropy},
-    model::{Model, Network, Packed, Weights},
+    model::{Model, Network, Packed, Slot, Weights},
     train::{Example, Length, Optimizer, Options, Schedule, Trainer},
 };
 use serde_json::Value;
@@ -210,19 +210,15 @@ fn options(run: &Value) -> Result<Options, Box<dyn std::error::Error>> {
     })
 }
 
-/// The largest difference of a weight, in units of the largest of its tensor.
+/// The length of the difference of the weights, in units of their length; the worst of all tensors.
 fn weights_apart(model: &Model, run: &Value, every: usize) -> f64 {
     let layout = Weights::layout(model.config());
-    let apart = |(slot, weight): (&paraloom_stages_t5::model::Slot, &Tensor<2>)| {
+    let apart = |(slot, weight): (&Slot, &Tensor<2>)| {
         let theirs = numbers(&run["final"][&slot.name]);
-        let ours = values(weight);
-        let scale = ours.iter().fold(0.0f64, |scale, &value| scale.max(f64::from(value).abs()));
-        let differences = ours
-            .iter()
-            .step_by(every)
-            .zip(theirs)
-            .map(|(ours, theirs)| (f64::from(*ours) - theirs).abs());
-        differences.fold(0.0, f64::max) / scale
+        let ours = values(weight).into_iter().step_by(every).map(f64::from);
+        let length = theirs.iter().map(|their| their.powi(2)).sum::<f64>();
+        let difference = ours.zip(&theirs).map(|(our, their)| (our - their).powi(2)).sum::<f64>();
+        (difference / length).sqrt()
     };
     layout.list().into_iter().zip(model.weights().list()).map(apart).fold(0.0, f64::max)
 }
