@@ -63,11 +63,11 @@ class Table:
     def add(self, check, model, measured, bar=None):
         """Without a bar, the number is only told."""
         self.missed += bar is not None and not measured <= bar
-        self.row(check, model, "" if bar is None else f"{bar:.0e}", f"{measured:.1e}")
+        number = lambda value: f"{value:.1e}" if value else "0"
+        self.row(check, model, "" if bar is None else number(bar), number(measured))
 
     def exact(self, check, model, differing, of):
-        self.missed += differing != 0
-        self.row(f"{check}, differing of {of}", model, "0", str(differing))
+        self.add(f"{check}, differing of {of}", model, differing, 0)
 
 
 class Project:
@@ -280,7 +280,7 @@ def label_probabilities(model, tokenizer, prompts, labels):
 def check_halves(table, name, project, tuned, model, sources, targets):
     """bf16 weights: half the bytes, and how far the numbers drift."""
     half = project.export("half", project.folder / "half")
-    read = T5ForConditionalGeneration.from_pretrained(half)
+    read = T5ForConditionalGeneration.from_pretrained(half, dtype="auto")
     if read.dtype != torch.bfloat16:
         sys.exit(f"transformers reads the bf16 model as {read.dtype}")
     size = lambda folder: sum(file.stat().st_size for file in folder.glob("*.safetensors"))
@@ -328,7 +328,8 @@ def library(table, folder):
             kind = check.split(" (")[0], bar
             worst[kind] = max(worst.get(kind, (-1.0, "")), (float(measured), model))
     for (check, bar), (measured, model) in worst.items():
-        table.row(check, f"{len(list(folder.iterdir()))} models, worst {model}", bar, f"{measured:.1e}")
+        models = f"{len(list(folder.iterdir()))} models, worst {model}"
+        table.add(check, models, measured, float(bar))
     if done.returncode:
         table.missed += 1
         print(done.stdout[-3000:], done.stderr[-3000:], sep="\n")

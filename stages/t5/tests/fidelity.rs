@@ -54,7 +54,7 @@ fn fixtures() -> Result<Vec<Fixture>, Box<dyn std::error::Error>> {
     for entry in std::fs::read_dir(fixtures_directory())? {
         let entry = entry?;
         if entry.path().join("recorded.json").is_file() {
-            names.push(entry.file_name().into_string().map_err(|name| format!("{name:?}"))?);
+            names.push(entry.file_name().into_string().map_err(|name| name.display().to_string())?);
         }
     }
     names.sort();
