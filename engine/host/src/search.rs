@@ -23,10 +23,9 @@ pub fn shipped_libraries(executable: &Path) -> Vec<PathBuf> {
     if installed.is_dir() {
         return libraries_in(&installed);
     }
-    // Cargo marks a target directory that it made with the one file, and locks any with the other.
-    let tagged = dir.parent().is_some_and(|target| target.join("CACHEDIR.TAG").is_file());
-    let is_target = tagged || dir.join(".cargo-lock").is_file();
-    if is_target { libraries_in(dir) } else { Vec::new() }
+    // Cargo locks each folder that it builds into with this file. (CACHEDIR.TAG would not do: it is only in a target
+    // directory that Cargo itself has made.)
+    if dir.join(".cargo-lock").is_file() { libraries_in(dir) } else { Vec::new() }
 }
 
 fn libraries_in(dir: &Path) -> Vec<PathBuf> {

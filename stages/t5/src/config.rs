@@ -267,7 +267,7 @@ impl Fields {
         {
             self.0.remove(derived);
         }
-        // Weights are computed with, and written, in f32.
+        // Weights are computed with in f32; what they are stored as, the weight files say.
         self.0.remove("torch_dtype");
         self.0.remove("dtype");
         Ok(())

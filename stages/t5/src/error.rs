@@ -44,7 +44,7 @@ pub enum Error {
     Diverged {
         /// The optimizer step, counted from 1.
         step: u64,
-        /// `loss` or `gradient norm`.
+        /// What stopped being a number, such as `loss`.
         what: &'static str,
         /// The offending value.
         value: f64,

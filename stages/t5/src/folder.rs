@@ -3,23 +3,22 @@
 //!
 //! Files are read, not mapped: a file that is cut short under us is then an error and not a crash.
 
+mod write;
+
 use std::{
-    borrow::Cow,
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     fs::File,
     io::{Read, Seek, SeekFrom},
     path::{Path, PathBuf},
 };
 
-use burn::tensor::{Device, Tensor};
-use safetensors::{Dtype, View, tensor::Metadata};
-use serde_json::{Value, json};
+use burn::tensor::Device;
+use safetensors::{Dtype, tensor::Metadata};
+use serde_json::Value;
 
-use crate::{
-    Error, Result,
-    config::Config,
-    model::{Model, Slot, Weights},
-};
+pub(crate) use self::write::write_json;
+pub use self::write::{Format, Precision, parse_size, save, save_as};
+use crate::{Error, Result, config::Config, model::Model};
 
 const CONFIG: &str = "config.json";
 const GENERATION: &str = "generation_config.json";
@@ -47,84 +46,6 @@ pub fn load(directory: &Path, device: &Device) -> Result<Model> {
             if slot.name == SHARED_ALIASES[0] { &SHARED_ALIASES } else { &[&slot.name] };
         files.read(aliases, &slot.shape())
     })
-}
-
-/// Writes a model: the same bytes for the same weights.
-///
-/// # Errors
-/// When a weight is not finite, or a file cannot be written.
-pub fn save(model: &Model, directory: &Path) -> Result<()> {
-    std::fs::create_dir_all(directory).map_err(Error::io(directory))?;
-    let config = model.config();
-    write_json(&directory.join(CONFIG), &config.to_json())?;
-    let generation = json!({
-        "_from_model_config": true,
-        "decoder_start_token_id": config.decoder_start_token_id,
-        "eos_token_id": config.eos_token_id,
-        "pad_token_id": config.pad_token_id,
-    });
-    write_json(&directory.join(GENERATION), &generation)?;
-    save_tensors(&Weights::layout(config), model.weights(), &directory.join(WEIGHTS))
-}
-
-/// Writes tensors under the names of their slots.
-pub(crate) fn save_tensors(
-    layout: &Weights<Slot>,
-    tensors: &Weights<Tensor<2>>,
-    path: &Path,
-) -> Result<()> {
-    let views: Vec<_> = layout
-        .list()
-        .into_iter()
-        .zip(tensors.list())
-        .map(|(slot, tensor)| {
-            Ok((slot.name.as_str(), Stored { shape: slot.shape(), tensor: finite(slot, tensor)? }))
-        })
-        .collect::<Result<_>>()?;
-    let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    safetensors::serialize_to_file(views, Some(format), path)
-        .map_err(|error| Error::malformed(path, error))
-}
-
-/// Refuses weights that nobody could use.
-fn finite<'a>(slot: &Slot, tensor: &'a Tensor<2>) -> Result<&'a Tensor<2>> {
-    let data = tensor.to_data();
-    let values = data.as_slice::<f32>().map_err(|error| Error::Weights(format!("{error:?}")))?;
-    match values.iter().find(|value| !value.is_finite()) {
-        Some(value) => {
-            Err(Error::Weights(format!("`{}` holds {value}; the model was not saved", slot.name)))
-        }
-        None => Ok(tensor),
-    }
-}
-
-/// Writes JSON with a final newline.
-pub(crate) fn write_json(path: &Path, value: &Value) -> Result<()> {
-    std::fs::write(path, format!("{value:#}\n")).map_err(Error::io(path))
-}
-
-/// A tensor on its way into a file; its bytes are fetched when they are written.
-struct Stored<'a> {
-    shape: Vec<usize>,
-    tensor: &'a Tensor<2>,
-}
-
-impl View for Stored<'_> {
-    fn dtype(&self) -> Dtype {
-        Dtype::F32
-    }
-
-    fn shape(&self) -> &[usize] {
-        &self.shape
-    }
-
-    fn data(&self) -> Cow<'_, [u8]> {
-        self.tensor.to_data().as_bytes().to_vec().into()
-    }
-
-    fn data_len(&self) -> usize {
-        self.shape.iter().product::<usize>() * size_of::<f32>()
-    }
 }
 
 /// The tensors of a model directory, by name.

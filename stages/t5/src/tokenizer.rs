@@ -5,6 +5,9 @@
 //! same names stand as pieces with the best score of all. So both are taken out of the encoder's sight when a
 //! tokenizer is loaded.
 
+mod charsmap;
+mod protobuf;
+mod spiece;
 mod unigram;
 
 use std::{collections::BTreeSet, path::Path, str::FromStr};
@@ -15,7 +18,9 @@ use serde_json::{Value, json};
 use crate::{Error, Result};
 
 /// The name of the file in a model directory.
-const FILE: &str = "tokenizer.json";
+pub(crate) const FILE: &str = "tokenizer.json";
+/// The file that older models have in its place.
+pub(crate) const SPIECE: &str = "spiece.model";
 /// A character that pre-tokenized text cannot contain, so a piece that has it is never matched.
 const UNMATCHABLE: char = ' ';
 
@@ -32,15 +37,29 @@ pub struct Tokenizer {
 }
 
 impl Tokenizer {
-    /// Reads the tokenizer of a model directory.
+    /// Reads the tokenizer of a model directory: `tokenizer.json`, or else `spiece.model`.
     ///
     /// # Errors
-    /// When `tokenizer.json` is missing, damaged, or not a T5 tokenizer.
+    /// When both are missing, or the file is damaged or not a T5 tokenizer.
     pub fn load(directory: &Path) -> Result<Self> {
-        let path = directory.join(FILE);
+        let (path, old) = (directory.join(FILE), directory.join(SPIECE));
+        if !path.exists() && old.exists() {
+            let bytes = std::fs::read(&old).map_err(Error::io(&old))?;
+            return Self::from_spiece(&bytes).map_err(|error| Error::malformed(&old, error));
+        }
         let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
         let json = serde_json::from_str(&text).map_err(|error| Error::malformed(&path, error))?;
         Self::from_json(json).map_err(|error| Error::malformed(&path, error))
+    }
+
+    /// Understands a SentencePiece model, the `spiece.model` of older checkpoints.
+    ///
+    /// # Errors
+    /// When the bytes are damaged, or are not of a Unigram model as T5 has it.
+    pub fn from_spiece(bytes: &[u8]) -> Result<Self> {
+        let json = spiece::to_json(bytes)
+            .map_err(|what| Error::Tokenizer(format!("not a SentencePiece model of T5: {what}")))?;
+        Self::from_json(json)
     }
 
     /// Trains a tokenizer of `vocab_size` tokens: pad 0, end 1, unknown 2, then `words`, which are one piece each
@@ -55,21 +74,11 @@ impl Tokenizer {
         I: IntoIterator<Item = S>,
         S: AsRef<str>,
     {
-        let mut json = json!({
-            "version": "1.0",
-            "truncation": null,
-            "padding": null,
-            "added_tokens": special_tokens(),
-            "normalizer": { "type": "NFKC" },
-            "pre_tokenizer": { "type": "Sequence", "pretokenizers": [
-                { "type": "WhitespaceSplit" },
-                { "type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": true },
-            ] },
-            "post_processor": ends_with_eos(),
-            "decoder": { "type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": true },
-            "model": { "type": "Unigram", "unk_id": 2, "vocab": [["<pad>", 0.0], ["</s>", 0.0], ["<unk>", 0.0]],
-                       "byte_fallback": false },
-        });
+        let special = ["<pad>", "</s>", "<unk>"];
+        let added: Vec<_> =
+            special.iter().enumerate().map(|(id, name)| special_token(id, name)).collect();
+        let vocab = special.map(|name| json!([name, 0.0]));
+        let mut json = unigram_json(&added, &json!({ "type": "NFKC" }), [2, 1], &vocab);
         let blank = Self::from_json(json.clone())?.inner;
         let counts = unigram::count_words(&blank, texts)?;
         let whole = unigram::count_words(&blank, words)?;
@@ -82,6 +91,10 @@ impl Tokenizer {
 
     /// Understands a `tokenizer.json`.
     fn from_json(mut json: Value) -> Result<Self> {
+        if !json.is_object() {
+            return Err(Error::Tokenizer("this is not a tokenizer".into()));
+        }
+        check_charsmaps(&json["normalizer"])?;
         json["truncation"] = Value::Null;
         json["padding"] = Value::Null;
         let special = special_ids(&json);
@@ -159,35 +172,60 @@ impl Tokenizer {
         std::fs::create_dir_all(directory).map_err(Error::io(directory))?;
         crate::folder::write_json(&directory.join(FILE), &self.json)?;
         let config = json!({
-            "tokenizer_class": "T5TokenizerFast",
+            // Not T5's own class: from transformers 5 on it makes a normaliser of its own in place of the file's.
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "model_input_names": ["input_ids", "attention_mask"],
             "pad_token": "<pad>",
             "eos_token": "</s>",
             "unk_token": "<unk>",
-            "extra_ids": 0,
             "model_max_length": 512,
         });
         crate::folder::write_json(&directory.join("tokenizer_config.json"), &config)
     }
 }
 
-/// The special tokens of a new tokenizer.
-fn special_tokens() -> Value {
-    let token = |(id, content): (usize, &str)| {
-        json!({ "id": id, "content": content, "special": true, "single_word": false,
-                "lstrip": false, "rstrip": false, "normalized": false })
-    };
-    ["<pad>", "</s>", "<unk>"].into_iter().enumerate().map(token).collect()
+/// A special token, as tokenizer.json lists it.
+fn special_token(id: usize, name: &str) -> Value {
+    json!({ "id": id, "content": name, "special": true, "single_word": false,
+            "lstrip": false, "rstrip": false, "normalized": false })
 }
 
-/// The post-processor of T5, for other readers of the file; here the end is appended by hand.
-fn ends_with_eos() -> Value {
+/// The tokenizer.json of a Unigram tokenizer as T5 has it; `ids` are those of the unknown piece and of `</s>`.
+fn unigram_json(added: &[Value], normalizer: &Value, ids: [usize; 2], vocab: &[Value]) -> Value {
+    let [unknown, end] = ids;
+    let metaspace = json!({ "type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": true });
+    let sequence = |id: &str| json!({ "Sequence": { "id": id, "type_id": 0 } });
+    let eos = json!({ "SpecialToken": { "id": "</s>", "type_id": 0 } });
     json!({
-        "type": "TemplateProcessing",
-        "single": [{ "Sequence": { "id": "A", "type_id": 0 } }, { "SpecialToken": { "id": "</s>", "type_id": 0 } }],
-        "pair": [{ "Sequence": { "id": "A", "type_id": 0 } }, { "SpecialToken": { "id": "</s>", "type_id": 0 } },
-                 { "Sequence": { "id": "B", "type_id": 0 } }, { "SpecialToken": { "id": "</s>", "type_id": 0 } }],
-        "special_tokens": { "</s>": { "id": "</s>", "ids": [1], "tokens": ["</s>"] } },
+        "version": "1.0",
+        "truncation": null,
+        "padding": null,
+        "added_tokens": added,
+        "normalizer": normalizer,
+        "pre_tokenizer": { "type": "Sequence", "pretokenizers": [{ "type": "WhitespaceSplit" }, metaspace] },
+        // For other readers of the file; here the end is appended by hand.
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": [sequence("A"), eos],
+            "pair": [sequence("A"), eos, sequence("B"), eos],
+            "special_tokens": { "</s>": { "id": "</s>", "ids": [end], "tokens": ["</s>"] } },
+        },
+        "decoder": metaspace,
+        "model": { "type": "Unigram", "unk_id": unknown, "vocab": vocab, "byte_fallback": false },
     })
+}
+
+/// Refuses normalisation tables that the library would follow out of bounds.
+fn check_charsmaps(normalizer: &Value) -> Result<()> {
+    if let Some(parts) = normalizer["normalizers"].as_array() {
+        parts.iter().try_for_each(check_charsmaps)?;
+    }
+    match normalizer["precompiled_charsmap"].as_str() {
+        Some(table) => charsmap::from_base64(table)
+            .and_then(|table| charsmap::check(&table))
+            .map_err(|what| Error::Tokenizer(what.into())),
+        None => Ok(()),
+    }
 }
 
 fn added_tokens(json: &Value) -> impl Iterator<Item = &Value> {

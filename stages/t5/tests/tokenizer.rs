@@ -1,5 +1,9 @@
 //! Tokenizers: training, and text that looks like special tokens.
 
+#![expect(clippy::print_stdout, reason = "a test that is left out says so")]
+
+use std::path::{Path, PathBuf};
+
 use paraloom_stages_t5::{score::Labels, tokenizer::Tokenizer};
 
 type TestResult = Result<(), Box<dyn std::error::Error>>;
@@ -57,6 +61,16 @@ fn some_words_are_one_piece_whatever_the_texts_say() -> TestResult {
 }
 
 #[test]
+fn a_text_of_ten_megabytes_is_cut() -> TestResult {
+    let tokenizer = trained()?;
+    for text in ["Sales were strong. ".repeat(500_000), "s".repeat(10 << 20)] {
+        let ids = tokenizer.encode(&text, Some(512))?;
+        assert_eq!((ids.len(), ids.last()), (512, Some(&1)));
+    }
+    Ok(())
+}
+
+#[test]
 fn a_vocabulary_too_small_for_the_characters_is_refused() {
     assert!(Tokenizer::train(TEXTS, &WORDS, 20).is_err());
 }
@@ -66,5 +80,51 @@ fn labels_are_those_of_the_tokenizer_at_hand() -> TestResult {
     let tokenizer = trained()?;
     assert_eq!(Labels::stsb(&tokenizer)?.names().len(), 26);
     assert_eq!(Labels::cola(&tokenizer)?.names(), ["unacceptable", "acceptable"]);
+    Ok(())
+}
+
+/// A directory with the real data, which is not part of the repository.
+fn data() -> Option<PathBuf> {
+    let data = std::env::var_os("PARALOOM_DATA").map(PathBuf::from);
+    if data.is_none() {
+        println!("skipped: PARALOOM_DATA does not name the directory with the real data");
+    }
+    data
+}
+
+/// A tokenizer of one file of the genuine one.
+fn only(file: &str, of: &Path) -> Result<Tokenizer, Box<dyn std::error::Error>> {
+    let folder = tempfile::tempdir()?;
+    std::fs::copy(of.join(file), folder.path().join(file))?;
+    Ok(Tokenizer::load(folder.path())?)
+}
+
+#[test]
+fn t5_s_sentencepiece_model_agrees_with_its_tokenizer_json() -> TestResult {
+    let Some(data) = data() else { return Ok(()) };
+    let genuine = data.join("t5-tokenizer");
+    let (json, spiece) = (only("tokenizer.json", &genuine)?, only("spiece.model", &genuine)?);
+    assert_eq!(spiece.vocab_size(), json.vocab_size());
+    let table = std::fs::read_to_string(data.join("business/fomc_sentences.tsv"))?;
+    let sentences: Vec<&str> =
+        table.lines().skip(1).filter_map(|line| Some(line.split_once('\t')?.1)).collect();
+    let differing = |texts: &[String]| -> Result<usize, Box<dyn std::error::Error>> {
+        let (one, other) = (json.encode_all(texts, None)?, spiece.encode_all(texts, None)?);
+        Ok(one.iter().zip(&other).filter(|(one, other)| one != other).count())
+    };
+    let plain: Vec<String> = sentences.iter().map(|text| (*text).to_owned()).collect();
+    // What the normalisation table is for: ligatures, fractions, full-width letters, combining marks, odd spaces.
+    let dressed: Vec<String> = sentences
+        .iter()
+        .map(|text| format!("\u{fb01}ne \u{bd}  {text}\u{3000}\u{ff21}e\u{301}\t</s> \u{1f600}"))
+        .collect();
+    println!(
+        "ids differ for {} of {} sentences, and for {} of {} with odd characters",
+        differing(&plain)?,
+        plain.len(),
+        differing(&dressed)?,
+        dressed.len()
+    );
+    assert_eq!(differing(&plain)? + differing(&dressed)?, 0);
     Ok(())
 }

@@ -7,7 +7,7 @@ use paraloom_stages_t5::{
     folder,
     model::Model,
     random::Stream,
-    train::{Example, Length, Optimizer, Options, Trainer},
+    train::{Example, Length, Optimizer, Options, Schedule, Trainer},
 };
 
 type TestResult = Result<(), Box<dyn std::error::Error>>;
@@ -99,5 +99,91 @@ fn training_learns_and_divergence_stops_it() -> TestResult {
     let mut trainer = Trainer::new(model()?, examples, options)?;
     let outcome = (0..60).find_map(|_| trainer.step().err());
     assert!(matches!(outcome, Some(Error::Diverged { .. })), "{outcome:?}");
+    Ok(())
+}
+
+/// A model all of whose weights are `value`.
+fn constant(value: f32) -> Result<Model, Error> {
+    let config = Config { dropout_rate: 0.0, ..Config::small(60, 16, 32, 2, 2) };
+    Model::from_values(config, &default_device(), |slot| Ok(vec![value; slot.len()]))
+}
+
+#[test]
+fn weights_that_overflow_stop_the_first_step() -> TestResult {
+    let mut trainer = Trainer::new(constant(1e38)?, examples(), Options::default())?;
+    let Err(error) = trainer.step() else { return Err("a step was made".into()) };
+    assert!(matches!(error, Error::Diverged { step: 1, .. }), "{error}");
+    assert!(error.to_string().contains("lower the learning rate"), "{error}");
+    assert_eq!(trainer.steps_done(), 0);
+    Ok(())
+}
+
+#[test]
+fn the_last_good_checkpoint_outlives_a_divergence() -> TestResult {
+    // Every step multiplies the weights by -99.
+    let options = Options {
+        length: Length::Steps(100),
+        learning_rate: 10.0,
+        weight_decay: 10.0,
+        schedule: Schedule::Constant,
+        clip_norm: None,
+        ..Options::default()
+    };
+    let folder = tempfile::tempdir()?;
+    let mut trainer = Trainer::new(model()?, examples(), options.clone())?;
+    let mut saved = 0;
+    let error = loop {
+        match trainer.step() {
+            Ok(Some(step)) => {
+                // As `finetune` does it: a checkpoint is written aside, and only takes the place of the last one whole.
+                let aside = tempfile::tempdir()?;
+                if let Err(error) = trainer.save(aside.path()) {
+                    break error;
+                }
+                saved = step.step;
+                for file in std::fs::read_dir(aside.path())? {
+                    let file = file?;
+                    std::fs::copy(file.path(), folder.path().join(file.file_name()))?;
+                }
+            }
+            Ok(None) => return Err("the run came to its end".into()),
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(error, Error::Diverged { step, .. } if step > 1), "{error}");
+    let good = Trainer::load(folder.path(), examples(), options, &default_device())?;
+    assert_eq!(good.steps_done(), saved);
+    good.check_weights()?;
+    // What diverged is not saved as a model either.
+    let infinite = constant(f32::INFINITY)?;
+    let refused = folder::save(&infinite, tempfile::tempdir()?.path());
+    assert!(matches!(refused, Err(Error::Weights(_))), "{refused:?}");
+    Ok(())
+}
+
+#[test]
+fn a_validation_loss_that_is_no_number_is_never_the_best() -> TestResult {
+    let mut trainer = Trainer::new(constant(f32::INFINITY)?, examples(), Options::default())?;
+    let outcome = trainer.evaluate(&examples(), &|| false);
+    assert!(matches!(outcome, Err(Error::Diverged { .. })), "{outcome:?}");
+    assert_eq!(trainer.best_loss(), None);
+    Ok(())
+}
+
+#[test]
+fn an_empty_target_teaches_to_write_nothing() -> TestResult {
+    let nothing = |example: Example| Example { target: vec![1], ..example };
+    let examples: Vec<Example> = examples().into_iter().map(nothing).collect();
+    let options = Options {
+        length: Length::Steps(60),
+        learning_rate: 1e-2,
+        accumulate: 1,
+        ..Options::default()
+    };
+    let mut trainer = Trainer::new(model()?, examples.clone(), options)?;
+    let before = trainer.evaluate(&examples, &|| false)?;
+    while trainer.step()?.is_some() {}
+    let after = trainer.evaluate(&examples, &|| false)?;
+    assert!(after < 0.2 * before, "{before} became {after}");
     Ok(())
 }

@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use arrow::array::{Array, RecordBatch, StringArray};
 use paraloom_sdk::{Error, PlanInputs, Result, StreamReader, Table, column};
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::score::{cola_prompt, stsb_prompt};
 
 /// What is learnt from one table.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Task {
     /// A task of T5 with its official prompt and labels.
@@ -40,7 +40,7 @@ fn one() -> f64 {
 }
 
 /// How rows become text.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Kind {
     /// The prefix and the source; the target as it is.
@@ -50,6 +50,16 @@ pub(super) enum Kind {
     Stsb,
     /// `cola sentence: …`; `acceptable` or `unacceptable` (1 and 0 are understood too).
     Cola,
+}
+
+/// How much of a table was learnt from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct TableCount {
+    /// The label of the edge.
+    pub(super) label: String,
+    pub(super) rows: usize,
+    /// Rows with a source and a target, as often as the weight of the task says.
+    pub(super) examples: usize,
 }
 
 /// A pair of texts.
@@ -237,18 +247,20 @@ impl Tasks {
         self.named.get(label).unwrap_or(&self.default)
     }
 
-    /// Reads all pairs of some tables, each as often as its weight says.
+    /// Reads all pairs of some tables, each as often as its weight says, and counts them.
     pub(super) fn read(
         &self,
         tables: Vec<(String, StreamReader)>,
         weighted: bool,
-    ) -> Result<Vec<Pair>> {
-        let mut pairs = Vec::new();
+    ) -> Result<(Vec<Pair>, Vec<TableCount>)> {
+        let (mut pairs, mut counts) = (Vec::new(), Vec::new());
         for (label, table) in tables {
             let task = self.of(&label);
-            let mut due = 0.0;
+            let (before, mut count, mut due) = (pairs.len(), 0, 0.0);
             for rows in table {
-                for pair in task.pairs(&rows?)? {
+                let rows = rows?;
+                count += rows.num_rows();
+                for pair in task.pairs(&rows)? {
                     // Evenly spread, without randomness: 0.5 takes every other example.
                     due += if weighted { task.weight } else { 1.0 };
                     while due >= 1.0 {
@@ -260,7 +272,8 @@ impl Tasks {
                     }
                 }
             }
+            counts.push(TableCount { label, rows: count, examples: pairs.len() - before });
         }
-        Ok(pairs)
+        Ok((pairs, counts))
     }
 }

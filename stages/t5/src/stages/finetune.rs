@@ -10,12 +10,13 @@ use arrow::datatypes::{DataType, Field, Schema};
 use paraloom_sdk::{About, Error, PlanInputs, Planned, Port, Result, Run, Services, Stage};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
-use super::examples::{Kind, Pair, Task, Tasks};
+use super::card::{self, Card};
+use super::examples::{Kind, Pair, TableCount, Task, Tasks};
 use super::shared::{FINGERPRINT, Loaded, MAX_SOURCE_TOKENS, load_model, pool};
 use crate::device::default_device;
-use crate::folder;
-use crate::tokenizer::Tokenizer;
+use crate::folder::{self, Format, Precision};
 use crate::train::{Example, Length, Optimizer, Options, Schedule, StepMetrics, Trainer};
 
 /// Checkpoints are at least this far apart, and take a small share of the time.
@@ -23,7 +24,7 @@ const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(10);
 const METRICS_FILE: &str = "metrics.json";
 
 /// Settings of `finetune`.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// A task of T5 with its official prompt and labels, or plain `text`.
@@ -117,8 +118,17 @@ pub struct Config {
     #[serde(default)]
     #[schemars(range(min = 1))]
     patience: Option<u64>,
+    /// The numbers that the weights are written as. They are computed with in f32 all the same.
+    #[serde(default)]
+    dtype: Precision,
+    /// Weights that need more than this are written as several files.
+    #[serde(default = "fifty_gigabytes")]
+    max_shard_size: String,
 }
 
+fn fifty_gigabytes() -> String {
+    "50GB".to_owned()
+}
 fn one() -> usize {
     1
 }
@@ -139,7 +149,7 @@ fn max_source_tokens() -> usize {
 }
 
 /// An optimizer.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 enum OptimizerName {
     #[default]
@@ -148,7 +158,7 @@ enum OptimizerName {
 }
 
 /// A schedule of the learning rate.
-#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 enum ScheduleName {
     Constant,
@@ -178,7 +188,7 @@ impl Stage for Finetune {
     type Config = Config;
 
     fn about() -> About {
-        About::new("finetune", "1.0.0", "Teaches a T5 model from examples.")
+        About::new("finetune", "1.1.0", "Teaches a T5 model from examples.")
             .input(Port::artifact("model", "The model to start from."))
             .input(
                 Port::table("examples", "What to learn: a source and a target column each.").many(),
@@ -204,6 +214,8 @@ impl Stage for Finetune {
             return Err(Error::config("`scale_parameter` is an option of `optimizer: adafactor`")
                 .at("/scale_parameter"));
         }
+        folder::parse_size(&config.max_shard_size)
+            .map_err(|error| Error::from(error).at("/max_shard_size"))?;
         let default = Task {
             kind: config.kind,
             prefix: config.prefix.clone(),
@@ -220,8 +232,8 @@ impl Stage for Finetune {
 
     fn run(&self, run: &mut Run) -> Result<()> {
         let loaded = load_model(run.artifact("model")?)?;
-        let mut examples = self.examples(&loaded, run.tables("examples"), true)?;
-        let mut validation = self.examples(&loaded, run.tables("validation"), false)?;
+        let (mut examples, tables) = self.examples(&loaded, run.tables("examples"), true)?;
+        let (mut validation, _) = self.examples(&loaded, run.tables("validation"), false)?;
         if validation.is_empty() && self.config.validation_split > 0.0 {
             validation = hold_back(&mut examples, self.config.validation_split);
         }
@@ -243,7 +255,7 @@ impl Stage for Finetune {
             Ok((trainer, metrics))
         })?;
         run.push("metrics", &to_rows(&metrics)?)?;
-        save(trainer, &loaded.tokenizer, run.output_dir("model")?)
+        self.save(trainer, &loaded, &tables, &metrics, run.output_dir("model")?)
     }
 }
 
@@ -283,19 +295,47 @@ impl Finetune {
         loaded: &Loaded,
         tables: Vec<(String, paraloom_sdk::StreamReader)>,
         weighted: bool,
-    ) -> Result<Vec<Example>> {
-        let pairs = self.tasks.read(tables, weighted)?;
+    ) -> Result<(Vec<Example>, Vec<TableCount>)> {
+        let (pairs, counts) = self.tasks.read(tables, weighted)?;
         let encode = |text: fn(&Pair) -> &str, limit| {
             let texts: Vec<_> = pairs.iter().map(text).collect();
             loaded.tokenizer.encode_all(&texts, Some(limit))
         };
         let sources = encode(|pair| &pair.source, self.config.max_source_tokens)?;
         let targets = encode(|pair| &pair.target, self.config.max_target_tokens)?;
-        Ok(sources
-            .into_iter()
-            .zip(targets)
-            .map(|(source, target)| Example { source, target })
-            .collect())
+        let pairs = sources.into_iter().zip(targets);
+        Ok((pairs.map(|(source, target)| Example { source, target }).collect(), counts))
+    }
+
+    /// Writes the model that did best, with its tokenizer and its card.
+    fn save(
+        &self,
+        trainer: Trainer,
+        loaded: &Loaded,
+        tables: &[TableCount],
+        metrics: &[Metric],
+        out: &Path,
+    ) -> Result<()> {
+        let best = trainer.best_loss();
+        let model = trainer.into_best_model();
+        let format = Format {
+            precision: self.config.dtype,
+            max_shard_bytes: folder::parse_size(&self.config.max_shard_size)?,
+        };
+        folder::save_as(&model, out, format)?;
+        loaded.tokenizer.save(out)?;
+        let result = json!({
+            "steps": metrics.len(),
+            "loss": metrics.last().map(|metric| f64::from_bits(metric.numbers[0])),
+            "validation_loss": best,
+        });
+        let card = Card {
+            what: "fine-tuned from examples",
+            base: card::hub_name(loaded.model.config()),
+            tables,
+            sections: vec![("Configuration", card::section(&self.config)), ("Result", result)],
+        };
+        Ok(card.write(&model, out)?)
     }
 
     fn validate_every(&self, examples: usize) -> u64 {
@@ -416,7 +456,7 @@ impl Work {
                 saved = Instant::now();
             }
         }
-        Ok(())
+        Ok(trainer.check_weights()?)
     }
 
     fn is_over(&self, trainer: &Trainer) -> bool {
@@ -431,9 +471,4 @@ impl Work {
             Ok(std::fs::write(dir.join(METRICS_FILE), json)?)
         })
     }
-}
-
-fn save(trainer: Trainer, tokenizer: &Tokenizer, out: &Path) -> Result<()> {
-    folder::save(&trainer.into_best_model(), out)?;
-    Ok(tokenizer.save(out)?)
 }

@@ -6,20 +6,22 @@ use std::path::Path;
 use arrow::datatypes::DataType;
 use paraloom_sdk::{About, Error, PlanInputs, Planned, Port, Result, Run, Stage, column};
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
 
+use super::card::{self, Card};
 use crate::config::Config as T5Config;
 use crate::device::default_device;
-use crate::folder;
+use crate::folder::{self, Format, Precision};
 use crate::model::Model;
-use crate::tokenizer::Tokenizer;
+use crate::tokenizer::{self, Tokenizer};
 
 /// Settings of `model`.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// A directory in the Hugging Face layout (`config.json`, `model.safetensors`,
-    /// `tokenizer.json`), or a hub reference such as `hf://google-t5/t5-base`.
+    /// `tokenizer.json` or `spiece.model`), or a hub reference such as `hf://google-t5/t5-base`.
     #[serde(default)]
     #[schemars(extend("x-paraloom-path" = true))]
     from: Option<String>,
@@ -38,10 +40,14 @@ pub struct Config {
     /// Those of T5's prompts and labels always do.
     #[serde(default)]
     words: Vec<String>,
+    /// The numbers that the weights are written as; as they are read, or f32 for a new model,
+    /// if left out. They are computed with in f32 all the same.
+    #[serde(default)]
+    dtype: Option<Precision>,
 }
 
 /// The size of a new T5.
-#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Size {
     /// Pieces of a tokenizer that is trained here; rows of the embedding matrix where the
@@ -83,7 +89,7 @@ impl Stage for ModelStage {
     type Config = Config;
 
     fn about() -> About {
-        About::new("model", "1.0.0", "A T5 model to start from: from a directory, or new.")
+        About::new("model", "1.1.0", "A T5 model to start from: from a directory, or new.")
             .input(
                 Port::table("texts", "What the tokenizer of a new model is trained on.")
                     .optional()
@@ -143,7 +149,7 @@ impl Stage for ModelStage {
     fn run(&self, run: &mut Run) -> Result<()> {
         let out = run.output_dir("model")?.to_owned();
         match (&self.config.from, &self.config.new) {
-            (Some(from), _) => copy(Path::new(from), &out),
+            (Some(from), _) => copy(Path::new(from), &out, self.config.dtype),
             (None, Some(size)) => self.make(*size, run, &out),
             (None, None) => Err(Error::internal("the plan was checked")),
         }
@@ -156,9 +162,10 @@ fn check_folder(from: &Path) -> Result<()> {
     if !from.is_dir() {
         return Err(Error::not_found(format!("{} is not a directory", from.display())).at("/from"));
     }
-    for name in ["config.json", "tokenizer.json"] {
-        if !has(name) {
-            return Err(Error::not_found(format!("{} has no {name}", from.display())).at("/from"));
+    for names in [&["config.json"][..], &[tokenizer::FILE, tokenizer::SPIECE]] {
+        if !names.iter().any(|name| has(name)) {
+            let message = format!("{} has no {}", from.display(), names.join(" or "));
+            return Err(Error::not_found(message).at("/from"));
         }
     }
     if !has("model.safetensors") && !has("model.safetensors.index.json") {
@@ -175,12 +182,19 @@ fn check_folder(from: &Path) -> Result<()> {
         .map_err(|error| Error::from(error).at("/from"))
 }
 
-/// Copies the files that make up a model, after they were read without error.
-fn copy(from: &Path, out: &Path) -> Result<()> {
-    folder::load(from, &default_device())?;
-    Tokenizer::load(from)?;
+/// Copies the files that make up a model, after they were read without error. What is to be of another form is
+/// written anew.
+fn copy(from: &Path, out: &Path, dtype: Option<Precision>) -> Result<()> {
+    let model = folder::load(from, &default_device())?;
+    let tokenizer = Tokenizer::load(from)?;
+    if !from.join(tokenizer::FILE).is_file() {
+        tokenizer.save(out)?;
+    }
+    if let Some(precision) = dtype {
+        folder::save_as(&model, out, Format { precision, ..Format::default() })?;
+    }
     let mut names: BTreeSet<_> = [
-        "config.json",
+        "README.md",
         "generation_config.json",
         "tokenizer.json",
         "tokenizer_config.json",
@@ -190,9 +204,9 @@ fn copy(from: &Path, out: &Path) -> Result<()> {
     .into();
     for entry in std::fs::read_dir(from)?.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
-        if name.starts_with("model")
-            && (name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json"))
-        {
+        let weights = name.starts_with("model")
+            && (name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json"));
+        if dtype.is_none() && (weights || name == "config.json") {
             names.insert(name);
         }
     }
@@ -248,7 +262,18 @@ impl ModelStage {
             T5Config::small(vocabulary, size.d_model, size.d_ff, size.layers, size.heads);
         config.dropout_rate = size.dropout;
         let model = Model::initial(config, &default_device(), run.seed())?;
-        folder::save(&model, out)?;
-        Ok(tokenizer.save(out)?)
+        let precision = self.config.dtype.unwrap_or_default();
+        folder::save_as(&model, out, Format { precision, ..Format::default() })?;
+        tokenizer.save(out)?;
+        let card = Card {
+            what: "with random weights",
+            base: None,
+            tables: &[],
+            sections: vec![
+                ("Configuration", card::section(&size)),
+                ("Tokenizer", json!({ "pieces": pieces, "texts": texts.len() })),
+            ],
+        };
+        Ok(card.write(&model, out)?)
     }
 }

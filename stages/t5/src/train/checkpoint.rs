@@ -38,8 +38,9 @@ impl Trainer {
     /// Writes everything that a resume needs into `directory`.
     ///
     /// # Errors
-    /// When a file cannot be written.
+    /// When a file cannot be written, or a weight stopped being a number.
     pub fn save(&self, directory: &Path) -> Result<()> {
+        self.check_weights()?;
         std::fs::create_dir_all(directory).map_err(Error::io(directory))?;
         let bytes: BTreeMap<String, ([usize; 2], Vec<u8>)> = self
             .tensors()

@@ -142,9 +142,10 @@ impl Trainer {
     /// The mean loss per target token over other examples; the model that does best is kept, and checkpoints hold it.
     ///
     /// # Errors
-    /// As [`mean_loss`].
+    /// As [`mean_loss`], and [`Error::Diverged`] when the loss is not a number.
     pub fn evaluate(&mut self, examples: &[Example], cancelled: &dyn Fn() -> bool) -> Result<f64> {
         let loss = mean_loss(&self.model, examples, cancelled)?;
+        finite(self.step, "validation loss", loss)?;
         match &mut self.best {
             Some(best) if loss >= best.loss => best.since += 1,
             best => *best = Some(Best { loss, model: self.model.clone(), since: 0 }),
@@ -160,6 +161,16 @@ impl Trainer {
     /// Evaluations since the best one, for stopping early.
     pub fn evaluations_since_best(&self) -> u64 {
         self.best.as_ref().map_or(0, |best| best.since)
+    }
+
+    /// Refuses weights that stopped being numbers. A step only sees this in the loss of the next one, so it is asked
+    /// before anything is kept: checkpoints and the result never hold such weights.
+    ///
+    /// # Errors
+    /// [`Error::Diverged`].
+    pub fn check_weights(&self) -> Result<()> {
+        let sums = self.model.weights().list().into_iter().map(square_sum);
+        finite(self.step, "sum of squared weights", sums.sum())
     }
 
     /// Steps done.
@@ -316,12 +327,12 @@ impl Trainer {
     }
 
     fn finite(&self, what: &'static str, value: f64) -> Result<()> {
-        if value.is_finite() {
-            Ok(())
-        } else {
-            Err(Error::Diverged { step: self.step + 1, what, value })
-        }
+        finite(self.step + 1, what, value)
     }
+}
+
+fn finite(step: u64, what: &'static str, value: f64) -> Result<()> {
+    if value.is_finite() { Ok(()) } else { Err(Error::Diverged { step, what, value }) }
 }
 
 /// The mean loss per target token of a model over examples, without dropout or label smoothing.

@@ -1,0 +1,256 @@
+//! Writing a model directory: the same bytes for the same weights, whole or in shards, in f32 or bf16.
+
+use std::{borrow::Cow, collections::HashMap, path::Path};
+
+use burn::tensor::Tensor;
+use safetensors::{Dtype, View};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use super::{CONFIG, GENERATION, INDEX, WEIGHTS};
+use crate::{
+    Error, Result,
+    model::{Model, Slot, Weights},
+};
+
+/// The numbers that weights are written as.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// 32 bits, as they are computed with.
+    #[default]
+    F32,
+    /// 16 bits with the range of f32: half the size, two to three digits.
+    Bf16,
+}
+
+impl Precision {
+    /// Bytes of a value.
+    fn bytes(self) -> usize {
+        match self {
+            Self::F32 => size_of::<f32>(),
+            Self::Bf16 => size_of::<half::bf16>(),
+        }
+    }
+
+    /// A value as it will be read back.
+    fn round(self, value: f32) -> f32 {
+        match self {
+            Self::F32 => value,
+            Self::Bf16 => half::bf16::from_f32(value).to_f32(),
+        }
+    }
+}
+
+/// How weights are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Format {
+    /// The numbers.
+    pub precision: Precision,
+    /// Most bytes of weights per file; a larger tensor gets a file of its own.
+    pub max_shard_bytes: u64,
+}
+
+impl Default for Format {
+    /// f32 in one file, unless it is huge: what `transformers` does.
+    fn default() -> Self {
+        Self { precision: Precision::F32, max_shard_bytes: 50_000_000_000 }
+    }
+}
+
+/// Understands a size such as `5GB` or `512MiB`, as `transformers` writes them; a bare number counts bytes.
+///
+/// # Errors
+/// [`Error::Invalid`] that says how a size is written.
+pub fn parse_size(text: &str) -> Result<u64> {
+    let number = text.trim_end_matches(|symbol: char| symbol.is_ascii_alphabetic());
+    let unit = match text[number.len()..].to_ascii_uppercase().as_str() {
+        "" | "B" => Some(1),
+        "KB" => Some(1_000),
+        "MB" => Some(1_000_000),
+        "GB" => Some(1_000_000_000),
+        "KIB" => Some(1 << 10),
+        "MIB" => Some(1 << 20),
+        "GIB" => Some(1 << 30),
+        _ => None,
+    };
+    let size = number.trim().parse::<u64>().ok().zip(unit);
+    size.and_then(|(number, unit)| number.checked_mul(unit)).filter(|&size| size > 0).ok_or_else(
+        || {
+            Error::Invalid(format!(
+                "`{text}` is not a size; write a whole number and KB, MB or GB, such as 5GB"
+            ))
+        },
+    )
+}
+
+/// Writes a model in f32, in one file.
+///
+/// # Errors
+/// As [`save_as`].
+pub fn save(model: &Model, directory: &Path) -> Result<()> {
+    save_as(model, directory, Format::default())
+}
+
+/// Writes a model: the same bytes for the same weights.
+///
+/// # Errors
+/// When a weight is not finite, or a file cannot be written.
+pub fn save_as(model: &Model, directory: &Path, format: Format) -> Result<()> {
+    std::fs::create_dir_all(directory).map_err(Error::io(directory))?;
+    let config = model.config();
+    let mut json = config.to_json();
+    if let (Precision::Bf16, Some(fields)) = (format.precision, json.as_object_mut()) {
+        fields.insert("dtype".into(), "bfloat16".into());
+        fields.sort_keys();
+    }
+    write_json(&directory.join(CONFIG), &json)?;
+    let generation = json!({
+        "_from_model_config": true,
+        "decoder_start_token_id": config.decoder_start_token_id,
+        "eos_token_id": config.eos_token_id,
+        "pad_token_id": config.pad_token_id,
+    });
+    write_json(&directory.join(GENERATION), &generation)?;
+    let layout = Weights::layout(config);
+    let tensors: Vec<Stored<'_>> = layout
+        .list()
+        .into_iter()
+        .zip(model.weights().list())
+        .map(|(slot, tensor)| Stored::new(slot, tensor, format.precision))
+        .collect::<Result<_>>()?;
+    match shards(tensors, format.max_shard_bytes).as_slice() {
+        [whole] => write_tensors(whole, &directory.join(WEIGHTS)),
+        shards => write_shards(shards, directory),
+    }
+}
+
+/// Writes JSON with a final newline.
+pub(crate) fn write_json(path: &Path, value: &Value) -> Result<()> {
+    std::fs::write(path, format!("{value:#}\n")).map_err(Error::io(path))
+}
+
+/// Deals tensors out to files, in order. Those that are larger than a file may be go alone.
+fn shards(tensors: Vec<Stored<'_>>, most: u64) -> Vec<Vec<Stored<'_>>> {
+    let (mut shards, mut last, mut filled) = (Vec::new(), Vec::new(), 0);
+    for tensor in tensors {
+        let bytes = tensor.data_len() as u64;
+        if bytes > most {
+            shards.push(vec![tensor]);
+            continue;
+        }
+        if filled + bytes > most {
+            shards.push(std::mem::take(&mut last));
+            filled = 0;
+        }
+        filled += bytes;
+        last.push(tensor);
+    }
+    if !last.is_empty() {
+        shards.push(last);
+    }
+    shards
+}
+
+/// Writes numbered files and the index that says which tensor lies where.
+fn write_shards(shards: &[Vec<Stored<'_>>], directory: &Path) -> Result<()> {
+    let mut places = Map::new();
+    for (shard, number) in shards.iter().zip(1..) {
+        let name = format!("model-{number:05}-of-{:05}.safetensors", shards.len());
+        write_tensors(shard, &directory.join(&name))?;
+        places
+            .extend(shard.iter().map(|tensor| (tensor.name.to_owned(), Value::from(name.clone()))));
+    }
+    places.sort_keys();
+    let all = || shards.iter().flatten();
+    let index = json!({
+        "metadata": {
+            "total_parameters": all().map(|tensor| tensor.tensor.dims().iter().product::<usize>()).sum::<usize>(),
+            "total_size": all().map(Stored::data_len).sum::<usize>(),
+        },
+        "weight_map": places,
+    });
+    write_json(&directory.join(INDEX), &index)
+}
+
+fn write_tensors(tensors: &[Stored<'_>], path: &Path) -> Result<()> {
+    let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    let views = tensors.iter().map(|tensor| (tensor.name, tensor));
+    safetensors::serialize_to_file(views, Some(format), path)
+        .map_err(|error| Error::malformed(path, error))
+}
+
+/// A tensor on its way into a file; its bytes are fetched when they are written.
+struct Stored<'a> {
+    name: &'a str,
+    shape: Vec<usize>,
+    tensor: &'a Tensor<2>,
+    precision: Precision,
+}
+
+impl<'a> Stored<'a> {
+    /// Refuses weights that nobody could use.
+    fn new(slot: &'a Slot, tensor: &'a Tensor<2>, precision: Precision) -> Result<Self> {
+        let data = tensor.to_data();
+        let values =
+            data.as_slice::<f32>().map_err(|error| Error::Weights(format!("{error:?}")))?;
+        match values.iter().find(|&&value| !precision.round(value).is_finite()) {
+            Some(value) => Err(Error::Weights(format!(
+                "`{}` holds {value}; the model was not saved. Lower the learning rate",
+                slot.name
+            ))),
+            None => Ok(Self { name: &slot.name, shape: slot.shape(), tensor, precision }),
+        }
+    }
+}
+
+impl View for &Stored<'_> {
+    fn dtype(&self) -> Dtype {
+        match self.precision {
+            Precision::F32 => Dtype::F32,
+            Precision::Bf16 => Dtype::BF16,
+        }
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        let data = self.tensor.to_data();
+        match self.precision {
+            Precision::F32 => data.as_bytes().to_vec().into(),
+            Precision::Bf16 => {
+                let halves = data.iter::<f32>().map(half::bf16::from_f32);
+                halves.flat_map(half::bf16::to_le_bytes).collect::<Vec<u8>>().into()
+            }
+        }
+    }
+
+    fn data_len(&self) -> usize {
+        Stored::data_len(self)
+    }
+}
+
+impl Stored<'_> {
+    fn data_len(&self) -> usize {
+        self.shape.iter().product::<usize>() * self.precision.bytes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_those_of_transformers() {
+        let cases = [("5GB", 5_000_000_000), ("512MiB", 512 << 20), ("24kb", 24_000), ("100", 100)];
+        for (text, size) in cases {
+            assert_eq!(parse_size(text).ok(), Some(size), "{text}");
+        }
+        for text in ["", "GB", "5TB", "-1GB", "1.5GB", "0", "99999999999999GB", "５GB"] {
+            assert!(parse_size(text).is_err(), "{text}");
+        }
+    }
+}

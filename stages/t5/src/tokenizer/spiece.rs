@@ -1,0 +1,269 @@
+//! A SentencePiece model (`spiece.model`), turned into the `tokenizer.json` that says the same.
+//!
+//! The layout is `sentencepiece_model.proto`; the result is what the genuine `tokenizer.json` of T5 holds.
+
+use std::collections::HashSet;
+
+use serde_json::{Value, json};
+use tokenizers::normalizers::Precompiled;
+
+use super::{
+    charsmap,
+    protobuf::{Fields, Result},
+    special_token, unigram_json,
+};
+
+/// Tokens for the gaps of T5's pre-training task, which the file does not hold.
+const EXTRA_IDS: usize = 100;
+/// More pieces than any vocabulary has.
+const MOST_PIECES: usize = 1 << 20;
+
+/// What a piece is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Normal,
+    Unknown,
+    Control,
+}
+
+/// A piece with the logarithm of its probability.
+#[derive(Debug, Clone, Copy)]
+struct Piece<'a> {
+    text: &'a str,
+    score: f32,
+    kind: Kind,
+}
+
+/// What counts in a SentencePiece model.
+#[derive(Debug, Default)]
+struct Model<'a> {
+    pieces: Vec<Piece<'a>>,
+    charsmap: &'a [u8],
+}
+
+/// The `tokenizer.json` of a SentencePiece model.
+///
+/// # Errors
+/// When the bytes are damaged, or are of another kind of model than T5's.
+pub(super) fn to_json(bytes: &[u8]) -> Result<Value> {
+    let model = Model::read(bytes)?;
+    let unknown: Vec<usize> =
+        (0..model.pieces.len()).filter(|&id| model.pieces[id].kind == Kind::Unknown).collect();
+    let &[unknown] = unknown.as_slice() else {
+        return Err("it does not have exactly one unknown piece");
+    };
+    let extra: Vec<String> = (0..EXTRA_IDS).rev().map(|id| format!("<extra_id_{id}>")).collect();
+    let special = model
+        .pieces
+        .iter()
+        .enumerate()
+        .filter(|(_, piece)| piece.kind != Kind::Normal)
+        .map(|(id, piece)| special_token(id, piece.text));
+    let extra_tokens =
+        extra.iter().zip(model.pieces.len()..).map(|(name, id)| special_token(id, name));
+    let added: Vec<Value> = special.chain(extra_tokens).collect();
+    let pieces = model.pieces.iter().map(|piece| json!([piece.text, f64::from(piece.score)]));
+    let vocab: Vec<Value> = pieces.chain(extra.iter().map(|name| json!([name, 0.0]))).collect();
+    let end = model.pieces.iter().position(|piece| piece.text == "</s>");
+    let end = end.ok_or("it does not have the piece `</s>`")?;
+    Ok(unigram_json(&added, &model.normalizer()?, [unknown, end], &vocab))
+}
+
+impl<'a> Model<'a> {
+    fn read(bytes: &'a [u8]) -> Result<Self> {
+        let mut model = Self::default();
+        for field in Fields::new(bytes) {
+            match field? {
+                (1, piece) => model.pieces.push(Piece::read(piece.bytes()?)?),
+                (2, trainer) => check_trainer(trainer.bytes()?)?,
+                (3, normalizer) => model.charsmap = read_normalizer(normalizer.bytes()?)?,
+                _ => {}
+            }
+            if model.pieces.len() > MOST_PIECES {
+                return Err("it has more pieces than any vocabulary");
+            }
+        }
+        let mut seen = HashSet::new();
+        if model.pieces.iter().any(|piece| piece.text.is_empty() || !seen.insert(piece.text)) {
+            return Err("a piece is empty or stands there twice");
+        }
+        Ok(model)
+    }
+
+    /// The normaliser that applies the table of the model; none where it is empty.
+    fn normalizer(&self) -> Result<Value> {
+        if self.charsmap.is_empty() {
+            return Ok(Value::Null);
+        }
+        charsmap::check(self.charsmap)?;
+        let failed = "its normalisation table cannot be read";
+        let precompiled = Precompiled::from(self.charsmap).map_err(|_| failed)?;
+        serde_json::to_value(&precompiled).map_err(|_| failed)
+    }
+}
+
+impl<'a> Piece<'a> {
+    fn read(message: &'a [u8]) -> Result<Self> {
+        let mut piece = Self { text: "", score: 0.0, kind: Kind::Normal };
+        for field in Fields::new(message) {
+            match field? {
+                (1, text) => piece.text = text.text()?,
+                (2, score) => piece.score = score.float()?,
+                (3, kind) => {
+                    piece.kind = match kind.number()? {
+                        1 => Kind::Normal,
+                        2 => Kind::Unknown,
+                        3 => Kind::Control,
+                        _ => return Err("it has pieces of a kind that T5's models do not have"),
+                    }
+                }
+                _ => {}
+            }
+        }
+        if piece.score.is_finite() { Ok(piece) } else { Err("a score is not a number") }
+    }
+}
+
+/// Refuses what was trained in a way that T5's models were not.
+fn check_trainer(message: &[u8]) -> Result<()> {
+    for field in Fields::new(message) {
+        match field? {
+            (3, kind) if kind.number()? != 1 => {
+                return Err("it is not a Unigram model, as those of T5 are");
+            }
+            (24, suffix) if suffix.number()? != 0 => {
+                return Err("it puts the mark of a space behind words, and T5's put it in front");
+            }
+            (35, fallback) if fallback.number()? != 0 => {
+                return Err("it falls back to bytes, which T5's models do not");
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// The table of a normaliser that treats spaces as T5's do.
+fn read_normalizer(message: &[u8]) -> Result<&[u8]> {
+    let mut charsmap: &[u8] = &[];
+    for field in Fields::new(message) {
+        match field? {
+            (2, table) => charsmap = table.bytes()?,
+            (3..=5, spaces) if spaces.number()? == 0 => {
+                return Err("it treats spaces in another way than T5's models");
+            }
+            _ => {}
+        }
+    }
+    Ok(charsmap)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::{super::Tokenizer, *};
+
+    /// A field with bytes.
+    fn bytes(number: u8, value: &[u8]) -> Vec<u8> {
+        let mut field = vec![number << 3 | 2];
+        let mut length = value.len();
+        while length >= 0x80 {
+            field.push(length as u8 | 0x80);
+            length >>= 7;
+        }
+        field.push(length as u8);
+        field.extend(value);
+        field
+    }
+
+    fn piece(text: &str, score: f32, kind: u8) -> Vec<u8> {
+        let mut message = bytes(1, text.as_bytes());
+        message.push(2 << 3 | 5);
+        message.extend(score.to_le_bytes());
+        message.extend([3 << 3, kind]);
+        bytes(1, &message)
+    }
+
+    fn pieces() -> Vec<u8> {
+        let special = [("<pad>", 3), ("</s>", 3), ("<unk>", 2)];
+        let mut model: Vec<u8> =
+            special.iter().flat_map(|(text, kind)| piece(text, 0.0, *kind)).collect();
+        for (text, score) in
+            [("▁", -2.0), ("a", -3.0), ("b", -3.5), ("c", -4.0), ("▁a", -3.2), ("bc", -3.9)]
+        {
+            model.extend(piece(text, score, 1));
+        }
+        model
+    }
+
+    /// Some pieces, and a table that makes `bc` of `x`.
+    fn model() -> Vec<u8> {
+        let mut model = pieces();
+        let table = charsmap::tests::table(b'x', 0, "bc\0");
+        model.extend(bytes(3, &bytes(2, &table)));
+        model
+    }
+
+    #[test]
+    fn a_model_becomes_a_tokenizer() -> crate::Result<()> {
+        let tokenizer = Tokenizer::from_spiece(&model())?;
+        assert_eq!(tokenizer.vocab_size(), 9 + EXTRA_IDS);
+        assert_eq!(tokenizer.encode("a  x", None)?, [7, 3, 8, 1]);
+        assert_eq!(tokenizer.encode("a</s>", None)?, [7, 2, 1]);
+        assert_eq!(tokenizer.decode(&[7, 3, 8, 1, 108, 9])?, "a bc");
+        Ok(())
+    }
+
+    #[test]
+    fn what_is_not_a_model_of_t5_is_refused_by_name() {
+        let with = |field: Vec<u8>| [pieces(), field].concat();
+        let cases = [
+            (Vec::new(), "exactly one unknown piece"),
+            (b"PK\x03\x04 a zip".to_vec(), ""),
+            (with(piece("a", 0.0, 1)), "stands there twice"),
+            (with(piece("", 0.0, 1)), "empty"),
+            (with(piece("d", f32::NAN, 1)), "score"),
+            (with(piece("<0x41>", 0.0, 6)), "of a kind"),
+            (with(bytes(2, &[3 << 3, 2])), "Unigram"),
+            (with(bytes(2, &[24 << 3 | 0x80, 1, 1])), "space"),
+            (with(bytes(3, &[4 << 3, 0])), "spaces"),
+            (with(bytes(3, &bytes(2, &[0xff; 8]))), "cut short"),
+            (pieces()[..20].to_vec(), "cut short"),
+        ];
+        for (bytes, message) in cases {
+            let error = to_json(&bytes).expect_err(message);
+            assert!(error.contains(message), "{error}, not {message}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(400) })]
+
+        /// Damaged anywhere, a model is refused or works; it never panics and never takes memory for nothing.
+        #[test]
+        fn a_damaged_model_is_refused_or_works(
+            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
+            length in any::<prop::sample::Index>(),
+            cut in any::<bool>(),
+        ) {
+            let mut bytes = model();
+            for (place, value) in changes {
+                let place = place.index(bytes.len());
+                bytes[place] = value;
+            }
+            if cut {
+                bytes.truncate(length.index(bytes.len()));
+            }
+            if let Ok(tokenizer) = Tokenizer::from_spiece(&bytes) {
+                let ids = tokenizer.encode("a xx bc ä </s> x\u{301}", None).unwrap_or_default();
+                let _ = tokenizer.decode(&ids);
+            }
+        }
+
+        #[test]
+        fn any_bytes_are_refused_or_work(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+            let _ = Tokenizer::from_spiece(&bytes);
+        }
+    }
+}
