@@ -7,7 +7,7 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -44,9 +44,13 @@ struct Setup {
 
 impl Setup {
     fn new() -> Self {
-        let executable = PathBuf::from(common::paraloom().get_program());
+        Self::of(Path::new(common::paraloom().get_program()))
+    }
+
+    /// With the libraries beside the binary, which are there already.
+    fn of(executable: &Path) -> Self {
         let mut host = Host::default();
-        for library in shipped_libraries(&executable) {
+        for library in shipped_libraries(executable) {
             host.load(&library, Origin::Shipped).expect("it was just built");
         }
         let project = Project::new(PIPELINE);
@@ -202,7 +206,7 @@ fn the_process_may_die_before_any_operation() {
     }
     let setup = Setup::new();
     let (expected, operations) = setup.expected();
-    let step = if std::env::var_os("PARALOOM_FAULTS").is_some() { 1 } else { 23 };
+    let step = if std::env::var_os("PARALOOM_FAULTS").is_some() { 1 } else { 11 };
     for at in (1..=operations).step_by(step) {
         let name = format!("store-{at}");
         let status = Command::new(std::env::current_exe().expect("this test"))
@@ -212,7 +216,6 @@ fn the_process_may_die_before_any_operation() {
             .expect("this test runs")
             .status;
         assert!(status.code() == Some(9) || status.success(), "operation {at}: {status}");
-        // And once more while it recovers.
         let store = setup.store(&name, None).expect("no trouble any more");
         setup.run(&store).unwrap_or_else(|error| panic!("operation {at}: {error}"));
         assert_eq!(setup.results(&store), expected, "operation {at}");
@@ -224,7 +227,7 @@ fn the_process_may_die_before_any_operation() {
 fn die(text: &str) {
     let (at, store) = text.split_once(' ').expect("two words");
     let at = at.parse().expect("a number");
-    let setup = Setup::new();
+    let setup = Setup::of(Path::new(env!("CARGO_BIN_EXE_paraloom")));
     let fault = Fault { at, lasting: true, outcome: Outcome::Death, count: AtomicU64::new(0) };
     let store = Store::create_watched(Path::new(store), Some(Arc::new(fault)));
     setup.run(&store.expect("no trouble")).expect("no trouble");

@@ -97,8 +97,22 @@ fn same(left: &Node, right: &Node, schema: &Schema) -> Result<Type> {
         _ if a == b => Ok(a),
         _ => {
             let span = (left.span.0, right.span.1);
-            Err(ExprError::new(format!("{a} is compared with {b}"), span))
+            let error = ExprError::new(format!("{a} is compared with {b}"), span);
+            Err(match text_column(left, a, b).or_else(|| text_column(right, b, a)) {
+                Some(name) => error.hint(format!(
+                    "`{name}` is text: some cell is no number; `types: {{ {name}: number }}` where it is loaded names it"
+                )),
+                None => error,
+            })
         }
+    }
+}
+
+/// The column that is text although it is compared with a number.
+fn text_column(node: &Node, own: Type, other: Type) -> Option<&str> {
+    match &node.kind {
+        Kind::Column(name) if own == Type::Text && other == Type::Number => Some(name),
+        _ => None,
     }
 }
 

@@ -34,6 +34,7 @@ impl Kind {
     /// The narrowest kind of one cell. A number with a leading zero is a code, not a
     /// quantity.
     pub(crate) fn of(cell: &str) -> Self {
+        let cell = cell.trim();
         let digits = cell.trim_start_matches('-');
         let is_code = digits.len() > 1 && digits.starts_with('0') && !digits.starts_with("0.");
         if is_code {
@@ -59,24 +60,38 @@ impl Kind {
     }
 }
 
-/// Plain decimal notation; `nan`, `inf` and `infinity`, which Rust would parse, are words.
+/// What other programs write for numbers that are none. Other spellings, `Nan` and `Inf` among them, are names.
+const NOT_FINITE: [&str; 8] =
+    ["NaN", "nan", "inf", "-inf", "Infinity", "-Infinity", "infinity", "-infinity"];
+
+/// Plain decimal notation, or one of [`NOT_FINITE`].
 fn is_number(cell: &str) -> bool {
-    cell.starts_with(|c: char| c.is_ascii_digit() || matches!(c, '-' | '+' | '.'))
-        && cell.parse::<f64>().is_ok_and(f64::is_finite)
+    let decimal = cell.starts_with(|c: char| c.is_ascii_digit() || matches!(c, '-' | '+' | '.'))
+        && cell.parse::<f64>().is_ok_and(f64::is_finite);
+    decimal || NOT_FINITE.contains(&cell)
 }
 
-/// Builds one column; the error is the index of the first cell that does not fit.
+/// The first cell of a column that does not fit.
+#[derive(Debug)]
+pub(crate) struct BadCell {
+    pub(crate) row: usize,
+    pub(crate) text: String,
+}
+
+/// Builds one column. White space around a number means nothing.
 pub(crate) fn build(
     kind: Kind,
     cells: Vec<Option<String>>,
-) -> std::result::Result<ArrayRef, usize> {
+) -> std::result::Result<ArrayRef, BadCell> {
     fn parse<T>(
         cells: &[Option<String>],
         read: impl Fn(&str) -> Option<T>,
-    ) -> std::result::Result<Vec<Option<T>>, usize> {
-        let cell = |(at, cell): (usize, &Option<String>)| match cell.as_deref() {
+    ) -> std::result::Result<Vec<Option<T>>, BadCell> {
+        let cell = |(row, cell): (usize, &Option<String>)| match cell.as_deref().map(str::trim) {
             None | Some("") => Ok(None),
-            Some(text) => read(text).map(Some).ok_or(at),
+            Some(text) => {
+                read(text).map(Some).ok_or_else(|| BadCell { row, text: text.to_owned() })
+            }
         };
         cells.iter().enumerate().map(cell).collect()
     }

@@ -175,15 +175,17 @@ impl Source for Delimited {
         }
         let mut columns = Vec::with_capacity(cells.len());
         for ((kind, column), field) in self.kinds.iter().zip(cells).zip(self.schema.fields()) {
-            let column = build(*kind, column).map_err(|row| {
-                let name = field.name();
-                let message = format!(
-                    "{}:{}: `{name}` is not {}, which the rows before it are",
-                    self.path,
-                    lines[row],
-                    field.data_type()
-                );
-                Error::data(message).at("/from").hint(format!("say `types: {{ {name}: text }}`"))
+            let column = build(*kind, column).map_err(|bad| {
+                let (name, line) = (field.name(), lines[bad.row]);
+                let what = match kind {
+                    Kind::Int => "a whole number, as the column is",
+                    Kind::Number => "a number, as the column is",
+                    _ => "`true` or `false`, as the column is",
+                };
+                let text: String = bad.text.chars().take(40).collect();
+                Error::data(format!("{}:{line}: `{name}` is `{text}`, not {what}", self.path))
+                    .at("/from")
+                    .hint(format!("mend the cell, or say `types: {{ {name}: text }}`"))
             })?;
             columns.push(column);
         }
