@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch, StringArray, new_null_array};
+use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray, new_null_array};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Schema};
 use paraloom_exec::{Lookup, try_row};
@@ -43,7 +43,7 @@ pub(crate) fn run(args: &TryArgs, stages: &[PathBuf]) -> Result<ExitCode> {
 }
 
 /// A row of the node's mapped table: the sentence in its text column, other columns as
-/// `--with` says, the rest null.
+/// `--with` says, the rest empty.
 fn make_row(graph: &Graph, index: NodeIndex, args: &TryArgs) -> Result<RecordBatch> {
     let node = graph.node(index);
     let mapped = node.stage.mapped_input();
@@ -62,6 +62,7 @@ fn make_row(graph: &Graph, index: NodeIndex, args: &TryArgs) -> Result<RecordBat
             .map_err(|_| CliError::usage(format!("there is no column `{name}`")))?;
     }
     let mut columns: Vec<ArrayRef> = Vec::new();
+    let mut empty = Vec::new();
     for field in schema.fields() {
         let given = args
             .with
@@ -76,10 +77,22 @@ fn make_row(graph: &Graph, index: NodeIndex, args: &TryArgs) -> Result<RecordBat
         let cell = text.map(|text| Arc::new(StringArray::from(vec![text])) as ArrayRef);
         columns.push(match cell {
             Some(cell) => cast(&cell, field.data_type())?,
-            None => new_null_array(field.data_type(), 1),
+            None if field.is_nullable() => {
+                empty.extend((field.data_type() == &DataType::Utf8).then(|| field.name().as_str()));
+                new_null_array(field.data_type(), 1)
+            }
+            // Which candidate it is, say: no stage decides by it.
+            None => cast(&Int64Array::from(vec![0]), field.data_type())?,
         });
     }
-    RecordBatch::try_new(schema, columns).map_err(|error| {
+    if !empty.is_empty() {
+        let given: Vec<_> = empty.iter().map(|name| format!("--with {name}=TEXT")).collect();
+        render::note(&format!(
+            "the sentence is the row's `{column}`; {} fills the rest",
+            given.join(" ")
+        ));
+    }
+    RecordBatch::try_new(Arc::clone(&schema), columns).map_err(|error| {
         CliError::usage(format!("the row is not complete: {error}"))
             .hint("give the other columns with --with COLUMN=VALUE")
     })
