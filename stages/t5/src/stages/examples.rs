@@ -161,28 +161,35 @@ impl Task {
     }
 }
 
-/// The columns that a template names: what stands in braces.
-fn template_columns(template: &str) -> Vec<&str> {
-    template
-        .split('{')
-        .skip(1)
-        .filter_map(|rest| rest.split_once('}'))
-        .map(|(name, _)| name)
-        .collect()
+/// The pieces of a template: what stands before each column, the column in braces, and the rest.
+fn pieces(template: &str) -> (Vec<(&str, &str)>, &str) {
+    let (mut pieces, mut rest) = (Vec::new(), template);
+    while let Some((before, (name, after))) =
+        rest.split_once('{').and_then(|(before, after)| Some((before, after.split_once('}')?)))
+    {
+        pieces.push((before, name));
+        rest = after;
+    }
+    (pieces, rest)
 }
 
-/// The template filled in for every row; null where a column is.
+/// The columns that a template names.
+fn template_columns(template: &str) -> Vec<&str> {
+    pieces(template).0.into_iter().map(|(_, name)| name).collect()
+}
+
+/// The template filled in for every row; null where a column is. Braces in the columns are text.
 fn fill(template: &str, rows: &RecordBatch) -> Result<StringArray> {
-    let names = template_columns(template);
+    let (pieces, rest) = pieces(template);
     let columns: Vec<_> =
-        names.iter().map(|name| column::text(rows, name)).collect::<Result<_>>()?;
+        pieces.iter().map(|(_, name)| column::text(rows, name)).collect::<Result<_>>()?;
     let row = |row: usize| {
-        let mut text = template.to_owned();
-        for (name, column) in names.iter().zip(&columns) {
-            let value = column.is_valid(row).then(|| column.value(row))?;
-            text = text.replacen(&format!("{{{name}}}"), value, 1);
+        let mut text = String::new();
+        for ((before, _), column) in pieces.iter().zip(&columns) {
+            text.push_str(before);
+            text.push_str(column.is_valid(row).then(|| column.value(row))?);
         }
-        Some(text)
+        Some(text + rest)
     };
     Ok((0..rows.num_rows()).map(row).collect())
 }
@@ -275,5 +282,25 @@ impl Tasks {
             counts.push(TableCount { label, rows: count, examples: pairs.len() - before });
         }
         Ok((pairs, counts))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{ArrayRef, RecordBatch, StringArray};
+
+    use super::fill;
+
+    #[test]
+    fn templates_take_columns_as_text() {
+        let column = |values: [Option<&str>; 2]| -> ArrayRef {
+            Arc::new(StringArray::from(values.to_vec()))
+        };
+        let (a, b) = (column([Some("{b}"), Some("x")]), column([Some("y"), None]));
+        let rows = RecordBatch::try_from_iter([("a", a), ("b", b)]).expect("they fit");
+        let filled = fill("one {a} two {b} {", &rows).expect("the columns are there");
+        assert_eq!(filled.iter().collect::<Vec<_>>(), [Some("one {b} two y {"), None]);
     }
 }
