@@ -117,6 +117,13 @@ impl Bench {
         self.command(&args)
     }
 
+    /// The card of a model that was made.
+    fn card(&self, node: &str) -> String {
+        let told = self.told(self.article("export", &[node, "--to", "out"]));
+        assert!(told.starts_with("exit 0"), "{told}");
+        std::fs::read_to_string(self.project.file("out/README.md")).expect("it is exported")
+    }
+
     /// Exit code, stdout and stderr, without what differs from run to run.
     fn told(&self, mut command: Command) -> String {
         let output = command.output().expect("the binary runs");
@@ -173,6 +180,8 @@ fn the_article_from_start_to_end() {
     assert!(bench.requests().is_empty(), "looking asks nobody");
 
     let events = bench.events(&[]);
+    let card = bench.card("custom");
+    assert!(card.contains("base_model: google-t5/t5-base"), "{card}");
     assert_eq!(
         named(&events, "fetch_finished", "reference"),
         [

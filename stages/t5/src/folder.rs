@@ -21,6 +21,8 @@ pub use self::write::{Format, Precision, parse_size, save, save_as};
 use crate::{Error, Result, config::Config, model::Model};
 
 const CONFIG: &str = "config.json";
+/// The field of it that says what the model is called.
+const NAME: &str = "_name_or_path";
 const GENERATION: &str = "generation_config.json";
 const WEIGHTS: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
@@ -46,6 +48,24 @@ pub fn load(directory: &Path, device: &Device) -> Result<Model> {
             if slot.name == SHARED_ALIASES[0] { &SHARED_ALIASES } else { &[&slot.name] };
         files.read(aliases, &slot.shape())
     })
+}
+
+/// Says in a model's `config.json` what it is called, where that says nothing yet.
+///
+/// # Errors
+/// When the file cannot be read or written.
+pub fn name(directory: &Path, name: &str) -> Result<()> {
+    let path = directory.join(CONFIG);
+    let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
+    let mut value: Value =
+        serde_json::from_str(&text).map_err(|error| Error::malformed(&path, error))?;
+    match value.as_object_mut() {
+        Some(fields) if !fields.contains_key(NAME) => {
+            fields.insert(NAME.to_owned(), name.into());
+            write_json(&path, &value)
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The tensors of a model directory, by name.

@@ -215,7 +215,18 @@ fn copy(from: &Path, out: &Path, dtype: Option<Precision>) -> Result<()> {
             std::fs::copy(from.join(&name), out.join(&name))?;
         }
     }
-    Ok(())
+    match hub_name(from) {
+        Some(name) => Ok(folder::name(out, &name)?),
+        None => Ok(()),
+    }
+}
+
+/// The name on the hub of a model in the cache of hubs, `models--OWNER--NAME/snapshots/COMMIT`. What is made of the model
+/// says so in its card.
+fn hub_name(from: &Path) -> Option<String> {
+    let snapshots = from.parent().filter(|dir| dir.ends_with("snapshots"))?;
+    let repository = snapshots.parent()?.file_name()?.to_str()?;
+    Some(repository.strip_prefix("models--")?.replacen("--", "/", 1))
 }
 
 impl ModelStage {
