@@ -178,7 +178,11 @@ fn write_tensors(tensors: &[Stored<'_>], path: &Path) -> Result<()> {
     let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     let views = tensors.iter().map(|tensor| (tensor.name, tensor));
     safetensors::serialize_to_file(views, Some(format), path)
-        .map_err(|error| Error::malformed(path, error))
+        .map_err(|error| Error::malformed(path, error))?;
+    // That file is its owner's only; a model is read by whoever may read the rest of its directory.
+    let others = path.with_file_name(CONFIG);
+    let mode = std::fs::metadata(&others).map_err(Error::io(&others))?.permissions();
+    std::fs::set_permissions(path, mode).map_err(Error::io(path))
 }
 
 /// A tensor on its way into a file; its bytes are fetched when they are written.
