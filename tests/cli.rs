@@ -205,8 +205,29 @@ fn a_stage_that_fails_says_where() {
     project.write("d.csv", &(text + "many\n"));
     let transcript = project.transcript(&["run", "p.yaml"]);
     assert!(transcript.starts_with("exit 1"), "{transcript}");
-    assert!(transcript.contains("d.csv:10003: `n` is not Int64"), "{transcript}");
+    assert!(transcript.contains("d.csv:10003: `n` is `many`, not a whole number"), "{transcript}");
     assert!(transcript.contains("types: { n: text }"), "{transcript}");
+}
+
+/// A score that is missing or not a number never passes, and its row is kept with the reason.
+#[test]
+fn scores_that_are_no_numbers() {
+    let pipeline = |keep: &str| {
+        format!(
+            "paraloom: 1\nname: scores\nnodes:\n  a: {{ stage: load, with: {{ from: d.csv }} }}\n  b: {{ stage: threshold, inputs: {{ rows: a }}, with: {{ keep: '{keep}' }} }}\n"
+        )
+    };
+    let project = Project::new(&pipeline("stsb >= 4.0"));
+    project.write("d.csv", "text,stsb\na,4.5\nb,NaN\nc,\nd,inf\ne,4.0 \nf,-inf\n");
+    project.ok(&["run", "p.yaml"]);
+    let kept = project.ok(&["show", "p.yaml", "b", "--csv"]);
+    let rejected = project.ok(&["show", "p.yaml", "b.rejected", "--csv"]);
+    project.write("p.yaml", &pipeline("not stsb < 4.0"));
+    project.ok(&["run", "p.yaml"]);
+    let negated = project.ok(&["show", "p.yaml", "b", "--csv"]);
+    project.write("d.csv", "text,stsb\na,4.5\nb,\"4,0\"\n");
+    let comma = project.transcript(&["run", "p.yaml"]);
+    insta::assert_snapshot!([kept, rejected, negated, comma].join("\n"));
 }
 
 #[test]

@@ -100,7 +100,7 @@ fn same(left: &Node, right: &Node, schema: &Schema) -> Result<Type> {
             let error = ExprError::new(format!("{a} is compared with {b}"), span);
             Err(match text_column(left, a, b).or_else(|| text_column(right, b, a)) {
                 Some(name) => error.hint(format!(
-                    "`{name}` is text: some cell is no number; `types: {{ {name}: number }}` where it is loaded names it"
+                    "`{name}` is a text column; if it should hold numbers, `types: {{ {name}: number }}` where it is loaded finds the cell that is none"
                 )),
                 None => error,
             })
