@@ -35,7 +35,7 @@ mod run_log;
 mod sealed;
 mod table;
 
-pub use artifact::{ArtifactFile, ArtifactRef, describe_dir};
+pub use artifact::{ArtifactFile, ArtifactRef};
 pub use digest::{Digest, DigestCache};
 pub use disk::{Operation, Watch};
 pub use entry::{Entry, Manifest, Output, PartRecord};
