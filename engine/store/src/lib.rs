@@ -76,6 +76,8 @@ impl Store {
         let disk = Disk::new(root.join("tmp"), watch.clone());
         disk.create_dir_all(root)?;
         let store = Self::at(root, watch)?;
+        // Who made it may have died before its name was durable.
+        store.disk.sync_parent(&store.root)?;
         if store.format()?.is_none() {
             for dir in ["results", "runs", "tmp"] {
                 store.disk.create_dir_all(&store.root.join(dir))?;
