@@ -104,11 +104,14 @@ impl Disk {
     /// Removes a file, or a directory with all that is in it. Of a link, the link.
     pub(crate) fn remove(&self, path: &Path) -> Result<()> {
         self.try_to(Operation::Remove, path, || {
-            if is_real_dir(path) {
-                if_there(fs::remove_dir_all(path))
-            } else {
-                if_there(fs::remove_file(path))
+            for _ in 1..ATTEMPTS {
+                match if_there(remove(path)) {
+                    // Somebody puts things in while it is emptied.
+                    Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => {}
+                    result => return result,
+                }
             }
+            if_there(remove(path))
         })
     }
 
@@ -265,6 +268,10 @@ impl Disk {
 /// Whether it is a directory and not a link to one.
 pub(crate) fn is_real_dir(path: &Path) -> bool {
     path.symlink_metadata().is_ok_and(|metadata| metadata.is_dir())
+}
+
+fn remove(path: &Path) -> std::io::Result<()> {
+    if is_real_dir(path) { fs::remove_dir_all(path) } else { fs::remove_file(path) }
 }
 
 /// Whether a rename fails like this when somebody else puts a directory in the same place, or removes the one above.

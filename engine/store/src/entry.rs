@@ -86,7 +86,13 @@ impl Entry {
 
     /// What the key is the hash of.
     pub fn preimage(&self) -> Result<Option<Preimage>> {
-        sealed::read(&self.disk, &self.dir.join("key.json"))
+        let path = self.dir.join("key.json");
+        let preimage: Option<Preimage> = sealed::read(&self.disk, &path)?;
+        let is_ours = |found: &Preimage| self.dir.ends_with(found.key().as_str());
+        if preimage.as_ref().is_some_and(|found| !is_ours(found)) {
+            return Err(StoreError::damaged(&path, "it is the key of another result"));
+        }
+        Ok(preimage)
     }
 
     /// Takes the right to compute this result, or says who has it.
@@ -283,6 +289,8 @@ impl Entry {
         let to = checkpoints.join(format!("step-{step:09}"));
         // A whole one of the same step is kept: while it is replaced there would be none.
         self.disk.place_dir(from, &to, || self.is_checkpoint(&to))?;
+        // Who made the directory of checkpoints may have died before its name was durable.
+        self.disk.sync(&self.dir)?;
         for old in self.disk.list(&checkpoints)? {
             if old != to {
                 self.disk.remove(&old)?;

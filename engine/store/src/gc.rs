@@ -44,11 +44,13 @@ impl Store {
         Ok((files, damage))
     }
 
-    /// The results that are not among `needed`, and what killed runs have left behind.
+    /// The results that are neither among `needed` nor pinned, and what killed runs have left behind.
     pub fn garbage(&self, needed: &HashSet<Key>) -> Result<Vec<Garbage>> {
+        let pins = self.pins()?;
+        let is_pinned = |key: &Key| pins.iter().any(|(_, pin)| pin.results.contains(key));
         let mut garbage = Vec::new();
         for (key, entry) in self.entries()? {
-            if !needed.contains(&key) {
+            if !needed.contains(&key) && !is_pinned(&key) {
                 garbage.push(measure(entry.dir().to_owned())?);
             }
         }

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use paraloom_store::{
-    Entry, Manifest, Output, PartFile, PartRecord, Preimage, Result, RowMap, Store, StoreError,
-    row_digests,
+    Digest, Entry, Manifest, Output, PartFile, PartRecord, Preimage, Result, RowMap, Store,
+    StoreError, row_digests, write_parquet,
 };
 
 /// A generator of the tests' own: the seed is printed when a test fails.
@@ -46,7 +46,8 @@ pub(crate) fn rows(texts: &[&str]) -> (SchemaRef, RecordBatch) {
 }
 
 /// The rows of the parts of the map stage.
-const PARTS: [&[&str]; 3] = [&["sales rose", "costs fell"], &["profit rose"], &["demand fell"]];
+pub(crate) const PARTS: [&[&str]; 3] =
+    [&["sales rose", "costs fell"], &["profit rose"], &["demand fell"]];
 
 /// The steps at which training makes a checkpoint.
 pub(crate) const STEPS: [u64; 2] = [10, 20];
@@ -127,6 +128,13 @@ fn record(entry: &Entry, texts: &[&str]) -> Result<PartRecord> {
     Ok(PartRecord { input: part.digest.clone(), outputs: vec![Some(part)], rows: Some(map) })
 }
 
+/// Whether a record is of this part of the map stage.
+pub(crate) fn is_of(number: usize, record: &PartRecord) -> bool {
+    let (schema, rows) = rows(PARTS[number]);
+    let bytes = write_parquet(&schema, &rows).expect("no trouble");
+    record.outputs[0].as_ref().is_some_and(|part| part.digest == Digest::of(&bytes))
+}
+
 /// The records that are there.
 pub(crate) fn records(entry: &Entry) -> Result<Vec<PartRecord>> {
     entry.records()?.collect()
@@ -188,7 +196,16 @@ pub(crate) fn results(store: &Store) -> Result<Results> {
         map.read_part(part)?;
     }
     // Two processes may both commit a part.
-    records.dedup();
+    let all = std::mem::take(&mut records);
+    for record in all {
+        if !records.contains(&record) {
+            records.push(record);
+        }
+    }
+    // In the order of the parts.
+    records.sort_by_key(|record| {
+        record.outputs.iter().flatten().map(|part| part.digest.clone()).collect::<Vec<_>>()
+    });
     let manifest = whole.manifest()?;
     for (port, output) in manifest.iter().flat_map(|manifest| &manifest.outputs) {
         match output {
@@ -212,4 +229,52 @@ pub(crate) fn expected() -> Results {
 /// The first part of the map stage.
 pub(crate) fn first_part(results: &Results) -> PartFile {
     results.records[0].outputs[0].clone().expect("a table")
+}
+
+/// The texts of a part of the map stage.
+pub(crate) fn texts(entry: &Entry, record: &PartRecord) -> Vec<String> {
+    let part = record.outputs[0].as_ref().expect("a table");
+    let rows = entry.read_part(part).expect("it is sound");
+    let column = rows.column(0).as_any().downcast_ref::<StringArray>().expect("text");
+    column.iter().map(|text| text.expect("not null").to_owned()).collect()
+}
+
+/// Copies a directory.
+pub(crate) fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("it is ours");
+    for item in std::fs::read_dir(from).expect("it is there") {
+        let item = item.expect("it can be read");
+        let to = to.join(item.file_name());
+        if item.path().is_dir() {
+            copy(&item.path(), &to);
+        } else {
+            std::fs::copy(item.path(), to).expect("it is ours");
+        }
+    }
+}
+
+/// The files below a directory, sorted.
+pub(crate) fn files(dir: &Path) -> Vec<std::path::PathBuf> {
+    let (mut files, mut dirs) = (Vec::new(), vec![dir.to_owned()]);
+    while let Some(dir) = dirs.pop() {
+        for item in std::fs::read_dir(dir).expect("it is there") {
+            let path = item.expect("it can be read").path();
+            if path.is_dir() { dirs.push(path) } else { files.push(path) }
+        }
+    }
+    files.sort();
+    files
+}
+
+/// A third result: training that is not finished.
+pub(crate) fn half_preimage() -> Preimage {
+    Preimage::default().with("stage", "train").with("seed", 8)
+}
+
+pub(crate) fn half_done(store: &Store) -> Result<()> {
+    let entry = store.entry(&half_preimage().key());
+    entry.prepare(&half_preimage())?;
+    let dir = entry.begin_checkpoint()?;
+    fill(&Plain, &dir, STEPS[0])?;
+    entry.commit_checkpoint(&dir, STEPS[0])
 }
