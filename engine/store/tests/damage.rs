@@ -153,10 +153,8 @@ fn seal(path: &Path, value: &impl serde::Serialize) {
 }
 
 fn listed(files: &[(&str, &[u8])]) -> Value {
-    let listing: String = files
-        .iter()
-        .map(|(path, bytes)| format!("{} {path}\n", Digest::of(bytes).as_str()))
-        .collect();
+    let line = |(path, bytes): &(&str, &[u8])| format!("{} {path}\n", Digest::of(bytes).as_str());
+    let listing = files.iter().map(line).collect::<Vec<_>>().concat();
     let files: Vec<_> = files
         .iter()
         .map(|(path, bytes)| json!({"path": path, "digest": Digest::of(bytes), "bytes": bytes.len()}))
