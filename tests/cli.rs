@@ -178,6 +178,31 @@ fn the_commands_of_a_finished_run() {
 }
 
 #[test]
+fn pinned_results_stay_whatever_gc_is_told() {
+    let project = Project::new(
+        "paraloom: 1\nname: notes\nnodes:\n  corpus: { stage: load, with: { from: corpus.csv } }\n",
+    );
+    project.write("corpus.csv", "text\nsales rose\n");
+    project.ok(&["run", "p.yaml"]);
+    project.ok(&["pin", "p.yaml"]);
+    project.ok(&["pin", "p.yaml", "--as", "v1"]);
+    project.write("corpus.csv", "text\ncosts fell\n");
+    project.ok(&["run", "p.yaml"]);
+    let runs = project.ok(&["runs"]);
+    assert!(runs.ends_with("pinned as notes: 1 results of notes\npinned as v1: 1 results of notes\n"));
+    project.ok(&["unpin", "notes"]);
+    let gc = project.transcript(&["gc", "p.yaml", "--delete"]);
+    assert!(gc.contains("removed 0 bytes"), "{gc}");
+    project.ok(&["unpin", "v1"]);
+    let gc = project.transcript(&["gc", "p.yaml"]);
+    assert!(!gc.contains("0 bytes could go") && gc.contains("could go"), "{gc}");
+    let again = project.transcript(&["unpin", "v1"]);
+    assert!(again.contains("nothing is pinned as `v1`"), "{again}");
+    let name = project.transcript(&["pin", "p.yaml", "--as", "../v1"]);
+    assert!(name.contains("`../v1` cannot be the name of a pin"), "{name}");
+}
+
+#[test]
 fn wrong_commands() {
     let project = tiny();
     let mut all = String::new();

@@ -136,7 +136,7 @@ impl Fault {
 }
 
 impl Watch for Fault {
-    fn before(&self, _: Operation, _: &Path) -> io::Result<()> {
+    fn before(&self, _: Operation<'_>, _: &Path) -> io::Result<()> {
         let number = self.count.fetch_add(1, Ordering::Relaxed) + 1;
         if number < self.at || (number > self.at && !self.lasting) {
             return Ok(());

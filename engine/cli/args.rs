@@ -57,7 +57,11 @@ pub(crate) enum Command {
     Verify(StoreArgs),
     /// Show what no pipeline needs any more; with --delete, remove it.
     Gc(GcArgs),
-    /// List the runs against a store.
+    /// Keep the results of a pipeline as they are now, whatever `gc` is told.
+    Pin(PinArgs),
+    /// Let go what was pinned; `gc` can remove it again.
+    Unpin(UnpinArgs),
+    /// List the runs against a store, and its pins.
     Runs(StoreArgs),
 }
 
@@ -213,6 +217,23 @@ pub(crate) struct StoreArgs {
     /// The store.
     #[arg(long, value_name = "DIR", default_value = ".paraloom")]
     pub(crate) store: PathBuf,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct PinArgs {
+    #[command(flatten)]
+    pub(crate) pipeline: PipelineArgs,
+    /// Name of the pin; that of the pipeline if left out.
+    #[arg(long = "as", value_name = "NAME")]
+    pub(crate) name: Option<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct UnpinArgs {
+    /// Name of the pin.
+    pub(crate) name: String,
+    #[command(flatten)]
+    pub(crate) store: StoreArgs,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -68,6 +68,7 @@ impl From<StoreError> for CliError {
             StoreError::Full { .. } => {
                 (OUT_OF_SPACE, "free some space and run again: what is done stays")
             }
+            StoreError::PinName { .. } => (USAGE, ""),
             StoreError::Io { .. } | StoreError::Rows { .. } => (NODE_FAILED, ""),
         };
         let failure = Self::new(code, error.to_string());

@@ -35,6 +35,8 @@ pub(crate) fn dispatch(args: &Args) -> Result<ExitCode> {
         Command::Schema => stages::schema(stages),
         Command::Verify(args) => store::verify(args),
         Command::Gc(args) => store::gc(args, stages),
+        Command::Pin(args) => store::pin(args, stages),
+        Command::Unpin(args) => store::unpin(args),
         Command::Runs(args) => store::runs(args),
     }
 }

@@ -1,15 +1,15 @@
-//! `verify`, `gc` and `runs`: the store itself.
+//! `verify`, `gc`, `pin`, `unpin` and `runs`: the store itself.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use paraloom_exec::{Found, Lookup};
-use paraloom_store::Store;
+use paraloom_store::{Key, Pin, Store};
 
 use super::print;
 use super::status::outcome;
-use crate::args::{GcArgs, PipelineArgs, StoreArgs};
+use crate::args::{GcArgs, PinArgs, PipelineArgs, StoreArgs, UnpinArgs};
 use crate::context::{Project, store_path};
 use crate::error::{CliError, Result};
 use crate::render::{self, bytes};
@@ -34,6 +34,48 @@ pub(crate) fn verify(args: &StoreArgs) -> Result<ExitCode> {
     Err(CliError::new(7, message).hint("`paraloom run` makes them again"))
 }
 
+/// The keys of all results of a pipeline, finished or begun.
+fn keys(args: &PipelineArgs, project: &Project, store: &Store) -> Result<BTreeSet<Key>> {
+    let lookup = Lookup::new(&project.graph, &project.workspace.host, Some(store))?;
+    let key = |index: &_| match lookup.found(*index) {
+        Found::Complete(result) => Ok(result.key.clone()),
+        Found::Partial { key, .. } => Ok(key.clone()),
+        Found::Unknown { .. } => {
+            let node = &project.graph.node(*index).name;
+            Err(CliError::usage(format!(
+                "{} is not finished (`{node}` is unknown), so what it needs cannot be told apart",
+                args.pipeline.display()
+            ))
+            .hint("finish it with `paraloom run` first"))
+        }
+    };
+    project.graph.order().iter().map(key).collect()
+}
+
+pub(crate) fn pin(args: &PinArgs, stages: &[PathBuf]) -> Result<ExitCode> {
+    let project = Project::open(&args.pipeline, stages)?;
+    let store = project.need_store()?;
+    // Not while `gc` removes what is to be kept.
+    let _lock = store.lock_shared()?;
+    let pipeline = project.graph.name.clone();
+    let name = args.name.as_ref().unwrap_or(&pipeline);
+    let results = keys(&args.pipeline, &project, &store)?;
+    let count = results.len();
+    store.pin(name, &Pin { pipeline: pipeline.clone(), results })?;
+    render::note(&format!("pinned {count} results of `{pipeline}` as `{name}`"));
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(crate) fn unpin(args: &UnpinArgs) -> Result<ExitCode> {
+    let store = open(&args.store.store)?;
+    if store.unpin(&args.name)? {
+        render::note(&format!("`{}` is no longer pinned", args.name));
+        return Ok(ExitCode::SUCCESS);
+    }
+    let message = format!("nothing is pinned as `{}`", args.name);
+    Err(CliError::usage(message).hint("`paraloom runs` lists the pins"))
+}
+
 pub(crate) fn gc(args: &GcArgs, stages: &[PathBuf]) -> Result<ExitCode> {
     let path = store_path(args.store.as_deref(), &args.keep[0]);
     let store = open(&path)?;
@@ -45,22 +87,7 @@ pub(crate) fn gc(args: &GcArgs, stages: &[PathBuf]) -> Result<ExitCode> {
             store: Some(path.clone()),
             set: args.set.clone(),
         };
-        let project = Project::open(&pipeline, stages)?;
-        let lookup = Lookup::new(&project.graph, &project.workspace.host, Some(&store))?;
-        for index in project.graph.order() {
-            match lookup.found(*index) {
-                Found::Complete(result) => drop(needed.insert(result.key.clone())),
-                Found::Partial { key, .. } => drop(needed.insert(key.clone())),
-                Found::Unknown { .. } => {
-                    let node = &project.graph.node(*index).name;
-                    return Err(CliError::usage(format!(
-                        "{} is not finished (`{node}` is unknown), so what it needs cannot be told apart",
-                        pipeline.pipeline.display()
-                    ))
-                    .hint("finish it with `paraloom run` first"));
-                }
-            }
-        }
+        needed.extend(keys(&pipeline, &Project::open(&pipeline, stages)?, &store)?);
     }
     let garbage = store.garbage(&needed)?;
     for item in &garbage {
@@ -77,10 +104,14 @@ pub(crate) fn gc(args: &GcArgs, stages: &[PathBuf]) -> Result<ExitCode> {
 }
 
 pub(crate) fn runs(args: &StoreArgs) -> Result<ExitCode> {
-    for run in open(&args.store)?.runs()? {
+    let store = open(&args.store)?;
+    for run in store.runs()? {
         let started = run.events.iter().find(|event| event["event"] == "run_started");
         let pipeline = started.and_then(|event| event["pipeline"].as_str()).unwrap_or_default();
         print(&format!("{}  {pipeline:16} {}", run.id, outcome(&run)))?;
+    }
+    for (name, pin) in store.pins()? {
+        print(&format!("pinned as {name}: {} results of {}", pin.results.len(), pin.pipeline))?;
     }
     Ok(ExitCode::SUCCESS)
 }

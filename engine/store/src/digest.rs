@@ -53,7 +53,8 @@ impl Digest {
 
     /// Whether it has the form of a digest; records come from disk.
     pub(crate) fn is_well_formed(&self) -> bool {
-        self.0.len() == 64 && self.0.bytes().all(|byte| byte.is_ascii_hexdigit())
+        let hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+        self.0.len() == 64 && self.0.bytes().all(hex)
     }
 }
 
@@ -93,13 +94,15 @@ impl DigestCache {
             return self.file(path);
         }
         let mut files = Vec::new();
-        list_files(path, path, &mut files)?;
+        list_files(path, path, &mut Vec::new(), &mut files)?;
         let mut listing = Vec::new();
         for name in files {
             let digest = self.file(&path.join(&name))?;
-            listing.push(format!("{} {}\n", digest.as_str(), name.display()));
+            // As the system has the name: two that are not UTF-8 may look alike.
+            let name = name.as_os_str().as_encoded_bytes();
+            listing.extend([digest.as_str().as_bytes(), b" ", name, b"\n"].concat());
         }
-        Ok(Digest::of(listing.concat().as_bytes()))
+        Ok(Digest::of(&listing))
     }
 
     fn file(&mut self, path: &Path) -> Result<Digest> {
@@ -126,7 +129,8 @@ impl DigestCache {
         if !self.changed {
             return;
         }
-        self.known.retain(|path, _| path.exists());
+        // The note is JSON, which holds text only.
+        self.known.retain(|path, _| path.to_str().is_some() && path.exists());
         let _ = sealed::write(&store.disk, &self.path, &self.known);
         self.changed = false;
     }
@@ -144,14 +148,28 @@ fn stamp(metadata: &Metadata) -> [i64; 7] {
     ]
 }
 
-/// The files below `dir`, as sorted paths relative to `root`; links are followed.
-pub(crate) fn list_files(root: &Path, dir: &Path, out: &mut Vec<PathBuf>) -> Result<()> {
-    for path in disk::list(dir).map_err(|error| StoreError::io("list", dir, error))? {
+/// The files below `dir`, as sorted paths relative to `root`; links are followed. `above` are the directories that `dir`
+/// is in, by what they really are: a link back to one of them never ends.
+fn list_files(
+    root: &Path,
+    dir: &Path,
+    above: &mut Vec<(u64, u64)>,
+    out: &mut Vec<PathBuf>,
+) -> Result<()> {
+    let fail = |error| StoreError::io("list", dir, error);
+    let metadata = std::fs::metadata(dir).map_err(fail)?;
+    let identity = (metadata.dev(), metadata.ino());
+    if above.contains(&identity) {
+        return Err(fail(std::io::Error::other("a link leads back to a directory that it is in")));
+    }
+    above.push(identity);
+    for path in disk::list(dir).map_err(fail)? {
         if path.is_dir() {
-            list_files(root, &path, out)?;
+            list_files(root, &path, above, out)?;
         } else if let Ok(name) = path.strip_prefix(root) {
             out.push(name.to_owned());
         }
     }
+    above.pop();
     Ok(())
 }

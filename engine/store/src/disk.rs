@@ -11,31 +11,36 @@ use crate::error::{Result, StoreError};
 
 /// What is done to a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Operation {
+pub enum Operation<'a> {
     /// Opening, listing and reading.
     Read,
-    /// Making a file or a directory.
+    /// Making a file, if there is none.
     Create,
-    /// Writing bytes.
-    Write,
+    /// Making a directory.
+    CreateDir,
+    /// Writing bytes after those that are there.
+    Write(&'a [u8]),
     /// Making bytes or names durable.
     Sync,
-    /// Giving another name.
-    Rename,
+    /// Giving another name; the path is the new one.
+    Rename {
+        /// The old one.
+        from: &'a Path,
+    },
     /// Removing a file or a directory.
     Remove,
-    /// Taking a lock.
+    /// Taking a lock, whose file is made if there is none.
     Lock,
 }
 
-impl Operation {
+impl Operation<'_> {
     fn verb(self) -> &'static str {
         match self {
             Self::Read => "read",
-            Self::Create => "create",
-            Self::Write => "write",
+            Self::Create | Self::CreateDir => "create",
+            Self::Write(_) => "write",
             Self::Sync => "sync",
-            Self::Rename => "rename",
+            Self::Rename { .. } => "rename",
             Self::Remove => "remove",
             Self::Lock => "lock",
         }
@@ -45,8 +50,16 @@ impl Operation {
 /// Sees every operation of a store before it happens, and may refuse it.
 pub trait Watch: std::fmt::Debug + Send + Sync {
     /// An error stands for the operating system's: the operation is not tried.
-    fn before(&self, operation: Operation, path: &Path) -> std::io::Result<()>;
+    fn before(&self, operation: Operation<'_>, path: &Path) -> std::io::Result<()>;
+
+    /// Whether locks keep anybody out. On some network file systems they do not.
+    fn locks(&self) -> bool {
+        true
+    }
 }
+
+/// How often a directory is tried to be put in a place that others want too.
+const ATTEMPTS: usize = 100;
 
 /// A store's access to its files.
 #[derive(Clone, Debug)]
@@ -64,7 +77,7 @@ impl Disk {
     /// Tries one operation; an error names it and the file.
     fn try_to<T>(
         &self,
-        operation: Operation,
+        operation: Operation<'_>,
         path: &Path,
         act: impl FnOnce() -> std::io::Result<T>,
     ) -> Result<T> {
@@ -80,7 +93,7 @@ impl Disk {
         if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
             self.create_dir_all(parent)?;
         }
-        self.try_to(Operation::Create, path, || match fs::create_dir(path) {
+        self.try_to(Operation::CreateDir, path, || match fs::create_dir(path) {
             // Somebody else was faster.
             Err(error) if error.kind() == ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
             result => result,
@@ -88,12 +101,18 @@ impl Disk {
         self.sync_parent(path)
     }
 
-    pub(crate) fn remove_dir_all(&self, path: &Path) -> Result<()> {
-        self.try_to(Operation::Remove, path, || if_there(fs::remove_dir_all(path)))
-    }
-
-    pub(crate) fn remove_file(&self, path: &Path) -> Result<()> {
-        self.try_to(Operation::Remove, path, || if_there(fs::remove_file(path)))
+    /// Removes a file, or a directory with all that is in it. Of a link, the link.
+    pub(crate) fn remove(&self, path: &Path) -> Result<()> {
+        self.try_to(Operation::Remove, path, || {
+            for _ in 1..ATTEMPTS {
+                match if_there(remove(path)) {
+                    // Somebody puts things in while it is emptied.
+                    Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => {}
+                    result => return result,
+                }
+            }
+            if_there(remove(path))
+        })
     }
 
     /// The members of a directory, by name; none if there is no directory.
@@ -151,17 +170,55 @@ impl Disk {
 
     fn write_synced(&self, path: &Path, bytes: &[u8]) -> Result<()> {
         let mut file = self.try_to(Operation::Create, path, || File::create_new(path))?;
-        self.try_to(Operation::Write, path, || file.write_all(bytes))?;
+        self.try_to(Operation::Write(bytes), path, || file.write_all(bytes))?;
         self.try_to(Operation::Sync, path, || file.sync_data())
     }
 
     /// Renames and makes the new name durable.
     pub(crate) fn rename(&self, from: &Path, to: &Path) -> Result<()> {
-        self.try_to(Operation::Rename, to, || fs::rename(from, to))?;
+        self.try_to(Operation::Rename { from }, to, || fs::rename(from, to))?;
         self.sync_parent(to)
     }
 
-    fn sync_parent(&self, path: &Path) -> Result<()> {
+    /// Renames a directory to a place that others may want at the same moment. Who comes second keeps what is there if
+    /// it `is_sound`; what is not is replaced.
+    pub(crate) fn place_dir(
+        &self,
+        from: &Path,
+        to: &Path,
+        is_sound: impl Fn() -> Result<bool>,
+    ) -> Result<()> {
+        for attempt in 1.. {
+            if let Some(parent) = to.parent() {
+                self.create_dir_all(parent)?;
+            }
+            if to.symlink_metadata().is_ok() {
+                if is_sound()? {
+                    // Whoever put it there may have died before its name was durable.
+                    self.sync_parent(to)?;
+                    return self.remove(from);
+                }
+                self.remove(to)?;
+            }
+            match self.rename(from, to) {
+                Err(StoreError::Io { source, .. })
+                    if attempt < ATTEMPTS && is_lost_race(source.kind()) => {}
+                result => return result,
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes everything in a directory durable: its files, its names, and those of the directories in it.
+    pub(crate) fn sync_all(&self, dir: &Path) -> Result<()> {
+        for path in self.list(dir)? {
+            if is_real_dir(&path) { self.sync_all(&path)? } else { self.sync(&path)? }
+        }
+        self.sync(dir)
+    }
+
+    /// Makes the name of a path durable.
+    pub(crate) fn sync_parent(&self, path: &Path) -> Result<()> {
         match path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
             Some(parent) => self.sync(parent),
             None => Ok(()),
@@ -181,13 +238,20 @@ impl Disk {
         })
     }
 
-    /// Appends one line in one write, after the end of any torn line.
+    /// Appends one line in one write, after the end of any torn line; it is durable when this returns.
     pub(crate) fn append_line(&self, path: &Path, line: &str) -> Result<()> {
         let mut file = self.open_to_append(path)?;
         let torn = self.try_to(Operation::Read, path, || ends_torn(&mut file))?;
         let text = if torn { format!("\n{line}\n") } else { format!("{line}\n") };
-        self.try_to(Operation::Write, path, || file.write_all(text.as_bytes()))?;
-        self.try_to(Operation::Sync, path, || file.sync_data())
+        self.try_to(Operation::Write(text.as_bytes()), path, || file.write_all(text.as_bytes()))?;
+        self.try_to(Operation::Sync, path, || file.sync_data())?;
+        // The file may be new, made just now or by somebody who died before its name was durable.
+        self.sync_parent(path)
+    }
+
+    /// Whether locks keep anybody out.
+    pub(crate) fn locks(&self) -> bool {
+        self.watch.as_ref().is_none_or(|watch| watch.locks())
     }
 
     /// A file to lock, made if there is none.
@@ -199,6 +263,20 @@ impl Disk {
             OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)
         })
     }
+}
+
+/// Whether it is a directory and not a link to one.
+pub(crate) fn is_real_dir(path: &Path) -> bool {
+    path.symlink_metadata().is_ok_and(|metadata| metadata.is_dir())
+}
+
+fn remove(path: &Path) -> std::io::Result<()> {
+    if is_real_dir(path) { fs::remove_dir_all(path) } else { fs::remove_file(path) }
+}
+
+/// Whether a rename fails like this when somebody else puts a directory in the same place, or removes the one above.
+fn is_lost_race(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::DirectoryNotEmpty | ErrorKind::AlreadyExists | ErrorKind::NotFound)
 }
 
 /// What is not there need not be removed.

@@ -1,12 +1,13 @@
 //! An [`Entry`] is the directory of one result.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use serde::{Deserialize, Serialize};
 
-use crate::artifact::ArtifactRef;
+use crate::artifact::{self, ArtifactRef};
 use crate::digest::Digest;
 use crate::disk::Disk;
 use crate::error::{Result, StoreError};
@@ -69,6 +70,10 @@ impl Entry {
     /// Makes the directory and stores what its key is the hash of.
     pub fn prepare(&self, preimage: &Preimage) -> Result<()> {
         self.disk.create_dir_all(&self.dir)?;
+        // The directories may be of a run that died before their names were durable.
+        for dir in self.dir.ancestors().take(3) {
+            self.disk.sync_parent(dir)?;
+        }
         let path = self.dir.join("key.json");
         match self.preimage() {
             Ok(Some(found)) if found == *preimage => return Ok(()),
@@ -81,7 +86,13 @@ impl Entry {
 
     /// What the key is the hash of.
     pub fn preimage(&self) -> Result<Option<Preimage>> {
-        sealed::read(&self.disk, &self.dir.join("key.json"))
+        let path = self.dir.join("key.json");
+        let preimage: Option<Preimage> = sealed::read(&self.disk, &path)?;
+        let is_ours = |found: &Preimage| self.dir.ends_with(found.key().as_str());
+        if preimage.as_ref().is_some_and(|found| !is_ours(found)) {
+            return Err(StoreError::damaged(&path, "it is the key of another result"));
+        }
+        Ok(preimage)
     }
 
     /// Takes the right to compute this result, or says who has it.
@@ -146,7 +157,7 @@ impl Entry {
 
     /// Removes a damaged part file, so that it is computed again.
     pub fn discard_part(&self, part: &PartFile) -> Result<()> {
-        self.disk.remove_file(&part.path(&self.dir))
+        self.disk.remove(&part.path(&self.dir))
     }
 
     // ---- artifacts ----
@@ -178,17 +189,16 @@ impl Entry {
     /// Makes the result complete; its checkpoints are no longer needed.
     pub fn commit(&self, manifest: &Manifest) -> Result<()> {
         sealed::write(&self.disk, &self.dir.join("manifest.json"), manifest)?;
-        self.disk.remove_dir_all(&self.dir.join("checkpoints"))
+        self.disk.remove(&self.dir.join("checkpoints"))
     }
 
     /// The manifest, if the result is complete and its files are there.
     pub fn manifest(&self) -> Result<Option<Manifest>> {
-        let manifest: Option<Manifest> =
-            match sealed::read(&self.disk, &self.dir.join("manifest.json")) {
-                // A damaged manifest is as good as none: `verify` names it, the work is redone.
-                Err(StoreError::Damaged { .. }) => None,
-                other => other?,
-            };
+        let manifest = match self.raw_manifest() {
+            // A damaged manifest is as good as none: `verify` names it, the work is redone.
+            Err(StoreError::Damaged { .. }) => None,
+            other => other?,
+        };
         Ok(manifest.filter(|manifest| {
             manifest.outputs.iter().all(|(port, output)| self.holds(port, output))
         }))
@@ -197,19 +207,33 @@ impl Entry {
     fn holds(&self, port: &str, output: &Output) -> bool {
         match output {
             Output::Table(parts) => parts.iter().all(|part| part.is_there(&self.dir)),
-            Output::Artifact(artifact) => {
-                artifact.is_well_formed() && artifact.is_there(&self.dir, port)
-            }
+            Output::Artifact(artifact) => artifact.is_there(&self.dir, port),
         }
     }
 
     /// Makes the result incomplete again, so that it is computed again.
     pub fn discard_manifest(&self) -> Result<()> {
-        self.disk.remove_file(&self.dir.join("manifest.json"))
+        self.disk.remove(&self.dir.join("manifest.json"))
     }
 
+    /// The manifest, whether its files are there or not. One that names anything outside is damage.
     pub(crate) fn raw_manifest(&self) -> Result<Option<Manifest>> {
-        sealed::read(&self.disk, &self.dir.join("manifest.json"))
+        let path = self.dir.join("manifest.json");
+        let manifest: Option<Manifest> = sealed::read(&self.disk, &path)?;
+        let outputs = manifest.iter().flat_map(|manifest| &manifest.outputs);
+        for (port, output) in outputs {
+            let is_well_formed = match output {
+                Output::Table(parts) => parts.iter().all(|part| part.digest.is_well_formed()),
+                Output::Artifact(artifact) => {
+                    artifact::is_port_name(port) && artifact.is_well_formed()
+                }
+            };
+            if !is_well_formed {
+                let reason = format!("what it says of output `{port}` cannot be true");
+                return Err(StoreError::damaged(&path, reason));
+            }
+        }
+        Ok(manifest)
     }
 
     // ---- checkpoints ----
@@ -221,13 +245,34 @@ impl Entry {
             let Some(step) = name.strip_prefix("step-").and_then(|step| step.parse().ok()) else {
                 continue;
             };
-            let listing: Option<ArtifactRef> =
-                sealed::read(&self.disk, &dir.join(CHECKPOINT_LISTING)).ok().flatten();
-            if listing.is_some_and(|listing| checkpoint_holds(&dir, &listing)) {
+            if self.is_checkpoint(&dir)? {
                 return Ok(Some((dir, step)));
             }
         }
         Ok(None)
+    }
+
+    /// Whether a directory is a whole checkpoint. That it cannot be read just now does not mean that it is not.
+    fn is_checkpoint(&self, dir: &Path) -> Result<bool> {
+        let listing: ArtifactRef = match sealed::read(&self.disk, &dir.join(CHECKPOINT_LISTING)) {
+            Ok(Some(listing)) => listing,
+            Ok(None) | Err(StoreError::Damaged { .. }) => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        if !listing.is_well_formed() {
+            return Ok(false);
+        }
+        for file in &listing.files {
+            let path = dir.join(&file.path);
+            match Digest::of_file(&path) {
+                Ok((digest, bytes)) if digest == file.digest && bytes == file.bytes => {}
+                Err(StoreError::Io { source, .. }) if source.kind() != ErrorKind::NotFound => {
+                    return Err(StoreError::io("read", &path, source));
+                }
+                _ => return Ok(false),
+            }
+        }
+        Ok(true)
     }
 
     /// An empty directory to fill.
@@ -237,19 +282,18 @@ impl Entry {
 
     /// Makes a filled directory the newest checkpoint, and removes the ones before it.
     pub fn commit_checkpoint(&self, from: &Path, step: u64) -> Result<()> {
-        let listing = crate::artifact::describe_dir(from)?;
-        for file in &listing.files {
-            self.disk.sync(&from.join(&file.path))?;
-        }
+        let listing = artifact::describe_dir(from)?;
         sealed::write(&self.disk, &from.join(CHECKPOINT_LISTING), &listing)?;
+        self.disk.sync_all(from)?;
         let checkpoints = self.dir.join("checkpoints");
-        self.disk.create_dir_all(&checkpoints)?;
         let to = checkpoints.join(format!("step-{step:09}"));
-        self.disk.remove_dir_all(&to)?;
-        self.disk.rename(from, &to)?;
+        // A whole one of the same step is kept: while it is replaced there would be none.
+        self.disk.place_dir(from, &to, || self.is_checkpoint(&to))?;
+        // Who made the directory of checkpoints may have died before its name was durable.
+        self.disk.sync(&self.dir)?;
         for old in self.disk.list(&checkpoints)? {
             if old != to {
-                self.disk.remove_dir_all(&old)?;
+                self.disk.remove(&old)?;
             }
         }
         Ok(())
@@ -262,19 +306,11 @@ impl Entry {
 
     /// Removes a directory that `begin_artifact`, `begin_checkpoint` or `scratch` made.
     pub fn discard(&self, dir: &Path) -> Result<()> {
-        if self.disk.is_unfinished(dir) { self.disk.remove_dir_all(dir) } else { Ok(()) }
+        if self.disk.is_unfinished(dir) { self.disk.remove(dir) } else { Ok(()) }
     }
 }
 
 const CHECKPOINT_LISTING: &str = "checkpoint.json";
-
-fn checkpoint_holds(dir: &Path, listing: &ArtifactRef) -> bool {
-    listing.is_well_formed()
-        && listing.files.iter().all(|file| {
-            Digest::of_file(&dir.join(&file.path))
-                .is_ok_and(|(digest, bytes)| digest == file.digest && bytes == file.bytes)
-        })
-}
 
 fn checked_line(line: &str) -> Option<PartRecord> {
     let (json, digest) = line.rsplit_once('\t')?;

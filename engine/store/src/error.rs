@@ -54,6 +54,14 @@ pub enum StoreError {
         /// Process, host and time, as its holder wrote them.
         holder: String,
     },
+    /// A pin cannot be called this.
+    #[error(
+        "`{name}` cannot be the name of a pin: use at most 64 letters, digits, `-`, `_` and `.`"
+    )]
+    PinName {
+        /// The name.
+        name: String,
+    },
     /// Rows could not be written or read as Parquet.
     #[error("cannot {action} rows: {reason}")]
     Rows {

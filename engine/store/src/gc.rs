@@ -3,8 +3,7 @@
 use std::collections::HashSet;
 use std::path::PathBuf;
 
-use crate::artifact::ArtifactRef;
-use crate::digest::list_files;
+use crate::disk::{is_real_dir, list};
 use crate::entry::{Entry, Manifest, Output};
 use crate::error::{Result, StoreError};
 use crate::key::Key;
@@ -45,11 +44,13 @@ impl Store {
         Ok((files, damage))
     }
 
-    /// The results that are not among `needed`, and what killed runs have left behind.
+    /// The results that are neither among `needed` nor pinned, and what killed runs have left behind.
     pub fn garbage(&self, needed: &HashSet<Key>) -> Result<Vec<Garbage>> {
+        let pins = self.pins()?;
+        let is_pinned = |key: &Key| pins.iter().any(|(_, pin)| pin.results.contains(key));
         let mut garbage = Vec::new();
         for (key, entry) in self.entries()? {
-            if !needed.contains(&key) {
+            if !needed.contains(&key) && !is_pinned(&key) {
                 garbage.push(measure(entry.dir().to_owned())?);
             }
         }
@@ -62,14 +63,13 @@ impl Store {
     /// Removes garbage. `_alone` is the proof that no run uses the store.
     pub fn remove(&self, garbage: &[Garbage], _alone: &Lock) -> Result<()> {
         for item in garbage {
-            // The manifest goes first: a result must not look complete while it vanishes.
-            self.disk.remove_file(&item.path.join("manifest.json"))?;
-            self.disk.remove_file(&item.path.join("parts.log"))?;
-            if item.path.is_dir() {
-                self.disk.remove_dir_all(&item.path)?;
-            } else {
-                self.disk.remove_file(&item.path)?;
+            // What makes a result count goes first: it must not look complete while it vanishes. A link is not followed:
+            // what it leads to is not the store's.
+            if is_real_dir(&item.path) {
+                self.disk.remove(&item.path.join("manifest.json"))?;
+                self.disk.remove(&item.path.join("parts.log"))?;
             }
+            self.disk.remove(&item.path)?;
         }
         Ok(())
     }
@@ -90,11 +90,18 @@ fn verify_parts(entry: &Entry, errors: &mut Vec<StoreError>) -> Result<u64> {
     let parts = entry.recorded_parts()?;
     for part in &parts {
         if let Err(error) = entry.verify_part(part) {
-            entry.discard_part(part)?;
+            if is_damage(&error) {
+                entry.discard_part(part)?;
+            }
             errors.push(error);
         }
     }
     Ok(parts.len() as u64)
+}
+
+/// What cannot be read just now, for want of rights or of file handles, is not removed.
+fn is_damage(error: &StoreError) -> bool {
+    matches!(error, StoreError::Damaged { .. })
 }
 
 fn verify_manifest(entry: &Entry, errors: &mut Vec<StoreError>) -> Result<u64> {
@@ -117,32 +124,25 @@ fn verify_manifest(entry: &Entry, errors: &mut Vec<StoreError>) -> Result<u64> {
             }
             Output::Artifact(artifact) => {
                 files += artifact.files.len() as u64;
-                errors.extend(verify_artifact(entry, port, artifact).err());
+                errors.extend(entry.verify_artifact(port, artifact).err());
             }
         }
     }
-    if errors.len() > before {
+    if errors[before..].iter().any(is_damage) {
         entry.discard_manifest()?;
     }
     Ok(files)
 }
 
-fn verify_artifact(entry: &Entry, port: &str, artifact: &ArtifactRef) -> Result<()> {
-    if !artifact.is_well_formed() {
-        let path = entry.dir().join("manifest.json");
-        return Err(StoreError::damaged(
-            &path,
-            format!("the files of `{port}` do not fit its digest"),
-        ));
-    }
-    entry.verify_artifact(port, artifact)
-}
-
+/// The length of all that is there, without what links lead to.
 fn measure(path: PathBuf) -> Result<Garbage> {
-    let mut files = Vec::new();
-    list_files(&path, &path, &mut files)?;
-    let length =
-        |file: &PathBuf| std::fs::metadata(path.join(file)).map_or(0, |metadata| metadata.len());
-    let bytes = files.iter().map(length).sum();
+    let (mut bytes, mut paths) = (0, vec![path.clone()]);
+    while let Some(path) = paths.pop() {
+        if is_real_dir(&path) {
+            paths.extend(list(&path).map_err(|error| StoreError::io("list", &path, error))?);
+        } else {
+            bytes += path.symlink_metadata().map_or(0, |metadata| metadata.len());
+        }
+    }
     Ok(Garbage { path, bytes })
 }

@@ -12,6 +12,7 @@
 //!     checkpoints/step-000123/  while a stage trains
 //!     manifest.json             written last: the result is complete
 //!     lock                      held while the result is computed
+//!   pins/<name>.json            results that `gc` leaves alone (a [`Pin`])
 //!   runs/<id>/                  event logs
 //!   digests.json, hub.json      notes that save work; a store without them is whole
 //!   tmp/                        what is not visible yet
@@ -30,12 +31,13 @@ mod gc;
 mod key;
 mod lock;
 mod part;
+mod pin;
 mod rows;
 mod run_log;
 mod sealed;
 mod table;
 
-pub use artifact::{ArtifactFile, ArtifactRef, describe_dir};
+pub use artifact::{ArtifactFile, ArtifactRef};
 pub use digest::{Digest, DigestCache};
 pub use disk::{Operation, Watch};
 pub use entry::{Entry, Manifest, Output, PartRecord};
@@ -44,6 +46,7 @@ pub use gc::{Damage, Garbage};
 pub use key::{Key, Preimage};
 pub use lock::Lock;
 pub use part::{PartFile, read_parquet, write_parquet};
+pub use pin::Pin;
 pub use rows::{RowDigest, RowMap, row_digests};
 pub use run_log::{RunLog, RunSummary};
 pub use table::{Batches, Identify};
@@ -76,7 +79,11 @@ impl Store {
         let disk = Disk::new(root.join("tmp"), watch.clone());
         disk.create_dir_all(root)?;
         let store = Self::at(root, watch)?;
+        // Who made it may have died before its name was durable.
+        store.disk.sync_parent(&store.root)?;
+        store.disk.sync(&store.root)?;
         if store.format()?.is_none() {
+            store.refuse_results_of_unknown_format()?;
             for dir in ["results", "runs", "tmp"] {
                 store.disk.create_dir_all(&store.root.join(dir))?;
             }
@@ -109,6 +116,17 @@ impl Store {
             return Ok(Some(()));
         }
         Err(StoreError::Format { path, found, wanted: FORMAT })
+    }
+
+    /// The format is written before any result: without it, somebody has removed it.
+    fn refuse_results_of_unknown_format(&self) -> Result<()> {
+        if self.disk.list(&self.root.join("results"))?.is_empty() {
+            return Ok(());
+        }
+        let reason = format!(
+            "it is missing, though there are results; if they are of this version, put the line `{FORMAT}` there"
+        );
+        Err(StoreError::damaged(&self.root.join("FORMAT"), reason))
     }
 
     /// Where it is.

@@ -2,11 +2,11 @@
 //!
 //! `PARALOOM_FLIPS` says how many bits of each kind of file are flipped, at random places.
 
-use std::path::Path;
-use std::sync::Arc;
+mod common;
 
-use arrow::array::{ArrayRef, RecordBatch, StringArray};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use std::path::Path;
+
+use common::{Dice, rows, setting};
 use paraloom_store::{
     DigestCache, Entry, Manifest, Output, PartFile, PartRecord, Preimage, RowMap, Store,
     StoreError, row_digests,
@@ -20,13 +20,6 @@ struct Sample {
     preimage: Preimage,
     part: PartFile,
     records: Vec<PartRecord>,
-}
-
-fn rows(texts: &[&str]) -> (SchemaRef, RecordBatch) {
-    let schema = Arc::new(Schema::new(vec![Field::new("text", DataType::Utf8, false)]));
-    let column: ArrayRef = Arc::new(StringArray::from(texts.to_vec()));
-    let rows = RecordBatch::try_new(Arc::clone(&schema), vec![column]).expect("they fit");
-    (schema, rows)
 }
 
 fn sample() -> Sample {
@@ -64,27 +57,13 @@ fn sample() -> Sample {
     Sample { _dir: dir, store, entry, preimage, part, records }
 }
 
-/// A generator of the tests' own: the seed is printed when a test fails.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 % limit as u64) as usize
-    }
-}
-
 /// Flips bits of a file, one at a time; `holds` says whether what is read then is nothing false.
 fn flip(path: &Path, holds: impl Fn() -> bool) {
-    let flips = std::env::var("PARALOOM_FLIPS").ok().and_then(|text| text.parse().ok());
-    let seed = std::env::var("PARALOOM_SEED").ok().and_then(|text| text.parse().ok());
-    let seed = seed.unwrap_or(0x5eed);
+    let (flips, seed) = (setting("PARALOOM_FLIPS", 1_000), setting("PARALOOM_SEED", 0x5eed));
     let sound = std::fs::read(path).expect("it is there");
     assert!(!sound.is_empty(), "{} is empty", path.display());
     let mut dice = Dice(seed);
-    for _ in 0..flips.unwrap_or(1_000) {
+    for _ in 0..flips {
         let (byte, bit) = (dice.below(sound.len()), dice.below(8));
         let mut damaged = sound.clone();
         damaged[byte] ^= 1 << bit;

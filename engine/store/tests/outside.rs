@@ -1,0 +1,64 @@
+//! Files that are not the store's, or that it cannot read just now.
+
+mod common;
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+use common::{Plain, first_part, map_entry, results, scratch, work};
+use paraloom_store::{DigestCache, Store};
+
+#[test]
+fn a_link_back_to_its_own_directory_is_an_error() {
+    let dir = scratch();
+    let store = Store::create(&dir.path().join("store")).expect("no trouble");
+    let input = dir.path().join("input");
+    std::fs::create_dir_all(input.join("below")).expect("it is ours");
+    std::fs::write(input.join("below/file"), "text").expect("it is ours");
+    let digest = || DigestCache::load(&store).digest(&input);
+    let plain = digest().expect("it is there");
+    // Twice the same directory is no loop.
+    symlink(input.join("below"), input.join("again")).expect("it is ours");
+    assert_ne!(digest().expect("it is there"), plain);
+    for name in ["one", "two"] {
+        symlink(&input, input.join("below").join(name)).expect("it is ours");
+    }
+    let error = digest().expect_err("it never ends").to_string();
+    assert!(error.ends_with("a link leads back to a directory that it is in"), "{error}");
+}
+
+#[test]
+fn names_that_are_not_text_are_told_apart_and_not_remembered() {
+    let dir = scratch();
+    let store = Store::create(&dir.path().join("store")).expect("no trouble");
+    // A file that did not change just now.
+    let old = Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml");
+    let name = |name: &'static [u8]| OsStr::from_bytes(name);
+    let inputs = [name(b"caf\xe8"), name(b"caf\xe9")].map(|name| {
+        let input = dir.path().join("input-").join(name);
+        std::fs::create_dir_all(&input).expect("it is ours");
+        symlink(&old, input.join(name)).expect("it is ours");
+        input
+    });
+    let mut cache = DigestCache::load(&store);
+    let digests = inputs.map(|input| cache.digest(&input).expect("it is there"));
+    assert_ne!(digests[0], digests[1]);
+    cache.save(&store);
+}
+
+#[test]
+fn what_cannot_be_read_is_named_and_stays() {
+    let dir = scratch();
+    let store = Store::create(&dir.path().join("store")).expect("no trouble");
+    work(&store, &Plain).expect("no trouble");
+    let part = first_part(&results(&store).expect("no trouble"));
+    let path = map_entry(&store).dir().join(format!("{}.parquet", part.digest.as_str()));
+    std::fs::remove_file(&path).expect("it is ours");
+    std::fs::create_dir(&path).expect("it is ours");
+    let (_, damage) = store.verify(|_| {}).expect("the rest can be read");
+    assert_eq!(damage.len(), 1, "{damage:?}");
+    assert!(damage[0].error.to_string().starts_with("cannot read "), "{damage:?}");
+    assert!(path.exists());
+}
