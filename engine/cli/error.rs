@@ -47,6 +47,16 @@ impl CliError {
         self
     }
 
+    /// Stdout could not be written. Whoever read it may just have seen enough.
+    pub(crate) fn stdout(error: std::io::Error) -> Self {
+        let message = format!("cannot write to stdout: {error}");
+        match error.kind() {
+            std::io::ErrorKind::StorageFull => Self::new(OUT_OF_SPACE, message),
+            std::io::ErrorKind::BrokenPipe => error.into(),
+            _ => Self::new(NODE_FAILED, message),
+        }
+    }
+
     pub(crate) fn report(self) -> ExitCode {
         if !self.silent {
             render::error(&self.message, self.hint.as_deref());

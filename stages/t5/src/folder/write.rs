@@ -178,7 +178,7 @@ fn write_tensors(tensors: &[Stored<'_>], path: &Path) -> Result<()> {
     let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     let views = tensors.iter().map(|tensor| (tensor.name, tensor));
     safetensors::serialize_to_file(views, Some(format), path)
-        .map_err(|error| Error::malformed(path, error))
+        .map_err(|error| Error::unwritten(path, error))
 }
 
 /// A tensor on its way into a file; its bytes are fetched when they are written.
