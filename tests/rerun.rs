@@ -118,7 +118,12 @@ impl World {
                         text_tags: input.text_tags,
                         reason,
                     };
-                    (split(true, None), Some(split(false, Some(*least))))
+                    let mut rejected = split(false, Some(*least));
+                    if rejected.parts.iter().all(Vec::is_empty) {
+                        // Without a row there is no text of a reason, only its column.
+                        rejected.reason = Some(i64::MIN);
+                    }
+                    (split(true, None), Some(rejected))
                 }
                 Node::Evaluate(source) => (Self::source(&tables, *source).clone(), None),
             });

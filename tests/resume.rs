@@ -160,3 +160,22 @@ fn a_killed_training_repeats_at_most_one_checkpoint_interval() {
     }
     assert!(resumed > 0, "no kill hit a training");
 }
+
+/// Other bytes of the same length, with the old time: the digest that was remembered is not used.
+#[test]
+fn a_restored_time_does_not_deceive() {
+    let project = tiny();
+    // Older than the time in which a digest is not yet remembered.
+    std::thread::sleep(Duration::from_secs(5));
+    project.ok(&["run", "p.yaml", "--until", "corpus"]);
+    assert!(project.file(".paraloom/digests.json").exists(), "the digest is remembered");
+    let path = project.file("corpus.csv");
+    let time = std::fs::metadata(&path).and_then(|found| found.modified()).expect("it has one");
+    let text = std::fs::read_to_string(&path).expect("it is there");
+    project.write("corpus.csv", &text.replacen("sales rose", "sales fell", 1));
+    let file = std::fs::File::options().append(true).open(&path).expect("it is ours");
+    file.set_modified(time).expect("it is ours");
+    project.ok(&["run", "p.yaml", "--until", "corpus"]);
+    let rows = project.ok(&["show", "p.yaml", "corpus", "--json"]);
+    assert!(rows.contains("sales fell 20 percent"), "{rows}");
+}
