@@ -215,6 +215,7 @@ pub(crate) fn scale(name: &str, default: u32) -> u32 {
 pub(crate) struct Lots(u64);
 
 impl Lots {
+    #[expect(clippy::print_stdout, reason = "shown with the failure of a test")]
     pub(crate) fn new() -> Self {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         let now = now.map_or(1, |since| since.as_nanos() as u64);
