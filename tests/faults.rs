@@ -76,7 +76,12 @@ impl Setup {
             store,
             text: PIPELINE,
         };
-        let options = RunOptions { threads: 1, jobs: 1, device: "cpu".to_owned() };
+        let options = RunOptions {
+            threads: 1,
+            jobs: 1,
+            device: "cpu".to_owned(),
+            checkpoint_every: std::time::Duration::from_secs(10),
+        };
         run(&job, &options, &Cancel::default(), &|_| {}).map(drop)
     }
 

@@ -3,41 +3,15 @@
 mod common;
 
 use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use common::{Project, tiny};
+use common::{Lots, Project, tiny};
 
-/// Digest-named results of a finished pipeline: every table as text, every model's bytes.
 fn results(project: &Project) -> BTreeMap<String, Vec<u8>> {
-    let mut results = BTreeMap::new();
-    for table in [
-        "pairs",
-        "corpus",
-        "t5p.metrics",
-        "paraphrases",
-        "grammar",
-        "qualified",
-        "qualified.rejected",
-        "custom.metrics",
-    ] {
-        results.insert(
-            table.to_owned(),
-            project.ok(&["show", "p.yaml", table, "--json"]).into_bytes(),
-        );
-    }
-    for model in ["t5p", "custom"] {
-        let to = project.file(&format!("out-{model}"));
-        project.ok(&["export", "p.yaml", model, "--to", to.to_str().expect("text")]);
-        for file in ["model.safetensors", "config.json", "tokenizer.json"] {
-            results.insert(
-                format!("{model}/{file}"),
-                std::fs::read(to.join(file)).expect("it was written"),
-            );
-        }
-        std::fs::remove_dir_all(&to).expect("it was written");
-    }
-    results
+    common::results(project, &common::TABLES, &common::MODELS)
 }
 
 fn finished() -> (BTreeMap<String, Vec<u8>>, Duration) {
@@ -48,23 +22,38 @@ fn finished() -> (BTreeMap<String, Vec<u8>>, Duration) {
     (results(&project), took)
 }
 
+/// Several kills hit one project, so that what a kill left is killed again; then a run finishes it. Each kill comes at
+/// a random instant of the first part of what a whole run takes, and training keeps each of its steps, so that the next kill hits later
+/// work, or the writing of a checkpoint.
 #[test]
 fn killed_at_any_moment_and_run_again_gives_the_same_bytes() {
     let (expected, took) = finished();
-    let kills =
-        std::env::var("PARALOOM_KILLS").ok().and_then(|count| count.parse().ok()).unwrap_or(6);
-    for kill in 0..kills {
+    let mut lots = Lots::new();
+    let (mut left, mut hits) = (common::scale("PARALOOM_KILLS", 12), 0);
+    let kills = left;
+    while left > 0 {
         let project = tiny();
-        // Spread over the run, and never twice at the same instant.
-        let moment = took.mul_f64((f64::from(kill) + 0.5) / f64::from(kills));
-        let mut child = project.command(&["run", "p.yaml"]).spawn().expect("the binary runs");
-        std::thread::sleep(moment);
-        child.kill().expect("it is ours");
-        child.wait().expect("it was started");
+        let mut moments = Vec::new();
+        for _ in 0..left.min(6) {
+            left -= 1;
+            let moment = took.mul_f64(lots.share() * 0.6);
+            moments.push(moment);
+            let args = ["run", "p.yaml", "--checkpoint-every", "0"];
+            let mut command = project.command(&args);
+            let mut child = command.stderr(Stdio::null()).stdout(Stdio::null()).spawn();
+            let child = child.as_mut().expect("the binary runs");
+            std::thread::sleep(moment);
+            child.kill().expect("it is ours");
+            if child.wait().expect("it was started").success() {
+                break;
+            }
+            hits += 1;
+        }
         project.ok(&["run", "p.yaml"]);
-        assert!(results(&project) == expected, "killed after {moment:?}");
+        assert!(results(&project) == expected, "killed after {moments:?}");
         assert_clean(&project.file(".paraloom"));
     }
+    assert!(hits * 4 >= kills, "only {hits} of {kills} kills hit a run at work");
 }
 
 /// A run that ended well leaves nothing of an earlier, killed one in the way.
@@ -127,20 +116,66 @@ fn find(dir: &Path, extension: &str) -> std::path::PathBuf {
     panic!("no .{extension} file");
 }
 
-#[cfg(unix)]
+/// A training that is killed goes on from its newest checkpoint: at most one interval is done again.
 #[test]
-fn ctrl_c_stops_and_run_goes_on() {
-    let (expected, _) = finished();
+fn a_killed_training_repeats_at_most_one_checkpoint_interval() {
+    let straight = tiny();
+    straight.ok(&["run", "p.yaml", "--until", "t5p"]);
+    let expected = common::results(&straight, &["t5p.metrics"], &["t5p"]);
+    let mut lots = Lots::new();
+    let (steps, mut resumed) = (30, 0);
+    for _ in 0..common::scale("PARALOOM_TRAINING_KILLS", 6) {
+        let project = tiny();
+        let args = ["run", "p.yaml", "--until", "t5p", "--json", "--checkpoint-every"];
+        let killed_after = 1 + lots.below(steps - 2) as u64;
+        let mut command = project.command(&[&args[..], &["0"]].concat());
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
+        let mut child = child.expect("the binary runs");
+        let lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
+        let mut seen = 0;
+        // Read to the end: events may be there that were sent before the kill.
+        for line in lines {
+            let line = line.expect("text");
+            if line.contains("\"name\":\"loss\"") {
+                seen += 1;
+                if seen == killed_after {
+                    child.kill().expect("it is ours");
+                }
+            }
+        }
+        child.wait().expect("it was started");
+        let log = project.ok(&[&args[..], &["3600"]].concat());
+        if let Some((_, step)) = log.split_once("goes on from step ") {
+            let step: u64 = step.split('"').next().and_then(|step| step.parse().ok()).expect("one");
+            // The step whose loss was told may not have been kept yet; the one before it was.
+            assert!(step + 1 >= seen, "{step} of {seen} steps were kept");
+            let again = log.matches("\"name\":\"loss\"").count() as u64;
+            assert_eq!(again, steps as u64 - step, "no other step is done again");
+            resumed += 1;
+        } else {
+            let done = seen == steps as u64;
+            assert!(done || seen == 1, "{seen} steps are lost");
+        }
+        assert!(common::results(&project, &["t5p.metrics"], &["t5p"]) == expected);
+    }
+    assert!(resumed > 0, "no kill hit a training");
+}
+
+/// Other bytes of the same length, with the old time: the digest that was remembered is not used.
+#[test]
+fn a_restored_time_does_not_deceive() {
     let project = tiny();
-    let mut child = project.command(&["run", "p.yaml"]).spawn().expect("the binary runs");
-    std::thread::sleep(Duration::from_millis(300));
-    let pid = i32::try_from(child.id()).expect("a pid");
-    #[expect(unsafe_code, reason = "there is no safe way to send a signal")]
-    // SAFETY: the process is ours and not waited for yet.
-    let sent = unsafe { libc::kill(pid, libc::SIGINT) };
-    assert_eq!(sent, 0);
-    let status = child.wait().expect("it was started");
-    assert!(matches!(status.code(), Some(130 | 0)), "{status:?}");
-    project.ok(&["run", "p.yaml"]);
-    assert!(results(&project) == expected);
+    // Older than the time in which a digest is not yet remembered.
+    std::thread::sleep(Duration::from_secs(5));
+    project.ok(&["run", "p.yaml", "--until", "corpus"]);
+    assert!(project.file(".paraloom/digests.json").exists(), "the digest is remembered");
+    let path = project.file("corpus.csv");
+    let time = std::fs::metadata(&path).and_then(|found| found.modified()).expect("it has one");
+    let text = std::fs::read_to_string(&path).expect("it is there");
+    project.write("corpus.csv", &text.replacen("sales rose", "sales fell", 1));
+    let file = std::fs::File::options().append(true).open(&path).expect("it is ours");
+    file.set_modified(time).expect("it is ours");
+    project.ok(&["run", "p.yaml", "--until", "corpus"]);
+    let rows = project.ok(&["show", "p.yaml", "corpus", "--json"]);
+    assert!(rows.contains("sales fell 20 percent"), "{rows}");
 }

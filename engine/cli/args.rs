@@ -1,6 +1,7 @@
 //! What can be said on the command line.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
@@ -26,8 +27,8 @@ pub(crate) struct Args {
 const EXIT_CODES: &str = "\
 Exit codes: 0 done, 1 a node failed, 2 the pipeline or the command line is wrong,
 6 the store is in use, 7 the store is damaged or of another format, 8 a stage library
-was refused, 11 out of space or memory, 130 and 143 stopped by a signal; `run` goes on
-from there. Any other code is a failure too.";
+was refused, 11 out of space or memory, 129, 130 and 143 stopped by a signal; `run` goes
+on from there. Any other code is a failure too.";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -100,6 +101,15 @@ pub(crate) struct RunArgs {
     /// Nodes that compute at once.
     #[arg(long, value_name = "N", default_value_t = 2)]
     pub(crate) jobs: usize,
+    /// How far apart the checkpoints of a training are: what a kill costs at most. 0 is one
+    /// after every step. The results are the same.
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
+    pub(crate) checkpoint_every: Duration,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let number = text.parse().map_err(|_| "write a number of seconds")?;
+    Duration::try_from_secs_f64(number).map_err(|error| error.to_string())
 }
 
 #[derive(Debug, ClapArgs)]

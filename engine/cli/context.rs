@@ -124,7 +124,13 @@ impl Project {
         if let (Some(graph), Some(name)) = (&checked.graph, until) {
             find_node(graph, name)?;
         }
-        let create = || Store::create(&store_path(args.store.as_deref(), &args.pipeline));
+        let place = store_path(args.store.as_deref(), &args.pipeline);
+        if place.to_str().is_none() {
+            // Stages are told of directories in UTF-8, and would write beside the store.
+            let message = format!("the path of the store is not UTF-8: {}", place.display());
+            return Err(CliError::usage(message).hint("name another directory with --store"));
+        }
+        let create = || Store::create(&place);
         if !checked.workspace.uses_hub() {
             let project = Self::sound(args, checked)?;
             return Ok(Some((project, create()?)));

@@ -1,5 +1,6 @@
 //! Errors of the command line, and the exit code of each.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use paraloom_exec::RunError;
@@ -46,6 +47,16 @@ impl CliError {
         self
     }
 
+    /// Stdout could not be written. Whoever read it may just have seen enough.
+    pub(crate) fn stdout(error: std::io::Error) -> Self {
+        let message = format!("cannot write to stdout: {error}");
+        match error.kind() {
+            std::io::ErrorKind::StorageFull => Self::new(OUT_OF_SPACE, message),
+            std::io::ErrorKind::BrokenPipe => error.into(),
+            _ => Self::new(NODE_FAILED, message),
+        }
+    }
+
     pub(crate) fn report(self) -> ExitCode {
         if !self.silent {
             render::error(&self.message, self.hint.as_deref());
@@ -54,8 +65,23 @@ impl CliError {
     }
 }
 
+/// What to do about a file for which there is no room, with how much room there is.
+fn more_room(path: &Path, source: &std::io::Error) -> String {
+    if source.kind() == std::io::ErrorKind::FileTooLarge {
+        return "raise the limit on the size of a file (`ulimit -f`) and run again".to_owned();
+    }
+    let there = path.ancestors().find(|path| path.exists());
+    let free = there.and_then(|path| rustix::fs::statvfs(path).ok());
+    let free = free.map(|found| render::bytes(found.f_bavail.saturating_mul(found.f_frsize)));
+    let free = free.map_or(String::new(), |free| format!("{free} are free there; "));
+    format!("{free}free some more and run again: what is done stays")
+}
+
 impl From<StoreError> for CliError {
     fn from(error: StoreError) -> Self {
+        if let StoreError::Full { path, source, .. } = &error {
+            return Self::new(OUT_OF_SPACE, error.to_string()).hint(more_room(path, source));
+        }
         let (code, hint) = match &error {
             StoreError::Locked { .. } => (STORE_IN_USE, "wait until it is done"),
             StoreError::Damaged { .. } => {
@@ -65,9 +91,7 @@ impl From<StoreError> for CliError {
                 STORE_DAMAGED,
                 "name another directory with --store, or use the engine that made it",
             ),
-            StoreError::Full { .. } => {
-                (OUT_OF_SPACE, "free some space and run again: what is done stays")
-            }
+            StoreError::Full { .. } => (OUT_OF_SPACE, ""),
             StoreError::PinName { .. } => (USAGE, ""),
             StoreError::Io { .. } | StoreError::Rows { .. } => (NODE_FAILED, ""),
         };
@@ -92,7 +116,9 @@ impl From<RunError> for CliError {
                 if let Some(location) = &failure.location {
                     message = format!("{message}\n  at {location}");
                 }
-                Self { hint: failure.hint.clone(), ..Self::new(code, message) }
+                let more = "free some space or memory and run again: what is done stays";
+                let more = failure.is_resource().then(|| more.to_owned());
+                Self { hint: failure.hint.clone().or(more), ..Self::new(code, message) }
             }
             RunError::Hub { ref source, .. } => {
                 let code = match source {
@@ -101,6 +127,9 @@ impl From<RunError> for CliError {
                     _ => NODE_FAILED,
                 };
                 Self { hint: error.hint(), ..Self::new(code, error.to_string()) }
+            }
+            RunError::Thread { .. } => {
+                Self { hint: error.hint(), ..Self::new(OUT_OF_SPACE, error.to_string()) }
             }
             error => Self { hint: error.hint(), ..Self::new(NODE_FAILED, error.to_string()) },
         }

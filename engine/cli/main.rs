@@ -13,6 +13,7 @@ mod render;
 mod signals;
 
 fn main() -> ExitCode {
+    signals::survive_file_size_limit();
     let args = args::Args::parse();
     match commands::dispatch(&args) {
         Ok(code) => code,

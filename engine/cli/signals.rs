@@ -11,6 +11,11 @@ use signal_hook::flag;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Signals(Arc<AtomicUsize>);
 
+/// A file size limit is an error of the write, not the end of the process: for every command.
+pub(crate) fn survive_file_size_limit() {
+    let _ = flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)));
+}
+
 impl Signals {
     /// Lets signals set `cancel`. A system that refuses handlers keeps its defaults: the
     /// run can be killed anyway.
@@ -21,8 +26,6 @@ impl Signals {
             let _ = flag::register(signal, Arc::clone(cancel));
             let _ = flag::register_usize(signal, Arc::clone(&signals.0), signal as usize);
         }
-        // A file size limit is an error of the write, not the end of the process.
-        let _ = flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)));
         signals
     }
 

@@ -2,8 +2,9 @@
 
 #![allow(dead_code, reason = "each test binary uses some of it")]
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output};
 use std::sync::OnceLock;
 
 /// The binary, with the stage libraries beside it. Cargo builds the binary for a test, but
@@ -151,4 +152,94 @@ pub(crate) fn tiny() -> Project {
     project.write("pairs.tsv", &pairs);
     project.write("corpus.csv", &corpus);
     project
+}
+
+/// The tiny pipeline with `from` replaced by `to`.
+pub(crate) fn tiny_with(from: &str, to: &str) -> Project {
+    let project = tiny();
+    assert!(TINY.contains(from), "the tiny pipeline says `{from}`");
+    project.write("p.yaml", &TINY.replace(from, to));
+    project
+}
+
+/// Everything that the tiny pipeline makes and that is not a number of a clock.
+pub(crate) const TABLES: [&str; 8] = [
+    "pairs",
+    "corpus",
+    "t5p.metrics",
+    "paraphrases",
+    "grammar",
+    "qualified",
+    "qualified.rejected",
+    "custom.metrics",
+];
+pub(crate) const MODELS: [&str; 2] = ["t5p", "custom"];
+
+/// The rows of tables and the files of models, by name.
+pub(crate) fn results(
+    project: &Project,
+    tables: &[&str],
+    models: &[&str],
+) -> BTreeMap<String, Vec<u8>> {
+    let mut results = BTreeMap::new();
+    for table in tables {
+        let rows = project.ok(&["show", "p.yaml", table, "--json"]);
+        results.insert((*table).to_owned(), rows.into_bytes());
+    }
+    for model in models {
+        let to = project.file(&format!("out-{model}"));
+        project.ok(&["export", "p.yaml", model, "--to", to.to_str().expect("text")]);
+        for file in ["model.safetensors", "config.json", "tokenizer.json"] {
+            let bytes = std::fs::read(to.join(file)).expect("it was written");
+            results.insert(format!("{model}/{file}"), bytes);
+        }
+        std::fs::remove_dir_all(&to).expect("it was written");
+    }
+    results
+}
+
+/// Sends a signal to a process of ours.
+#[expect(unsafe_code, reason = "there is no safe way to send a signal")]
+pub(crate) fn signal(child: &Child, signal: i32) {
+    let pid = i32::try_from(child.id()).expect("a pid");
+    // SAFETY: the process is ours and not waited for yet.
+    assert_eq!(unsafe { libc::kill(pid, signal) }, 0);
+}
+
+/// A number that scales a suite up, from the environment.
+pub(crate) fn scale(name: &str, default: u32) -> u32 {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+/// Numbers for tests that draw lots; the seed is printed, and can be given as `PARALOOM_SEED`.
+pub(crate) struct Lots(u64);
+
+impl Lots {
+    #[expect(clippy::print_stdout, reason = "shown with the failure of a test")]
+    pub(crate) fn new() -> Self {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        let now = now.map_or(1, |since| since.as_nanos() as u64);
+        let seed = std::env::var("PARALOOM_SEED").ok().and_then(|text| text.parse().ok());
+        let seed = seed.unwrap_or(now);
+        println!("PARALOOM_SEED={seed}");
+        Self(seed)
+    }
+
+    /// The next number, as SplitMix64 gives it.
+    pub(crate) fn draw(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    /// Between 0 and 1.
+    pub(crate) fn share(&mut self) -> f64 {
+        (self.draw() >> 11) as f64 / (1_u64 << 53) as f64
+    }
+
+    /// Below `count`.
+    pub(crate) fn below(&mut self, count: usize) -> usize {
+        (self.draw() % count as u64) as usize
+    }
 }

@@ -1,4 +1,4 @@
-/* The paraloom stage ABI, version 1.0.
+/* The paraloom stage ABI, version 1.1.
  *
  * A stage library is a shared library that exports one symbol,
  * `paraloom_stages_v1`. It returns a static table that describes the stages the
@@ -25,7 +25,7 @@ extern "C" {
 #endif
 
 #define PARALOOM_ABI_MAJOR 1u
-#define PARALOOM_ABI_MINOR 0u
+#define PARALOOM_ABI_MINOR 1u
 #define PARALOOM_ENTRY_SYMBOL "paraloom_stages_v1"
 
 /* True if `field` lies inside the table that the other side handed over. */
@@ -147,6 +147,9 @@ struct paraloom_host {
   /* A private directory, empty at the start of the work and deleted after it. */
   paraloom_status (*scratch_dir)(void* ctx, struct paraloom_str* out_dir,
                                  struct paraloom_error* error);
+  /* Since 1.1. A resumable stage commits a checkpoint about this often, in milliseconds;
+   * 0 = after every step. It must not decide the result. */
+  uint64_t checkpoint_ms;
 };
 
 /* Takes one batch: a struct array of the schema that plan() promised. The array is

@@ -12,7 +12,7 @@ pub use arrow::{ArrowArray, ArrowArrayStream, ArrowSchema};
 /// Libraries of another major version are refused.
 pub const ABI_MAJOR: u32 = 1;
 /// Grows with every appended field.
-pub const ABI_MINOR: u32 = 0;
+pub const ABI_MINOR: u32 = 1;
 /// The one symbol that a stage library exports, NUL-terminated.
 pub const ENTRY_SYMBOL: &[u8] = b"paraloom_stages_v1\0";
 
@@ -136,6 +136,7 @@ pub struct Host {
         Option<unsafe extern "C" fn(*mut c_void, u64, *mut Str, *mut Error) -> u32>,
     pub checkpoint_commit: Option<unsafe extern "C" fn(*mut c_void, u64, *mut Error) -> u32>,
     pub scratch_dir: Option<unsafe extern "C" fn(*mut c_void, *mut Str, *mut Error) -> u32>,
+    pub checkpoint_ms: u64,
 }
 
 /// Takes the batches of one output table.

@@ -29,7 +29,8 @@ fn rust_and_c_agree() {
         Str "paraloom_str" { ptr, len }
         Error "paraloom_error" { struct_size, flags, message, detail, release, private_data }
         Host "paraloom_host" { struct_size, abi_minor, ctx, max_log_level, log, progress, metric, is_cancelled,
-            checkpoint_latest, checkpoint_begin, checkpoint_commit, scratch_dir }
+            checkpoint_latest, checkpoint_begin, checkpoint_commit, scratch_dir,
+            checkpoint_ms }
         Sink "paraloom_sink" { struct_size, ctx, push }
         Port "paraloom_port" { struct_size, kind, flags, name, doc }
         PlanInput "paraloom_plan_input" { struct_size, port, label, schema }

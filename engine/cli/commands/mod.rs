@@ -17,7 +17,7 @@ pub(crate) use run::find_node;
 use std::process::ExitCode;
 
 use crate::args::{Args, Command};
-use crate::error::Result;
+use crate::error::{CliError, Result};
 
 pub(crate) fn dispatch(args: &Args) -> Result<ExitCode> {
     let stages = &args.stages;
@@ -44,5 +44,5 @@ pub(crate) fn dispatch(args: &Args) -> Result<ExitCode> {
 /// A line of data to stdout.
 pub(crate) fn print(text: &str) -> Result<()> {
     use std::io::Write;
-    Ok(writeln!(std::io::stdout().lock(), "{text}")?)
+    writeln!(std::io::stdout().lock(), "{text}").map_err(CliError::stdout)
 }

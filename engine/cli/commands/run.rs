@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use paraloom_exec::{Cancel, Event, Job, Lookup, NodeResult, PortResult, RunError, RunOptions};
 use paraloom_pipeline::{Graph, PortKind, nearest};
@@ -35,7 +36,8 @@ pub(crate) fn run(args: &RunArgs, stages: &[PathBuf]) -> Result<ExitCode> {
         Some(name) => graph.ancestors(find_node(graph, name)?),
         None => graph.order().to_vec(),
     };
-    let options = options(args.threads, args.jobs);
+    let mut options = options(args.threads, args.jobs);
+    options.checkpoint_every = args.checkpoint_every;
     let host = &project_.workspace.host;
     let job = Job { graph, nodes: &nodes, host, store: &store, text: &project_.workspace.text };
     let outcome = paraloom_exec::run(&job, &options, &cancel, &observer);
@@ -78,7 +80,12 @@ pub(crate) fn find_node(graph: &Graph, name: &str) -> Result<NodeIndex> {
 
 pub(crate) fn options(threads: Option<u32>, jobs: usize) -> RunOptions {
     let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32);
-    RunOptions { threads: threads.unwrap_or(cores).max(1), jobs, device: "cpu".to_owned() }
+    RunOptions {
+        threads: threads.unwrap_or(cores).max(1),
+        jobs,
+        device: "cpu".to_owned(),
+        checkpoint_every: Duration::from_secs(10),
+    }
 }
 
 /// The funnel, then the tables that the pipeline wants shown.

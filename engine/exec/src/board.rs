@@ -103,18 +103,13 @@ impl<'a> Board<'a> {
     }
 
     /// Waits for part number `index` of a table; `None` if there are no more.
-    pub(crate) fn part(&self, from: Endpoint, index: usize) -> Result<Option<(Entry, PartFile)>> {
-        self.wait(|nodes| {
-            let progress = nodes.get(&from.node)?;
-            if let Some(PortResult::Table(table)) =
-                progress.done.as_ref().and_then(|result| result.ports.get(from.port))
-            {
-                return Some(
-                    table.parts.get(index).map(|part| (table.entry.clone(), part.clone())),
-                );
-            }
-            progress.parts.get(&from.port)?.get(index).cloned().map(Some)
-        })
+    pub(crate) fn part(&self, from: Endpoint, index: usize) -> Result<NextPart> {
+        self.wait(|nodes| next_part(nodes, from, index))
+    }
+
+    /// The same without waiting: nothing if it is not known yet.
+    pub(crate) fn part_now(&self, from: Endpoint, index: usize) -> Option<NextPart> {
+        next_part(&self.nodes(), from, index)
     }
 
     /// Waits for the right to compute; it is given back when the permit is dropped.
@@ -130,6 +125,22 @@ impl<'a> Board<'a> {
             free = waited.map_or_else(|poisoned| poisoned.into_inner().0, |(guard, _)| guard);
         }
     }
+}
+
+/// A part with the result that holds it; `None` after the last one.
+type NextPart = Option<(Entry, PartFile)>;
+
+fn next_part(
+    nodes: &HashMap<NodeIndex, Progress>,
+    from: Endpoint,
+    index: usize,
+) -> Option<NextPart> {
+    let progress = nodes.get(&from.node)?;
+    let done = progress.done.as_ref().and_then(|result| result.ports.get(from.port));
+    if let Some(PortResult::Table(table)) = done {
+        return Some(table.parts.get(index).map(|part| (table.entry.clone(), part.clone())));
+    }
+    progress.parts.get(&from.port)?.get(index).cloned().map(Some)
 }
 
 /// The right to compute.

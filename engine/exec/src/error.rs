@@ -29,6 +29,14 @@ pub enum RunError {
         /// Why not.
         source: HostError,
     },
+    /// There is no thread for a node.
+    #[error("node `{node}`: cannot start a thread: {source}")]
+    Thread {
+        /// The node.
+        node: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// A configuration names something that has to be fetched first.
     #[error("node `{node}`: `{text}` is not on this machine")]
     NotFetched {
@@ -64,6 +72,9 @@ impl RunError {
         match self {
             Self::Stage { failure, .. } => failure.hint.clone(),
             Self::Hub { source, .. } => crate::remotes::near(source).or_else(|| source.hint()),
+            Self::Thread { .. } => {
+                Some("allow more memory or processes, or run fewer nodes with --until".to_owned())
+            }
             Self::NotFetched { .. } => Some("run again: it is fetched then".to_owned()),
             _ => None,
         }

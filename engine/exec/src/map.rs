@@ -9,7 +9,7 @@ use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 use paraloom_host::{PlannedStage, WorkInput, WorkOutput, Worker};
 use paraloom_pipeline::{Endpoint, ID_COLUMN};
-use paraloom_store::{Entry, Identify, PartFile, PartRecord, RowMap};
+use paraloom_store::{Entry, Identify, Lock, PartFile, PartRecord, RowMap};
 
 use crate::error::{Result, RunError};
 use crate::event::Event;
@@ -26,6 +26,9 @@ struct MapWork<'a> {
     results: Vec<Option<PortResult>>,
     services: Arc<NodeServices>,
     committed: Committed,
+    /// The right to compute. Held only while there is something to do: whoever holds it and waits for an input could
+    /// wait for a node that needs it, since a stage can be used twice in a row with the same settings.
+    lock: Option<Lock>,
     /// The rows of the parts that were there at the start; looked at once a part is missing.
     known: Option<KnownRows>,
     /// The stage, opened once there is something to compute.
@@ -47,7 +50,6 @@ impl NodeRun<'_> {
         let from = self.inputs.iter().find(|(_, edge)| Some(edge.input) == mapped);
         let from = from.map(|(from, _)| *from).ok_or(RunError::Stopped)?;
         entry.prepare(&preimage)?;
-        let _lock = self.lock(&entry)?;
         let started = Instant::now();
         let stage = self.node.stage.name.clone();
         self.send(Event::NodeStarted { node: self.name(), key: key.to_string(), stage });
@@ -57,10 +59,12 @@ impl NodeRun<'_> {
             results,
             services: self.services(&entry),
             committed: Committed::read(&entry)?,
+            lock: None,
             known: None,
             opened: None,
         };
         let outcome = work.parts(from);
+        work.lock = None;
         drop(work.opened.take());
         work.services.clean_up();
         let parts = outcome?;
@@ -78,7 +82,7 @@ impl MapWork<'_> {
     /// Follows the input part by part, as they are committed.
     fn parts(&mut self, from: Endpoint) -> Result<Vec<Done>> {
         let mut parts = Vec::new();
-        while let Some((source, part)) = self.run.shared.board.part(from, parts.len())? {
+        while let Some((source, part)) = self.next(from, parts.len())? {
             let done = self.part(&source, &part)?;
             for (port, part) in done.record.outputs.iter().enumerate() {
                 if let Some(part) = part {
@@ -91,8 +95,30 @@ impl MapWork<'_> {
         Ok(parts)
     }
 
+    fn next(&mut self, from: Endpoint, index: usize) -> Result<Option<(Entry, PartFile)>> {
+        let board = &self.run.shared.board;
+        if let Some(next) = board.part_now(from, index) {
+            return Ok(next);
+        }
+        self.lock = None;
+        board.part(from, index)
+    }
+
+    /// Takes the right to compute. What others have committed meanwhile is not computed again.
+    fn take_lock(&mut self) -> Result<()> {
+        if self.lock.is_none() {
+            self.lock = Some(self.run.lock(self.entry)?);
+            self.committed = Committed::read(self.entry)?;
+            self.known = None;
+        }
+        Ok(())
+    }
+
     fn part(&mut self, source: &Entry, part: &PartFile) -> Result<Done> {
         let (node, rows) = (self.run.name(), part.rows);
+        if self.committed.get(&part.digest).is_none() {
+            self.take_lock()?;
+        }
         if let Some(record) = self.committed.get(&part.digest) {
             self.run.send(Event::PartFound { node, rows });
             return Ok(Done { record: record.clone(), found: rows, computed: false });

@@ -124,7 +124,8 @@ impl<'a> NodeRun<'a> {
 
     pub(crate) fn services(&self, entry: &Entry) -> Arc<NodeServices> {
         let stop = Arc::clone(&self.shared.stop);
-        NodeServices::new(&self.node.name, Some(entry.clone()), self.events.clone(), stop)
+        let every = self.shared.options.checkpoint_every;
+        NodeServices::new(&self.node.name, Some(entry.clone()), self.events.clone(), stop, every)
     }
 
     /// The stage broke its word about its rows.

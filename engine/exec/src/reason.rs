@@ -80,6 +80,11 @@ fn changes(old: &Preimage, new: &Preimage) -> Vec<String> {
             continue;
         }
         match (name.as_str(), before, after) {
+            ("version", Some(before), Some(after)) => {
+                let plain = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+                let stage = new.get("stage").map(plain).unwrap_or_default();
+                changes.push(format!("stage {stage} {} -> {}", plain(before), plain(after)));
+            }
             ("config", Some(before), Some(after)) => differ("", before, after, &mut changes),
             ("inputs", Some(before), Some(after)) => changes.extend(inputs(before, after)),
             ("library", ..) => changes.push("its library was rebuilt".to_owned()),
@@ -188,6 +193,12 @@ mod tests {
             (json!({"from": {"content": "c"}}), json!({"from": {"content": "d"}})),
             (json!({"sample": {"top_p": 0.9}}), json!({"sample": {"top_p": 0.8, "top_k": 3}})),
         ];
+        let version =
+            |version: &str| Preimage::default().with("stage", "finetune").with("version", version);
+        assert_eq!(
+            changes(&version("1.2.0"), &version("1.3.0")),
+            ["stage finetune 1.2.0 -> 1.3.0"]
+        );
         let config = |config: &Value| Preimage::default().with("config", config.clone());
         let all: Vec<_> =
             cases.iter().map(|(old, new)| changes(&config(old), &config(new)).join(", ")).collect();

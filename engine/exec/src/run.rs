@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use paraloom_host::Host;
 use paraloom_pipeline::Graph;
@@ -47,6 +47,9 @@ pub struct RunOptions {
     pub jobs: usize,
     /// Where to compute.
     pub device: String,
+    /// How far apart the checkpoints of a training are; zero means one after every step.
+    /// Not in any key: it does not decide the result.
+    pub checkpoint_every: Duration,
 }
 
 /// What a run did.
@@ -186,16 +189,22 @@ fn work(
     let shared = Shared { graph, host, store, options, board, stop: Arc::clone(&stop) };
     let (sender, receiver) = channel();
     std::thread::scope(|scope| {
-        let handles: Vec<_> = left
-            .iter()
-            .map(|node| {
-                let (shared, sender) = (&shared, sender.clone());
-                scope.spawn(move || run_node(shared, *node, &sender))
-            })
-            .collect();
+        let (mut handles, mut outcome) = (Vec::with_capacity(left.len()), Ok(()));
+        for node in left {
+            let (shared, sender) = (&shared, sender.clone());
+            let name = &graph.node(*node).name;
+            let thread = std::thread::Builder::new().name(name.clone());
+            match thread.spawn_scoped(scope, move || run_node(shared, *node, &sender)) {
+                Ok(handle) => handles.push(handle),
+                Err(source) => {
+                    shared.board.fail();
+                    outcome = Err(RunError::Thread { node: name.clone(), source });
+                    break;
+                }
+            }
+        }
         drop(sender);
         pump(&receiver, &shared, emit);
-        let mut outcome = Ok(());
         for handle in handles {
             let result = handle.join().unwrap_or_else(|_| {
                 Err(RunError::Output {
@@ -221,7 +230,7 @@ fn pump(receiver: &Receiver<Event>, shared: &Shared, emit: &(dyn Fn(&Event) + Sy
         if shared.board.should_stop() {
             shared.stop.store(true, Ordering::Release);
         }
-        match receiver.recv_timeout(std::time::Duration::from_millis(50)) {
+        match receiver.recv_timeout(Duration::from_millis(50)) {
             Ok(event) => emit(&event),
             Err(Timeout) => {}
             Err(Disconnected) => return,

@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use paraloom_host::{Level, Services};
-use paraloom_store::Entry;
+use paraloom_host::{Level, ServiceError, Services};
+use paraloom_store::{Entry, StoreError};
 
 use crate::event::Event;
 
@@ -17,6 +18,7 @@ pub(crate) struct NodeServices {
     entry: Option<Entry>,
     events: Mutex<Sender<Event>>,
     stop: Arc<AtomicBool>,
+    checkpoint_every: Duration,
     checkpoint: Mutex<Option<PathBuf>>,
     made: Mutex<Vec<PathBuf>>,
 }
@@ -28,12 +30,14 @@ impl NodeServices {
         entry: Option<Entry>,
         events: Sender<Event>,
         stop: Arc<AtomicBool>,
+        checkpoint_every: Duration,
     ) -> Arc<Self> {
         Arc::new(Self {
             node: node.to_owned(),
             entry,
             events: Mutex::new(events),
             stop,
+            checkpoint_every,
             checkpoint: Mutex::default(),
             made: Mutex::default(),
         })
@@ -44,10 +48,9 @@ impl NodeServices {
         let _ = self.events.lock().unwrap_or_else(PoisonError::into_inner).send(event);
     }
 
-    fn entry(&self) -> Result<&Entry, String> {
-        self.entry
-            .as_ref()
-            .ok_or_else(|| "there are no directories for work that is not kept".to_owned())
+    fn entry(&self) -> Result<&Entry, ServiceError> {
+        let missing = || ServiceError::new("there are no directories for work that is not kept");
+        self.entry.as_ref().ok_or_else(missing)
     }
 
     /// Removes the directories that were handed out and not committed.
@@ -62,6 +65,12 @@ impl NodeServices {
     fn remember(&self, dir: &Path) {
         self.made.lock().unwrap_or_else(PoisonError::into_inner).push(dir.to_owned());
     }
+}
+
+/// What a stage is told of trouble with the store.
+fn refused(error: StoreError) -> ServiceError {
+    let is_resource = matches!(error, StoreError::Full { .. });
+    ServiceError { message: error.to_string(), is_resource }
 }
 
 impl Services for NodeServices {
@@ -90,29 +99,34 @@ impl Services for NodeServices {
         self.stop.load(Ordering::Acquire)
     }
 
-    fn checkpoint_latest(&self) -> Result<Option<(PathBuf, u64)>, String> {
+    fn checkpoint_latest(&self) -> Result<Option<(PathBuf, u64)>, ServiceError> {
         match &self.entry {
-            Some(entry) => entry.latest_checkpoint().map_err(|error| error.to_string()),
+            Some(entry) => entry.latest_checkpoint().map_err(refused),
             None => Ok(None),
         }
     }
 
-    fn checkpoint_begin(&self, _step: u64) -> Result<PathBuf, String> {
-        let dir = self.entry()?.begin_checkpoint().map_err(|error| error.to_string())?;
+    fn checkpoint_begin(&self, _step: u64) -> Result<PathBuf, ServiceError> {
+        let dir = self.entry()?.begin_checkpoint().map_err(refused)?;
         self.remember(&dir);
         *self.checkpoint.lock().unwrap_or_else(PoisonError::into_inner) = Some(dir.clone());
         Ok(dir)
     }
 
-    fn checkpoint_commit(&self, step: u64) -> Result<(), String> {
+    fn checkpoint_commit(&self, step: u64) -> Result<(), ServiceError> {
         let dir = self.checkpoint.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let dir = dir.ok_or_else(|| "checkpoint_commit without checkpoint_begin".to_owned())?;
-        self.entry()?.commit_checkpoint(&dir, step).map_err(|error| error.to_string())
+        let dir =
+            dir.ok_or_else(|| ServiceError::new("checkpoint_commit without checkpoint_begin"))?;
+        self.entry()?.commit_checkpoint(&dir, step).map_err(refused)
     }
 
-    fn scratch_dir(&self) -> Result<PathBuf, String> {
-        let dir = self.entry()?.scratch().map_err(|error| error.to_string())?;
+    fn scratch_dir(&self) -> Result<PathBuf, ServiceError> {
+        let dir = self.entry()?.scratch().map_err(refused)?;
         self.remember(&dir);
         Ok(dir)
+    }
+
+    fn checkpoint_interval(&self) -> Duration {
+        self.checkpoint_every
     }
 }

@@ -66,6 +66,7 @@ pub fn try_row(
         None,
         events,
         Arc::new(AtomicBool::new(false)),
+        settings.checkpoint_every,
     );
     let work = WorkSettings {
         threads: settings.threads,

@@ -15,7 +15,7 @@ mod work;
 pub use error::{HostError, Result, StageFailure};
 pub use library::{Library, LoadedStage};
 pub use search::{Origin, shipped_libraries};
-pub use services::{Level, Services};
+pub use services::{Level, ServiceError, Services};
 pub use work::{PlannedStage, RowSink, WorkInput, WorkOutput, WorkSettings, Worker};
 
 use std::collections::BTreeMap;

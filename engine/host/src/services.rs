@@ -4,6 +4,7 @@ use std::ffi::c_void;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use paraloom_abi::{self as abi, Str, status};
 
@@ -32,6 +33,22 @@ impl Level {
     }
 }
 
+/// Why the engine could not do what a stage asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceError {
+    /// One line.
+    pub message: String,
+    /// Disk or memory ran out.
+    pub is_resource: bool,
+}
+
+impl ServiceError {
+    /// Any other failure than that something ran out.
+    pub fn new(message: impl Into<String>) -> Self {
+        Self { message: message.into(), is_resource: false }
+    }
+}
+
 /// What the engine does for a stage at work. Called from any thread.
 pub trait Services: Send + Sync {
     /// A log record.
@@ -43,13 +60,15 @@ pub trait Services: Send + Sync {
     /// Whether the work should stop.
     fn is_cancelled(&self) -> bool;
     /// The newest committed checkpoint.
-    fn checkpoint_latest(&self) -> Result<Option<(PathBuf, u64)>, String>;
+    fn checkpoint_latest(&self) -> Result<Option<(PathBuf, u64)>, ServiceError>;
     /// An empty directory for the next checkpoint.
-    fn checkpoint_begin(&self, step: u64) -> Result<PathBuf, String>;
+    fn checkpoint_begin(&self, step: u64) -> Result<PathBuf, ServiceError>;
     /// Makes the directory of the last `checkpoint_begin` the newest checkpoint.
-    fn checkpoint_commit(&self, step: u64) -> Result<(), String>;
+    fn checkpoint_commit(&self, step: u64) -> Result<(), ServiceError>;
     /// A private directory.
-    fn scratch_dir(&self) -> Result<PathBuf, String>;
+    fn scratch_dir(&self) -> Result<PathBuf, ServiceError>;
+    /// How far apart checkpoints are to be; zero means one after every step.
+    fn checkpoint_interval(&self) -> Duration;
 }
 
 /// The C table over [`Services`], and the texts that it lends.
@@ -70,6 +89,7 @@ unsafe impl Send for HostTable {}
 
 impl HostTable {
     pub(crate) fn new(services: Arc<dyn Services>) -> Self {
+        let checkpoint_ms = services.checkpoint_interval().as_millis();
         let context = Box::new(Context { services, lent: Mutex::default() });
         let table = Box::new(abi::Host {
             struct_size: size_of::<abi::Host>() as u32,
@@ -85,6 +105,7 @@ impl HostTable {
             checkpoint_begin: Some(checkpoint_begin),
             checkpoint_commit: Some(checkpoint_commit),
             scratch_dir: Some(scratch_dir),
+            checkpoint_ms: u64::try_from(checkpoint_ms).unwrap_or(u64::MAX),
         });
         Self { table, context }
     }
@@ -115,13 +136,13 @@ fn with<T>(ctx: *mut c_void, default: T, body: impl FnOnce(&Context) -> T) -> T 
 fn fallible(
     ctx: *mut c_void,
     error: *mut abi::Error,
-    body: impl FnOnce(&Context) -> Result<(), String>,
+    body: impl FnOnce(&Context) -> Result<(), ServiceError>,
 ) -> u32 {
-    match with(ctx, Err("the engine panicked".to_owned()), body) {
+    match with(ctx, Err(ServiceError::new("the engine panicked")), body) {
         Ok(()) => status::OK,
-        Err(message) => {
-            fill(error, message);
-            status::IO
+        Err(failure) => {
+            fill(error, failure.message);
+            if failure.is_resource { status::RESOURCE } else { status::IO }
         }
     }
 }

@@ -179,10 +179,10 @@ impl From<arrow::error::ArrowError> for Error {
 
 impl From<std::io::Error> for Error {
     fn from(error: std::io::Error) -> Self {
-        use std::io::ErrorKind::{NotFound, OutOfMemory, QuotaExceeded, StorageFull};
+        use std::io::ErrorKind::{FileTooLarge, NotFound, OutOfMemory, QuotaExceeded, StorageFull};
         let status = match error.kind() {
             NotFound => Status::NotFound,
-            StorageFull | QuotaExceeded | OutOfMemory => Status::Resource,
+            StorageFull | QuotaExceeded | FileTooLarge | OutOfMemory => Status::Resource,
             _ => Status::Io,
         };
         Self::new(status, error.to_string())

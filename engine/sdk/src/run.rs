@@ -1,7 +1,9 @@
 //! A stage at work: what it reads, where it writes, and what the host does for it.
 
+use std::mem::offset_of;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -76,6 +78,14 @@ impl Services {
     /// An error once the host asked to stop; pass it up with `?`.
     pub fn check_cancelled(&self) -> Result<()> {
         if self.is_cancelled() { Err(Error::cancelled()) } else { Ok(()) }
+    }
+
+    /// How far apart checkpoints are to be; zero means one after every step.
+    pub fn checkpoint_interval(&self) -> Duration {
+        // An engine from before this field is served as it was.
+        let end = offset_of!(abi::Host, checkpoint_ms) + size_of::<u64>();
+        let known = self.host().struct_size as usize >= end;
+        Duration::from_millis(if known { self.host().checkpoint_ms } else { 10_000 })
     }
 
     /// The newest committed checkpoint of this very work, with its step.

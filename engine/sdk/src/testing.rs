@@ -308,6 +308,7 @@ fn silent_host() -> abi::Host {
         checkpoint_begin: None,
         checkpoint_commit: None,
         scratch_dir: None,
+        checkpoint_ms: 10_000,
     }
 }
 

@@ -10,13 +10,16 @@ use serde::{Deserialize, Serialize};
 /// Bytes of a digest: enough that no two different rows of a store will ever share one.
 const BYTES: usize = 12;
 
-/// The digest of one row: of the names and values of all its columns.
+/// The digest of one row: of the names, types and values of all its columns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RowDigest([u8; BYTES]);
 
 /// The digest of every row.
 pub fn row_digests(rows: &RecordBatch) -> Result<Vec<RowDigest>, ArrowError> {
-    let hashers = row_hashers(rows, "paraloom 2026 row: content", "")?;
+    // A number and its digits as text look the same and are not: what came of one cannot stand for the other.
+    let schema = rows.schema();
+    let types: Vec<_> = schema.fields().iter().map(|f| f.data_type().to_string()).collect();
+    let hashers = row_hashers(rows, "paraloom 2026 row: content", &types.join(" "))?;
     let digest = |hasher: blake3::Hasher| {
         let mut bytes = [0; BYTES];
         hasher.finalize_xof().fill(&mut bytes);

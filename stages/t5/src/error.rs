@@ -61,6 +61,16 @@ impl Error {
         move |source| Self::Io { path, source }
     }
 
+    /// Says why tensors could not be written: the disk's fault, or theirs.
+    pub(crate) fn unwritten(path: &Path, error: safetensors::SafeTensorError) -> Self {
+        match error {
+            safetensors::SafeTensorError::IoError(source) => {
+                Self::Io { path: path.to_path_buf(), source }
+            }
+            error => Self::malformed(path, error),
+        }
+    }
+
     /// Says what is wrong with the contents of a file.
     pub(crate) fn malformed(path: &Path, message: impl ToString) -> Self {
         Self::Malformed { path: path.to_path_buf(), message: message.to_string() }

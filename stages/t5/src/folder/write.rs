@@ -178,7 +178,7 @@ fn write_tensors(tensors: &[Stored<'_>], path: &Path) -> Result<()> {
     let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     let views = tensors.iter().map(|tensor| (tensor.name, tensor));
     safetensors::serialize_to_file(views, Some(format), path)
-        .map_err(|error| Error::malformed(path, error))?;
+        .map_err(|error| Error::unwritten(path, error))?;
     // That file is its owner's only; a model is read by whoever may read the rest of its directory.
     let others = path.with_file_name(CONFIG);
     let mode = std::fs::metadata(&others).map_err(Error::io(&others))?.permissions();

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use arrow::array::{Float64Array, Int64Array, RecordBatch};
 use arrow::datatypes::{DataType, Field, Schema};
@@ -16,11 +16,10 @@ use super::card::{self, Card};
 use super::examples::{Kind, Pair, TableCount, Task, Tasks};
 use super::shared::{FINGERPRINT, Loaded, MAX_SOURCE_TOKENS, load_model, pool};
 use crate::device::default_device;
+use crate::error::Error as TrainError;
 use crate::folder::{self, Format, Precision};
 use crate::train::{Example, Length, Optimizer, Options, Schedule, StepMetrics, Trainer};
 
-/// Checkpoints are at least this far apart, and take a small share of the time.
-const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(10);
 const METRICS_FILE: &str = "metrics.json";
 
 /// Settings of `finetune`.
@@ -371,13 +370,13 @@ struct Metric {
 }
 
 impl Metric {
-    fn new(metrics: &StepMetrics, validation: Option<f64>) -> Self {
+    fn new(metrics: &StepMetrics) -> Self {
         let numbers = [metrics.loss, metrics.learning_rate, metrics.gradient_norm];
         Self {
             step: metrics.step,
             epoch: metrics.epoch,
             numbers: numbers.map(f64::to_bits),
-            validation: validation.map(f64::to_bits),
+            validation: None,
         }
     }
 }
@@ -429,34 +428,51 @@ struct Work {
 impl Work {
     fn train(&self, trainer: &mut Trainer, metrics: &mut Vec<Metric>) -> Result<()> {
         let mut saved = Instant::now();
-        let total = trainer.total_steps();
-        let is_cancelled = || self.services.is_cancelled();
+        let (total, interval) = (trainer.total_steps(), self.services.checkpoint_interval());
         self.services.progress(trainer.steps_done(), total, "steps");
-        while !self.is_over(trainer) {
-            if is_cancelled() {
-                self.checkpoint(trainer, metrics)?;
-                return Err(Error::cancelled());
+        loop {
+            // Of the last step: a run may have stopped between a step and its validation.
+            self.validate(trainer, metrics)?;
+            if self.is_over(trainer) {
+                break;
+            }
+            if self.services.is_cancelled() {
+                return self.stop(trainer, metrics);
             }
             let Some(step) = trainer.step()? else { break };
-            let due = step.step % self.validate_every == 0 || step.step == total;
-            let validation = if due && !self.validation.is_empty() {
-                let loss = trainer.evaluate(&self.validation, &|| false)?;
-                self.services.metric("validation_loss", loss, step.step);
-                Some(loss)
-            } else {
-                None
-            };
             self.services.metric("loss", step.loss, step.step);
             self.services.metric("learning_rate", step.learning_rate, step.step);
             self.services.metric("gradient_norm", step.gradient_norm, step.step);
             self.services.progress(step.step, total, "steps");
-            metrics.push(Metric::new(&step, validation));
-            if saved.elapsed() >= CHECKPOINT_INTERVAL {
+            metrics.push(Metric::new(&step));
+            if saved.elapsed() >= interval {
                 self.checkpoint(trainer, metrics)?;
                 saved = Instant::now();
             }
         }
         Ok(trainer.check_weights()?)
+    }
+
+    /// Computes the validation loss of the last step, if it is due and not known.
+    fn validate(&self, trainer: &mut Trainer, metrics: &mut [Metric]) -> Result<()> {
+        let Some(last) = metrics.last_mut() else { return Ok(()) };
+        let due = last.step % self.validate_every == 0 || last.step == trainer.total_steps();
+        if !due || last.validation.is_some() || self.validation.is_empty() {
+            return Ok(());
+        }
+        let loss = match trainer.evaluate(&self.validation, &|| self.services.is_cancelled()) {
+            Err(TrainError::Cancelled) => return self.stop(trainer, metrics),
+            loss => loss?,
+        };
+        last.validation = Some(loss.to_bits());
+        self.services.metric("validation_loss", loss, last.step);
+        Ok(())
+    }
+
+    /// Keeps what was learnt, and stops.
+    fn stop(&self, trainer: &Trainer, metrics: &[Metric]) -> Result<()> {
+        self.checkpoint(trainer, metrics)?;
+        Err(Error::cancelled())
     }
 
     fn is_over(&self, trainer: &Trainer) -> bool {
@@ -468,7 +484,8 @@ impl Work {
             trainer.save(dir)?;
             let json =
                 serde_json::to_vec(metrics).map_err(|error| Error::internal(error.to_string()))?;
-            Ok(std::fs::write(dir.join(METRICS_FILE), json)?)
+            let path = dir.join(METRICS_FILE);
+            Ok(std::fs::write(&path, json).map_err(TrainError::io(path))?)
         })
     }
 }

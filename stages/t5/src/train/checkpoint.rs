@@ -55,7 +55,7 @@ impl Trainer {
         });
         let views: Vec<_> = views.collect::<Result<_, _>>().map_err(failed)?;
         safetensors::serialize_to_file(views, None::<HashMap<String, String>>, &path)
-            .map_err(failed)?;
+            .map_err(|error| Error::unwritten(&path, error))?;
         let place = Place {
             version: VERSION,
             options: self.options.clone(),

@@ -1,0 +1,151 @@
+//! Too little disk, memory or descriptors, odd places and closed outputs: an error that says so, and later the same result.
+#![cfg(target_os = "linux")]
+
+mod common;
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+use std::process::{Command, Output, Stdio};
+
+use common::{Project, results, tiny};
+
+const OUT_OF_SPACE: i32 = 11;
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// Runs a shell script, with the binary as `$0`, in the directory of the project.
+fn shell(project: &Project, script: &str) -> Output {
+    let mut command = Command::new("sh");
+    let binary = common::paraloom();
+    command.args(["-c", script]).arg(binary.get_program()).current_dir(project.path());
+    for (name, value) in binary.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    command.output().expect("a shell")
+}
+
+/// The results of an undisturbed run.
+fn check_resumes(project: &Project) {
+    let straight = tiny();
+    straight.ok(&["run", "p.yaml"]);
+    project.ok(&["run", "p.yaml"]);
+    let all = |project| results(project, &common::TABLES, &common::MODELS);
+    assert!(all(project) == all(&straight));
+}
+
+/// What fits on a small disk is kept: the store is copied off it and finished elsewhere.
+#[test]
+#[expect(clippy::print_stdout, reason = "a test that is skipped says so")]
+fn a_full_disk_says_so_and_keeps_what_is_done() {
+    if !Command::new("unshare").args(["-rm", "true"]).status().is_ok_and(|done| done.success()) {
+        println!("skipped: no file system can be mounted without privileges here");
+        return;
+    }
+    let step = 640 / common::scale("PARALOOM_DISKS", 3) as usize;
+    let mut full = 0;
+    for size in (64..704).step_by(step.max(1)) {
+        let project = tiny();
+        let output = shell(
+            &project,
+            &format!(
+                "mkdir disk && exec unshare -rm sh -c '
+                mount -t tmpfs -o size={size}k none disk || exit 99
+                \"$0\" run p.yaml --store disk/store --checkpoint-every 0; code=$?
+                cp -r disk/store .paraloom; exit $code' \"$0\""
+            ),
+        );
+        let said = said(&output);
+        assert!(matches!(output.status.code(), Some(OUT_OF_SPACE | 0)), "{size} KiB: {said}");
+        if output.status.code() == Some(OUT_OF_SPACE) {
+            full += 1;
+            assert!(said.contains("disk/store/"), "the error names the place: {said}");
+            assert!(said.contains("hint: "), "and the way out: {said}");
+        }
+        check_resumes(&project);
+    }
+    assert!(full > 0, "no disk was too small");
+}
+
+#[test]
+fn limits_of_the_process_are_errors_and_not_its_end() {
+    for (limit, codes) in [
+        // Sizes of files, in blocks of 512 bytes; the largest file of the pipeline has 46 KiB.
+        ("-f 8", &[OUT_OF_SPACE][..]),
+        ("-f 60", &[OUT_OF_SPACE][..]),
+        ("-n 32", &[0, 1][..]),
+    ] {
+        let project = tiny();
+        let output = shell(&project, &format!("ulimit {limit}; exec \"$0\" run p.yaml"));
+        let (code, said) = (output.status.code(), said(&output));
+        assert!(code.is_some_and(|code| codes.contains(&code)), "ulimit {limit}: {code:?} {said}");
+        if code != Some(0) {
+            assert!(said.contains("error: ") && said.contains(".paraloom/"), "{limit}: {said}");
+        }
+        check_resumes(&project);
+    }
+}
+
+/// Address space for nothing but the start, and then some: never a crash that loses anything.
+#[test]
+fn too_little_memory_loses_nothing() {
+    let project = tiny();
+    let output = shell(&project, "ulimit -v 100000; exec \"$0\" run p.yaml");
+    let (code, said) = (output.status.code(), said(&output));
+    // An allocation that fails in the middle of the work ends the process by a signal.
+    assert!(matches!(code, Some(OUT_OF_SPACE | 0 | 8) | None), "{code:?} {said}");
+    check_resumes(&project);
+}
+
+#[test]
+fn outputs_that_are_full_or_closed() {
+    let project = tiny();
+    let full = shell(&project, "exec \"$0\" run p.yaml > /dev/full");
+    assert_eq!(full.status.code(), Some(OUT_OF_SPACE), "{}", said(&full));
+    assert!(said(&full).contains("cannot write to stdout"), "{}", said(&full));
+    let again = project.transcript(&["run", "p.yaml"]);
+    assert!(again.contains("nothing to do"), "all was kept: {again}");
+    for script in ["exec \"$0\" run p.yaml >&- 2>&-", "\"$0\" show p.yaml pairs --json | true"] {
+        assert_eq!(shell(&project, script).status.code(), Some(0), "{script}");
+    }
+    let log = shell(&project, "exec \"$0\" run p.yaml --json > /dev/full");
+    assert!(log.status.success(), "the run does not need its reader: {}", said(&log));
+}
+
+#[test]
+fn stores_in_odd_places() {
+    let project = tiny();
+    let long = ["l".repeat(200), "m".repeat(200), "n".repeat(200)].join("/");
+    std::os::unix::fs::symlink("elsewhere", project.file("link")).expect("it is ours");
+    std::fs::create_dir(project.file("elsewhere")).expect("it is ours");
+    let places = ["with spaces and ümläuts", "link", &long].map(OsString::from);
+    for place in places {
+        for expected in ["done in", "nothing to do"] {
+            let mut command = project.command(&["run", "p.yaml", "--store"]);
+            let output = command.arg(&place).stdout(Stdio::null()).output().expect("it runs");
+            assert!(output.status.success(), "{}: {}", place.display(), said(&output));
+            assert!(said(&output).contains(expected), "{}", said(&output));
+        }
+    }
+    let odd = OsString::from_vec(b"not \xff utf-8".to_vec());
+    let mut command = project.command(&["run", "p.yaml", "--store"]);
+    let output = command.arg(&odd).output().expect("it runs");
+    assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+    assert!(said(&output).contains("is not UTF-8"), "{}", said(&output));
+    assert!(!project.file("not \u{fffd} utf-8").exists(), "nothing is written beside it");
+}
+
+#[test]
+fn a_store_that_cannot_be_made_is_named() {
+    let project = tiny();
+    // Nobody may write there, root neither.
+    for (place, name) in [("/proc/store", "/proc/store"), ("p.yaml/store", "p.yaml")] {
+        let output = project.run(&["run", "p.yaml", "--store", place]);
+        assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+        assert!(said(&output).contains(name), "{}", said(&output));
+    }
+}

@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# The suites of docs/resuming.md, scaled up: an hour or two. `tests/nightly.sh middle` takes minutes, as .ci/run does.
+# Suites that draw lots print PARALOOM_SEED; the same seed repeats a failure.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+export PARALOOM_FAULTS=all PARALOOM_POWER=20 PARALOOM_CUT_STEP=13 PARALOOM_READS=10000
+if [ "${1:-}" = middle ]; then
+  export PARALOOM_TRAINING_KILLS=30 PARALOOM_DAGS=1000 PARALOOM_DISKS=8 PARALOOM_PAIRS=20 PARALOOM_FLIPS=10000
+  kills=200
+else
+  export PARALOOM_TRAINING_KILLS=200 PARALOOM_DAGS=10000 PARALOOM_DISKS=64 PARALOOM_PAIRS=100 PARALOOM_FLIPS=100000
+  kills=1000
+fi
+PARALOOM_KILLS=$kills cargo test --release --test resume --test rerun --test limits --test together --test faults -- \
+  --nocapture --test-threads=1
+# Here the kills are cuts of the power after a kill, of which every one has many states.
+PARALOOM_KILLS=10 cargo test --release --workspace --test flips --test power --test damage --test races --test gc
