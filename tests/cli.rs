@@ -189,7 +189,9 @@ fn pinned_results_stay_whatever_gc_is_told() {
     project.write("corpus.csv", "text\ncosts fell\n");
     project.ok(&["run", "p.yaml"]);
     let runs = project.ok(&["runs"]);
-    assert!(runs.ends_with("pinned as notes: 1 results of notes\npinned as v1: 1 results of notes\n"));
+    assert!(
+        runs.ends_with("pinned as notes: 1 results of notes\npinned as v1: 1 results of notes\n")
+    );
     project.ok(&["unpin", "notes"]);
     let gc = project.transcript(&["gc", "p.yaml", "--delete"]);
     assert!(gc.contains("removed 0 bytes"), "{gc}");

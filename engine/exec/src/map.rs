@@ -182,8 +182,9 @@ impl MapWork<'_> {
 
     /// Computes the new rows of a part and puts the known ones in between.
     fn pieced(&mut self, part: &PartFile, rows: &RecordBatch, split: Split) -> Result<Outputs> {
-        let bad = |run: &NodeRun, error: &ArrowError| run.bad_output(error);
-        let new_rows = split.new_rows(rows).map_err(|error| bad(self.run, &error))?;
+        let run = self.run;
+        let bad = |error: ArrowError| run.bad_output(&error);
+        let new_rows = split.new_rows(rows).map_err(bad)?;
         let new = if new_rows.num_rows() > 0 {
             self.call(part, &new_rows)?
         } else {
@@ -202,8 +203,7 @@ impl MapWork<'_> {
                 return self.whole(part, rows, None);
             };
             let known = self.known_pieces(&split, port)?;
-            let (rows, count) =
-                split.assemble(schema, &known, &new).map_err(|error| bad(self.run, &error))?;
+            let (rows, count) = split.assemble(schema, &known, &new).map_err(bad)?;
             tables.push(Some(rows));
             counts.push(count);
         }

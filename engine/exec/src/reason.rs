@@ -51,7 +51,10 @@ pub(crate) fn because(
     };
     if old == key {
         return Ok(match rows {
-            None => "not finished".to_owned(),
+            None => match store.entry(key).latest_checkpoint()? {
+                Some((_, step)) => format!("not finished; goes on from step {step}"),
+                None => "not finished".to_owned(),
+            },
             Some((0, _)) => "rows were moved or removed".to_owned(),
             Some((left, _)) if history.done.contains(key) => {
                 format!("{left} new row{}", if left == 1 { "" } else { "s" })

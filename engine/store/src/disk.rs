@@ -241,12 +241,14 @@ impl Disk {
     /// Appends one line in one write, after the end of any torn line; it is durable when this returns.
     pub(crate) fn append_line(&self, path: &Path, line: &str) -> Result<()> {
         let mut file = self.open_to_append(path)?;
-        let torn = self.try_to(Operation::Read, path, || ends_torn(&mut file))?;
+        let (length, torn) = self.try_to(Operation::Read, path, || ending(&mut file))?;
+        if length == 0 {
+            // Whoever writes the first line has made the name durable before: what has lines needs no more.
+            self.sync_parent(path)?;
+        }
         let text = if torn { format!("\n{line}\n") } else { format!("{line}\n") };
         self.try_to(Operation::Write(text.as_bytes()), path, || file.write_all(text.as_bytes()))?;
-        self.try_to(Operation::Sync, path, || file.sync_data())?;
-        // The file may be new, made just now or by somebody who died before its name was durable.
-        self.sync_parent(path)
+        self.try_to(Operation::Sync, path, || file.sync_data())
     }
 
     /// Whether locks keep anybody out.
@@ -301,13 +303,15 @@ pub(crate) fn list(path: &Path) -> std::io::Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-fn ends_torn(file: &mut File) -> std::io::Result<bool> {
+/// The length of a file, and whether its last line is cut short.
+fn ending(file: &mut File) -> std::io::Result<(u64, bool)> {
     use std::io::{Seek, SeekFrom};
-    if file.seek(SeekFrom::End(0))? == 0 {
-        return Ok(false);
+    let length = file.seek(SeekFrom::End(0))?;
+    if length == 0 {
+        return Ok((0, false));
     }
     file.seek(SeekFrom::End(-1))?;
     let mut last = [0];
     file.read_exact(&mut last)?;
-    Ok(last != *b"\n")
+    Ok((length, last != *b"\n"))
 }
