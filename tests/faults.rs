@@ -98,9 +98,9 @@ impl Setup {
                         table.batches().for_each(|rows| drop(rows.expect("the part is sound")));
                         table.digest()
                     }
-                    PortResult::Artifact { artifact, .. } => artifact.digest.clone(),
+                    PortResult::Artifact { artifact, .. } => artifact.digest,
                 };
-                results.insert(format!("{}.{}", node.name, port.name), digest.as_str().to_owned());
+                results.insert(format!("{}.{}", node.name, port.name), digest.to_string());
             }
         }
         results

@@ -149,3 +149,36 @@ fn a_store_that_cannot_be_made_is_named() {
         assert!(said(&output).contains(name), "{}", said(&output));
     }
 }
+
+/// Memory is bounded, whatever the number of rows: forty times as many, in parts of which there are forty times as many.
+#[test]
+fn memory_does_not_grow_with_rows() {
+    let peak = |rows: usize| {
+        let project = Project::new(
+            "paraloom: 1\n\
+             nodes:\n\
+             \x20 rows: { stage: load, part_rows: 1000, with: { from: rows.csv } }\n\
+             \x20 kept: { stage: threshold, inputs: { rows: rows }, with: { keep: 'score >= 2' } }\n\
+             \x20 file: { stage: export, inputs: { rows: kept.kept }, with: { format: csv } }\n",
+        );
+        let line = |row: usize| format!("sentence number {row} of the table,{}\n", row % 5);
+        let text: String = (0..rows).map(line).collect();
+        project.write("rows.csv", &format!("text,score\n{text}"));
+        let mut run = project.command(&["run", "p.yaml"]).spawn().expect("it starts");
+        let status = format!("/proc/{}/status", run.id());
+        let mut peak = 0;
+        while run.try_wait().expect("it is ours").is_none() {
+            let status = std::fs::read_to_string(&status).unwrap_or_default();
+            let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+            let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok());
+            peak = kib.map_or(peak, |kib: usize| kib.max(peak));
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
+        assert!(run.wait().expect("it has ended").success());
+        assert!(peak > 0, "the peak was seen");
+        peak
+    };
+    let (few, many) = (peak(10_000), peak(400_000));
+    // The bound of counting ids in memory lies in between; it takes less than this.
+    assert!(many < few + 12 * 1024, "{few} KiB at 10,000 rows, {many} KiB at 400,000");
+}

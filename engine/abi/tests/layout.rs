@@ -56,9 +56,13 @@ fn rust_and_c_agree() {
          printf(\"major %u\\n\", PARALOOM_ABI_MAJOR);\nreturn 0;\n}}\n"
     );
     std::fs::write(&source, text).expect("the directory is ours");
-    let include = concat!(env!("CARGO_MANIFEST_DIR"), "/include");
+    // Not the place where it was compiled: target directories are moved and shared.
+    let crate_dir = std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo runs the test");
+    let include = std::path::Path::new(&crate_dir).join("include");
     let compiled = Command::new("cc")
-        .args(["-std=c11", "-Wall", "-Wextra", "-Werror", "-pedantic", "-I", include, "-o"])
+        .args(["-std=c11", "-Wall", "-Wextra", "-Werror", "-pedantic", "-I"])
+        .arg(include)
+        .arg("-o")
         .args([&program, &source])
         .status()
         .expect("a C compiler");

@@ -22,8 +22,8 @@ const TICK: Duration = Duration::from_millis(50);
 
 #[derive(Default)]
 struct Progress {
-    /// Parts per output port, while the node works.
-    parts: HashMap<usize, Vec<(Entry, PartFile)>>,
+    /// Parts per output port, while the node works, and the result that they belong to.
+    parts: HashMap<usize, (Entry, Vec<PartFile>)>,
     done: Option<NodeResult>,
 }
 
@@ -72,12 +72,14 @@ impl<'a> Board<'a> {
     pub(crate) fn publish_part(&self, from: Endpoint, entry: &Entry, part: PartFile) {
         let mut nodes = self.nodes();
         let progress = nodes.entry(from.node).or_default();
-        progress.parts.entry(from.port).or_default().push((entry.clone(), part));
+        let port = progress.parts.entry(from.port);
+        port.or_insert_with(|| (entry.clone(), Vec::new())).1.push(part);
         self.changed.notify_all();
     }
 
     pub(crate) fn publish(&self, node: NodeIndex, result: NodeResult) {
-        self.nodes().entry(node).or_default().done = Some(result);
+        *self.nodes().entry(node).or_default() =
+            Progress { parts: HashMap::new(), done: Some(result) };
         self.changed.notify_all();
     }
 
@@ -138,9 +140,10 @@ fn next_part(
     let progress = nodes.get(&from.node)?;
     let done = progress.done.as_ref().and_then(|result| result.ports.get(from.port));
     if let Some(PortResult::Table(table)) = done {
-        return Some(table.parts.get(index).map(|part| (table.entry.clone(), part.clone())));
+        return Some(table.parts.get(index).map(|part| (table.entry.clone(), *part)));
     }
-    progress.parts.get(&from.port)?.get(index).cloned().map(Some)
+    let (entry, parts) = progress.parts.get(&from.port)?;
+    Some(Some((entry.clone(), *parts.get(index)?)))
 }
 
 /// The right to compute.

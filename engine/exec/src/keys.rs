@@ -46,7 +46,7 @@ pub(crate) fn preimage(
         inputs.iter().filter(|(edge, _)| Some(edge.input) != mapped).map(|(edge, result)| {
             let (kind, digest) = match result {
                 PortResult::Table(table) => ("table", table.digest()),
-                PortResult::Artifact { artifact, .. } => ("artifact", artifact.digest.clone()),
+                PortResult::Artifact { artifact, .. } => ("artifact", artifact.digest),
             };
             let port = stage.inputs[edge.input].name.as_str();
             json!({"port": port, "label": edge.label, kind: digest})
@@ -73,7 +73,7 @@ fn config(node: &Node, digests: &mut DigestCache) -> Result<Value> {
 pub(crate) fn stage_seed(node: &Node) -> u64 {
     let text = format!("paraloom seed\n{}\n{}", node.seed, node.stage.name);
     let digest = Digest::of(text.as_bytes());
-    u64::from_str_radix(digest.short(), 16).unwrap_or(node.seed)
+    u64::from_str_radix(&digest.short(), 16).unwrap_or(node.seed)
 }
 
 /// An error if the configuration names something that is not on this machine.

@@ -1,6 +1,7 @@
 //! What of a pipeline is in the store already.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -23,7 +24,7 @@ pub struct TableRef {
     /// The schema, ids included.
     pub schema: SchemaRef,
     /// The parts, in order.
-    pub parts: Vec<PartFile>,
+    pub parts: Arc<[PartFile]>,
 }
 
 impl TableRef {
@@ -34,14 +35,14 @@ impl TableRef {
 
     /// The digest of the digests of the parts.
     pub fn digest(&self) -> Digest {
-        let lines = self.parts.iter().map(|part| format!("{}\n", part.digest.as_str()));
-        Digest::of(lines.collect::<Vec<_>>().concat().as_bytes())
+        let lines = self.parts.iter().map(|part| format!("{}\n", part.digest));
+        Digest::of(lines.collect::<String>().as_bytes())
     }
 
     /// Reads part by part.
     pub fn batches(&self) -> impl Iterator<Item = paraloom_store::Result<RecordBatch>> + use<> {
-        let (entry, parts) = (self.entry.clone(), self.parts.clone());
-        parts.into_iter().map(move |part| entry.read_part(&part))
+        let (entry, parts) = (self.entry.clone(), Arc::clone(&self.parts));
+        (0..parts.len()).map(move |part| entry.read_part(&parts[part]))
     }
 }
 
@@ -205,24 +206,27 @@ impl<'a> Lookup<'a> {
             return Ok(Found::Unknown { waits_for });
         };
         let committed = Committed::read(&entry)?;
-        let there = table.parts.iter().filter_map(|part| committed.get(&part.digest));
-        let there: Vec<_> = there.cloned().collect();
-        if there.len() < table.parts.len() {
-            return Ok(Found::Partial { key, preimage, parts: (there.len(), table.parts.len()) });
+        let there = || table.parts.iter().filter_map(|part| committed.get(&part.digest));
+        let parts = (there().count(), table.parts.len());
+        if parts.0 < parts.1 {
+            return Ok(Found::Partial { key, preimage, parts });
         }
-        Ok(Found::Complete(map_result(entry, key, node, &there)))
+        let mut outputs = OutputParts::new(node);
+        there().for_each(|parts| outputs.push(parts));
+        Ok(Found::Complete(outputs.result(&entry, key, node)))
     }
 }
 
-/// The committed parts of a map stage, by input part.
+/// The committed parts of a map stage: what came of each input part. There may be millions, so nothing else of their
+/// records is kept.
 #[derive(Debug, Default)]
-pub(crate) struct Committed(HashMap<Digest, PartRecord>);
+pub(crate) struct Committed(HashMap<Digest, Box<[Option<PartFile>]>>);
 
 impl Committed {
     pub(crate) fn read(entry: &Entry) -> Result<Self> {
         let mut committed = Self::default();
         for record in entry.records()? {
-            committed.insert(record?);
+            committed.insert(&record?.1);
         }
         Ok(committed)
     }
@@ -231,13 +235,13 @@ impl Committed {
         self.0.is_empty()
     }
 
-    pub(crate) fn get(&self, input: &Digest) -> Option<&PartRecord> {
-        self.0.get(input)
+    /// By output port.
+    pub(crate) fn get(&self, input: &Digest) -> Option<&[Option<PartFile>]> {
+        self.0.get(input).map(AsRef::as_ref)
     }
 
-    /// The rows are left out: there may be millions, and few need them.
-    pub(crate) fn insert(&mut self, record: PartRecord) {
-        self.0.insert(record.input.clone(), PartRecord { rows: None, ..record });
+    pub(crate) fn insert(&mut self, record: &PartRecord) {
+        self.0.insert(record.input, record.outputs.as_slice().into());
     }
 }
 
@@ -256,7 +260,7 @@ pub(crate) fn whole_result(
             (Output::Table(parts), Some(schema)) => Some(PortResult::Table(TableRef {
                 entry: entry.clone(),
                 schema: schema.clone(),
-                parts,
+                parts: parts.into(),
             })),
             (Output::Artifact(artifact), None) => {
                 Some(PortResult::Artifact { entry: entry.clone(), port, artifact })
@@ -268,21 +272,32 @@ pub(crate) fn whole_result(
     Ok(Some(NodeResult { key: key.clone(), ports, took_ms: Some(manifest.took_ms) }))
 }
 
-/// The result of a map stage, from the records of all its input parts.
-pub(crate) fn map_result(
-    entry: Entry,
-    key: Key,
-    node: &paraloom_pipeline::Node,
-    records: &[PartRecord],
-) -> NodeResult {
-    let port = |(index, schema): (usize, &Option<SchemaRef>)| {
-        let parts = records.iter().filter_map(|record| record.outputs.get(index)?.clone());
-        let schema = schema.clone()?;
-        Some(PortResult::Table(TableRef { entry: entry.clone(), schema, parts: parts.collect() }))
-    };
-    NodeResult {
-        key,
-        ports: node.outputs.iter().enumerate().filter_map(port).collect(),
-        took_ms: None,
+/// The parts of a map stage's outputs, in the order of its input parts.
+pub(crate) struct OutputParts(Vec<Vec<PartFile>>);
+
+impl OutputParts {
+    pub(crate) fn new(node: &paraloom_pipeline::Node) -> Self {
+        Self(vec![Vec::new(); node.outputs.len()])
+    }
+
+    /// Adds what came of the next input part, by output port.
+    pub(crate) fn push(&mut self, parts: &[Option<PartFile>]) {
+        for (port, part) in self.0.iter_mut().zip(parts) {
+            port.extend(part);
+        }
+    }
+
+    pub(crate) fn result(
+        self,
+        entry: &Entry,
+        key: Key,
+        node: &paraloom_pipeline::Node,
+    ) -> NodeResult {
+        let port = |(parts, schema): (Vec<PartFile>, &Option<SchemaRef>)| {
+            let schema = schema.clone()?;
+            Some(PortResult::Table(TableRef { entry: entry.clone(), schema, parts: parts.into() }))
+        };
+        let ports = self.0.into_iter().zip(&node.outputs).filter_map(port).collect();
+        NodeResult { key, ports, took_ms: None }
     }
 }

@@ -9,12 +9,12 @@ use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 use paraloom_host::{PlannedStage, WorkInput, WorkOutput, Worker};
 use paraloom_pipeline::{Endpoint, ID_COLUMN};
-use paraloom_store::{Entry, Identify, Lock, PartFile, PartRecord, RowMap};
+use paraloom_store::{Entry, Lock, PartFile, PartRecord, RowMap};
 
 use crate::error::{Result, RunError};
 use crate::event::Event;
 use crate::keys::check_fetched;
-use crate::lookup::{Committed, PortResult, map_result};
+use crate::lookup::{Committed, OutputParts, PortResult};
 use crate::node::{Guarded, NodeRun, ReadError, artifact_input, read_part, table_input};
 use crate::reuse::{KnownRows, Piece, Split};
 use crate::services::NodeServices;
@@ -26,6 +26,8 @@ struct MapWork<'a> {
     results: Vec<Option<PortResult>>,
     services: Arc<NodeServices>,
     committed: Committed,
+    /// How long the file of records was when `committed` had all of it.
+    read_to: u64,
     /// The right to compute. Held only while there is something to do: whoever holds it and waits for an input could
     /// wait for a node that needs it, since a stage can be used twice in a row with the same settings.
     lock: Option<Lock>,
@@ -35,12 +37,21 @@ struct MapWork<'a> {
     opened: Option<(PlannedStage, Worker)>,
 }
 
-/// A part with where its record came from.
+/// What came of one input part, by output port.
 struct Done {
-    record: PartRecord,
+    outputs: Vec<Option<PartFile>>,
     /// Rows of the input that were not computed now.
     found: u64,
     computed: bool,
+}
+
+/// What came of all of them.
+struct Tally {
+    outputs: OutputParts,
+    /// Parts that were computed, and parts that were there.
+    computed: u64,
+    found: u64,
+    rows_found: u64,
 }
 
 impl NodeRun<'_> {
@@ -53,12 +64,14 @@ impl NodeRun<'_> {
         let started = Instant::now();
         let stage = self.node.stage.name.clone();
         self.send(Event::NodeStarted { node: self.name(), key: key.to_string(), stage });
+        let read_to = entry.log_length();
         let mut work = MapWork {
             run: self,
             entry: &entry,
             results,
             services: self.services(&entry),
             committed: Committed::read(&entry)?,
+            read_to,
             lock: None,
             known: None,
             opened: None,
@@ -67,12 +80,8 @@ impl NodeRun<'_> {
         work.lock = None;
         drop(work.opened.take());
         work.services.clean_up();
-        let parts = outcome?;
-        let computed = parts.iter().filter(|part| part.computed).count() as u64;
-        let found = parts.len() as u64 - computed;
-        let rows_found = parts.iter().map(|part| part.found).sum();
-        let records: Vec<_> = parts.into_iter().map(|part| part.record).collect();
-        let result = map_result(entry.clone(), key, self.node, &records);
+        let Tally { outputs, computed, found, rows_found } = outcome?;
+        let result = outputs.result(&entry, key, self.node);
         self.finish(result, computed, found, Some(rows_found), started);
         Ok(())
     }
@@ -80,19 +89,23 @@ impl NodeRun<'_> {
 
 impl MapWork<'_> {
     /// Follows the input part by part, as they are committed.
-    fn parts(&mut self, from: Endpoint) -> Result<Vec<Done>> {
-        let mut parts = Vec::new();
-        while let Some((source, part)) = self.next(from, parts.len())? {
+    fn parts(&mut self, from: Endpoint) -> Result<Tally> {
+        let outputs = OutputParts::new(self.run.node);
+        let mut tally = Tally { outputs, computed: 0, found: 0, rows_found: 0 };
+        for index in 0.. {
+            let Some((source, part)) = self.next(from, index)? else { break };
             let done = self.part(&source, &part)?;
-            for (port, part) in done.record.outputs.iter().enumerate() {
+            for (port, part) in done.outputs.iter().enumerate() {
                 if let Some(part) = part {
                     let endpoint = Endpoint { node: self.run.index, port };
-                    self.run.shared.board.publish_part(endpoint, self.entry, part.clone());
+                    self.run.shared.board.publish_part(endpoint, self.entry, *part);
                 }
             }
-            parts.push(done);
+            tally.outputs.push(&done.outputs);
+            tally.rows_found += done.found;
+            *(if done.computed { &mut tally.computed } else { &mut tally.found }) += 1;
         }
-        Ok(parts)
+        Ok(tally)
     }
 
     fn next(&mut self, from: Endpoint, index: usize) -> Result<Option<(Entry, PartFile)>> {
@@ -108,8 +121,12 @@ impl MapWork<'_> {
     fn take_lock(&mut self) -> Result<()> {
         if self.lock.is_none() {
             self.lock = Some(self.run.lock(self.entry)?);
-            self.committed = Committed::read(self.entry)?;
-            self.known = None;
+            let length = self.entry.log_length();
+            if length != self.read_to {
+                self.committed = Committed::read(self.entry)?;
+                self.known = None;
+                self.read_to = length;
+            }
         }
         Ok(())
     }
@@ -119,16 +136,16 @@ impl MapWork<'_> {
         if self.committed.get(&part.digest).is_none() {
             self.take_lock()?;
         }
-        if let Some(record) = self.committed.get(&part.digest) {
+        if let Some(outputs) = self.committed.get(&part.digest) {
             self.run.send(Event::PartFound { node, rows });
-            return Ok(Done { record: record.clone(), found: rows, computed: false });
+            return Ok(Done { outputs: outputs.to_vec(), found: rows, computed: false });
         }
         let (record, reused) = self.compute(source, part)?;
         self.entry.commit_part(&record)?;
-        let record = PartRecord { rows: None, ..record };
-        self.committed.insert(record.clone());
+        self.committed.insert(&record);
+        self.read_to = self.entry.log_length();
         self.run.send(Event::Part { node, rows, reused });
-        Ok(Done { record, found: reused, computed: true })
+        Ok(Done { outputs: record.outputs, found: reused, computed: true })
     }
 
     /// The record of a part, and how many of its rows were known.
@@ -147,7 +164,7 @@ impl MapWork<'_> {
         };
         let outputs = tables.into_iter().zip(&self.run.node.outputs).map(keep);
         let outputs = outputs.collect::<Result<_, _>>()?;
-        Ok((PartRecord { input: part.digest.clone(), outputs, rows: map }, reused))
+        Ok((PartRecord { input: part.digest, outputs, rows: map }, reused))
     }
 
     /// What of some rows is known; none if the stage may mix rows.
@@ -159,7 +176,7 @@ impl MapWork<'_> {
             Some(known) => known,
             None => KnownRows::read(self.entry)?,
         };
-        self.known.insert(known).split(rows).map(Some).map_err(|error| self.run.bad_output(&error))
+        self.known.insert(known).split(rows).map(Some).map_err(|error| self.run.rows_error(error))
     }
 
     /// Computes all rows of a part.
@@ -215,7 +232,7 @@ impl MapWork<'_> {
     fn known_pieces(&self, split: &Split, port: usize) -> Result<Vec<Piece>> {
         let Some(known) = &self.known else { return Ok(Vec::new()) };
         let piece = |number: u32| {
-            let record = known.record(number);
+            let record = known.record(number)?;
             let (Some(Some(part)), Some(map)) = (record.outputs.get(port), &record.rows) else {
                 return Err(RunError::Stopped);
             };
@@ -284,15 +301,18 @@ impl MapWork<'_> {
         input: &PartFile,
     ) -> Result<RecordBatch> {
         let stage = &self.run.node.stage;
-        let salt = format!("{}/{}/{}", stage.name, stage.outputs[port].name, input.digest.as_str());
-        let mut identify = Identify::new(Arc::clone(schema), salt);
-        let with_ids = |batch: RecordBatch| {
+        let salt = format!("{}/{}/{}", stage.name, stage.outputs[port].name, input.digest);
+        let mut identify = self.entry.identify(Arc::clone(schema), salt);
+        let mut all = Vec::with_capacity(batches.len());
+        for batch in batches {
             let has_ids = batch.schema().column_with_name(ID_COLUMN).is_some();
-            if has_ids { Ok(batch) } else { identify.add(&batch) }
-        };
-        let all = batches.into_iter().map(with_ids).collect::<Result<Vec<_>, _>>();
-        all.and_then(|all| concat_batches(schema, &all))
-            .map_err(|error| self.run.bad_output(&error))
+            all.push(if has_ids {
+                batch
+            } else {
+                identify.add(&batch).map_err(|error| self.run.rows_error(error))?
+            });
+        }
+        concat_batches(schema, &all).map_err(|error| self.run.bad_output(&error))
     }
 }
 

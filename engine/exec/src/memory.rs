@@ -92,7 +92,7 @@ impl Memory {
 pub(crate) fn plan_key(stage: &StageInfo, config: &Value, commits: &[String]) -> String {
     let mut key = json!([stage.name, stage.version, config, commits]);
     key.sort_all_objects();
-    Digest::of(key.to_string().as_bytes()).as_str().to_owned()
+    Digest::of(key.to_string().as_bytes()).to_string()
 }
 
 fn encode(schema: &SchemaRef) -> Option<String> {

@@ -129,8 +129,16 @@ impl<'a> NodeRun<'a> {
     }
 
     /// The stage broke its word about its rows.
-    pub(crate) fn bad_output(&self, error: &ArrowError) -> RunError {
+    pub(crate) fn bad_output(&self, error: &dyn std::error::Error) -> RunError {
         RunError::Output { node: self.name(), what: error.to_string() }
+    }
+
+    /// Rows that cannot be read are the stage's fault; anything else is not.
+    pub(crate) fn rows_error(&self, error: StoreError) -> RunError {
+        match error {
+            StoreError::Rows { .. } => self.bad_output(&error),
+            error => error.into(),
+        }
     }
 
     pub(crate) fn finish(
@@ -254,7 +262,7 @@ impl<'a> NodeRun<'a> {
             shared: self.shared,
             endpoint,
             entry: entry.clone(),
-            identify: Identify::new(Arc::clone(&schema), salt),
+            identify: entry.identify(Arc::clone(&schema), salt),
             batches: Batches::new(Arc::clone(&schema), self.node.part_rows),
             schema,
             parts: Vec::new(),
@@ -303,10 +311,11 @@ impl ReadError {
 }
 
 pub(crate) fn table_input(table: &TableRef, read_error: &ReadError) -> WorkInput {
-    let (entry, parts, read_error) = (table.entry.clone(), table.parts.clone(), read_error.clone());
-    let batches = parts
-        .into_iter()
-        .map(move |part| read_part(&entry, &part).map_err(|error| read_error.keep(error)));
+    let (entry, parts, read_error) =
+        (table.entry.clone(), Arc::clone(&table.parts), read_error.clone());
+    let read = move |part: usize| read_part(&entry, &parts[part]);
+    let batches =
+        (0..table.parts.len()).map(move |part| read(part).map_err(|error| read_error.keep(error)));
     WorkInput::Table(Arc::clone(&table.schema), Box::new(batches))
 }
 
@@ -350,7 +359,7 @@ impl Writer<'_> {
 
     fn write(&mut self, rows: &RecordBatch) -> Result<(), StoreError> {
         let part = self.entry.write_part(&self.schema, rows)?;
-        self.shared.board.publish_part(self.endpoint, &self.entry, part.clone());
+        self.shared.board.publish_part(self.endpoint, &self.entry, part);
         self.parts.push(part);
         Ok(())
     }

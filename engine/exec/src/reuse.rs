@@ -3,7 +3,6 @@
 //! A stage that is batch-invariant gives a row the same result beside any neighbours. So when a table has grown, or a
 //! row was put in, the parts that changed are put together from the rows that are known and those that are not.
 
-use std::collections::HashMap;
 use std::ops::Range;
 
 use arrow::array::{Array, RecordBatch, StringArray, UInt32Array};
@@ -11,48 +10,55 @@ use arrow::compute::{interleave_record_batch, take_record_batch};
 use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 use paraloom_pipeline::{ID_COLUMN, PARENT_COLUMN};
-use paraloom_store::{Entry, PartRecord, RowDigest, StoreError, row_digests};
+use paraloom_store::{Entry, PartRecord, RowDigest, RowTable, StoreError, row_digests};
 
 /// Where a row was computed: in which record, at which place of its input.
 type Place = (u32, u32);
 
-/// The rows of all committed parts of one result. Holds about 80 bytes a row.
-#[derive(Debug, Default)]
+/// The rows of all committed parts of one result. Its memory is bounded, whatever their number.
+#[derive(Debug)]
 pub(crate) struct KnownRows {
-    records: Vec<PartRecord>,
-    places: HashMap<RowDigest, Place>,
+    entry: Entry,
+    /// Where the records are.
+    records: Vec<u64>,
+    /// Both numbers of a [`Place`] in one.
+    places: RowTable,
 }
 
 impl KnownRows {
     pub(crate) fn read(entry: &Entry) -> Result<Self, StoreError> {
-        let mut known = Self::default();
+        let (mut records, mut places) = (Vec::new(), entry.row_table());
         for record in entry.records()? {
-            let record = record?;
+            let (place, record) = record?;
             let Some(map) = &record.rows else { continue };
-            let number = known.records.len() as u32;
-            let rows = (0..).zip(map.digests());
-            known.places.extend(rows.map(|(row, digest)| (digest, (number, row))));
-            known.records.push(record);
+            let number = records.len() as u64;
+            for (row, digest) in (0..).zip(map.digests()) {
+                places.update(digest, |_| number << 32 | row)?;
+            }
+            records.push(place);
         }
-        Ok(known)
+        Ok(Self { entry: entry.clone(), records, places })
     }
 
     /// How many of some rows are new.
     pub(crate) fn count_new(&self, rows: &RecordBatch) -> Result<u64, StoreError> {
-        let split = self
-            .split(rows)
-            .map_err(|error| StoreError::Rows { action: "read", reason: error.to_string() })?;
+        let split = self.split(rows)?;
         Ok((split.known.len() - split.known()) as u64)
     }
 
-    pub(crate) fn record(&self, number: u32) -> &PartRecord {
-        &self.records[number as usize]
+    pub(crate) fn record(&self, number: u32) -> Result<PartRecord, StoreError> {
+        self.entry.record(self.records[number as usize])
     }
 
     /// What of some rows is known.
-    pub(crate) fn split(&self, rows: &RecordBatch) -> Result<Split, ArrowError> {
-        let digests = row_digests(rows)?;
-        let known = digests.iter().map(|digest| self.places.get(digest).copied()).collect();
+    pub(crate) fn split(&self, rows: &RecordBatch) -> Result<Split, StoreError> {
+        let digests = row_digests(rows)
+            .map_err(|error| StoreError::Rows { action: "read", reason: error.to_string() })?;
+        let place = |digest: &RowDigest| -> Result<Option<Place>, StoreError> {
+            let place = self.places.get(digest)?;
+            Ok(place.map(|place| ((place >> 32) as u32, place as u32)))
+        };
+        let known = digests.iter().map(place).collect::<Result<_, _>>()?;
         Ok(Split { digests, known })
     }
 }

@@ -1,6 +1,7 @@
 //! BLAKE3 digests of bytes, files and directories.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::fs::{File, Metadata};
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
@@ -12,15 +13,15 @@ use crate::disk;
 use crate::error::{Result, StoreError};
 use crate::sealed;
 
-/// A BLAKE3 digest, as 64 hexadecimal digits.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Digest(String);
+/// A BLAKE3 digest; shown and recorded as 64 hexadecimal digits. Kept as bytes, since a table has one per part.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Digest([u8; 32]);
 
 impl Digest {
     /// The digest of `bytes`.
     pub fn of(bytes: &[u8]) -> Self {
-        Self(blake3::hash(bytes).to_hex().to_string())
+        Self(*blake3::hash(bytes).as_bytes())
     }
 
     /// The digest of a file's bytes, with their number.
@@ -32,7 +33,7 @@ impl Digest {
         let mut bytes = 0;
         loop {
             match file.read(&mut buffer).map_err(fail)? {
-                0 => return Ok((Self(hasher.finalize().to_hex().to_string()), bytes)),
+                0 => return Ok((Self(*hasher.finalize().as_bytes()), bytes)),
                 read => {
                     hasher.update(&buffer[..read]);
                     bytes += read as u64;
@@ -41,20 +42,42 @@ impl Digest {
         }
     }
 
-    /// The 64 digits.
-    pub fn as_str(&self) -> &str {
-        &self.0
+    /// Reads the 64 digits. Digests become file names, so there is one way only to write each.
+    pub fn parse(text: &str) -> Option<Self> {
+        let hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+        let hash = blake3::Hash::from_hex(text).ok().filter(|_| text.bytes().all(hex))?;
+        Some(Self(*hash.as_bytes()))
     }
 
     /// The first 16 digits: for file names that people see.
-    pub fn short(&self) -> &str {
-        self.0.get(..16).unwrap_or(&self.0)
+    pub fn short(&self) -> String {
+        format!("{self:.16}")
     }
+}
 
-    /// Whether it has the form of a digest; records come from disk.
-    pub(crate) fn is_well_formed(&self) -> bool {
-        let hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
-        self.0.len() == 64 && self.0.bytes().all(hex)
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&blake3::Hash::from_bytes(self.0).to_hex())
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Digest({self})")
+    }
+}
+
+impl TryFrom<String> for Digest {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> std::result::Result<Self, Self::Error> {
+        Self::parse(&text).ok_or("a digest has 64 hexadecimal digits")
+    }
+}
+
+impl From<Digest> for String {
+    fn from(digest: Digest) -> Self {
+        digest.to_string()
     }
 }
 
@@ -100,7 +123,7 @@ impl DigestCache {
             let digest = self.file(&path.join(&name))?;
             // As the system has the name: two that are not UTF-8 may look alike.
             let name = name.as_os_str().as_encoded_bytes();
-            listing.extend([digest.as_str().as_bytes(), b" ", name, b"\n"].concat());
+            listing.extend([digest.to_string().as_bytes(), b" ", name, b"\n"].concat());
         }
         Ok(Digest::of(&listing))
     }
@@ -111,14 +134,14 @@ impl DigestCache {
         if let Some(known) = self.known.get(path)
             && known.stamp == stamp
         {
-            return Ok(known.digest.clone());
+            return Ok(known.digest);
         }
         let (digest, _) = Digest::of_file(path)?;
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         let now = now.map_or(0, |elapsed| elapsed.as_secs() as i64);
         // Index 5 is the change time.
         if now - stamp[5] > SETTLED_SECONDS {
-            self.known.insert(path.to_owned(), Remembered { stamp, digest: digest.clone() });
+            self.known.insert(path.to_owned(), Remembered { stamp, digest });
             self.changed = true;
         }
         Ok(digest)

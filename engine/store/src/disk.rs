@@ -2,7 +2,8 @@
 //! them first. That is how tests make the n-th operation fail, or kill the process before it, for every n.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,6 +21,8 @@ pub enum Operation<'a> {
     CreateDir,
     /// Writing bytes after those that are there.
     Write(&'a [u8]),
+    /// Writing to a file that has no name any more, and of which nothing outlives the process.
+    WriteScratch,
     /// Making bytes or names durable.
     Sync,
     /// Giving another name; the path is the new one.
@@ -38,7 +41,7 @@ impl Operation<'_> {
         match self {
             Self::Read => "read",
             Self::Create | Self::CreateDir => "create",
-            Self::Write(_) => "write",
+            Self::Write(_) | Self::WriteScratch => "write",
             Self::Sync => "sync",
             Self::Rename { .. } => "rename",
             Self::Remove => "remove",
@@ -140,6 +143,18 @@ impl Disk {
         let lines = file.into_iter().flat_map(|file| BufReader::new(file).split(b'\n'));
         let fail = move |error| StoreError::io(Operation::Read.verb(), &path, error);
         Ok(lines.map(move |line| line.map_err(&fail)))
+    }
+
+    /// The line that starts at `offset`.
+    pub(crate) fn line_at(&self, path: &Path, offset: u64) -> Result<Vec<u8>> {
+        self.try_to(Operation::Read, path, || {
+            let mut file = BufReader::new(File::open(path)?);
+            file.seek(SeekFrom::Start(offset))?;
+            let mut line = Vec::new();
+            file.read_until(b'\n', &mut line)?;
+            line.pop_if(|byte| *byte == b'\n');
+            Ok(line)
+        })
     }
 
     /// A path for unfinished things that no other process, thread or earlier run uses.
@@ -251,6 +266,17 @@ impl Disk {
         self.try_to(Operation::Sync, path, || file.sync_data())
     }
 
+    /// A file for what does not fit in memory. It loses its name at once, so it goes with the process whatever happens.
+    pub(crate) fn scratch(&self) -> Result<Scratch> {
+        self.create_dir_all(&self.tmp)?;
+        let path = self.unique("scratch");
+        let file = self.try_to(Operation::Create, &path, || {
+            OpenOptions::new().read(true).write(true).create_new(true).open(&path)
+        })?;
+        self.remove(&path)?;
+        Ok(Scratch { disk: self.clone(), path, file })
+    }
+
     /// Whether locks keep anybody out.
     pub(crate) fn locks(&self) -> bool {
         self.watch.as_ref().is_none_or(|watch| watch.locks())
@@ -264,6 +290,28 @@ impl Disk {
         self.try_to(Operation::Lock, path, || {
             OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)
         })
+    }
+}
+
+/// A file without a name.
+#[derive(Debug)]
+pub(crate) struct Scratch {
+    disk: Disk,
+    /// The name that it had.
+    path: PathBuf,
+    file: File,
+}
+
+impl Scratch {
+    /// Fills `bytes` from `offset` on.
+    pub(crate) fn read_at(&self, offset: u64, bytes: &mut [u8]) -> Result<()> {
+        let read = || self.file.read_exact_at(bytes, offset);
+        self.disk.try_to(Operation::Read, &self.path, read)
+    }
+
+    pub(crate) fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<()> {
+        let write = || self.file.write_all_at(bytes, offset);
+        self.disk.try_to(Operation::WriteScratch, &self.path, write)
     }
 }
 
@@ -305,7 +353,6 @@ pub(crate) fn list(path: &Path) -> std::io::Result<Vec<PathBuf>> {
 
 /// The length of a file, and whether its last line is cut short.
 fn ending(file: &mut File) -> std::io::Result<(u64, bool)> {
-    use std::io::{Seek, SeekFrom};
     let length = file.seek(SeekFrom::End(0))?;
     if length == 0 {
         return Ok((0, false));

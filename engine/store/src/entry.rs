@@ -14,8 +14,10 @@ use crate::error::{Result, StoreError};
 use crate::key::Preimage;
 use crate::lock::Lock;
 use crate::part::PartFile;
+use crate::row_table::RowTable;
 use crate::rows::RowMap;
 use crate::sealed;
+use crate::table::Identify;
 
 /// One result: its parts, artifacts, checkpoints and manifest.
 #[derive(Clone, Debug)]
@@ -102,6 +104,17 @@ impl Entry {
 
     // ---- parts ----
 
+    /// Gives ids to rows that get the schema `schema`, whose first column is the id. `salt` separates tables that hold
+    /// the same rows.
+    pub fn identify(&self, schema: SchemaRef, salt: String) -> Identify {
+        Identify::new(schema, salt, self.row_table())
+    }
+
+    /// An empty table of rows; it leaves nothing behind.
+    pub fn row_table(&self) -> RowTable {
+        RowTable::new(self.disk.clone())
+    }
+
     /// Writes rows as a part file. It counts once a record or a manifest names it.
     pub fn write_part(&self, schema: &SchemaRef, rows: &RecordBatch) -> Result<PartFile> {
         PartFile::write(&self.disk, &self.dir, schema, rows)
@@ -116,27 +129,49 @@ impl Entry {
     pub fn commit_part(&self, record: &PartRecord) -> Result<()> {
         let json = sealed::to_json(record);
         let line = format!("{json}\t{}", Digest::of(json.as_bytes()).short());
-        self.disk.append_line(&self.dir.join("parts.log"), &line)
+        self.disk.append_line(&self.log(), &line)
     }
 
-    /// The committed records whose files are there, newest last, one at a time: a record can be long. Lines that a kill
-    /// has torn and records whose files are gone are passed over: that work is done again.
-    pub fn records(&self) -> Result<impl Iterator<Item = Result<PartRecord>> + '_> {
-        let there = |record: &Result<PartRecord>| {
-            record.as_ref().map_or(true, |record| self.are_there(record))
+    /// The committed records whose files are there, newest last, one at a time: a record can be long. With each is the
+    /// place for [`Entry::record`]. Lines that a kill has torn and records whose files are gone are passed over: that work
+    /// is done again.
+    pub fn records(&self) -> Result<impl Iterator<Item = Result<(u64, PartRecord)>> + '_> {
+        let there = |record: &Result<(u64, PartRecord)>| {
+            record.as_ref().map_or(true, |(_, record)| self.are_there(record))
         };
         Ok(self.all_records()?.filter(there))
+    }
+
+    /// The record at a place that [`Entry::records`] gave.
+    pub fn record(&self, place: u64) -> Result<PartRecord> {
+        let path = self.log();
+        let line = self.disk.line_at(&path, place)?;
+        let record = str::from_utf8(&line).ok().and_then(checked_line);
+        record.ok_or_else(|| StoreError::damaged(&path, "a record has changed"))
+    }
+
+    /// Length of the file of records in bytes: while it stays, nobody has committed anything.
+    pub fn log_length(&self) -> u64 {
+        std::fs::metadata(self.log()).map_or(0, |metadata| metadata.len())
+    }
+
+    fn log(&self) -> PathBuf {
+        self.dir.join("parts.log")
     }
 
     fn are_there(&self, record: &PartRecord) -> bool {
         record.outputs.iter().flatten().all(|part| part.is_there(&self.dir))
     }
 
-    fn all_records(&self) -> Result<impl Iterator<Item = Result<PartRecord>> + use<>> {
-        let path = self.dir.join("parts.log");
-        let lines = self.disk.lines_if_exists(&path)?;
-        Ok(lines.filter_map(|line| match line {
-            Ok(line) => checked_line(str::from_utf8(&line).ok()?).map(Ok),
+    fn all_records(&self) -> Result<impl Iterator<Item = Result<(u64, PartRecord)>> + use<>> {
+        let lines = self.disk.lines_if_exists(&self.log())?;
+        let mut next = 0;
+        Ok(lines.filter_map(move |line| match line {
+            Ok(line) => {
+                let place = next;
+                next += line.len() as u64 + 1;
+                checked_line(str::from_utf8(&line).ok()?).map(|record| Ok((place, record)))
+            }
             Err(error) => Some(Err(error)),
         }))
     }
@@ -145,7 +180,7 @@ impl Entry {
     pub(crate) fn recorded_parts(&self) -> Result<Vec<PartFile>> {
         let mut parts = Vec::new();
         for record in self.all_records()? {
-            parts.extend(record?.outputs.into_iter().flatten());
+            parts.extend(record?.1.outputs.into_iter().flatten());
         }
         Ok(parts)
     }
@@ -223,7 +258,7 @@ impl Entry {
         let outputs = manifest.iter().flat_map(|manifest| &manifest.outputs);
         for (port, output) in outputs {
             let is_well_formed = match output {
-                Output::Table(parts) => parts.iter().all(|part| part.digest.is_well_formed()),
+                Output::Table(_) => true,
                 Output::Artifact(artifact) => {
                     artifact::is_port_name(port) && artifact.is_well_formed()
                 }
@@ -318,10 +353,8 @@ fn checked_line(line: &str) -> Option<PartRecord> {
         return None;
     }
     let record: PartRecord = serde_json::from_str(json).ok()?;
-    // Digests become file names.
-    let names = record.outputs.iter().flatten().all(|part| part.digest.is_well_formed());
     let lengths: Vec<_> =
         record.outputs.iter().map(|part| part.as_ref().map(|part| part.rows)).collect();
     let rows = record.rows.as_ref().is_none_or(|rows| rows.fits(&lengths));
-    (names && rows).then_some(record)
+    rows.then_some(record)
 }

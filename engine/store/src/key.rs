@@ -29,8 +29,7 @@ impl From<Key> for String {
 impl Key {
     /// Reads 64 hexadecimal digits.
     pub fn parse(text: &str) -> Option<Self> {
-        let hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
-        (text.len() == 64 && text.bytes().all(hex)).then(|| Self(text.to_owned()))
+        Digest::parse(text).map(|_| Self(text.to_owned()))
     }
 
     /// The 64 digits.
@@ -71,7 +70,7 @@ impl Preimage {
 
     /// The key.
     pub fn key(&self) -> Key {
-        Key(Digest::of(self.canonical().as_bytes()).as_str().to_owned())
+        Key(Digest::of(self.canonical().as_bytes()).to_string())
     }
 
     /// One text for one value: members sorted at every level.

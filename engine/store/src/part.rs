@@ -17,7 +17,7 @@ use crate::disk::Disk;
 use crate::error::{Result, StoreError};
 
 /// A part file as records name it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PartFile {
     /// Digest of the file's bytes; also its name.
@@ -90,7 +90,7 @@ impl PartFile {
 
     /// Where it is.
     pub(crate) fn path(&self, dir: &Path) -> std::path::PathBuf {
-        dir.join(format!("{}.parquet", self.digest.as_str()))
+        dir.join(format!("{}.parquet", self.digest))
     }
 
     /// Whether a file of the right length is there; its content is checked when it is read.

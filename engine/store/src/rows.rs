@@ -7,12 +7,36 @@ use arrow::error::ArrowError;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use serde::{Deserialize, Serialize};
 
-/// Bytes of a digest: enough that no two different rows of a store will ever share one.
-const BYTES: usize = 12;
+const BYTES: usize = RowDigest::BYTES;
 
 /// The digest of one row: of the names, types and values of all its columns.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RowDigest([u8; BYTES]);
+
+impl RowDigest {
+    /// Enough that no two different rows of a store will ever share a digest.
+    pub(crate) const BYTES: usize = 12;
+
+    /// What a hasher says that has seen the row.
+    pub(crate) fn of(hasher: &blake3::Hasher) -> Self {
+        let mut bytes = [0; BYTES];
+        hasher.finalize_xof().fill(&mut bytes);
+        Self(bytes)
+    }
+
+    pub(crate) fn from_bytes(bytes: [u8; BYTES]) -> Self {
+        Self(bytes)
+    }
+
+    pub(crate) fn bytes(self) -> [u8; BYTES] {
+        self.0
+    }
+
+    /// The first 64 bits. Rows in ascending order have them in ascending order.
+    pub(crate) fn prefix(&self) -> u64 {
+        self.0.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes))
+    }
+}
 
 /// The digest of every row.
 pub fn row_digests(rows: &RecordBatch) -> Result<Vec<RowDigest>, ArrowError> {
@@ -20,12 +44,7 @@ pub fn row_digests(rows: &RecordBatch) -> Result<Vec<RowDigest>, ArrowError> {
     let schema = rows.schema();
     let types: Vec<_> = schema.fields().iter().map(|f| f.data_type().to_string()).collect();
     let hashers = row_hashers(rows, "paraloom 2026 row: content", &types.join(" "))?;
-    let digest = |hasher: blake3::Hasher| {
-        let mut bytes = [0; BYTES];
-        hasher.finalize_xof().fill(&mut bytes);
-        RowDigest(bytes)
-    };
-    Ok(hashers.into_iter().map(digest).collect())
+    Ok(hashers.iter().map(RowDigest::of).collect())
 }
 
 /// A hasher for every row, which has seen `salt` and the row's content.

@@ -12,7 +12,7 @@ use crate::error::{Result, StoreError};
 
 pub(crate) fn write(disk: &Disk, path: &Path, value: &impl Serialize) -> Result<()> {
     let json = to_json(value);
-    let text = format!("{json}\n{}\n", Digest::of(json.as_bytes()).as_str());
+    let text = format!("{json}\n{}\n", Digest::of(json.as_bytes()));
     disk.write_atomic(path, text.as_bytes())
 }
 
@@ -27,7 +27,7 @@ pub(crate) fn read<T: DeserializeOwned>(disk: &Disk, path: &Path) -> Result<Opti
     let text = String::from_utf8(bytes).map_err(|_| damaged("it is not text"))?;
     let sealed = text.strip_suffix('\n').and_then(|text| text.rsplit_once('\n'));
     let (json, digest) = sealed.ok_or_else(|| damaged("it is cut short"))?;
-    if Digest::of(json.as_bytes()).as_str() != digest {
+    if Digest::parse(digest) != Some(Digest::of(json.as_bytes())) {
         return Err(damaged("its content does not have the recorded digest"));
     }
     serde_json::from_str(json).map(Some).map_err(|error| damaged(&error.to_string()))

@@ -1,6 +1,5 @@
 //! From the batches that a stage pushes to the rows of parts.
 
-use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, StringArray};
@@ -8,7 +7,9 @@ use arrow::compute::concat_batches;
 use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 
-use crate::rows::row_hashers;
+use crate::error::StoreError;
+use crate::row_table::RowTable;
+use crate::rows::{RowDigest, row_hashers};
 
 /// Cuts and joins pushed batches to batches of a fixed number of rows.
 #[derive(Debug)]
@@ -52,45 +53,40 @@ impl Batches {
 
 /// Adds the `_id` column to rows that have none: the hash of a row's content and of how
 /// often that content came before, so that equal rows differ and no id depends on the
-/// position. Holds 9 to 18 bytes per row.
+/// position. Its memory is bounded, whatever the number of rows.
 #[derive(Debug)]
 pub struct Identify {
     schema: SchemaRef,
     salt: String,
-    seen: HashSet<u64>,
-    /// Of content that came more than once, how often; apart, since most content comes once.
-    again: HashMap<u64, u32>,
+    /// How often each content came again.
+    seen: RowTable,
 }
 
 impl Identify {
     /// Ids for rows that get the schema `schema`, whose first column is the id. `salt`
     /// separates tables that hold the same rows.
-    pub fn new(schema: SchemaRef, salt: impl Into<String>) -> Self {
-        Self { schema, salt: salt.into(), seen: HashSet::new(), again: HashMap::new() }
+    pub(crate) fn new(schema: SchemaRef, salt: String, seen: RowTable) -> Self {
+        Self { schema, salt, seen }
     }
 
     /// The rows with their ids.
-    pub fn add(&mut self, rows: &RecordBatch) -> Result<RecordBatch, ArrowError> {
-        let hashers = row_hashers(rows, "paraloom 2026 row id: content", &self.salt)?;
-        let ids: StringArray = hashers.iter().map(|hasher| Some(self.number(hasher))).collect();
-        let columns =
-            std::iter::once(Arc::new(ids) as ArrayRef).chain(rows.columns().iter().cloned());
-        RecordBatch::try_new(Arc::clone(&self.schema), columns.collect())
+    pub fn add(&mut self, rows: &RecordBatch) -> Result<RecordBatch, StoreError> {
+        let fail =
+            |error: ArrowError| StoreError::Rows { action: "number", reason: error.to_string() };
+        let hashers =
+            row_hashers(rows, "paraloom 2026 row id: content", &self.salt).map_err(fail)?;
+        let ids: Result<Vec<_>, _> = hashers.iter().map(|hasher| self.number(hasher)).collect();
+        let ids: ArrayRef = Arc::new(StringArray::from(ids?));
+        let columns = std::iter::once(ids).chain(rows.columns().iter().cloned());
+        RecordBatch::try_new(Arc::clone(&self.schema), columns.collect()).map_err(fail)
     }
 
-    fn number(&mut self, content: &blake3::Hasher) -> String {
-        let mut short = [0; 8];
-        content.finalize_xof().fill(&mut short);
-        let short = u64::from_le_bytes(short);
-        let occurrence = if self.seen.insert(short) {
-            0
-        } else {
-            let again = self.again.entry(short).or_insert(0);
-            *again += 1;
-            *again
-        };
+    fn number(&mut self, content: &blake3::Hasher) -> Result<String, StoreError> {
+        let next = |before: Option<u64>| before.map_or(0, |before| before + 1);
+        let before = self.seen.update(RowDigest::of(content), next)?;
+        let occurrence = u32::try_from(next(before)).unwrap_or(u32::MAX);
         let mut hasher = content.clone();
         hasher.update(&occurrence.to_le_bytes());
-        hasher.finalize().to_hex()[..24].to_owned()
+        Ok(hasher.finalize().to_hex()[..24].to_owned())
     }
 }

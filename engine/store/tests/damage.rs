@@ -148,12 +148,11 @@ fn the_key_of_another_result_is_not_believed() {
 /// Seals what somebody has written by hand.
 fn seal(path: &Path, value: &impl serde::Serialize) {
     let json = serde_json::to_string(value).expect("plain data");
-    std::fs::write(path, format!("{json}\n{}\n", Digest::of(json.as_bytes()).as_str()))
-        .expect("it is ours");
+    std::fs::write(path, format!("{json}\n{}\n", Digest::of(json.as_bytes()))).expect("it is ours");
 }
 
 fn listed(files: &[(&str, &[u8])]) -> Value {
-    let line = |(path, bytes): &(&str, &[u8])| format!("{} {path}\n", Digest::of(bytes).as_str());
+    let line = |(path, bytes): &(&str, &[u8])| format!("{} {path}\n", Digest::of(bytes));
     let listing = files.iter().map(line).collect::<Vec<_>>().concat();
     let files: Vec<_> = files
         .iter()
@@ -195,7 +194,12 @@ fn a_manifest_that_leads_outside_is_refused() {
         assert!(entry.manifest().expect("it can be read").is_none(), "{output}");
         let (_, damage) = store.verify(|_| {}).expect("it can be read");
         let message = damage.first().map(|damage| damage.error.to_string()).unwrap_or_default();
-        assert!(message.contains("cannot be true"), "{output}: {message}");
+        let reason = if output[1].get("table").is_some() {
+            "a digest has 64 hexadecimal digits"
+        } else {
+            "cannot be true"
+        };
+        assert!(message.contains(reason), "{output}: {message}");
         assert!(!path.exists() && victim.exists(), "{output}");
     }
     // The same by hand, and true.

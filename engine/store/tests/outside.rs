@@ -54,7 +54,7 @@ fn what_cannot_be_read_is_named_and_stays() {
     let store = Store::create(&dir.path().join("store")).expect("no trouble");
     work(&store, &Plain).expect("no trouble");
     let part = first_part(&results(&store).expect("no trouble"));
-    let path = map_entry(&store).dir().join(format!("{}.parquet", part.digest.as_str()));
+    let path = map_entry(&store).dir().join(format!("{}.parquet", part.digest));
     std::fs::remove_file(&path).expect("it is ours");
     std::fs::create_dir(&path).expect("it is ours");
     let (_, damage) = store.verify(|_| {}).expect("the rest can be read");

@@ -125,7 +125,7 @@ fn record(entry: &Entry, texts: &[&str]) -> Result<PartRecord> {
     let digests = row_digests(&rows).expect("they are text");
     let counts = vec![vec![1; digests.len()]];
     let map = RowMap::new(&digests, counts);
-    Ok(PartRecord { input: part.digest.clone(), outputs: vec![Some(part)], rows: Some(map) })
+    Ok(PartRecord { input: part.digest, outputs: vec![Some(part)], rows: Some(map) })
 }
 
 /// Whether a record is of this part of the map stage.
@@ -137,7 +137,7 @@ pub(crate) fn is_of(number: usize, record: &PartRecord) -> bool {
 
 /// The records that are there.
 pub(crate) fn records(entry: &Entry) -> Result<Vec<PartRecord>> {
-    entry.records()?.collect()
+    entry.records()?.map(|record| Ok(record?.1)).collect()
 }
 
 /// Bytes over several sectors, different for each name and step.
@@ -204,7 +204,7 @@ pub(crate) fn results(store: &Store) -> Result<Results> {
     }
     // In the order of the parts.
     records.sort_by_key(|record| {
-        record.outputs.iter().flatten().map(|part| part.digest.clone()).collect::<Vec<_>>()
+        record.outputs.iter().flatten().map(|part| part.digest).collect::<Vec<_>>()
     });
     let manifest = whole.manifest()?;
     for (port, output) in manifest.iter().flat_map(|manifest| &manifest.outputs) {
@@ -228,7 +228,7 @@ pub(crate) fn expected() -> Results {
 
 /// The first part of the map stage.
 pub(crate) fn first_part(results: &Results) -> PartFile {
-    results.records[0].outputs[0].clone().expect("a table")
+    results.records[0].outputs[0].expect("a table")
 }
 
 /// The texts of a part of the map stage.
