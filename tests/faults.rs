@@ -61,6 +61,8 @@ impl Setup {
             host,
             dir: project.path().to_owned(),
             text: PIPELINE.to_owned(),
+            backend: None,
+            device: None,
             remotes: Remotes::new(Settings::new(project.file("hub")), None),
         };
         let (graph, problems) = workspace.check(&[], &|_| None);
@@ -79,7 +81,6 @@ impl Setup {
         let options = RunOptions {
             threads: 1,
             jobs: 1,
-            device: "cpu".to_owned(),
             checkpoint_every: std::time::Duration::from_secs(10),
         };
         run(&job, &options, &Cancel::default(), &|_| {}).map(drop)

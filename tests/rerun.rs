@@ -321,6 +321,8 @@ impl Engine {
             host: std::mem::take(&mut self.host),
             dir: self.dir.clone(),
             text: text.clone(),
+            backend: None,
+            device: None,
             remotes: Remotes::new(Settings::new(self.dir.join("hub")), None),
         };
         let (graph, problems) = workspace.check(&[], &|_| None);
@@ -425,7 +427,6 @@ fn an_edit_makes_run_what_it_must_and_nothing_else() {
             let options = RunOptions {
                 threads: 1 + lots.below(2) as u32,
                 jobs: 1 + lots.below(3),
-                device: "cpu".to_owned(),
                 checkpoint_every: Duration::from_secs(lots.draw() % 100),
             };
             let expected = world.work(&mut memory);

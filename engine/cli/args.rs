@@ -52,6 +52,8 @@ pub(crate) enum Command {
     Trace(TraceArgs),
     /// List the stages, or describe one.
     Stages(StagesArgs),
+    /// Say what computes here, what does not, and why.
+    Doctor,
     /// Print the JSON Schema of pipelines, for editors.
     Schema,
     /// Read every byte of a store; names what is damaged, so that `run` makes it again.
@@ -74,9 +76,23 @@ pub(crate) struct PipelineArgs {
     /// Where results are kept; `.paraloom` beside the pipeline if left out.
     #[arg(long, value_name = "DIR")]
     pub(crate) store: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) settings: SettingArgs,
+}
+
+/// What takes the place of something that the pipeline says.
+#[derive(Clone, Debug, ClapArgs)]
+pub(crate) struct SettingArgs {
     /// Replace a variable of the pipeline.
     #[arg(long = "set", value_name = "NAME=VALUE", value_parser = name_value)]
     pub(crate) set: Vec<(String, String)>,
+    /// What computes: `cpu`, `torch`, or `auto` for what the device asks for. Instead of the
+    /// pipeline's; what a node says of itself stays.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) backend: Option<String>,
+    /// What it computes on: `cpu`, `cuda`, `cuda:0`.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) device: Option<String>,
 }
 
 fn name_value(text: &str) -> Result<(String, String), String> {
@@ -254,9 +270,8 @@ pub(crate) struct GcArgs {
     /// The store; `.paraloom` beside the first pipeline if left out.
     #[arg(long, value_name = "DIR")]
     pub(crate) store: Option<PathBuf>,
-    /// Replace a variable of the pipelines.
-    #[arg(long = "set", value_name = "NAME=VALUE", value_parser = name_value)]
-    pub(crate) set: Vec<(String, String)>,
+    #[command(flatten)]
+    pub(crate) settings: SettingArgs,
     /// Remove it.
     #[arg(long)]
     pub(crate) delete: bool,

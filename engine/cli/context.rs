@@ -65,7 +65,7 @@ pub(crate) struct Checked {
 /// cache only.
 pub(crate) fn check(args: &PipelineArgs, stages: &[PathBuf]) -> Result<Checked> {
     let workspace = read(args, stages)?;
-    let (graph, diagnostics) = workspace.check(&args.set, &variable);
+    let (graph, diagnostics) = workspace.check(&args.settings.set, &variable);
     Ok(Checked { workspace, graph, diagnostics })
 }
 
@@ -87,7 +87,8 @@ fn read(args: &PipelineArgs, stages: &[PathBuf]) -> Result<Workspace> {
     // A store that cannot be opened is an error of the commands that need it.
     let store = Store::open(&store_path(args.store.as_deref(), path)).ok().flatten();
     let remotes = Remotes::new(hub::settings(), store.as_ref());
-    Ok(Workspace { host: load_host(stages)?, dir, text, remotes })
+    let (backend, device) = (args.settings.backend.clone(), args.settings.device.clone());
+    Ok(Workspace { host: load_host(stages)?, dir, text, backend, device, remotes })
 }
 
 /// UTF-8 without its byte order mark; an error names line and column.
@@ -136,7 +137,7 @@ impl Project {
             return Ok(Some((project, create()?)));
         }
         let store = create()?;
-        let variables = Variables { set: &args.set, env: &variable };
+        let variables = Variables { set: &args.settings.set, env: &variable };
         match checked.workspace.check_fetched(variables, until, &store, cancel, observer) {
             Err(RunError::Stopped) => return Ok(None),
             result => (checked.graph, checked.diagnostics) = result?,

@@ -73,12 +73,15 @@ class Table:
 class Project:
     """A directory with a pipeline that the real binary runs."""
 
+    backend = "cpu"
+
     def __init__(self, folder, binary):
         self.folder, self.binary = folder, binary
         folder.mkdir(parents=True)
 
     def __call__(self, *arguments):
-        done = subprocess.run([self.binary, *arguments], cwd=self.folder, capture_output=True, text=True)
+        command = [self.binary, *arguments, "--backend", self.backend]
+        done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True)
         if done.returncode:
             sys.exit(f"{' '.join(map(str, arguments))}: exit code {done.returncode}\n{done.stderr}")
         return done.stdout
@@ -317,7 +320,8 @@ def check_spiece(table, project, pairs, sentences):
 def library(table, folder):
     """The comparison of stages/t5/tests/fidelity.rs, on fresh recordings; of each check, the worst becomes a row."""
     environment = dict(os.environ, PARALOOM_FIXTURES=str(folder))
-    command = ["cargo", "test", "--release", "--test", "fidelity", "--", "--nocapture", "--test-threads", "1"]
+    test = ["test", "--release"] if Project.backend == "cpu" else ["xtask", Project.backend, "test"]
+    command = ["cargo", *test, "--test", "fidelity", "--", "--nocapture", "--test-threads", "1"]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     worst = {}
     for line in done.stdout.splitlines():
@@ -361,6 +365,7 @@ def compare(seed, folder, binary):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
+    parser.add_argument("--backend", choices=["cpu", "torch"], default="cpu")
     parser.add_argument("--keep", type=pathlib.Path, help="a directory for everything that is made")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -368,6 +373,9 @@ def main():
     transformers.utils.logging.disable_progress_bar()
     target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
     subprocess.run(["cargo", "build", "--release", "--quiet"], cwd=ROOT, check=True)
+    Project.backend = arguments.backend
+    if Project.backend != "cpu":
+        subprocess.run(["cargo", "xtask", Project.backend, "build", "--quiet"], cwd=ROOT, check=True)
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.keep or pathlib.Path(temporary)
         missed = compare(arguments.seed, folder, target.resolve() / "release" / "paraloom")

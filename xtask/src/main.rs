@@ -2,16 +2,20 @@
 #![expect(clippy::print_stderr, reason = "a command line tool reports to its user")]
 
 mod corpus;
+mod libtorch;
 mod tidy;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 const USAGE: &str = "\
 usage: cargo xtask TASK
 
   corpus [--check]   write pipelines/corpus, or check that it is what the generator makes
+  libtorch           lay out a CPU libtorch from PyTorch's wheels in target/libtorch
   schemas            write schemas/ anew
+  torch [CARGO ...]  build the backend `torch`, with LIBTORCH or what `libtorch` lays out;
+                     or do something else with it: `cargo xtask torch test`
   tidy               check the invariants of docs/architecture.md";
 
 fn main() -> ExitCode {
@@ -22,6 +26,8 @@ fn main() -> ExitCode {
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["corpus"] => corpus(root, false),
         ["corpus", "--check"] => corpus(root, true),
+        ["libtorch"] => report(libtorch::libtorch(&target(root).join("libtorch"))),
+        ["torch", ref more @ ..] => torch(root, more),
         ["schemas"] => report(schemas(root)),
         ["tidy"] => report(tidy::tidy(root)),
         _ => {
@@ -29,6 +35,43 @@ fn main() -> ExitCode {
             ExitCode::from(2)
         }
     }
+}
+
+/// Cargo on stages/t5-torch, which no other command builds: it needs libtorch.
+fn torch(root: &Path, command: &[&str]) -> ExitCode {
+    let laid_out = target(root).join("libtorch");
+    let libtorch = std::env::var_os("LIBTORCH").map_or_else(|| laid_out.clone(), PathBuf::from);
+    if libtorch == laid_out {
+        let problems = libtorch::libtorch(&laid_out);
+        if !problems.as_ref().is_ok_and(Vec::is_empty) {
+            return report(problems);
+        }
+    }
+    let (name, more) = command.split_first().unwrap_or((&"build", &[]));
+    let mut cargo = std::process::Command::new(env!("CARGO"));
+    cargo.args([*name, "--release", "--package", "paraloom-stages-t5-torch"]).args(more);
+    cargo.env("LIBTORCH", libtorch).current_dir(root);
+    forget_package(&mut cargo);
+    match cargo.status() {
+        Ok(status) if status.success() => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::FAILURE,
+        Err(error) => report(Err(error)),
+    }
+}
+
+/// Else the build scripts of dependencies see another package, and are run anew.
+fn forget_package(command: &mut std::process::Command) {
+    for (name, _) in std::env::vars_os() {
+        let name = name.to_string_lossy();
+        if name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") {
+            command.env_remove(name.as_ref());
+        }
+    }
+}
+
+/// Where cargo builds.
+fn target(root: &Path) -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from)
 }
 
 fn corpus(root: &Path, check: bool) -> ExitCode {
@@ -66,13 +109,7 @@ fn report(problems: std::io::Result<Vec<String>>) -> ExitCode {
 fn schemas(root: &Path) -> std::io::Result<Vec<String>> {
     let mut run = std::process::Command::new(env!("CARGO"));
     run.args(["run", "--release", "--quiet", "--", "schema"]).current_dir(root);
-    // Else the build scripts of dependencies see another package, and are run anew.
-    for (name, _) in std::env::vars_os() {
-        let name = name.to_string_lossy();
-        if name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") {
-            run.env_remove(name.as_ref());
-        }
-    }
+    forget_package(&mut run);
     let output = run.output()?;
     if !output.status.success() {
         return Ok(vec![String::from_utf8_lossy(&output.stderr).into_owned()]);

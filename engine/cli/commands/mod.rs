@@ -1,6 +1,7 @@
 //! One file per command.
 
 mod check;
+mod doctor;
 mod export;
 mod graph;
 mod plan;
@@ -32,6 +33,7 @@ pub(crate) fn dispatch(args: &Args) -> Result<ExitCode> {
         Command::Export(args) => export::run(args, stages),
         Command::Trace(args) => trace::run(args, stages),
         Command::Stages(args) => stages::run(args, stages),
+        Command::Doctor => doctor::run(stages),
         Command::Schema => stages::schema(stages),
         Command::Verify(args) => store::verify(args),
         Command::Gc(args) => store::gc(args, stages),

@@ -83,7 +83,6 @@ pub(crate) fn options(threads: Option<u32>, jobs: usize) -> RunOptions {
     RunOptions {
         threads: threads.unwrap_or(cores).max(1),
         jobs,
-        device: "cpu".to_owned(),
         checkpoint_every: Duration::from_secs(10),
     }
 }

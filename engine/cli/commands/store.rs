@@ -85,7 +85,7 @@ pub(crate) fn gc(args: &GcArgs, stages: &[PathBuf]) -> Result<ExitCode> {
         let pipeline = PipelineArgs {
             pipeline: pipeline.clone(),
             store: Some(path.clone()),
-            set: args.set.clone(),
+            settings: args.settings.clone(),
         };
         needed.extend(keys(&pipeline, &Project::open(&pipeline, stages)?, &store)?);
     }

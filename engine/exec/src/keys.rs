@@ -8,7 +8,7 @@
 //! key of each part.
 
 use paraloom_host::Host;
-use paraloom_pipeline::{Edge, Node, Place, PortKind, Shape};
+use paraloom_pipeline::{DEFAULT_DEVICE, Edge, Node, Place, PortKind, Shape};
 use paraloom_store::{Digest, DigestCache, Preimage};
 use serde_json::{Value, json};
 
@@ -28,8 +28,14 @@ pub(crate) fn preimage(
         .with("stage", stage.name.as_str())
         .with("version", stage.version.as_str())
         .with("config", config(node, digests)?);
-    if let Some(digest) = host.stage(&stage.name).and_then(|stage| stage.foreign.clone()) {
-        preimage = preimage.with("library", digest);
+    let loaded = host.loaded(stage).map_err(|error| RunError::from_host(&node.name, error))?;
+    if let Some(digest) = &loaded.foreign {
+        preimage = preimage.with("library", digest.as_str());
+    }
+    // Which one of several does not matter.
+    let device = node.device.split(':').next().unwrap_or_default();
+    if device != DEFAULT_DEVICE {
+        preimage = preimage.with("device", device);
     }
     if stage.uses_seed {
         preimage = preimage.with("seed", node.seed);

@@ -63,7 +63,7 @@ impl<'a> NodeRun<'a> {
         WorkSettings {
             threads: options.threads,
             seed: stage_seed(self.node),
-            device: options.device.clone(),
+            device: self.node.device.clone(),
         }
     }
 

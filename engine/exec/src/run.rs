@@ -45,8 +45,6 @@ pub struct RunOptions {
     pub threads: u32,
     /// Nodes that compute at once.
     pub jobs: usize,
-    /// Where to compute.
-    pub device: String,
     /// How far apart the checkpoints of a training are; zero means one after every step.
     /// Not in any key: it does not decide the result.
     pub checkpoint_every: Duration,

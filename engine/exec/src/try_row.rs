@@ -71,7 +71,7 @@ pub fn try_row(
     let work = WorkSettings {
         threads: settings.threads,
         seed: stage_seed(node),
-        device: settings.device.clone(),
+        device: node.device.clone(),
     };
     let mut worker = stage.open(&work, services, inputs).map_err(host_error)?;
     let collected: Vec<_> = node.outputs.iter().map(|_| Mutex::new(Vec::new())).collect();

@@ -19,6 +19,10 @@ pub struct Workspace {
     pub dir: PathBuf,
     /// The text of the pipeline.
     pub text: String,
+    /// The backend and the device to compute with, instead of the pipeline's.
+    pub backend: Option<String>,
+    /// As above.
+    pub device: Option<String>,
     /// What the pipeline takes from hubs.
     pub remotes: Remotes,
 }
@@ -30,7 +34,9 @@ impl Workspace {
         set: &[(String, String)],
         env: &dyn Fn(&str) -> Option<String>,
     ) -> (Option<Graph>, Vec<Diagnostic>) {
-        let (resolved, mut diagnostics) = resolve(&self.text, &Settings { set, env });
+        let settings =
+            Settings { set, env, backend: self.backend.as_deref(), device: self.device.as_deref() };
+        let (resolved, mut diagnostics) = resolve(&self.text, &settings);
         let Some(resolved) = resolved else { return (None, diagnostics) };
         let (graph, errors) = check(&resolved, self);
         // A pipeline with errors of form is still checked, but never run.
@@ -46,9 +52,26 @@ impl Workspace {
     }
 }
 
+/// How a backend gets there.
+const MAKE_BACKENDS: &str =
+    "`cargo xtask torch` makes the backend `torch`; `paraloom doctor` says what is there";
+
 impl Catalog for Workspace {
-    fn stage(&self, name: &str) -> Option<&StageInfo> {
-        self.host.stage(name).map(|stage| &stage.info)
+    fn stage(&self, name: &str, backend: &str) -> Result<Option<&StageInfo>, PlanFailure> {
+        let found = self.host.stage(name, backend).map_err(|error| {
+            let hint = match &error {
+                HostError::NoBackend { known, .. } => {
+                    let near = nearest(backend, known.iter().map(String::as_str));
+                    let near = near.map(|near| format!("did you mean `{near}`?"));
+                    near.unwrap_or_else(|| {
+                        format!("there is {}; {MAKE_BACKENDS}", known.join(", "))
+                    })
+                }
+                _ => MAKE_BACKENDS.to_owned(),
+            };
+            PlanFailure { message: error.to_string(), hint: Some(hint), ..PlanFailure::default() }
+        })?;
+        Ok(found.map(|stage| &stage.info))
     }
 
     fn names(&self) -> Vec<&str> {

@@ -29,6 +29,22 @@ pub enum HostError {
         /// The other one.
         second: String,
     },
+    /// No library computes with this backend.
+    #[error("there is no backend `{backend}` here")]
+    NoBackend {
+        /// What was asked for.
+        backend: String,
+        /// Those that there are.
+        known: Vec<String>,
+    },
+    /// The library of a backend cannot be loaded.
+    #[error("the backend `{backend}` cannot be used: {reason}")]
+    Backend {
+        /// The backend.
+        backend: String,
+        /// Why not.
+        reason: String,
+    },
     /// No library offers the stage.
     #[error("no library offers the stage `{0}`")]
     Missing(String),

@@ -19,20 +19,77 @@ pub use services::{Level, ServiceError, Services};
 pub use work::{PlannedStage, RowSink, WorkInput, WorkOutput, WorkSettings, Worker};
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use paraloom_pipeline::{PlanInput, StageInfo};
 
 /// The stages of all loaded libraries.
 #[derive(Debug, Default)]
 pub struct Host {
-    stages: BTreeMap<String, LoadedStage>,
+    stages: Stages,
     libraries: Vec<Library>,
+    backends: BTreeMap<&'static str, Backend>,
+}
+
+type Stages = BTreeMap<String, LoadedStage>;
+
+/// The backend that is always there: what the libraries compute that are not made for another.
+const CPU: &str = "cpu";
+
+/// Libraries that compute stages of other libraries in another way; loaded when one is asked for.
+#[derive(Debug, Default)]
+struct Backend {
+    paths: Vec<PathBuf>,
+    loaded: OnceLock<std::result::Result<Stages, String>>,
+}
+
+impl Backend {
+    fn stages(&self, name: &str) -> Result<&Stages> {
+        let load = || {
+            let mut stages = Stages::new();
+            for path in &self.paths {
+                let library =
+                    Library::load(path, Origin::Shipped).map_err(|error| match error {
+                        HostError::Load { reason, .. } => {
+                            missing_library(&reason).unwrap_or(reason)
+                        }
+                        error => error.to_string(),
+                    })?;
+                for stage in library.stages() {
+                    let mut stage = stage.clone();
+                    name.clone_into(&mut stage.info.backend);
+                    stages.insert(stage.info.name.clone(), stage);
+                }
+            }
+            Ok(stages)
+        };
+        let loaded = self.loaded.get_or_init(load).as_ref();
+        loaded.map_err(|reason| HostError::Backend {
+            backend: name.to_owned(),
+            reason: reason.clone(),
+        })
+    }
+}
+
+/// What the dynamic loader means when a library wants another that is not there.
+fn missing_library(reason: &str) -> Option<String> {
+    let (name, _) = reason.split_once(": cannot open shared object file")?;
+    Some(format!(
+        "{name} is not where the loader looks; say where with LD_LIBRARY_PATH, or build the backend again"
+    ))
 }
 
 impl Host {
-    /// Loads the library at `path`; its stages must not be there already.
+    /// Loads the library at `path`; its stages must not be there already. A shipped library for another backend is only
+    /// noted.
     pub fn load(&mut self, path: &Path, origin: Origin) -> Result<()> {
+        if origin == Origin::Shipped
+            && let Some(backend) = search::backend_of(path)
+        {
+            self.backends.entry(backend).or_default().paths.push(path.to_owned());
+            return Ok(());
+        }
         let library = Library::load(path, origin)?;
         for stage in library.stages() {
             if let Some(other) = self.stages.get(&stage.info.name) {
@@ -53,14 +110,46 @@ impl Host {
         &self.libraries
     }
 
+    /// The backends that there are libraries for.
+    pub fn backends(&self) -> impl Iterator<Item = &'static str> {
+        std::iter::once(CPU).chain(self.backends.keys().copied())
+    }
+
+    /// The names of the stages that a backend computes; an error says why it cannot be used.
+    pub fn stages_of(&self, backend: &str) -> Result<Vec<&str>> {
+        let stages = match self.backends.get(backend) {
+            Some(found) => found.stages(backend)?,
+            None if backend == CPU => &self.stages,
+            None => return Err(self.no_backend(backend)),
+        };
+        Ok(stages.keys().map(String::as_str).collect())
+    }
+
+    fn no_backend(&self, backend: &str) -> HostError {
+        let known = self.backends().map(str::to_owned).collect();
+        HostError::NoBackend { backend: backend.to_owned(), known }
+    }
+
     /// The stages, by name.
     pub fn stages(&self) -> impl Iterator<Item = &LoadedStage> {
         self.stages.values()
     }
 
-    /// The stage called `name`.
-    pub fn stage(&self, name: &str) -> Option<&LoadedStage> {
-        self.stages.get(name)
+    /// The stage called `name`, as `backend` computes it: what the backend does not offer is as it always is.
+    pub fn stage(&self, name: &str, backend: &str) -> Result<Option<&LoadedStage>> {
+        let always = self.stages.get(name);
+        if always.is_none() || backend == CPU {
+            return Ok(always);
+        }
+        let backend_stages =
+            self.backends.get(backend).ok_or_else(|| self.no_backend(backend))?.stages(backend)?;
+        Ok(backend_stages.get(name).or(always))
+    }
+
+    /// The loaded stage that says `stage` of itself.
+    pub fn loaded(&self, stage: &StageInfo) -> Result<&LoadedStage> {
+        let backend = if stage.backend.is_empty() { CPU } else { &stage.backend };
+        self.stage(&stage.name, backend)?.ok_or_else(|| HostError::Missing(stage.name.clone()))
     }
 
     /// Asks a stage what comes out; the result can then be put to work.
@@ -71,8 +160,6 @@ impl Host {
         config: &serde_json::Value,
         inputs: &[PlanInput],
     ) -> Result<PlannedStage> {
-        let loaded =
-            self.stage(&stage.name).ok_or_else(|| HostError::Missing(stage.name.clone()))?;
-        PlannedStage::plan(loaded, node, config, inputs)
+        PlannedStage::plan(self.loaded(stage)?, node, config, inputs)
     }
 }

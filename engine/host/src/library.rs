@@ -215,6 +215,7 @@ fn read_stage(
         uses_seed: has(abi::STAGE_USES_SEED),
         resumable: has(abi::STAGE_RESUMABLE),
         batch_invariant: has(abi::STAGE_BATCH_INVARIANT),
+        backend: String::new(),
         name,
     };
     if info.shape == Shape::Map && info.mapped_input().is_none() {

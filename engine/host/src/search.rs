@@ -14,6 +14,15 @@ pub enum Origin {
 /// File names of shipped libraries, by platform.
 const PREFIX: &str = "libparaloom_stages_";
 
+/// The backend whose library is at `path`, by the end of its name: `libparaloom_stages_t5_torch.so` has the stages of
+/// `libparaloom_stages_t5.so`, computed by libtorch. Such libraries are loaded only when somebody asks for them, since
+/// what they bring along is large, and may be missing.
+pub(crate) fn backend_of(path: &Path) -> Option<&'static str> {
+    const BACKENDS: [&str; 3] = ["torch", "cuda", "wgpu"];
+    let (_, end) = path.file_stem()?.to_str()?.strip_prefix(PREFIX)?.rsplit_once('_')?;
+    BACKENDS.into_iter().find(|backend| *backend == end)
+}
+
 /// The shipped libraries of the engine whose executable is `executable`: in
 /// `../lib/paraloom/stages` of an installation, or beside the executable in a cargo
 /// target directory. No other place is searched, least of all the working directory.

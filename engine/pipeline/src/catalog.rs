@@ -51,6 +51,9 @@ pub struct StageInfo {
     pub doc: String,
     /// The library that offers it.
     pub library: String,
+    /// What computes, where a stage can be had for several backends: `torch`, ...; empty for the
+    /// one that is always there.
+    pub backend: String,
     /// JSON Schema of its configuration.
     pub config_schema: serde_json::Value,
     /// Input ports, in order.
@@ -132,8 +135,9 @@ pub struct HubPlace {
 
 /// The stages that there are, and the questions that only the world can answer.
 pub trait Catalog {
-    /// The stage called `name`.
-    fn stage(&self, name: &str) -> Option<&StageInfo>;
+    /// The stage called `name`, as `backend` computes it. Stages that do not compute are the same for all backends.
+    /// `None`: there is no such stage; an error: there is no such backend here.
+    fn stage(&self, name: &str, backend: &str) -> Result<Option<&StageInfo>, PlanFailure>;
 
     /// The names of all stages.
     fn names(&self) -> Vec<&str>;

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use petgraph::graph::{DiGraph, NodeIndex};
 
-use crate::ID_COLUMN;
 use crate::catalog::{Catalog, PlanFailure, PlanInput, PortInfo, PortKind, StageInfo};
 use crate::config::Checker;
 use crate::diagnostic::{Diagnostic, Span};
@@ -14,6 +13,7 @@ use crate::graph::{Edge, Graph, Node, Show};
 use crate::names::suggestion;
 use crate::resolve::{Resolved, ResolvedInput, ResolvedNode};
 use crate::yaml::{Tree, Value};
+use crate::{DEFAULT_BACKEND, DEFAULT_DEVICE, ID_COLUMN};
 
 /// Checks the whole graph; the graph is there only if there is no error.
 pub fn check(resolved: &Resolved, catalog: &dyn Catalog) -> (Option<Graph>, Vec<Diagnostic>) {
@@ -30,6 +30,15 @@ pub fn check(resolved: &Resolved, catalog: &dyn Catalog) -> (Option<Graph>, Vec<
     }
     let sound = errors.is_empty();
     (graph.filter(|_| sound), errors)
+}
+
+/// The backend of a node. `auto` is the one that is always there, unless the device is not its own.
+fn backend(node: &ResolvedNode) -> &str {
+    match (node.backend.0.as_str(), node.device.0.as_str()) {
+        (DEFAULT_BACKEND, device) if device.starts_with("cuda") => "torch",
+        (DEFAULT_BACKEND, _) => "cpu",
+        (backend, _) => backend,
+    }
 }
 
 /// What is known of a node. Its outputs are unknown if the plan failed: then nothing
@@ -52,7 +61,19 @@ impl Pass<'_> {
     fn node(&mut self, index: usize) -> Option<State> {
         let node = &self.resolved.nodes[index];
         let (name, span) = &node.stage;
-        let Some(stage) = self.catalog.stage(name) else {
+        let found = match self.catalog.stage(name, backend(node)) {
+            Ok(found) => found,
+            Err(failure) => {
+                // All nodes have the same one: once is enough.
+                if !self.errors.iter().any(|error| error.message == failure.message) {
+                    let span = node.backend.1.or(node.device.1).unwrap_or(*span);
+                    let error = Diagnostic::error(failure.message, span).maybe_hint(failure.hint);
+                    self.errors.push(error);
+                }
+                return None;
+            }
+        };
+        let Some(stage) = found else {
             let hint = suggestion(name, self.catalog.names());
             let error = Diagnostic::error(format!("there is no stage `{name}`"), *span);
             self.errors.push(error.maybe_hint(hint));
@@ -60,6 +81,7 @@ impl Pass<'_> {
         };
         let stage = Arc::new(stage.clone());
         let before = self.errors.len();
+        self.device(node, &stage);
         let edges = self.edges(node, &stage);
         let mut checker =
             Checker { catalog: self.catalog, errors: &mut self.errors, paths: Vec::new() };
@@ -72,6 +94,20 @@ impl Pass<'_> {
             _ => None,
         };
         Some(State { stage, edges, planned })
+    }
+
+    /// A stage that does not compute takes no notice of the device; only the one that a backend offers does.
+    fn device(&mut self, node: &ResolvedNode, stage: &StageInfo) {
+        let (device, span) = &node.device;
+        let span = span.unwrap_or(node.stage.1);
+        let number = device.strip_prefix("cuda:").map(str::parse::<usize>);
+        if !matches!(device.as_str(), "cpu" | "cuda") && !matches!(number, Some(Ok(_))) {
+            let error = Diagnostic::error(format!("there is no device `{device}`"), span);
+            self.errors.push(error.hint("write `cpu`, `cuda` or `cuda:0`"));
+        } else if device != DEFAULT_DEVICE && stage.backend.is_empty() && node.backend.0 == "cpu" {
+            let error = Diagnostic::error(format!("the backend `cpu` has no `{device}`"), span);
+            self.errors.push(error.hint("leave `backend` out, or write `torch`"));
+        }
     }
 
     /// Matches the node's inputs with the ports of its stage.
@@ -205,6 +241,8 @@ impl Pass<'_> {
             paths,
             seed: node.seed,
             part_rows: node.part_rows,
+            device: if stage.backend.is_empty() { DEFAULT_DEVICE } else { &node.device.0 }
+                .to_owned(),
             outputs: planned.outputs.into_iter().map(|schema| schema.map(with_id)).collect(),
             fingerprint: planned.fingerprint,
         })

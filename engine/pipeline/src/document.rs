@@ -14,12 +14,23 @@ pub struct Document {
     pub seed: Option<u64>,
     /// `part_rows:`
     pub part_rows: Option<usize>,
+    /// `backend:` and `device:`
+    pub compute: Compute,
     /// `vars:` with the places of their names.
     pub vars: Vec<(String, Span, Tree)>,
     /// `nodes:`, in the order of the file.
     pub nodes: Vec<NodeDocument>,
     /// `show:` what a run prints when it is done.
     pub show: Vec<ShowDocument>,
+}
+
+/// What computes, as it is written: `backend:` and `device:`, and where they stand.
+#[derive(Clone, Debug, Default)]
+pub struct Compute {
+    /// `backend:`
+    pub backend: Option<(String, Span)>,
+    /// `device:`
+    pub device: Option<(String, Span)>,
 }
 
 /// A table that a run prints when it is done, as it is written.
@@ -50,11 +61,24 @@ pub struct NodeDocument {
     pub seed: Option<u64>,
     /// `part_rows:`
     pub part_rows: Option<usize>,
+    /// `backend:` and `device:`
+    pub compute: Compute,
 }
 
-const TOP_KEYS: [&str; 7] =
-    ["paraloom", "name", "description", "seed", "part_rows", "vars", "nodes"];
-const NODE_KEYS: [&str; 6] = ["stage", "description", "inputs", "with", "seed", "part_rows"];
+const TOP_KEYS: [&str; 10] = [
+    "paraloom",
+    "name",
+    "description",
+    "seed",
+    "part_rows",
+    "backend",
+    "device",
+    "vars",
+    "nodes",
+    "show",
+];
+const NODE_KEYS: [&str; 8] =
+    ["stage", "description", "inputs", "with", "seed", "part_rows", "backend", "device"];
 
 /// Reads the text of a pipeline; reports all errors of its form.
 pub fn parse(text: &str) -> (Document, Vec<Diagnostic>) {
@@ -97,6 +121,8 @@ impl Reader<'_> {
                 "description" => drop(self.text(&value, "`description`")),
                 "seed" => document.seed = self.whole(&value, "`seed`", 0),
                 "part_rows" => document.part_rows = self.part_rows(&value),
+                "backend" => document.compute.backend = self.placed(&value, "`backend`"),
+                "device" => document.compute.device = self.placed(&value, "`device`"),
                 "vars" => document.vars = self.vars(value),
                 "nodes" => {
                     has_nodes = true;
@@ -143,6 +169,10 @@ impl Reader<'_> {
             self.error(format!("{what} must be text, not {}", tree.kind()), tree.span);
         }
         text
+    }
+
+    fn placed(&mut self, tree: &Tree, what: &str) -> Option<(String, Span)> {
+        Some((self.text(tree, what)?, tree.span))
     }
 
     fn name(&mut self, tree: &Tree) -> Option<String> {
@@ -262,6 +292,7 @@ impl Reader<'_> {
             with,
             seed: None,
             part_rows: None,
+            compute: Compute::default(),
         };
         for (key, key_span, value) in self.members(tree, "a node") {
             match key.as_str() {
@@ -280,6 +311,8 @@ impl Reader<'_> {
                 }
                 "seed" => node.seed = self.whole(&value, "`seed`", 0),
                 "part_rows" => node.part_rows = self.part_rows(&value),
+                "backend" => node.compute.backend = self.placed(&value, "`backend`"),
+                "device" => node.compute.device = self.placed(&value, "`device`"),
                 other => self.unknown_key(other, key_span, &NODE_KEYS),
             }
         }

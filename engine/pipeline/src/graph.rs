@@ -29,6 +29,8 @@ pub struct Node {
     pub seed: u64,
     /// Rows of a part of its output.
     pub part_rows: usize,
+    /// What its stage computes on: `cpu`, `cuda:0`, ...
+    pub device: String,
     /// Per output port: the schema of a table, `None` for an artifact.
     pub outputs: Vec<Option<SchemaRef>>,
     /// What the stage adds to the key.

@@ -38,5 +38,9 @@ pub const FORMAT: u64 = 1;
 pub const ID_COLUMN: &str = "_id";
 /// Name of the column that holds the id of the row that a row came of.
 pub const PARENT_COLUMN: &str = "_parent";
+/// The backend, unless the pipeline says otherwise: the one that the device asks for.
+pub const DEFAULT_BACKEND: &str = "auto";
+/// The device, unless the pipeline says otherwise.
+pub const DEFAULT_DEVICE: &str = "cpu";
 /// Rows of a part, unless the pipeline says otherwise.
 pub const DEFAULT_PART_ROWS: usize = 32;

@@ -10,12 +10,16 @@ use crate::document::{Document, NodeDocument, ShowDocument};
 use crate::names::suggestion;
 use crate::vars::Vars;
 use crate::yaml::{Tree, Value};
-use crate::{DEFAULT_PART_ROWS, parse};
+use crate::{DEFAULT_BACKEND, DEFAULT_DEVICE, DEFAULT_PART_ROWS, parse};
 
 /// What comes from outside the file.
 pub struct Settings<'a> {
     /// `--set name=value`, in order.
     pub set: &'a [(String, String)],
+    /// `--backend` and `--device`, instead of the pipeline's; what a node says of itself stays.
+    pub backend: Option<&'a str>,
+    /// As above.
+    pub device: Option<&'a str>,
     /// The environment, for `${env:NAME}`.
     pub env: &'a dyn Fn(&str) -> Option<String>,
 }
@@ -52,6 +56,10 @@ pub struct ResolvedNode {
     pub seed: u64,
     /// Rows of a part of its output.
     pub part_rows: usize,
+    /// What computes, and where it is named; not necessarily in the file.
+    pub backend: (String, Option<Span>),
+    /// On what.
+    pub device: (String, Option<Span>),
 }
 
 /// One edge, by name.
@@ -81,7 +89,7 @@ pub fn resolve(text: &str, settings: &Settings) -> (Option<Resolved>, Vec<Diagno
         .collect();
     let mut nodes = Vec::with_capacity(document.nodes.len());
     for node in &document.nodes {
-        nodes.push(resolve_node(node, &document, &names, &vars, &mut errors));
+        nodes.push(resolve_node(node, &document, settings, &names, &vars, &mut errors));
     }
     let order = order(&nodes, &mut errors);
     // Stages can still be checked when the form has errors, but not without an order.
@@ -93,6 +101,7 @@ pub fn resolve(text: &str, settings: &Settings) -> (Option<Resolved>, Vec<Diagno
 fn resolve_node(
     node: &NodeDocument,
     document: &Document,
+    settings: &Settings,
     names: &HashMap<&str, usize>,
     vars: &Vars,
     errors: &mut Vec<Diagnostic>,
@@ -132,7 +141,32 @@ fn resolve_node(
         with: vars.fill(&node.with, errors),
         seed: node.seed.or(document.seed).unwrap_or(0),
         part_rows: node.part_rows.or(document.part_rows).unwrap_or(DEFAULT_PART_ROWS),
+        backend: choose(
+            node.compute.backend.as_ref(),
+            settings.backend,
+            document.compute.backend.as_ref(),
+            DEFAULT_BACKEND,
+        ),
+        device: choose(
+            node.compute.device.as_ref(),
+            settings.device,
+            document.compute.device.as_ref(),
+            DEFAULT_DEVICE,
+        ),
     }
+}
+
+/// What the node says, else the command line, else the pipeline.
+fn choose(
+    node: Option<&(String, Span)>,
+    command: Option<&str>,
+    pipeline: Option<&(String, Span)>,
+    default: &str,
+) -> (String, Option<Span>) {
+    let written = |(value, span): &(String, Span)| (value.clone(), Some(*span));
+    let said = |value: &str| (value.to_owned(), None);
+    let chosen = node.map(written).or(command.map(said)).or(pipeline.map(written));
+    chosen.unwrap_or_else(|| said(default))
 }
 
 /// `node` or `node.port`.

@@ -12,6 +12,10 @@ pub fn editor_schema<'a>(stages: impl IntoIterator<Item = &'a StageInfo>) -> Val
     let name = json!({"type": "string", "pattern": "^[a-z0-9][a-z0-9_-]{0,63}$"});
     let names: Vec<_> = stages.iter().map(|stage| stage.name.as_str()).collect();
     let conditions: Vec<_> = stages.iter().map(|stage| condition(stage)).collect();
+    let backend = json!({"type": "string", "default": crate::DEFAULT_BACKEND, "examples": ["auto", "cpu", "torch"],
+                         "description": "What computes. `auto`: what the device asks for."});
+    let device = json!({"type": "string", "pattern": "^(cpu|cuda(:[0-9]+)?)$", "default": crate::DEFAULT_DEVICE,
+                        "description": "What it computes on."});
     json!({
         "$schema": "http://json-schema.org/draft-07/schema#",
         "title": "Paraloom pipeline",
@@ -26,6 +30,7 @@ pub fn editor_schema<'a>(stages: impl IntoIterator<Item = &'a StageInfo>) -> Val
                      "description": "All randomness comes from it."},
             "part_rows": {"type": "integer", "minimum": 1, "default": crate::DEFAULT_PART_ROWS,
                           "description": "Rows of a part: the unit of commit and resume."},
+            "backend": backend, "device": device,
             "vars": {"type": "object", "propertyNames": name,
                      "additionalProperties": {"type": ["string", "number", "boolean", "null"]},
                      "description": "Values for ${name}; --set name=value replaces them."},
@@ -45,7 +50,8 @@ pub fn editor_schema<'a>(stages: impl IntoIterator<Item = &'a StageInfo>) -> Val
                         "inputs": {"type": "object"},
                         "with": {"type": "object"},
                         "seed": {"type": "integer", "minimum": 0},
-                        "part_rows": {"type": "integer", "minimum": 1}
+                        "part_rows": {"type": "integer", "minimum": 1},
+                        "backend": backend, "device": device
                     },
                     "allOf": conditions
                 }

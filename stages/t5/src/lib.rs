@@ -10,6 +10,14 @@
 //! * [`train`]: fine-tuning with byte-exact resume.
 //! * [`kernels`]: the fused operations that this library adds to burn.
 
+#![cfg_attr(
+    feature = "torch",
+    expect(
+        deprecated,
+        reason = "burn-tch is on its way out; it is in this library alone, which can go with it"
+    )
+)]
+
 pub mod config;
 pub mod decode;
 pub mod device;

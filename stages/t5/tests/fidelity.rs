@@ -4,6 +4,9 @@
 
 #![expect(clippy::print_stdout, reason = "--nocapture shows how far from the bars we are")]
 
+#[cfg(feature = "torch")]
+extern crate paraloom_stages_t5_torch as paraloom_stages_t5;
+
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Tensor;
@@ -37,8 +40,10 @@ struct Fixture {
 }
 
 fn fixtures_directory() -> PathBuf {
-    std::env::var_os("PARALOOM_FIXTURES")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures"), PathBuf::from)
+    std::env::var_os("PARALOOM_FIXTURES").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../t5/tests/fixtures"),
+        PathBuf::from,
+    )
 }
 
 fn fixture(name: &str) -> Result<Fixture, Box<dyn std::error::Error>> {

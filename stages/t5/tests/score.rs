@@ -1,5 +1,8 @@
 //! Label probabilities against the long way round: every label teacher-forced by itself over the whole vocabulary.
 
+#[cfg(feature = "torch")]
+extern crate paraloom_stages_t5_torch as paraloom_stages_t5;
+
 use paraloom_stages_t5::{
     config::Config,
     device::default_device,

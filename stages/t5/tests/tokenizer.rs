@@ -2,6 +2,9 @@
 
 #![expect(clippy::print_stdout, reason = "a test that is left out says so")]
 
+#[cfg(feature = "torch")]
+extern crate paraloom_stages_t5_torch as paraloom_stages_t5;
+
 use std::path::{Path, PathBuf};
 
 use paraloom_stages_t5::{score::Labels, tokenizer::Tokenizer};

@@ -1,5 +1,8 @@
 //! What a training run promises: exact resume, and an end to numbers that are none.
 
+#[cfg(feature = "torch")]
+extern crate paraloom_stages_t5_torch as paraloom_stages_t5;
+
 use paraloom_stages_t5::{
     Error,
     config::Config,

@@ -2,43 +2,54 @@
 //!
 //! A T5 step made of burn's own operations spends much of its time moving intermediate results through memory. Here
 //! whole pieces (a norm, an attention, a loss) are one operation each, with a hand-written backward pass, over rows
-//! that lie one after another without padding. [`T5Backend`] is what a backend has to bring; this module brings it for
-//! burn's CPU backend, and the functions below put [`Tensor`]s in front.
+//! that lie one after another without padding. [`T5Backend`] is what a backend has to bring; `flex` brings it for
+//! burn's CPU backend and `torch` for libtorch, one to a library, and the functions below put [`Tensor`]s in front.
 
-#![expect(
-    clippy::inline_always,
-    reason = "what is not inlined into the dispatched closure is compiled for the oldest machine"
-)]
-
-mod attention;
-mod elementwise;
-mod embedding;
-mod linear;
-mod loss;
-mod norm;
-mod operation;
-mod ops;
+mod graph;
 mod plan;
-mod product;
-mod simd;
 pub mod update;
+
+#[cfg(feature = "flex")]
+#[path = "flex/mod.rs"]
+mod native;
+#[cfg(feature = "torch")]
+#[path = "torch/mod.rs"]
+mod native;
 
 use std::sync::Arc;
 
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
-use burn::backend::{Autodiff, Backend, Dispatch, Flex, backend_extension, tensor::FloatTensor};
+use burn::backend::{Autodiff, Backend, Dispatch, backend_extension, tensor::FloatTensor};
 use burn::tensor::Tensor;
 
-use self::operation::{record, run};
-pub use self::{
-    linear::Rows,
-    loss::LossScale,
-    plan::{AttentionPlan, Keys, Segment},
+pub use self::plan::{AttentionPlan, Keys, Segment};
+use self::{
+    graph::{record, run},
+    native::ops,
 };
-use crate::{config::Activation, random::Dropout};
+use crate::{config::Activation, device::Native, random::Dropout};
+
+/// How many rows a linear layer is applied to. The caller says, since the two ways of computing round differently, and
+/// a row's result should not depend on how many neighbours it happens to have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rows {
+    /// Few, as in a decoding step, or any number where a row must not depend on its neighbours: dot products.
+    Few,
+    /// Many, as in training: a general matrix product, about twice as fast then, whose rounding depends on the batch.
+    Many,
+}
+
+/// What the loss counts.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LossScale {
+    /// Factor on the sum over targets: 1 / the number of targets gives a mean.
+    pub factor: f32,
+    /// Share of the target's probability that is spread over the vocabulary.
+    pub smoothing: f32,
+}
 
 /// A burn backend that has the fused operations. Shapes are `[rows, columns]`; weights are `[out, in]`.
-#[backend_extension(Flex, Autodiff)]
+#[backend_extension(Flex: cfg(feature = "flex"), LibTorch: cfg(feature = "torch"), Autodiff)]
 pub trait T5Backend: Backend {
     /// Rows of `table` by `ids`.
     fn t5_embed(table: FloatTensor<Self>, ids: Arc<[u32]>) -> FloatTensor<Self>;
@@ -154,11 +165,11 @@ macro_rules! implement {
     };
 }
 
-impl T5Backend for Flex {
+impl T5Backend for Native {
     implement!(run);
 }
 
-impl<C: CheckpointStrategy> T5Backend for Autodiff<Flex, C> {
+impl<C: CheckpointStrategy> T5Backend for Autodiff<Native, C> {
     implement!(record::<C, _, _>);
 }
 

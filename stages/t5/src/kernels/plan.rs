@@ -2,7 +2,6 @@
 
 use std::{ops::Range, sync::Arc};
 
-use super::simd::LANES;
 use crate::{model::positions::Buckets, random::Dropout};
 
 /// The keys that a run of queries attends to.
@@ -24,6 +23,7 @@ impl Keys {
 
     /// The row of the key at `position`.
     #[inline(always)]
+    #[expect(clippy::inline_always, reason = "as in the CPU kernels, whose loops it is in")]
     pub(super) fn row(&self, position: usize) -> usize {
         match self {
             Self::Run(run) => run.start + position,
@@ -43,13 +43,6 @@ pub struct Segment {
     pub position: usize,
 }
 
-impl Segment {
-    /// Probabilities that this segment keeps for the backward pass, rows padded to whole registers.
-    pub(super) fn scores(&self, heads: usize) -> usize {
-        heads * self.queries.len() * self.keys.len().next_multiple_of(LANES)
-    }
-}
-
 /// One attention operation over a whole batch.
 #[derive(Debug, Clone)]
 pub struct AttentionPlan {
@@ -63,16 +56,4 @@ pub struct AttentionPlan {
     pub buckets: Option<Arc<Buckets>>,
     /// Dropout of the probabilities.
     pub dropout: Option<Dropout>,
-}
-
-impl AttentionPlan {
-    /// Where each segment's probabilities start, for numbering them.
-    pub(super) fn score_offsets(&self) -> Vec<usize> {
-        let starts = self.segments.iter().scan(0, |end, segment| {
-            let start = *end;
-            *end += segment.scores(self.heads);
-            Some(start)
-        });
-        starts.collect()
-    }
 }

@@ -14,8 +14,8 @@ use serde_json::json;
 
 use super::card::{self, Card};
 use super::examples::{Kind, Pair, TableCount, Task, Tasks};
-use super::shared::{FINGERPRINT, Loaded, MAX_SOURCE_TOKENS, load_model, pool};
-use crate::device::default_device;
+use super::shared::{Loaded, MAX_SOURCE_TOKENS, load_model, pool};
+use crate::device::{FINGERPRINT, default_device};
 use crate::error::Error as TrainError;
 use crate::folder::{self, Format, Precision};
 use crate::train::{Example, Length, Optimizer, Options, Schedule, StepMetrics, Trainer};

@@ -13,8 +13,9 @@ use rayon::ThreadPool;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::shared::{FINGERPRINT, Loaded, MAX_SOURCE_TOKENS, load_model, pool};
+use super::shared::{Loaded, MAX_SOURCE_TOKENS, load_model, pool, row_by_row};
 use crate::decode::{Candidate, EarlyStopping, Options, Row, Strategy, generate};
+use crate::device::FINGERPRINT;
 
 /// Settings of `generate`.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -145,11 +146,11 @@ impl MapStage for Generate {
     type Worker = Worker;
 
     fn about() -> About {
-        About::new(
+        row_by_row(About::new(
             "generate",
             "1.0.0",
             "Writes text for every row: greedily, by beam search or by sampling.",
-        )
+        ))
         .input(Port::table("rows", "The rows to write for."))
         .input(Port::artifact("model", "The model that writes."))
         .output(Port::table(
@@ -157,7 +158,6 @@ impl MapStage for Generate {
             "One row per text, with the columns of the row that it was written for.",
         ))
         .uses_seed()
-        .batch_invariant()
     }
 
     fn plan(config: Config, inputs: &PlanInputs) -> Result<Planned<Self>> {

@@ -15,7 +15,8 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::examples::{Kind, Task};
-use super::shared::{FINGERPRINT, Loaded, MAX_SOURCE_TOKENS, load_model, pool};
+use super::shared::{Loaded, MAX_SOURCE_TOKENS, load_model, pool, row_by_row};
+use crate::device::FINGERPRINT;
 use crate::score::{Labels, cola_prompt, probabilities, stsb_prompt};
 use crate::train::{Example, mean_loss};
 
@@ -62,14 +63,13 @@ impl<C> Judge<C> {
 }
 
 fn about(name: &'static str, doc: &'static str, rows: &'static str) -> About {
-    About::new(name, "1.0.0", doc)
+    row_by_row(About::new(name, "1.0.0", doc))
         .input(Port::table("rows", "The rows to judge."))
         .input(Port::artifact(
             "model",
             "The model that judges. Only T5 1.0 checkpoints know this task.",
         ))
         .output(Port::table("rows", rows))
-        .batch_invariant()
 }
 
 /// Index of the greatest value; the first if there are several.

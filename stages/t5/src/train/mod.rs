@@ -17,6 +17,7 @@ use self::optimizer::{State, Step};
 pub use self::options::{Length, Optimizer, Options, Schedule};
 use crate::{
     Error, Result,
+    device::SIDE_BY_SIDE,
     kernels::{self, LossScale, update::square_sum},
     model::{Model, Network, Packed, Slot, Weights},
     random::mix,
@@ -275,7 +276,7 @@ impl Trainer {
     ///
     /// The number depends on the work alone, never on the threads, so that these do not decide any rounding.
     fn shards(&self, batch: &[&Example]) -> usize {
-        if self.model.parameters() > MOST_SHARDED_WEIGHTS {
+        if !SIDE_BY_SIDE || self.model.parameters() > MOST_SHARDED_WEIGHTS {
             return 1;
         }
         let tokens: usize =

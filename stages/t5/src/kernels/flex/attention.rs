@@ -6,10 +6,10 @@
 use rayon::prelude::*;
 
 use super::{
-    plan::{AttentionPlan, Keys, Segment},
     product::{Panel, multiply},
     simd::{LANES, add_to, dot, softmax, vectorized},
 };
+use crate::kernels::{AttentionPlan, Keys, Segment};
 
 /// The tensors that attention reads.
 #[derive(Clone, Copy)]
@@ -32,11 +32,26 @@ pub(super) struct Gradients {
     pub(super) bias: Vec<f32>,
 }
 
+/// Probabilities that a segment keeps for the backward pass, rows padded to whole registers.
+fn scores(segment: &Segment, heads: usize) -> usize {
+    heads * segment.queries.len() * segment.keys.len().next_multiple_of(LANES)
+}
+
+/// Where each segment's probabilities start, for numbering them.
+fn score_offsets(plan: &AttentionPlan) -> Vec<usize> {
+    let starts = plan.segments.iter().scan(0, |end, segment| {
+        let start = *end;
+        *end += scores(segment, plan.heads);
+        Some(start)
+    });
+    starts.collect()
+}
+
 /// The attended values, `[queries, width]`, and each segment's probabilities for [`backward`].
 pub(super) fn forward(inputs: Inputs<'_>, plan: &AttentionPlan) -> (Vec<f32>, Vec<Vec<f32>>) {
     let mut out = vec![0.0; inputs.q.len()];
     let bias = BiasByDistance::new(inputs.bias, plan);
-    let offsets = plan.score_offsets();
+    let offsets = score_offsets(plan);
     let rows = split_rows(
         &mut out,
         plan.segments.iter().map(|segment| segment.queries.len() * inputs.width),
@@ -71,7 +86,7 @@ pub(super) fn backward(
     let (mut dq, mut dk, mut dv) =
         (vec![0.0; inputs.q.len()], vec![0.0; inputs.k.len()], vec![0.0; inputs.v.len()]);
     let bias = BiasByDistance::new(inputs.bias, plan);
-    let offsets = plan.score_offsets();
+    let offsets = score_offsets(plan);
     let query_rows = || plan.segments.iter().map(|segment| segment.queries.len() * width);
     let key_rows = || plan.segments.iter().map(|segment| segment.keys.len() * width);
     let slots: Vec<_> = split_rows(&mut dq, query_rows())
@@ -211,7 +226,7 @@ impl Work<'_> {
         let (queries, keys, d, width) =
             (self.segment.queries.len(), self.segment.keys.len(), self.d_kv(), self.inputs.width);
         let first_key = self.segment.keys.row(0);
-        let mut kept = Vec::with_capacity(self.segment.scores(self.plan.heads));
+        let mut kept = Vec::with_capacity(scores(self.segment, self.plan.heads));
         for head in 0..self.plan.heads {
             let Scratch { a, b, c, scores, out: attended, .. } = scratch;
             a.copy(queries, d, self.head(self.inputs.q, self.segment.queries.start, head), width);
@@ -232,7 +247,7 @@ impl Work<'_> {
     fn forward_row_by_row(&self, out: &mut [f32]) -> Vec<f32> {
         let (queries, keys, d) = (self.segment.queries.len(), self.segment.keys.len(), self.d_kv());
         let stride = keys.next_multiple_of(LANES);
-        let mut kept = vec![0.0; self.segment.scores(self.plan.heads)];
+        let mut kept = vec![0.0; scores(self.segment, self.plan.heads)];
         for (head, kept) in kept.chunks_exact_mut((queries * stride).max(1)).enumerate() {
             for (row, scores) in kept.chunks_exact_mut(stride).enumerate() {
                 let query = &self.head(self.inputs.q, self.segment.queries.start + row, head)[..d];

@@ -3,15 +3,7 @@
 use rayon::prelude::*;
 
 use super::simd::{exp, max, sum, vectorized};
-
-/// What the loss counts.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct LossScale {
-    /// Factor on the sum over targets: 1 / the number of targets gives a mean.
-    pub factor: f32,
-    /// Share of the target's probability that is spread over the vocabulary.
-    pub smoothing: f32,
-}
+use crate::kernels::LossScale;
 
 /// Replaces `logits` (rows of `width`) by the gradient of the loss; returns the loss.
 pub(super) fn forward_backward(

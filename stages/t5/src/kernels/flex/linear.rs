@@ -7,16 +7,6 @@
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
-/// How many rows a linear layer is applied to. The caller says, since the two ways of computing round differently, and
-/// a row's result should not depend on how many neighbours it happens to have.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Rows {
-    /// Few, as in a decoding step, or any number where a row must not depend on its neighbours: dot products.
-    Few,
-    /// Many, as in training: a general matrix product, about twice as fast then, whose rounding depends on the batch.
-    Many,
-}
-
 /// Rows of `x` and of `w` in a register tile.
 const TILE: usize = 4;
 /// Rows of `x` that stay in the second-level cache while the weights stream by.

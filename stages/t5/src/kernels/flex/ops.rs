@@ -6,20 +6,22 @@ use burn::backend::{Flex, TensorMetadata, ops::FloatTensorOps};
 use burn::tensor::TensorData;
 
 use super::{
+    array::{columns, matrix, values},
     attention, elementwise, embedding, linear, loss, norm,
-    operation::{Array, Operation, columns, matrix, values},
-    plan::AttentionPlan,
 };
 use crate::{
     config::Activation,
-    kernels::{LossScale, Rows},
+    kernels::{
+        AttentionPlan, LossScale, Rows,
+        graph::{Array, Operation},
+    },
     random::Dropout,
 };
 
 /// Rows of a table.
 #[derive(Debug, Clone)]
-pub(super) struct Embed {
-    pub(super) ids: Arc<[u32]>,
+pub(in crate::kernels) struct Embed {
+    pub(in crate::kernels) ids: Arc<[u32]>,
 }
 
 impl Operation<1> for Embed {
@@ -38,8 +40,8 @@ impl Operation<1> for Embed {
 
 /// RMS norm.
 #[derive(Debug, Clone)]
-pub(super) struct Norm {
-    pub(super) eps: f32,
+pub(in crate::kernels) struct Norm {
+    pub(in crate::kernels) eps: f32,
 }
 
 impl Operation<2> for Norm {
@@ -58,7 +60,7 @@ impl Operation<2> for Norm {
 
 /// Product with a transposed weight.
 #[derive(Debug, Clone)]
-pub(super) struct Linear(pub(super) Rows);
+pub(in crate::kernels) struct Linear(pub(in crate::kernels) Rows);
 
 impl Operation<2> for Linear {
     type Kept = [Array; 2];
@@ -82,9 +84,9 @@ fn transpose(matrix: Array) -> Array {
 
 /// An activation with dropout; of two inputs the second is a gate.
 #[derive(Debug, Clone)]
-pub(super) struct Activate {
-    pub(super) activation: Activation,
-    pub(super) dropout: Option<Dropout>,
+pub(in crate::kernels) struct Activate {
+    pub(in crate::kernels) activation: Activation,
+    pub(in crate::kernels) dropout: Option<Dropout>,
 }
 
 impl Operation<1> for Activate {
@@ -137,7 +139,7 @@ impl Operation<2> for Activate {
 
 /// Dropout; of two inputs the first is a residual that the second is added to.
 #[derive(Debug, Clone)]
-pub(super) struct Drop(pub(super) Dropout);
+pub(in crate::kernels) struct Drop(pub(in crate::kernels) Dropout);
 
 impl Operation<1> for Drop {
     type Kept = ();
@@ -169,7 +171,7 @@ impl Operation<2> for Drop {
 
 /// Attention; a fourth input is the position bias.
 #[derive(Debug, Clone)]
-pub(super) struct Attend(pub(super) Arc<AttentionPlan>);
+pub(in crate::kernels) struct Attend(pub(in crate::kernels) Arc<AttentionPlan>);
 
 /// The inputs of an attention and its probabilities.
 type AttendKept<const N: usize> = ([Array; N], Arc<Vec<Vec<f32>>>);
@@ -228,9 +230,9 @@ impl Operation<4> for Attend {
 
 /// Cross-entropy with its gradient.
 #[derive(Debug, Clone)]
-pub(super) struct CrossEntropy {
-    pub(super) targets: Arc<[u32]>,
-    pub(super) scale: LossScale,
+pub(in crate::kernels) struct CrossEntropy {
+    pub(in crate::kernels) targets: Arc<[u32]>,
+    pub(in crate::kernels) scale: LossScale,
 }
 
 impl Operation<1> for CrossEntropy {

@@ -1,0 +1,197 @@
+//! The operations as functions of torch tensors.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use rayon::prelude::*;
+use tch::{Reduction, Tensor};
+
+use super::attention;
+use crate::{
+    config::Activation,
+    kernels::{
+        AttentionPlan, LossScale, Rows,
+        graph::{Array, Operation},
+    },
+    random::Dropout,
+};
+
+/// A function of torch tensors. Torch differentiates it: what is kept for the backward pass is torch's own graph of this
+/// one operation.
+trait Function<const N: usize>: Clone + Debug + Send + 'static {
+    fn call(&self, inputs: [&Tensor; N]) -> Tensor;
+}
+
+impl<F: Function<N>, const N: usize> Operation<N> for F {
+    /// The result in torch's graph, and the inputs as its leaves.
+    type Kept = (Array, [Array; N]);
+
+    fn result(&self, inputs: [Array; N]) -> Array {
+        let inputs = inputs.each_ref().map(|input| &input.tensor);
+        Array::new(tch::no_grad(|| self.call(inputs)))
+    }
+
+    fn forward(&self, inputs: [Array; N]) -> (Array, Self::Kept) {
+        // Each leaf shares the memory of its input, and says so: burn changes in place what nobody else holds.
+        let leaves = inputs.map(|input| Array {
+            tensor: input.tensor.detach().set_requires_grad(true),
+            storage: input.storage,
+        });
+        let result = self.call(leaves.each_ref().map(|leaf| &leaf.tensor));
+        let output = Array::new(result.detach());
+        let result = Array { tensor: result, storage: output.storage.clone() };
+        (output, (result, leaves))
+    }
+
+    fn backward(self, (result, leaves): Self::Kept, grad: Array) -> [Array; N] {
+        let inputs = leaves.each_ref().map(|leaf| &leaf.tensor);
+        // Torch starts from a scalar, whose gradient with respect to the result is this.
+        let scalar = (&result.tensor * &grad.tensor).sum(result.tensor.kind());
+        let gradients = Tensor::run_backward(&[scalar], &inputs, false, false);
+        let mut gradients = gradients.into_iter().map(Array::new);
+        leaves.map(|leaf| gradients.next().unwrap_or_else(|| Array::new(leaf.tensor.zeros_like())))
+    }
+}
+
+/// Rows of a table.
+#[derive(Debug, Clone)]
+pub(in crate::kernels) struct Embed {
+    pub(in crate::kernels) ids: Arc<[u32]>,
+}
+
+impl Function<1> for Embed {
+    fn call(&self, [table]: [&Tensor; 1]) -> Tensor {
+        Tensor::embedding(
+            table,
+            &index(self.ids.iter().map(|&id| i64::from(id)), table),
+            -1,
+            false,
+            false,
+        )
+    }
+}
+
+/// RMS norm.
+#[derive(Debug, Clone)]
+pub(in crate::kernels) struct Norm {
+    pub(in crate::kernels) eps: f32,
+}
+
+impl Function<2> for Norm {
+    fn call(&self, [x, w]: [&Tensor; 2]) -> Tensor {
+        x.rms_norm(x.size()[1], Some(w.view(-1)), Some(f64::from(self.eps)))
+    }
+}
+
+/// Product with a transposed weight.
+#[derive(Debug, Clone)]
+pub(in crate::kernels) struct Linear(
+    #[expect(dead_code, reason = "torch computes few rows and many alike")]
+    pub(in crate::kernels)  Rows,
+);
+
+impl Function<2> for Linear {
+    fn call(&self, [x, w]: [&Tensor; 2]) -> Tensor {
+        x.linear(w, None::<&Tensor>)
+    }
+}
+
+/// An activation with dropout; of two inputs the second is a gate.
+#[derive(Debug, Clone)]
+pub(in crate::kernels) struct Activate {
+    pub(in crate::kernels) activation: Activation,
+    pub(in crate::kernels) dropout: Option<Dropout>,
+}
+
+impl Activate {
+    fn activate(&self, x: &Tensor) -> Tensor {
+        match self.activation {
+            Activation::Relu => x.relu(),
+            Activation::Gelu => x.gelu("tanh"),
+        }
+    }
+}
+
+impl Function<1> for Activate {
+    fn call(&self, [x]: [&Tensor; 1]) -> Tensor {
+        drop(self.activate(x), self.dropout)
+    }
+}
+
+impl Function<2> for Activate {
+    fn call(&self, [x, gate]: [&Tensor; 2]) -> Tensor {
+        drop(self.activate(x) * gate, self.dropout)
+    }
+}
+
+/// Dropout; of two inputs the first is a residual that the second is added to.
+#[derive(Debug, Clone)]
+pub(in crate::kernels) struct Drop(pub(in crate::kernels) Dropout);
+
+impl Function<1> for Drop {
+    fn call(&self, [x]: [&Tensor; 1]) -> Tensor {
+        drop(x.shallow_clone(), Some(self.0))
+    }
+}
+
+impl Function<2> for Drop {
+    fn call(&self, [residual, x]: [&Tensor; 2]) -> Tensor {
+        residual + drop(x.shallow_clone(), Some(self.0))
+    }
+}
+
+/// Attention; a fourth input is the position bias.
+#[derive(Debug, Clone)]
+pub(in crate::kernels) struct Attend(pub(in crate::kernels) Arc<AttentionPlan>);
+
+impl Function<3> for Attend {
+    fn call(&self, [q, k, v]: [&Tensor; 3]) -> Tensor {
+        attention::attend([q, k, v], None, &self.0)
+    }
+}
+
+impl Function<4> for Attend {
+    fn call(&self, [q, k, v, bias]: [&Tensor; 4]) -> Tensor {
+        attention::attend([q, k, v], Some(bias), &self.0)
+    }
+}
+
+/// Cross-entropy.
+#[derive(Debug, Clone)]
+pub(in crate::kernels) struct CrossEntropy {
+    pub(in crate::kernels) targets: Arc<[u32]>,
+    pub(in crate::kernels) scale: LossScale,
+}
+
+impl Function<1> for CrossEntropy {
+    fn call(&self, [logits]: [&Tensor; 1]) -> Tensor {
+        let targets = index(self.targets.iter().map(|&id| i64::from(id)), logits);
+        let LossScale { factor, smoothing } = self.scale;
+        let no_target = -100;
+        let sum = logits.cross_entropy_loss(
+            &targets,
+            None::<&Tensor>,
+            Reduction::Sum,
+            no_target,
+            f64::from(smoothing),
+        );
+        (sum * f64::from(factor)).view(1)
+    }
+}
+
+/// Numbers of rows, on the device of `like`.
+pub(super) fn index(rows: impl Iterator<Item = i64>, like: &Tensor) -> Tensor {
+    Tensor::from_slice(&rows.collect::<Vec<_>>()).to_device(like.device())
+}
+
+/// Dropout where there is some.
+pub(super) fn drop(x: Tensor, dropout: Option<Dropout>) -> Tensor {
+    let Some(dropout) = dropout else { return x };
+    let factors: Vec<f32> = (0..x.numel() as u32)
+        .into_par_iter()
+        .with_min_len(1 << 12)
+        .map(|index| dropout.factor(index))
+        .collect();
+    let factors = Tensor::from_slice(&factors).view(x.size().as_slice()).to_device(x.device());
+    x * factors
+}

@@ -1,0 +1,91 @@
+//! Optimizer steps on libtorch.
+
+use burn::backend::LibTorch;
+use tch::{Kind, Tensor};
+
+use crate::kernels::graph::Array;
+use crate::kernels::update::{AdafactorStep, AdamStep, UpdateBackend};
+
+impl UpdateBackend for LibTorch {
+    fn t5_adam(
+        weight: Array,
+        gradient: Array,
+        first: Array,
+        second: Array,
+        step: AdamStep,
+    ) -> (Array, Array, Array) {
+        let [beta1, beta2] = step.betas;
+        let bias1 = 1.0 - beta1.powf(step.step as f64);
+        let bias2 = (1.0 - beta2.powf(step.step as f64)).sqrt();
+        let [mut weight, mut first, mut second] = [weight, first, second].map(owned);
+        let gradient = &gradient.tensor * step.gradient_scale;
+        let _ = first.g_mul_scalar_(beta1).g_add_(&(&gradient * (1.0 - beta1)));
+        let _ = second.g_mul_scalar_(beta2).g_add_(&(gradient.square() * (1.0 - beta2)));
+        let root = second.sqrt() / bias2 + step.eps;
+        let _ = weight
+            .g_mul_scalar_(1.0 - step.learning_rate * step.weight_decay)
+            .g_sub_(&(&first / root * (step.learning_rate / bias1)));
+        (Array::new(weight), Array::new(first), Array::new(second))
+    }
+
+    fn t5_adafactor(
+        weight: Array,
+        gradient: Array,
+        rows: Array,
+        cols: Array,
+        step: AdafactorStep,
+    ) -> (Array, Array, Array) {
+        let gradient = &gradient.tensor * step.gradient_scale;
+        let squares = gradient.square() + f64::from(AdafactorStep::TINY);
+        let rows = step.blend(rows, &squares.mean_dim(1, false, Kind::Float));
+        let cols = step.blend(cols, &squares.mean_dim(0, false, Kind::Float));
+        let row_factors = (&rows / rows.mean(Kind::Float)).rsqrt().view([-1, 1]);
+        let update = gradient * row_factors * cols.rsqrt();
+        (step.apply(weight, update), Array::new(rows), Array::new(cols))
+    }
+
+    fn t5_adafactor_vector(
+        weight: Array,
+        gradient: Array,
+        mean: Array,
+        step: AdafactorStep,
+    ) -> (Array, Array) {
+        let gradient = &gradient.tensor * step.gradient_scale;
+        let squares = gradient.square() + f64::from(AdafactorStep::TINY);
+        let mean = step.blend(mean, &squares);
+        let update = gradient * mean.rsqrt();
+        (step.apply(weight, update), Array::new(mean))
+    }
+
+    fn t5_square_sum(x: Array) -> Array {
+        let sum = x.tensor.square().sum(Kind::Double);
+        Array::new(sum.to_kind(Kind::Float).view(1))
+    }
+}
+
+impl AdafactorStep {
+    /// Moves a running mean towards `new`.
+    fn blend(&self, mean: Array, new: &Tensor) -> Tensor {
+        let keep = self.keep();
+        &mean.tensor * keep + new.view_as(&mean.tensor) * (1.0 - keep)
+    }
+
+    /// Subtracts the clipped and scaled update.
+    fn apply(&self, weight: Array, update: Tensor) -> Array {
+        let root_mean_square = |x: &Tensor| x.square().mean(Kind::Double).sqrt();
+        let rate = if self.scale_parameter {
+            root_mean_square(&weight.tensor).clamp_min(Self::SMALLEST) * self.learning_rate
+        } else {
+            Tensor::from(self.learning_rate)
+        };
+        let decay = &rate * -self.weight_decay + 1.0;
+        let factor = rate / (root_mean_square(&update) / Self::CLIP).clamp_min(1.0);
+        let [decay, factor] = [decay, factor].map(|x| x.to_kind(Kind::Float));
+        Array::new(&weight.tensor * decay - update * factor)
+    }
+}
+
+/// The tensor, to be changed in place: a copy where somebody else holds it.
+fn owned(array: Array) -> Tensor {
+    if array.can_mut() { array.tensor } else { array.tensor.copy() }
+}

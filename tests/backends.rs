@@ -1,0 +1,174 @@
+//! Backends: named, chosen by node, side by side in one process, and missing with a word on why.
+
+mod common;
+
+use std::path::Path;
+use std::process::Command;
+
+use common::{Project, TABLES, paraloom, results, tiny, tiny_with};
+use serde_json::Value;
+
+/// A project with `lines` put before the nodes of the tiny pipeline.
+fn tiny_that_says(lines: &str) -> Project {
+    tiny_with("part_rows: 4\n", &format!("part_rows: 4\n{lines}\n"))
+}
+
+#[test]
+fn what_there_is_not_is_refused_where_it_stands() {
+    let said = |project: Project, args: &[&str]| {
+        let output = project.run(&[&["check", "p.yaml"], args].concat());
+        assert_eq!(output.status.code(), Some(2));
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    insta::assert_snapshot!("unknown_backend", said(tiny_that_says("backend: cpuu"), &[]));
+    insta::assert_snapshot!("unknown_device", said(tiny_that_says("device: gpu"), &[]));
+    insta::assert_snapshot!(
+        "device_of_another_backend",
+        said(tiny_that_says("backend: cpu\ndevice: cuda:1"), &[])
+    );
+    let said = said(tiny(), &["--backend", "abacus"]);
+    assert!(
+        said.contains("there is no backend `abacus` here") && said.contains("1 error"),
+        "{said}"
+    );
+}
+
+/// An installation of its own, whose backend `torch` wants a library that is not there.
+#[test]
+fn a_backend_without_its_library_is_told_from_one_that_is_broken() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let (bin, lib) = (dir.path().join("bin"), dir.path().join("lib/paraloom/stages"));
+    for dir in [&bin, &lib] {
+        std::fs::create_dir_all(dir).expect("the directory is ours");
+    }
+    let built = paraloom();
+    let built = Path::new(built.get_program());
+    let name = |name: &str| format!("libparaloom_stages_{name}.so");
+    let own = built.parent().expect("it is in a directory");
+    std::fs::copy(built, bin.join("paraloom")).expect("the directory is ours");
+    for library in [name("text"), name("t5")] {
+        std::fs::copy(own.join(&library), lib.join(&library)).expect("the directory is ours");
+    }
+    std::fs::write(dir.path().join("empty.c"), "").expect("the directory is ours");
+    let cc = |args: &[&str]| {
+        let mut cc = Command::new("cc");
+        cc.args(["-shared", "-o"]).args(args).current_dir(dir.path());
+        assert!(cc.status().expect("a C compiler").success());
+    };
+    let torch = lib.join(name("t5_torch"));
+    let torch = torch.to_str().expect("text");
+    cc(&["libabsent.so", "empty.c"]);
+    cc(&[torch, "empty.c", "-Wl,--no-as-needed", "-L.", "-labsent"]);
+    std::fs::remove_file(dir.path().join("libabsent.so")).expect("it was just made");
+
+    let project = tiny();
+    let run = |args: &[&str]| {
+        let mut command = paraloom();
+        let mut ours = Command::new(bin.join("paraloom"));
+        ours.args(args).current_dir(project.path());
+        for (name, value) in command.env("NO_COLOR", "1").get_envs() {
+            match value {
+                Some(value) => ours.env(name, value),
+                None => ours.env_remove(name),
+            };
+        }
+        ours.output().expect("the binary runs")
+    };
+    let doctor = run(&["doctor"]);
+    let said = String::from_utf8_lossy(&doctor.stdout);
+    assert!(
+        doctor.status.success() && said.contains("libabsent.so is not where the loader looks"),
+        "{said}"
+    );
+    // Who does not ask for it does not notice.
+    assert!(run(&["check", "p.yaml"]).status.success());
+    let output = run(&["check", "p.yaml", "--backend", "torch"]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("the backend `torch` cannot be used: libabsent.so"), "{said}");
+    assert!(said.contains("cargo xtask torch"), "{said}");
+}
+
+/// Whether the backend `torch` is there; CI says that it has to be.
+#[expect(clippy::print_stdout, reason = "a test that is skipped says so")]
+fn torch_is_there() -> bool {
+    let doctor = paraloom().arg("doctor").output().expect("the binary runs");
+    let said = String::from_utf8_lossy(&doctor.stdout).into_owned();
+    let is_there = said.contains("torch  ready");
+    assert!(is_there || std::env::var_os("PARALOOM_TORCH").is_none(), "{said}");
+    if !is_there {
+        println!("skipped: there is no backend `torch`; `cargo xtask torch` makes it");
+    }
+    is_there
+}
+
+/// A column of the rows that `show --json` printed.
+fn numbers(rows: &[u8], column: &str) -> Vec<f64> {
+    let text = std::str::from_utf8(rows).expect("text");
+    let number = |line: &str| {
+        let row: Value = serde_json::from_str(line).expect("a row is an object");
+        row[column].as_f64().expect("a number")
+    };
+    text.lines().map(number).collect()
+}
+
+/// Training and writing on torch, judging on both, in one process.
+#[test]
+fn two_backends_work_in_one_run() {
+    if !torch_is_there() {
+        return;
+    }
+    let project = tiny_with(
+        "  grammar: {",
+        "  twice: { stage: score-stsb, backend: cpu, inputs: { model: blank, rows: paraphrases } }\n  grammar: {",
+    );
+    project.ok(&["run", "p.yaml", "--backend", "torch"]);
+    let show = |node: &str| {
+        project.ok(&["show", "p.yaml", node, "--json", "--backend", "torch"]).into_bytes()
+    };
+    let (torch, cpu) = (show("similarity"), show("twice"));
+    let (torch, cpu) = (numbers(&torch, "stsb_mean"), numbers(&cpu, "stsb_mean"));
+    assert!(!torch.is_empty() && torch.len() == cpu.len());
+    for (torch, cpu) in torch.iter().zip(&cpu) {
+        assert!((torch - cpu).abs() < 1e-4, "{torch} on torch, {cpu} on the CPU backend");
+    }
+    // The same again is there; another backend is another result, and says so.
+    let again = project.ok(&["plan", "p.yaml", "--backend", "torch", "--json"]);
+    assert!(!again.contains("\"run\""), "{again}");
+    let other = project.ok(&["plan", "p.yaml"]);
+    assert!(other.contains("fingerprint `burn-tch f32` -> `burn-flex f32`"), "{other}");
+}
+
+/// What is killed goes on to the same bytes, as on the CPU backend.
+#[test]
+fn a_training_on_torch_goes_on_where_it_was_stopped() {
+    if !torch_is_there() {
+        return;
+    }
+    let (straight, stopped) = (tiny_that_says("backend: torch"), tiny_that_says("backend: torch"));
+    straight.ok(&["run", "p.yaml"]);
+    let mut run = stopped.command(&["run", "p.yaml", "--checkpoint-every", "0"]);
+    let mut child = run.spawn().expect("the binary runs");
+    let results_dir = stopped.file(".paraloom/results");
+    let has_checkpoint = || {
+        let groups = std::fs::read_dir(&results_dir).into_iter().flatten().flatten();
+        let entries =
+            groups.filter_map(|group| std::fs::read_dir(group.path()).ok()).flatten().flatten();
+        entries.into_iter().any(|entry| {
+            entry
+                .path()
+                .join("checkpoints")
+                .read_dir()
+                .is_ok_and(|mut steps| steps.next().is_some())
+        })
+    };
+    while child.try_wait().expect("it is ours").is_none() && !has_checkpoint() {
+        std::thread::yield_now();
+    }
+    common::signal(&child, 9);
+    assert!(!child.wait().expect("it is ours").success(), "it was killed before it was done");
+    let log = stopped.ok(&["run", "p.yaml", "--json"]);
+    assert!(log.contains("goes on from step"), "{log}");
+    let all = |project: &Project| results(project, &TABLES, &common::MODELS);
+    assert!(all(&stopped) == all(&straight));
+}
