@@ -6,6 +6,8 @@
 
 use burn::tensor::Device;
 
+use crate::{Error, Result};
+
 #[cfg(all(feature = "flex", feature = "torch"))]
 compile_error!("a library is built for one backend");
 
@@ -29,10 +31,42 @@ pub const BATCH_INVARIANT: bool = cfg!(feature = "flex");
 /// Whether it pays to compute the gradients of a batch in parts, side by side. Torch has its own threads.
 pub const SIDE_BY_SIDE: bool = cfg!(feature = "flex");
 
-/// The device that models live on.
+/// The device of models that are only read or written: the CPU.
 pub fn default_device() -> Device {
     #[cfg(feature = "flex")]
     return Device::flex();
     #[cfg(feature = "torch")]
     return Device::libtorch();
+}
+
+/// The device that a pipeline calls `name`: `cpu`, `cuda` or `cuda:0`.
+///
+/// # Errors
+/// When it is not there.
+pub fn device(name: &str) -> Result<Device> {
+    if name == "cpu" {
+        return Ok(default_device());
+    }
+    let missing = |why: &str| Err(Error::Invalid(format!("there is no device `{name}`: {why}")));
+    #[cfg(feature = "flex")]
+    return missing("this backend computes on the CPU");
+    #[cfg(feature = "torch")]
+    {
+        let number = name.strip_prefix("cuda").map(|number| number.trim_start_matches(':'));
+        let count = tch::Cuda::device_count();
+        match number.map(|number| if number.is_empty() { Ok(0) } else { number.parse() }) {
+            Some(Ok(number)) if (number as i64) < count => Ok(Device::libtorch_cuda(number)),
+            Some(_) if tch::Cuda::is_available() => missing(&format!("CUDA has {count} here")),
+            Some(_) => missing("this libtorch is built without CUDA, or there is no driver"),
+            None => missing("write `cpu`, `cuda` or `cuda:0`"),
+        }
+    }
+}
+
+/// Tells the backend how many threads an operation may use; rayon's are given to it by who calls.
+pub fn set_threads(threads: usize) {
+    #[cfg(feature = "flex")]
+    let _ = threads;
+    #[cfg(feature = "torch")]
+    tch::set_num_threads(i32::try_from(threads).unwrap_or(i32::MAX));
 }

@@ -72,6 +72,11 @@ impl Model {
         &self.config
     }
 
+    /// Where its weights are.
+    pub fn device(&self) -> Device {
+        self.weights.shared.device()
+    }
+
     /// The weights.
     pub fn weights(&self) -> &Weights<Tensor<2>> {
         &self.weights

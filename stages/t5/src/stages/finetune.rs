@@ -15,7 +15,7 @@ use serde_json::json;
 use super::card::{self, Card};
 use super::examples::{Kind, Pair, TableCount, Task, Tasks};
 use super::shared::{Loaded, MAX_SOURCE_TOKENS, load_model, pool};
-use crate::device::{FINGERPRINT, default_device};
+use crate::device::FINGERPRINT;
 use crate::error::Error as TrainError;
 use crate::folder::{self, Format, Precision};
 use crate::train::{Example, Length, Optimizer, Options, Schedule, StepMetrics, Trainer};
@@ -230,7 +230,7 @@ impl Stage for Finetune {
     }
 
     fn run(&self, run: &mut Run) -> Result<()> {
-        let loaded = load_model(run.artifact("model")?)?;
+        let loaded = load_model(run.artifact("model")?, run.device())?;
         let (mut examples, tables) = self.examples(&loaded, run.tables("examples"), true)?;
         let (mut validation, _) = self.examples(&loaded, run.tables("validation"), false)?;
         if validation.is_empty() && self.config.validation_split > 0.0 {
@@ -413,7 +413,7 @@ fn start(
     let metrics = std::fs::read(dir.join(METRICS_FILE))?;
     let metrics = serde_json::from_slice(&metrics)
         .map_err(|error| Error::data(format!("{}: {error}", dir.join(METRICS_FILE).display())))?;
-    let trainer = Trainer::load(&dir, examples, options, &default_device())?;
+    let trainer = Trainer::load(&dir, examples, options, &loaded.model.device())?;
     services.info(&format!("goes on from step {step}"));
     Ok((trainer, metrics))
 }

@@ -176,7 +176,7 @@ impl MapStage for Generate {
 
     fn open(&self, run: &Run) -> Result<Worker> {
         Ok(Worker {
-            loaded: load_model(run.artifact("model")?)?,
+            loaded: load_model(run.artifact("model")?, run.device())?,
             pool: pool(run.threads())?,
             config: self.config.clone(),
             options: self.options,

@@ -34,7 +34,7 @@ impl<C> Judge<C> {
         config: C,
         labels: impl FnOnce(&Loaded) -> crate::Result<Option<Labels>>,
     ) -> Result<Self> {
-        let loaded = load_model(run.artifact("model")?)?;
+        let loaded = load_model(run.artifact("model")?, run.device())?;
         let labels = labels(&loaded)?;
         Ok(Self { loaded, pool: pool(run.threads())?, labels, config })
     }

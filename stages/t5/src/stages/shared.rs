@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use paraloom_sdk::{About, Error as StageError, Result as StageResult, Status};
 use rayon::ThreadPool;
 
-use crate::device::{BATCH_INVARIANT, default_device};
+use crate::device::{BATCH_INVARIANT, set_threads};
 use crate::folder;
 use crate::model::Model;
 use crate::tokenizer::Tokenizer;
@@ -27,26 +27,31 @@ pub(super) struct Loaded {
     pub(super) tokenizer: Tokenizer,
 }
 
+/// By directory and device.
+type InUse = HashMap<(PathBuf, String), Weak<Loaded>>;
+
 /// Loads the model in `directory`, or finds it among those in use: nodes that use the same
 /// model share one copy. Artifacts never change, so the path says which model it is.
-pub(super) fn load_model(directory: &Path) -> Result<Arc<Loaded>> {
-    static IN_USE: Mutex<Option<HashMap<PathBuf, Weak<Loaded>>>> = Mutex::new(None);
+pub(super) fn load_model(directory: &Path, device: &str) -> Result<Arc<Loaded>> {
+    static IN_USE: Mutex<Option<InUse>> = Mutex::new(None);
     // Held while loading, so that two nodes do not load the same model side by side.
     let mut in_use = IN_USE.lock().unwrap_or_else(PoisonError::into_inner);
     let models = in_use.get_or_insert_default();
-    if let Some(loaded) = models.get(directory).and_then(Weak::upgrade) {
+    let place = (directory.to_owned(), device.to_owned());
+    if let Some(loaded) = models.get(&place).and_then(Weak::upgrade) {
         return Ok(loaded);
     }
-    let model = folder::load(directory, &default_device())?;
+    let model = folder::load(directory, &crate::device::device(device)?)?;
     let loaded = Arc::new(Loaded { model, tokenizer: Tokenizer::load(directory)? });
     models.retain(|_, model| model.strong_count() > 0);
-    models.insert(directory.to_owned(), Arc::downgrade(&loaded));
+    models.insert(place, Arc::downgrade(&loaded));
     Ok(loaded)
 }
 
 /// The pool of `threads` threads; made once.
 pub(super) fn pool(threads: usize) -> StageResult<Arc<ThreadPool>> {
     static POOLS: Mutex<Option<HashMap<usize, Arc<ThreadPool>>>> = Mutex::new(None);
+    set_threads(threads);
     let mut pools = POOLS.lock().unwrap_or_else(PoisonError::into_inner);
     let pools = pools.get_or_insert_default();
     if let Some(pool) = pools.get(&threads) {

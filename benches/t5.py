@@ -1,0 +1,161 @@
+#!/usr/bin/env python3
+"""Paraloom's T5 beside `transformers` on the same machine, in the same run: rows a second of writing and of training.
+
+    benches/t5.py --tokenizer DIR [--size small] [--backend cpu torch] [--rows 330] [--repeat 3]
+
+DIR has the `tokenizer.json` of a T5. The model has the shape of T5-small or T5-base and random weights: the cost is that of the
+real one. Paraloom is timed by the events of its run, from a node's start to its end, reading of the model included;
+`transformers` without reading it. Each repetition times everything once, in turn, so that a busy moment hits all alike.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import random
+import shutil
+import statistics
+import subprocess
+import tempfile
+import time
+
+import torch
+import transformers
+from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+SHAPES = {
+    "small": dict(d_model=512, d_ff=2048, num_layers=6, num_heads=8),
+    "base": dict(d_model=768, d_ff=3072, num_layers=12, num_heads=12),
+}
+PREFIX = "paraphrase: "
+NEW_TOKENS = 32
+BATCH, TRAIN_BATCH, STEPS = 64, 8, 12
+WORDS = """the company said its board has approved a plan to raise prices in May after profits fell by three percent last year
+while managers expect demand for new machines to recover before the summer because costs are lower and the bank
+will lend more money to owners of small firms who want to hire staff""".split()
+
+
+def sentences(count):
+    draw = random.Random(1)
+    # Lengths of business sentences: 20 words on average.
+    return [" ".join(draw.choices(WORDS, k=draw.randint(8, 32))).capitalize() + "." for _ in range(count)]
+
+
+class Paraloom:
+    def __init__(self, folder, backend):
+        self.folder, self.backend = folder, backend
+        target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve()
+        self.binary = target / "release" / "paraloom"
+        generate = dict(prefix=PREFIX, max_new_tokens=NEW_TOKENS)
+        train = dict(prefix=PREFIX, steps=STEPS, batch_size=TRAIN_BATCH, learning_rate=1e-4, dropout=0.0, shuffle=False)
+        nodes = dict(
+            model=dict(stage="model", **{"with": {"from": "model"}}),
+            rows=dict(stage="load", part_rows=1024, **{"with": {"from": "rows.csv"}}),
+            pairs=dict(stage="load", part_rows=1024, **{"with": {"from": "pairs.csv"}}),
+            generate=dict(stage="generate", inputs=dict(model="model", rows="rows"), **{"with": generate}),
+            finetune=dict(stage="finetune", inputs=dict(model="model", examples="pairs"), **{"with": train}),
+        )
+        (folder / "p.yaml").write_text(json.dumps(dict(paraloom=1, name="bench", nodes=nodes)))
+
+    def __call__(self, node):
+        """Seconds that a node takes, and its peak memory in MiB."""
+        store = self.folder / f"store-{self.backend}"
+        shutil.rmtree(store, ignore_errors=True)
+        base = [self.binary, "run", "p.yaml", "--store", store, "--backend", self.backend, "--json", "--jobs", "1",
+                "--threads", str(torch.get_num_threads()), "--checkpoint-every", "3600"]
+        for name in ("model", "rows", "pairs"):
+            subprocess.run([*base, "--until", name], cwd=self.folder, check=True, capture_output=True)
+        done = subprocess.run([*base, "--until", node], cwd=self.folder, check=True, capture_output=True, text=True)
+        for line in done.stdout.splitlines():
+            event = json.loads(line)
+            if event["event"] == "node_finished" and event["node"] == node:
+                return event["ms"] / 1000
+        raise SystemExit(f"{node} did not run\n{done.stderr}")
+
+
+class Rival:
+    def __init__(self, model, tokenizer, rows, dtype):
+        self.model = T5ForConditionalGeneration.from_pretrained(model, dtype=dtype)
+        encoded = tokenizer([PREFIX + row for row in rows]).input_ids
+        self.sources = sorted(encoded, key=len, reverse=True)
+        self.pairs = list(zip(encoded, tokenizer(rows).input_ids, strict=True))[: STEPS * TRAIN_BATCH]
+
+    def __call__(self, node):
+        start = time.perf_counter()
+        getattr(self, node)()
+        return time.perf_counter() - start
+
+    @staticmethod
+    def pad(rows, value):
+        width = max(map(len, rows))
+        return torch.tensor([row + [value] * (width - len(row)) for row in rows])
+
+    def generate(self):
+        self.model.eval()
+        with torch.inference_mode():
+            for at in range(0, len(self.sources), BATCH):
+                ids = self.pad(self.sources[at : at + BATCH], 0)
+                self.model.generate(input_ids=ids, attention_mask=(ids != 0).long(), do_sample=False, num_beams=1,
+                                    min_new_tokens=NEW_TOKENS, max_new_tokens=NEW_TOKENS)
+
+    def finetune(self):
+        model = self.model.train()
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+        for at in range(0, len(self.pairs), TRAIN_BATCH):
+            sources, targets = zip(*self.pairs[at : at + TRAIN_BATCH], strict=True)
+            ids = self.pad(list(sources), 0)
+            model(input_ids=ids, attention_mask=(ids != 0).long(), labels=self.pad(list(targets), -100)).loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tokenizer", type=pathlib.Path, required=True)
+    parser.add_argument("--size", choices=SHAPES, default="small")
+    parser.add_argument("--backend", nargs="+", default=["cpu", "torch"])
+    parser.add_argument("--work", nargs="+", default=["generate", "finetune"])
+    parser.add_argument("--rows", type=int, default=330)
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--rival", nargs="*", choices=["float32", "bfloat16"], default=["float32", "bfloat16"])
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    transformers.logging.set_verbosity_error()
+    with tempfile.TemporaryDirectory() as folder:
+        folder = pathlib.Path(folder)
+        rows = sentences(arguments.rows)
+        (folder / "rows.csv").write_text("source\n" + "\n".join(rows) + "\n")
+        (folder / "pairs.csv").write_text("source,target\n" + "\n".join(f"{row},{row}" for row in rows) + "\n")
+        torch.manual_seed(0)
+        model = T5ForConditionalGeneration(T5Config(decoder_start_token_id=0, **SHAPES[arguments.size]))
+        model.save_pretrained(folder / "model")
+        for file in arguments.tokenizer.iterdir():
+            if file.is_file():
+                shutil.copy(file, folder / "model")
+        tokenizer = AutoTokenizer.from_pretrained(folder / "model")
+        timed = {f"paraloom {backend} f32": Paraloom(folder, backend) for backend in arguments.backend}
+        for dtype in arguments.rival:
+            timed[f"transformers {dtype}"] = Rival(folder / "model", tokenizer, rows, getattr(torch, dtype))
+        print(f"T5-{arguments.size} shape, {arguments.rows} rows, {arguments.threads} threads, "
+              f"transformers {transformers.__version__}, torch {torch.__version__}")
+        print("| work | engine | rows/s (median) | of each repetition |\n|---|---|---|---|", flush=True)
+        for work in arguments.work:
+            seconds = {name: [] for name in timed}
+            for _ in range(arguments.repeat):
+                for name, run in timed.items():
+                    seconds[name].append(run(work))
+            count = arguments.rows if work == "generate" else min(STEPS * TRAIN_BATCH, arguments.rows)
+            for name, taken in seconds.items():
+                rates = [count / second for second in taken]
+                print(f"| {work} | {name} | {statistics.median(rates):.1f} | "
+                      f"{', '.join(f'{rate:.1f}' for rate in rates)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
