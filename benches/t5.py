@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Paraloom's T5 beside `transformers` on the same machine, in the same run: rows a second of writing and of training.
 
-    benches/t5.py --tokenizer DIR [--size small] [--backend cpu torch] [--rows 330] [--repeat 3]
+    benches/t5.py --tokenizer DIR [--size small] [--backend cpu torch torch:bf16] [--rows 330] [--repeat 3]
 
 DIR has the `tokenizer.json` of a T5. The model has the shape of T5-small or T5-base and random weights: the cost is that of the
 real one. Paraloom is timed by the events of its run, from a node's start to its end, reading of the model included;
@@ -43,24 +43,25 @@ def sentences(count):
 
 
 class Paraloom:
-    def __init__(self, folder, backend):
-        self.folder, self.backend = folder, backend
+    def __init__(self, folder, backend, precision):
+        self.folder, self.backend = folder / f"{backend}-{precision}", backend
+        self.folder.mkdir()
         target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve()
         self.binary = target / "release" / "paraloom"
-        generate = dict(prefix=PREFIX, max_new_tokens=NEW_TOKENS)
+        generate = dict(prefix=PREFIX, max_new_tokens=NEW_TOKENS, precision=precision)
         train = dict(prefix=PREFIX, steps=STEPS, batch_size=TRAIN_BATCH, learning_rate=1e-4, dropout=0.0, shuffle=False)
         nodes = dict(
-            model=dict(stage="model", **{"with": {"from": "model"}}),
-            rows=dict(stage="load", part_rows=1024, **{"with": {"from": "rows.csv"}}),
-            pairs=dict(stage="load", part_rows=1024, **{"with": {"from": "pairs.csv"}}),
+            model=dict(stage="model", **{"with": {"from": "../model"}}),
+            rows=dict(stage="load", part_rows=1024, **{"with": {"from": "../rows.csv"}}),
+            pairs=dict(stage="load", part_rows=1024, **{"with": {"from": "../pairs.csv"}}),
             generate=dict(stage="generate", inputs=dict(model="model", rows="rows"), **{"with": generate}),
             finetune=dict(stage="finetune", inputs=dict(model="model", examples="pairs"), **{"with": train}),
         )
-        (folder / "p.yaml").write_text(json.dumps(dict(paraloom=1, name="bench", nodes=nodes)))
+        (self.folder / "p.yaml").write_text(json.dumps(dict(paraloom=1, name="bench", nodes=nodes)))
 
     def __call__(self, node):
-        """Seconds that a node takes, and its peak memory in MiB."""
-        store = self.folder / f"store-{self.backend}"
+        """Seconds that a node takes."""
+        store = self.folder / "store"
         shutil.rmtree(store, ignore_errors=True)
         base = [self.binary, "run", "p.yaml", "--store", store, "--backend", self.backend, "--json", "--jobs", "1",
                 "--threads", str(torch.get_num_threads()), "--checkpoint-every", "3600"]
@@ -118,7 +119,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokenizer", type=pathlib.Path, required=True)
     parser.add_argument("--size", choices=SHAPES, default="small")
-    parser.add_argument("--backend", nargs="+", default=["cpu", "torch"])
+    parser.add_argument("--backend", nargs="+", default=["cpu", "torch", "torch:bf16"], help="NAME or NAME:bf16")
     parser.add_argument("--work", nargs="+", default=["generate", "finetune"])
     parser.add_argument("--rows", type=int, default=330)
     parser.add_argument("--repeat", type=int, default=3)
@@ -139,7 +140,10 @@ def main():
             if file.is_file():
                 shutil.copy(file, folder / "model")
         tokenizer = AutoTokenizer.from_pretrained(folder / "model")
-        timed = {f"paraloom {backend} f32": Paraloom(folder, backend) for backend in arguments.backend}
+        timed = {}
+        for backend in arguments.backend:
+            name, _, precision = backend.partition(":")
+            timed[f"paraloom {name} {precision or 'f32'}"] = Paraloom(folder, name, precision or "f32")
         for dtype in arguments.rival:
             timed[f"transformers {dtype}"] = Rival(folder / "model", tokenizer, rows, getattr(torch, dtype))
         print(f"T5-{arguments.size} shape, {arguments.rows} rows, {arguments.threads} threads, "
@@ -149,9 +153,11 @@ def main():
             seconds = {name: [] for name in timed}
             for _ in range(arguments.repeat):
                 for name, run in timed.items():
-                    seconds[name].append(run(work))
+                    # Training is in f32 on all backends.
+                    if work == "generate" or "bf16" not in name.split():
+                        seconds[name].append(run(work))
             count = arguments.rows if work == "generate" else min(STEPS * TRAIN_BATCH, arguments.rows)
-            for name, taken in seconds.items():
+            for name, taken in ((name, taken) for name, taken in seconds.items() if taken):
                 rates = [count / second for second in taken]
                 print(f"| {work} | {name} | {statistics.median(rates):.1f} | "
                       f"{', '.join(f'{rate:.1f}' for rate in rates)} |", flush=True)

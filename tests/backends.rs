@@ -26,6 +26,9 @@ fn what_there_is_not_is_refused_where_it_stands() {
         "device_of_another_backend",
         said(tiny_that_says("backend: cpu\ndevice: cuda:1"), &[])
     );
+    let half = "  similarity: { stage: score-stsb, ";
+    let half = tiny_with(half, &format!("{half}with: {{ precision: bf16 }}, "));
+    insta::assert_snapshot!("precision_of_another_backend", said(half, &[]));
     let said = said(tiny(), &["--backend", "abacus"]);
     assert!(
         said.contains("there is no backend `abacus` here") && said.contains("1 error"),
@@ -120,18 +123,22 @@ fn two_backends_work_in_one_run() {
     }
     let project = tiny_with(
         "  grammar: {",
-        "  twice: { stage: score-stsb, backend: cpu, inputs: { model: blank, rows: paraphrases } }\n  grammar: {",
+        "  twice: { stage: score-stsb, backend: cpu, inputs: { model: blank, rows: paraphrases } }
+  half: { stage: score-stsb, backend: torch, inputs: { model: blank, rows: paraphrases }, with: { precision: bf16 } }
+  grammar: {",
     );
     project.ok(&["run", "p.yaml", "--backend", "torch"]);
     let show = |node: &str| {
         project.ok(&["show", "p.yaml", node, "--json", "--backend", "torch"]).into_bytes()
     };
-    let (torch, cpu) = (show("similarity"), show("twice"));
-    let (torch, cpu) = (numbers(&torch, "stsb_mean"), numbers(&cpu, "stsb_mean"));
-    assert!(!torch.is_empty() && torch.len() == cpu.len());
-    for (torch, cpu) in torch.iter().zip(&cpu) {
+    let means = |node: &str| numbers(&show(node), "stsb_mean");
+    let (torch, cpu, half) = (means("similarity"), means("twice"), means("half"));
+    assert!(!torch.is_empty() && torch.len() == cpu.len() && torch.len() == half.len());
+    for ((torch, cpu), half) in torch.iter().zip(&cpu).zip(&half) {
         assert!((torch - cpu).abs() < 1e-4, "{torch} on torch, {cpu} on the CPU backend");
+        assert!((torch - half).abs() < 0.2, "{torch} in f32, {half} in bf16");
     }
+    assert!(torch != half, "bf16 has fewer digits");
     // The same again is there; another backend is another result, and says so.
     let again = project.ok(&["plan", "p.yaml", "--backend", "torch", "--json"]);
     assert!(!again.contains("\"run\""), "{again}");

@@ -28,6 +28,9 @@ pub const FINGERPRINT: &str = "burn-tch f32";
 /// Whether a row's numbers are the same, to the bit, in any batch. Torch's matrix products are not.
 pub const BATCH_INVARIANT: bool = cfg!(feature = "flex");
 
+/// Whether there is arithmetic of 16 bits.
+pub const HAS_BF16: bool = cfg!(feature = "torch");
+
 /// Whether it pays to compute the gradients of a batch in parts, side by side. Torch has its own threads.
 pub const SIDE_BY_SIDE: bool = cfg!(feature = "flex");
 
@@ -54,8 +57,8 @@ pub fn device(name: &str) -> Result<Device> {
     {
         let number = name.strip_prefix("cuda").map(|number| number.trim_start_matches(':'));
         let count = tch::Cuda::device_count();
-        match number.map(|number| if number.is_empty() { Ok(0) } else { number.parse() }) {
-            Some(Ok(number)) if (number as i64) < count => Ok(Device::libtorch_cuda(number)),
+        match number.map(|number| if number.is_empty() { Ok(0) } else { number.parse::<i32>() }) {
+            Some(Ok(number)) if i64::from(number) < count => Ok(Device::libtorch_cuda(number)),
             Some(_) if tch::Cuda::is_available() => missing(&format!("CUDA has {count} here")),
             Some(_) => missing("this libtorch is built without CUDA, or there is no driver"),
             None => missing("write `cpu`, `cuda` or `cuda:0`"),

@@ -192,8 +192,8 @@ impl Edges {
     fn logits(&self, network: &Network<'_>, decoded: Tensor<2>) -> Result<Logits> {
         let output = network.output();
         let tensor = match &self.tokens {
-            Some(tokens) => network.linear(decoded, &kernels::embed(output, tokens)),
-            None => network.linear(decoded, output),
+            Some(tokens) => network.logits_of(decoded, &kernels::embed(output, tokens)),
+            None => network.logits_of(decoded, output),
         };
         let [_, width] = tensor.dims();
         let values = tensor

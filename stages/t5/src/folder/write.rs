@@ -14,11 +14,11 @@ use crate::{
     model::{Model, Slot, Weights},
 };
 
-/// The numbers that weights are written as.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+/// The numbers that weights are written as, or that are computed with.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
-    /// 32 bits, as they are computed with.
+    /// 32 bits.
     #[default]
     F32,
     /// 16 bits with the range of f32: half the size, two to three digits.

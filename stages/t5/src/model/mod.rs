@@ -5,7 +5,7 @@ pub mod positions;
 mod session;
 pub mod weights;
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{DType, Device, Tensor, TensorData};
 
 pub use self::{
     network::{Network, Packed},
@@ -15,6 +15,7 @@ pub use self::{
 use crate::{
     Error, Result,
     config::Config,
+    folder::Precision,
     random::{Stream, mix},
 };
 
@@ -70,6 +71,16 @@ impl Model {
     /// The configuration.
     pub fn config(&self) -> &Config {
         &self.config
+    }
+
+    /// The same model with weights, and so with everything that is computed of them, in this precision.
+    #[must_use]
+    pub fn with_precision(self, precision: Precision) -> Self {
+        let dtype = match precision {
+            Precision::F32 => return self,
+            Precision::Bf16 => DType::BF16,
+        };
+        Self { weights: self.weights.map(|weight| weight.clone().cast(dtype)), ..self }
     }
 
     /// Where its weights are.

@@ -2,7 +2,7 @@
 
 use std::{cell::Cell, ops::Range, sync::Arc};
 
-use burn::tensor::Tensor;
+use burn::tensor::{DType, Tensor};
 
 use super::{
     positions::Buckets,
@@ -89,9 +89,15 @@ impl<'a> Network<'a> {
         self.scale(self.finish(x, stack))
     }
 
-    /// The logits of decoder outputs: `[rows, d_model]` gives `[rows, vocab]`.
+    /// The logits of decoder outputs, in f32: `[rows, d_model]` gives `[rows, vocab]`.
     pub fn logits(&self, decoded: Tensor<2>) -> Tensor<2> {
-        self.linear(decoded, self.output())
+        self.logits_of(decoded, self.output())
+    }
+
+    /// The same for some of the [`Network::output`] weights.
+    pub(crate) fn logits_of(&self, decoded: Tensor<2>, output: &Tensor<2>) -> Tensor<2> {
+        let logits = self.linear(decoded, output);
+        if logits.dtype() == DType::F32 { logits } else { logits.cast(DType::F32) }
     }
 
     /// The weights that make logits of decoder outputs, `[vocab, d_model]`.

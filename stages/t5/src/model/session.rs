@@ -64,7 +64,7 @@ impl<'a> Session<'a> {
         let encoded = network.encode(&source);
         let cross = model.weights.decoder.blocks.iter().filter_map(|block| block.cross.as_ref());
         let capacity = source.runs.len() * 8;
-        let empty = || Tensor::zeros([capacity, model.config.inner_dim()], &encoded.device());
+        let empty = || zeros([capacity, model.config.inner_dim()], &encoded);
         let memory = cross
             .map(|layer| Memory {
                 source: [&layer.k, &layer.v].map(|w| network.linear(encoded.clone(), w)),
@@ -111,7 +111,7 @@ impl<'a> Session<'a> {
         for memory in &mut self.memory {
             for tensor in &mut memory.decoded {
                 let [_, width] = tensor.dims();
-                let room = Tensor::zeros([more, width], &tensor.device());
+                let room = zeros([more, width], tensor);
                 *tensor = Tensor::cat(vec![tensor.clone(), room], 0);
             }
         }
@@ -153,6 +153,11 @@ impl<'a> Session<'a> {
             dropout: None,
         }
     }
+}
+
+/// Zeros of the same kind, on the same device.
+fn zeros(shape: [usize; 2], like: &Tensor<2>) -> Tensor<2> {
+    Tensor::<2>::zeros(shape, &like.device()).cast(like.dtype())
 }
 
 fn attend_to_own(

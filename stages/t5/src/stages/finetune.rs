@@ -230,7 +230,7 @@ impl Stage for Finetune {
     }
 
     fn run(&self, run: &mut Run) -> Result<()> {
-        let loaded = load_model(run.artifact("model")?, run.device())?;
+        let loaded = load_model(run, Precision::F32)?;
         let (mut examples, tables) = self.examples(&loaded, run.tables("examples"), true)?;
         let (mut validation, _) = self.examples(&loaded, run.tables("validation"), false)?;
         if validation.is_empty() && self.config.validation_split > 0.0 {

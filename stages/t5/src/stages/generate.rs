@@ -13,9 +13,10 @@ use rayon::ThreadPool;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::shared::{Loaded, MAX_SOURCE_TOKENS, load_model, pool, row_by_row};
+use super::shared::{Loaded, MAX_SOURCE_TOKENS, check_precision, load_model, pool, row_by_row};
 use crate::decode::{Candidate, EarlyStopping, Options, Row, Strategy, generate};
 use crate::device::FINGERPRINT;
+use crate::folder::Precision;
 
 /// Settings of `generate`.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -55,6 +56,9 @@ pub struct Config {
     #[serde(default = "max_source_tokens")]
     #[schemars(range(min = 2))]
     max_source_tokens: usize,
+    /// What is computed with. bf16 is faster where the hardware has it; the backend `torch` can do it.
+    #[serde(default)]
+    precision: Precision,
 }
 
 /// How tokens are drawn: first the temperature, then `top_k`, then `top_p`.
@@ -164,6 +168,7 @@ impl MapStage for Generate {
         let rows = inputs.table("rows")?;
         rows.text(&config.source, "/source")?;
         let options = options(&config)?;
+        check_precision(config.precision)?;
         let schema = rows.with_fields([
             id_field(),
             parent_field(),
@@ -176,7 +181,7 @@ impl MapStage for Generate {
 
     fn open(&self, run: &Run) -> Result<Worker> {
         Ok(Worker {
-            loaded: load_model(run.artifact("model")?, run.device())?,
+            loaded: load_model(run, self.config.precision)?,
             pool: pool(run.threads())?,
             config: self.config.clone(),
             options: self.options,

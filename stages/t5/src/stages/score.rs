@@ -15,8 +15,9 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::examples::{Kind, Task};
-use super::shared::{Loaded, MAX_SOURCE_TOKENS, load_model, pool, row_by_row};
+use super::shared::{Loaded, MAX_SOURCE_TOKENS, check_precision, load_model, pool, row_by_row};
 use crate::device::FINGERPRINT;
+use crate::folder::Precision;
 use crate::score::{Labels, cola_prompt, probabilities, stsb_prompt};
 use crate::train::{Example, mean_loss};
 
@@ -31,10 +32,11 @@ pub struct Judge<C> {
 impl<C> Judge<C> {
     fn open(
         run: &Run,
+        precision: Precision,
         config: C,
         labels: impl FnOnce(&Loaded) -> crate::Result<Option<Labels>>,
     ) -> Result<Self> {
-        let loaded = load_model(run.artifact("model")?, run.device())?;
+        let loaded = load_model(run, precision)?;
         let labels = labels(&loaded)?;
         Ok(Self { loaded, pool: pool(run.threads())?, labels, config })
     }
@@ -97,6 +99,9 @@ pub struct StsbConfig {
     /// the column of this name with `_mean`.
     #[serde(default = "stsb")]
     into: String,
+    /// What is computed with. bf16 is faster where the hardware has it; the backend `torch` can do it.
+    #[serde(default)]
+    precision: Precision,
 }
 
 fn source() -> String {
@@ -131,6 +136,7 @@ impl MapStage for ScoreStsb {
     }
 
     fn plan(config: StsbConfig, inputs: &PlanInputs) -> Result<Planned<Self>> {
+        check_precision(config.precision)?;
         let rows = inputs.table("rows")?;
         rows.text(&config.first, "/first")?;
         rows.text(&config.second, "/second")?;
@@ -139,7 +145,9 @@ impl MapStage for ScoreStsb {
     }
 
     fn open(&self, run: &Run) -> Result<Self::Worker> {
-        Judge::open(run, self.0.clone(), |loaded| Labels::stsb(&loaded.tokenizer).map(Some))
+        Judge::open(run, self.0.precision, self.0.clone(), |loaded| {
+            Labels::stsb(&loaded.tokenizer).map(Some)
+        })
     }
 
     fn map(judge: &mut Self::Worker, rows: RecordBatch, emit: &mut Emit) -> Result<()> {
@@ -178,6 +186,9 @@ pub struct ColaConfig {
     /// `acceptable` goes to the column of this name with `_p`.
     #[serde(default = "cola")]
     into: String,
+    /// What is computed with. bf16 is faster where the hardware has it; the backend `torch` can do it.
+    #[serde(default)]
+    precision: Precision,
 }
 
 /// The stage.
@@ -196,6 +207,7 @@ impl MapStage for ScoreCola {
     }
 
     fn plan(config: ColaConfig, inputs: &PlanInputs) -> Result<Planned<Self>> {
+        check_precision(config.precision)?;
         let rows = inputs.table("rows")?;
         rows.text(&config.text, "/text")?;
         let schema = rows.with_fields(cola_fields(&config));
@@ -203,7 +215,9 @@ impl MapStage for ScoreCola {
     }
 
     fn open(&self, run: &Run) -> Result<Self::Worker> {
-        Judge::open(run, self.0.clone(), |loaded| Labels::cola(&loaded.tokenizer).map(Some))
+        Judge::open(run, self.0.precision, self.0.clone(), |loaded| {
+            Labels::cola(&loaded.tokenizer).map(Some)
+        })
     }
 
     fn map(judge: &mut Self::Worker, rows: RecordBatch, emit: &mut Emit) -> Result<()> {
@@ -244,6 +258,9 @@ pub struct LossConfig {
     /// The column to write: the mean loss of a target token.
     #[serde(default = "loss")]
     into: String,
+    /// What is computed with. bf16 is faster where the hardware has it; the backend `torch` can do it.
+    #[serde(default)]
+    precision: Precision,
 }
 
 impl LossConfig {
@@ -273,6 +290,7 @@ impl MapStage for ScoreLoss {
     }
 
     fn plan(config: LossConfig, inputs: &PlanInputs) -> Result<Planned<Self>> {
+        check_precision(config.precision)?;
         let rows = inputs.table("rows")?;
         config.task().check(&rows, "")?;
         let schema = rows.with_fields([Field::new(&config.into, DataType::Float64, true)]);
@@ -280,7 +298,7 @@ impl MapStage for ScoreLoss {
     }
 
     fn open(&self, run: &Run) -> Result<Self::Worker> {
-        Judge::open(run, self.0.clone(), |_| Ok(None))
+        Judge::open(run, self.0.precision, self.0.clone(), |_| Ok(None))
     }
 
     fn map(judge: &mut Self::Worker, rows: RecordBatch, emit: &mut Emit) -> Result<()> {

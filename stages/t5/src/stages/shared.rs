@@ -1,21 +1,32 @@
 //! What all T5 stages share: the loaded models, the thread pools, errors.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use paraloom_sdk::{About, Error as StageError, Result as StageResult, Status};
+use paraloom_sdk::{About, Error as StageError, Result as StageResult, Run, Status};
 use rayon::ThreadPool;
 
-use crate::device::{BATCH_INVARIANT, set_threads};
+use crate::Error;
+use crate::device::{BATCH_INVARIANT, HAS_BF16, device, set_threads};
 use crate::folder;
+use crate::folder::Precision;
 use crate::model::Model;
 use crate::tokenizer::Tokenizer;
-use crate::{Error, Result};
 
 /// Says that rows can be computed in any batch, where the backend keeps that.
 pub(super) fn row_by_row(about: About) -> About {
     if BATCH_INVARIANT { about.batch_invariant() } else { about }
+}
+
+/// Refuses what the backend cannot compute with.
+pub(super) fn check_precision(precision: Precision) -> StageResult<()> {
+    if precision == Precision::F32 || HAS_BF16 {
+        return Ok(());
+    }
+    Err(StageError::config("this backend computes in f32 only")
+        .at("/precision")
+        .hint("say `backend: torch`, or leave `precision` out"))
 }
 
 /// Longer sources are cut. T5 was trained on 512 tokens.
@@ -27,21 +38,22 @@ pub(super) struct Loaded {
     pub(super) tokenizer: Tokenizer,
 }
 
-/// By directory and device.
-type InUse = HashMap<(PathBuf, String), Weak<Loaded>>;
+/// By directory, device and precision.
+type InUse = HashMap<(PathBuf, String, Precision), Weak<Loaded>>;
 
-/// Loads the model in `directory`, or finds it among those in use: nodes that use the same
+/// Loads the model that a stage reads, or finds it among those in use: nodes that use the same
 /// model share one copy. Artifacts never change, so the path says which model it is.
-pub(super) fn load_model(directory: &Path, device: &str) -> Result<Arc<Loaded>> {
+pub(super) fn load_model(run: &Run, precision: Precision) -> StageResult<Arc<Loaded>> {
     static IN_USE: Mutex<Option<InUse>> = Mutex::new(None);
+    let directory = run.artifact("model")?;
     // Held while loading, so that two nodes do not load the same model side by side.
     let mut in_use = IN_USE.lock().unwrap_or_else(PoisonError::into_inner);
     let models = in_use.get_or_insert_default();
-    let place = (directory.to_owned(), device.to_owned());
+    let place = (directory.to_owned(), run.device().to_owned(), precision);
     if let Some(loaded) = models.get(&place).and_then(Weak::upgrade) {
         return Ok(loaded);
     }
-    let model = folder::load(directory, &crate::device::device(device)?)?;
+    let model = folder::load(directory, &device(run.device())?)?.with_precision(precision);
     let loaded = Arc::new(Loaded { model, tokenizer: Tokenizer::load(directory)? });
     models.retain(|_, model| model.strong_count() > 0);
     models.insert(place, Arc::downgrade(&loaded));

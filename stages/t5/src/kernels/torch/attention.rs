@@ -149,7 +149,8 @@ impl Shape {
     /// What is added to the scores, `[segments or 1, heads or 1, queries or 1, keys]`.
     fn mask(&self, plan: &AttentionPlan, bias: Option<&Tensor>, like: &Tensor) -> Option<Tensor> {
         let bias = bias.and_then(|bias| self.bias(plan, bias));
-        let hidden = self.hidden(plan).map(|hidden| hidden.to_device(like.device()));
+        let hidden = self.hidden(plan);
+        let hidden = hidden.map(|hidden| hidden.to_device(like.device()).to_kind(like.kind()));
         match (bias, hidden) {
             (Some(bias), Some(hidden)) => Some(bias + hidden),
             (bias, hidden) => bias.or(hidden),

@@ -46,7 +46,7 @@ impl<F: Function<N>, const N: usize> Operation<N> for F {
     fn backward(self, (result, leaves): Self::Kept, grad: Array) -> [Array; N] {
         let inputs = leaves.each_ref().map(|leaf| &leaf.tensor);
         // Torch starts from a scalar, whose gradient with respect to the result is this.
-        let scalar = (&result.tensor * &grad.tensor).sum(result.tensor.kind());
+        let scalar = result.tensor.view(-1).dot(&grad.tensor.reshape([-1]));
         let gradients = Tensor::run_backward(&[scalar], &inputs, false, false);
         let mut gradients = gradients.into_iter().map(Array::new);
         leaves.map(|leaf| gradients.next().unwrap_or_else(|| Array::new(leaf.tensor.zeros_like())))
@@ -90,9 +90,17 @@ pub(in crate::kernels) struct Linear(
     pub(in crate::kernels)  Rows,
 );
 
-impl Function<2> for Linear {
-    fn call(&self, [x, w]: [&Tensor; 2]) -> Tensor {
-        x.linear(w, None::<&Tensor>)
+/// By hand, since most of a training step is here, and torch's graph would want a scalar to start from.
+impl Operation<2> for Linear {
+    type Kept = [Array; 2];
+
+    fn forward(&self, inputs: [Array; 2]) -> (Array, Self::Kept) {
+        let [x, w] = &inputs;
+        (Array::new(x.tensor.linear(&w.tensor, None::<&Tensor>)), inputs)
+    }
+
+    fn backward(self, [x, w]: Self::Kept, grad: Array) -> [Array; 2] {
+        [grad.tensor.mm(&w.tensor), grad.tensor.tr().mm(&x.tensor)].map(Array::new)
     }
 }
 

@@ -18,13 +18,18 @@ impl UpdateBackend for LibTorch {
         let bias1 = 1.0 - beta1.powf(step.step as f64);
         let bias2 = (1.0 - beta2.powf(step.step as f64)).sqrt();
         let [mut weight, mut first, mut second] = [weight, first, second].map(owned);
-        let gradient = &gradient.tensor * step.gradient_scale;
-        let _ = first.g_mul_scalar_(beta1).g_add_(&(&gradient * (1.0 - beta1)));
-        let _ = second.g_mul_scalar_(beta2).g_add_(&(gradient.square() * (1.0 - beta2)));
-        let root = second.sqrt() / bias2 + step.eps;
-        let _ = weight
-            .g_mul_scalar_(1.0 - step.learning_rate * step.weight_decay)
-            .g_sub_(&(&first / root * (step.learning_rate / bias1)));
+        // In place wherever it can be: fresh memory costs more than the arithmetic.
+        let mut gradient = &gradient.tensor * step.gradient_scale;
+        let _ = first.lerp_(&gradient, 1.0 - beta1);
+        let _ = second.lerp_(&gradient.square_(), 1.0 - beta2);
+        // m / (sqrt(v) / bias2 + eps), with both sides of the fraction multiplied by bias2.
+        let mut update = second.sqrt();
+        let _ = update.g_add_scalar_(step.eps * bias2).reciprocal_().g_mul_(&first);
+        let _ = update.g_mul_scalar_(step.learning_rate * bias2 / bias1);
+        if step.weight_decay != 0.0 {
+            let _ = weight.g_mul_scalar_(1.0 - step.learning_rate * step.weight_decay);
+        }
+        let _ = weight.g_sub_(&update);
         (Array::new(weight), Array::new(first), Array::new(second))
     }
 
