@@ -49,11 +49,40 @@ pub struct AttentionPlan {
     /// Attention heads; the width of the inputs is a multiple.
     pub heads: usize,
     /// The segments; their queries follow each other without gaps from row 0.
-    pub segments: Vec<Segment>,
+    pub segments: Arc<[Segment]>,
     /// Whether a query sees only keys up to its own position.
     pub causal: bool,
     /// The buckets of the position bias, where there is one.
     pub buckets: Option<Arc<Buckets>>,
     /// Dropout of the probabilities.
     pub dropout: Option<Dropout>,
+    /// What the backend makes of all this once for all layers.
+    #[cfg(feature = "torch")]
+    pub(super) layout: Arc<std::sync::OnceLock<super::native::Layout>>,
+}
+
+impl AttentionPlan {
+    /// Attention of `heads` without dropout.
+    pub fn new(
+        heads: usize,
+        segments: impl Into<Arc<[Segment]>>,
+        causal: bool,
+        buckets: Option<Arc<Buckets>>,
+    ) -> Self {
+        Self {
+            heads,
+            segments: segments.into(),
+            causal,
+            buckets,
+            dropout: None,
+            #[cfg(feature = "torch")]
+            layout: Arc::default(),
+        }
+    }
+
+    /// The same attention with this dropout.
+    #[must_use]
+    pub fn with_dropout(&self, dropout: Option<Dropout>) -> Self {
+        Self { dropout, ..self.clone() }
+    }
 }

@@ -199,13 +199,8 @@ impl<'a> Network<'a> {
         };
         let segments: Vec<_> = tokens.runs.iter().map(whole).collect();
         let buckets = self.buckets(tokens.longest(), !causal);
-        move || AttentionPlan {
-            heads: self.config.num_heads,
-            segments: segments.clone(),
-            causal,
-            buckets: Some(Arc::clone(&buckets)),
-            dropout: self.site(),
-        }
+        let plan = AttentionPlan::new(self.config.num_heads, segments, causal, Some(buckets));
+        move || plan.with_dropout(self.site())
     }
 
     fn cross_plan(&self, target: &Packed, source: &Packed) -> impl Fn() -> AttentionPlan {
@@ -215,13 +210,8 @@ impl<'a> Network<'a> {
             position: 0,
         };
         let segments: Vec<_> = target.runs.iter().zip(&source.runs).map(pair).collect();
-        move || AttentionPlan {
-            heads: self.config.num_heads,
-            segments: segments.clone(),
-            causal: false,
-            buckets: None,
-            dropout: self.site(),
-        }
+        let plan = AttentionPlan::new(self.config.num_heads, segments, false, None);
+        move || plan.with_dropout(self.site())
     }
 
     /// The position buckets of a stack for sequences up to `length`.

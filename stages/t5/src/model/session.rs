@@ -125,13 +125,9 @@ impl<'a> Session<'a> {
             position: lane.history.len() - 1,
         };
         let longest = lanes.iter().map(|lane| lane.history.len()).max().unwrap_or(0);
-        AttentionPlan {
-            heads: self.network.config.num_heads,
-            segments: lanes.iter().enumerate().map(segment).collect(),
-            causal: false,
-            buckets: Some(self.network.buckets(longest, false)),
-            dropout: None,
-        }
+        let segments: Vec<_> = lanes.iter().enumerate().map(segment).collect();
+        let buckets = self.network.buckets(longest, false);
+        AttentionPlan::new(self.network.config.num_heads, segments, false, Some(buckets))
     }
 
     fn cross_plan(&self, lanes: &[Lane]) -> AttentionPlan {
@@ -145,13 +141,8 @@ impl<'a> Session<'a> {
                 position: 0,
             }
         });
-        AttentionPlan {
-            heads: self.network.config.num_heads,
-            segments: segments.collect(),
-            causal: false,
-            buckets: None,
-            dropout: None,
-        }
+        let segments: Vec<_> = segments.collect();
+        AttentionPlan::new(self.network.config.num_heads, segments, false, None)
     }
 }
 

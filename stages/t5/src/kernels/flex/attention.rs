@@ -58,7 +58,7 @@ pub(super) fn forward(inputs: Inputs<'_>, plan: &AttentionPlan) -> (Vec<f32>, Ve
     );
     let kept = rows
         .into_par_iter()
-        .zip(&plan.segments)
+        .zip(&*plan.segments)
         .zip(&offsets)
         .with_min_len(segments_per_task(plan, inputs.width))
         .map_init(Scratch::default, |scratch, ((out, segment), &offset)| {

@@ -6,7 +6,7 @@
 use tch::Tensor;
 
 use super::ops::{drop, index};
-use crate::kernels::{AttentionPlan, Keys, Segment};
+use crate::kernels::{AttentionPlan, Keys, Segment, graph::Array};
 
 /// The attended values, `[queries, width]`, of queries, keys and values of the same width; `bias` is `[buckets, heads]`.
 pub(super) fn attend(
@@ -14,13 +14,10 @@ pub(super) fn attend(
     bias: Option<&Tensor>,
     plan: &AttentionPlan,
 ) -> Tensor {
-    let shape = Shape::of(plan, q.size()[1]);
-    let queries = shape.padded_queries(plan);
-    let keys = shape.padded_keys(plan);
-    let q = shape.heads(select(q, queries.as_deref()), shape.queries);
-    let k = shape.heads(select_keys(k, &keys), shape.keys);
-    let v = shape.heads(select_keys(v, &keys), shape.keys);
-    let mask = shape.mask(plan, bias, &q);
+    let layout = plan.layout.get_or_init(|| Layout::new(plan, q));
+    let q = layout.heads(&select(q, layout.padded_queries.as_ref()), layout.queries);
+    let [k, v] = [k, v].map(|rows| layout.heads(&layout.padded_keys.of(rows), layout.keys));
+    let mask = layout.mask(bias, &q);
     let attended = match plan.dropout {
         None => Tensor::scaled_dot_product_attention(
             &q,
@@ -41,162 +38,147 @@ pub(super) fn attend(
             drop(scores.softmax(-1, scores.kind()), plan.dropout).matmul(&v)
         }
     };
-    let rows = attended.transpose(1, 2).reshape([-1, shape.width]);
-    match queries {
-        None => rows,
-        Some(_) => rows.index_select(0, &index(shape.real_queries(plan), &rows)),
-    }
+    select(&attended.transpose(1, 2).flatten(0, 1).flatten(1, 2), layout.real_queries.as_ref())
 }
 
 /// Rows of a table; none named is all of them.
-fn select(table: &Tensor, rows: Option<&[i64]>) -> Tensor {
-    match rows {
-        None => table.shallow_clone(),
-        Some(rows) => table.index_select(0, &index(rows.iter().copied(), table)),
-    }
+fn select(table: &Tensor, rows: Option<&Array>) -> Tensor {
+    rows.map_or_else(|| table.shallow_clone(), |rows| table.index_select(0, &rows.tensor))
 }
 
 /// Which rows the keys are.
+#[derive(Debug)]
 enum KeyRows {
     /// So many from the first on, in order.
-    Run(i64, i64),
-    Each(Vec<i64>),
+    Run {
+        first: i64,
+        count: i64,
+    },
+    Each(Array),
 }
 
-fn select_keys(table: &Tensor, rows: &KeyRows) -> Tensor {
-    match rows {
-        KeyRows::Run(first, count) => table.narrow(0, *first, *count),
-        KeyRows::Each(rows) => select(table, Some(rows)),
+impl KeyRows {
+    fn of(&self, table: &Tensor) -> Tensor {
+        match self {
+            Self::Run { first, count } => table.narrow(0, *first, *count),
+            Self::Each(rows) => table.index_select(0, &rows.tensor),
+        }
     }
 }
 
-/// The sizes of one attention.
-struct Shape {
+/// A plan as torch wants it, on the device of the tensors; the same for all layers.
+#[derive(Debug)]
+pub(in crate::kernels) struct Layout {
     segments: i64,
     heads: i64,
-    /// Of all heads together.
-    width: i64,
-    /// Of the longest sequence.
+    /// Lengths of the longest sequence.
     queries: i64,
     keys: i64,
+    /// The row of every query of the padded sequences, unless they are as they are.
+    padded_queries: Option<Array>,
+    /// Where the queries are among the padded ones.
+    real_queries: Option<Array>,
+    padded_keys: KeyRows,
+    /// The bucket of every distance, `[segments or 1, queries, keys]`.
+    buckets: Option<Array>,
+    /// Minus infinity where a query must not look, `[segments, 1, queries or 1, keys]`.
+    hidden: Option<Array>,
 }
 
-impl Shape {
-    fn of(plan: &AttentionPlan, width: i64) -> Self {
+impl Layout {
+    fn new(plan: &AttentionPlan, like: &Tensor) -> Self {
         let longest = |length: fn(&Segment) -> usize| {
             plan.segments.iter().map(length).max().unwrap_or(0) as i64
         };
+        let queries = longest(|segment| segment.queries.len());
+        let keys = longest(|segment| segment.keys.len());
+        let numbers = |numbers: Vec<i64>| Array::new(index(numbers.into_iter(), like));
+        let is_even = |segment: &Segment| segment.queries.len() as i64 == queries;
+        let is_even = plan.segments.iter().all(is_even);
+        let hidden = hidden(plan, queries, keys)
+            .map(|hidden| Array::new(hidden.to_device(like.device()).to_kind(like.kind())));
+        let buckets = buckets(plan, queries, keys)
+            .map(|buckets| Array::new(index(buckets.into_iter(), like).view([-1, queries, keys])));
         Self {
             segments: plan.segments.len() as i64,
             heads: plan.heads as i64,
-            width,
-            queries: longest(|segment| segment.queries.len()),
-            keys: longest(|segment| segment.keys.len()),
+            queries,
+            keys,
+            padded_queries: (!is_even).then(|| numbers(padded_queries(plan, queries))),
+            real_queries: (!is_even).then(|| numbers(real_queries(plan, queries))),
+            padded_keys: match run_of_keys(plan, keys) {
+                Some(first) => KeyRows::Run { first, count: plan.segments.len() as i64 * keys },
+                None => KeyRows::Each(numbers(padded_keys(plan, keys))),
+            },
+            buckets,
+            hidden,
         }
     }
 
     /// `[segments * length, width]` as `[segments, heads, length, d_kv]`.
-    fn heads(&self, rows: Tensor, length: i64) -> Tensor {
-        rows.reshape([self.segments, length, self.heads, self.width / self.heads]).transpose(1, 2)
-    }
-
-    /// The row of every query of the padded sequences, unless they are as they are.
-    fn padded_queries(&self, plan: &AttentionPlan) -> Option<Vec<i64>> {
-        let is_even = |segment: &Segment| segment.queries.len() as i64 == self.queries;
-        if plan.segments.iter().all(is_even) {
-            return None;
-        }
-        let row = |segment: &Segment, query: i64| {
-            segment.queries.start as i64 + query.min(segment.queries.len() as i64 - 1)
-        };
-        let rows = plan
-            .segments
-            .iter()
-            .flat_map(|segment| (0..self.queries).map(move |query| row(segment, query)));
-        Some(rows.collect())
-    }
-
-    /// Where the queries are among the padded ones.
-    fn real_queries(&self, plan: &AttentionPlan) -> impl Iterator<Item = i64> {
-        let length = self.queries;
-        let counts = plan.segments.iter().map(|segment| segment.queries.len() as i64);
-        (0..)
-            .zip(counts)
-            .flat_map(move |(number, count): (i64, i64)| number * length..number * length + count)
-    }
-
-    fn padded_keys(&self, plan: &AttentionPlan) -> KeyRows {
-        let first = |segment: &Segment| match &segment.keys {
-            Keys::Run(run) if run.len() as i64 == self.keys => Some(run.start as i64),
-            _ => None,
-        };
-        if let Some(start) = plan.segments.first().and_then(first) {
-            let place = |number: usize| Some(start + number as i64 * self.keys);
-            if plan.segments.iter().enumerate().all(|(number, it)| first(it) == place(number)) {
-                return KeyRows::Run(start, self.segments * self.keys);
-            }
-        }
-        let row = |segment: &Segment, key: i64| {
-            segment.keys.row((key as usize).min(segment.keys.len() - 1)) as i64
-        };
-        let rows = plan
-            .segments
-            .iter()
-            .flat_map(|segment| (0..self.keys).map(move |key| row(segment, key)));
-        KeyRows::Each(rows.collect())
+    fn heads(&self, rows: &Tensor, length: i64) -> Tensor {
+        rows.view([self.segments, length, self.heads, -1]).transpose(1, 2)
     }
 
     /// What is added to the scores, `[segments or 1, heads or 1, queries or 1, keys]`.
-    fn mask(&self, plan: &AttentionPlan, bias: Option<&Tensor>, like: &Tensor) -> Option<Tensor> {
-        let bias = bias.and_then(|bias| self.bias(plan, bias));
-        let hidden = self.hidden(plan);
-        let hidden = hidden.map(|hidden| hidden.to_device(like.device()).to_kind(like.kind()));
-        match (bias, hidden) {
-            (Some(bias), Some(hidden)) => Some(bias + hidden),
-            (bias, hidden) => bias.or(hidden),
-        }
-    }
-
-    fn bias(&self, plan: &AttentionPlan, bias: &Tensor) -> Option<Tensor> {
-        let buckets = plan.buckets.as_ref()?;
-        let all = buckets.all();
-        let bucket = |query: i64, key: i64| {
-            let at = buckets.zero() as i64 + key - query;
-            i64::from(all[at.clamp(0, all.len() as i64 - 1) as usize])
-        };
-        let positions = distinct_positions(plan);
-        let distances = positions.iter().flat_map(|position| {
-            (0..self.queries)
-                .flat_map(move |query| (0..self.keys).map(move |key| bucket(position + query, key)))
+    fn mask(&self, bias: Option<&Tensor>, like: &Tensor) -> Option<Tensor> {
+        let bias = bias.zip(self.buckets.as_ref()).map(|(bias, buckets)| {
+            let shape = [-1, self.queries, self.keys, self.heads];
+            let rows = bias.index_select(0, &buckets.tensor.view(-1));
+            rows.view(shape).permute([0, 3, 1, 2]).to_kind(like.kind())
         });
-        let shape = [positions.len() as i64, self.queries, self.keys, self.heads];
-        Some(bias.index_select(0, &index(distances, bias)).reshape(shape).permute([0, 3, 1, 2]))
-    }
-
-    /// Minus infinity where a query must not look.
-    fn hidden(&self, plan: &AttentionPlan) -> Option<Tensor> {
-        let is_even = |segment: &Segment| segment.keys.len() as i64 == self.keys;
-        let is_even = plan.segments.iter().all(is_even);
-        if is_even && !plan.causal {
-            return None;
+        match (bias, &self.hidden) {
+            (Some(bias), Some(hidden)) => Some(bias + &hidden.tensor),
+            (bias, hidden) => bias.or(hidden.as_ref().map(|hidden| hidden.tensor.shallow_clone())),
         }
-        let queries = if plan.causal { self.queries } else { 1 };
-        let hides = |segment: &Segment, query: i64, key: i64| {
-            key >= segment.keys.len() as i64 || plan.causal && key > segment.position as i64 + query
-        };
-        let values: Vec<f32> = plan
-            .segments
-            .iter()
-            .flat_map(|segment| {
-                (0..queries).flat_map(move |query| {
-                    (0..self.keys).map(move |key| {
-                        if hides(segment, query, key) { f32::NEG_INFINITY } else { 0.0 }
-                    })
-                })
-            })
-            .collect();
-        Some(Tensor::from_slice(&values).reshape([self.segments, 1, queries, self.keys]))
     }
+}
+
+fn padded_queries(plan: &AttentionPlan, longest: i64) -> Vec<i64> {
+    let row = |segment: &Segment, query: i64| {
+        segment.queries.start as i64 + query.min(segment.queries.len() as i64 - 1)
+    };
+    let segments = plan.segments.iter();
+    segments.flat_map(|segment| (0..longest).map(move |query| row(segment, query))).collect()
+}
+
+fn real_queries(plan: &AttentionPlan, longest: i64) -> Vec<i64> {
+    let lengths = plan.segments.iter().map(|segment| segment.queries.len() as i64);
+    let rows = |(number, length): (i64, i64)| number * longest..number * longest + length;
+    (0..).zip(lengths).flat_map(rows).collect()
+}
+
+/// The first row of the keys, if they are all there is from it on, sequence by sequence of one length.
+fn run_of_keys(plan: &AttentionPlan, longest: i64) -> Option<i64> {
+    let start = |segment: &Segment| match &segment.keys {
+        Keys::Run(run) if run.len() as i64 == longest => Some(run.start as i64),
+        _ => None,
+    };
+    let first = plan.segments.first().and_then(start)?;
+    let mut places = (first..).step_by(longest.max(1) as usize).zip(plan.segments.iter());
+    places.all(|(place, segment)| start(segment) == Some(place)).then_some(first)
+}
+
+fn padded_keys(plan: &AttentionPlan, longest: i64) -> Vec<i64> {
+    let row = |segment: &Segment, key: i64| {
+        segment.keys.row((key as usize).min(segment.keys.len() - 1)) as i64
+    };
+    let segments = plan.segments.iter();
+    segments.flat_map(|segment| (0..longest).map(move |key| row(segment, key))).collect()
+}
+
+fn buckets(plan: &AttentionPlan, queries: i64, keys: i64) -> Option<Vec<i64>> {
+    let buckets = plan.buckets.as_ref()?;
+    let all = buckets.all();
+    let bucket = |query: i64, key: i64| {
+        let at = buckets.zero() as i64 + key - query;
+        i64::from(all[at.clamp(0, all.len() as i64 - 1) as usize])
+    };
+    let of_position = |position: i64| {
+        (position..position + queries)
+            .flat_map(move |query| (0..keys).map(move |key| bucket(query, key)))
+    };
+    Some(distinct_positions(plan).into_iter().flat_map(of_position).collect())
 }
 
 /// The position of each segment's first query, or the one that all have.
@@ -207,4 +189,22 @@ fn distinct_positions(plan: &AttentionPlan) -> Vec<i64> {
         positions.truncate(1);
     }
     positions
+}
+
+fn hidden(plan: &AttentionPlan, queries: i64, keys: i64) -> Option<Tensor> {
+    let is_even = |segment: &Segment| segment.keys.len() as i64 == keys;
+    if plan.segments.iter().all(is_even) && !plan.causal {
+        return None;
+    }
+    let queries = if plan.causal { queries } else { 1 };
+    let hides = |segment: &Segment, query: i64, key: i64| {
+        key >= segment.keys.len() as i64 || plan.causal && key > segment.position as i64 + query
+    };
+    let value = |hides: bool| if hides { f32::NEG_INFINITY } else { 0.0 };
+    let values = plan.segments.iter().flat_map(|segment| {
+        (0..queries)
+            .flat_map(move |query| (0..keys).map(move |key| value(hides(segment, query, key))))
+    });
+    let values: Vec<f32> = values.collect();
+    Some(Tensor::from_slice(&values).view([plan.segments.len() as i64, 1, queries, keys]))
 }

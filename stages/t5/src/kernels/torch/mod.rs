@@ -4,6 +4,7 @@ mod attention;
 pub(super) mod ops;
 mod update;
 
+pub(super) use self::attention::Layout;
 use super::graph::Array;
 
 /// Torch takes tensors of any layout.
