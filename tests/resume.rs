@@ -4,6 +4,7 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -22,20 +23,20 @@ fn finished() -> (BTreeMap<String, Vec<u8>>, Duration) {
     (results(&project), took)
 }
 
-/// Several kills hit one project, so that what a kill left is killed again; then a run finishes it. Each kill comes at
-/// a random instant of the first part of what a whole run takes, and training keeps each of its steps, so that the next kill hits later
-/// work, or the writing of a checkpoint.
+/// Several kills hit one project, so that what a kill left is killed again; then a run finishes it. Each kill comes at a random instant
+/// of the first part of what a whole run takes, and training keeps each of its steps, so that the next kill hits later work, or the
+/// writing of a checkpoint. `PARALOOM_KILLS` counts the kills that hit a run at work: one that comes too late is tried again elsewhere.
 #[test]
+#[expect(clippy::print_stdout, reason = "the count belongs to the figures of a nightly run")]
 fn killed_at_any_moment_and_run_again_gives_the_same_bytes() {
     let (expected, took) = finished();
     let mut lots = Lots::new();
-    let (mut left, mut hits) = (common::scale("PARALOOM_KILLS", 12), 0);
-    let kills = left;
-    while left > 0 {
+    let kills = common::scale("PARALOOM_KILLS", 12);
+    let (mut hits, mut misses) = (0, 0);
+    while hits < kills {
         let project = tiny();
         let mut moments = Vec::new();
-        for _ in 0..left.min(6) {
-            left -= 1;
+        while hits < kills && moments.len() < 6 {
             let moment = took.mul_f64(lots.share() * 0.6);
             moments.push(moment);
             let args = ["run", "p.yaml", "--checkpoint-every", "0"];
@@ -44,16 +45,20 @@ fn killed_at_any_moment_and_run_again_gives_the_same_bytes() {
             let child = child.as_mut().expect("the binary runs");
             std::thread::sleep(moment);
             child.kill().expect("it is ours");
-            if child.wait().expect("it was started").success() {
+            let status = child.wait().expect("it was started");
+            if status.success() {
+                misses += 1;
                 break;
             }
+            assert_eq!(status.signal(), Some(libc::SIGKILL), "nothing else ends it");
             hits += 1;
         }
         project.ok(&["run", "p.yaml"]);
         assert!(results(&project) == expected, "killed after {moments:?}");
         assert_clean(&project.file(".paraloom"));
+        assert!(misses <= 3 * kills, "{misses} kills missed, {hits} hit");
     }
-    assert!(hits * 4 >= kills, "only {hits} of {kills} kills hit a run at work");
+    println!("{hits} kills hit a run at work, {misses} came too late");
 }
 
 /// A run that ended well leaves nothing of an earlier, killed one in the way.
