@@ -92,33 +92,40 @@ fn a_flipped_bit_is_found_and_only_that_part_is_made_again() {
     let project = tiny();
     project.ok(&["run", "p.yaml"]);
     let before = results(&project);
-    let part = find(&project.file(".paraloom/results"), "parquet");
-    let mut bytes = std::fs::read(&part).expect("it is there");
-    let middle = bytes.len() / 2;
-    bytes[middle] ^= 1;
-    std::fs::write(&part, bytes).expect("it is ours");
-    let verify = project.run(&["verify"]);
-    assert_eq!(verify.status.code(), Some(7), "{}", String::from_utf8_lossy(&verify.stderr));
-    let name = part.file_name().expect("a file").to_str().expect("text");
-    assert!(String::from_utf8_lossy(&verify.stdout).contains(name));
-    project.ok(&["run", "p.yaml"]);
-    assert!(results(&project) == before);
-    assert!(project.run(&["verify"]).status.success());
+    // A part of a whole stage and one of a map stage: a manifest names the one, a log the other.
+    for record in ["manifest.json", "parts.log"] {
+        let record = find(&project.file(".paraloom/results"), record);
+        let part = find(record.parent().expect("a result"), ".parquet");
+        let mut bytes = std::fs::read(&part).expect("it is there");
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        std::fs::write(&part, bytes).expect("it is ours");
+        let verify = project.run(&["verify"]);
+        assert_eq!(verify.status.code(), Some(7), "{}", String::from_utf8_lossy(&verify.stderr));
+        let name = part.file_name().expect("a file").to_str().expect("text");
+        assert!(String::from_utf8_lossy(&verify.stdout).contains(name));
+        project.ok(&["verify"]);
+        project.ok(&["run", "p.yaml"]);
+        assert!(results(&project) == before);
+        assert!(part.exists());
+        project.ok(&["verify"]);
+    }
 }
 
-fn find(dir: &Path, extension: &str) -> std::path::PathBuf {
+/// A file below a directory whose name ends so.
+fn find(dir: &Path, end: &str) -> std::path::PathBuf {
     let mut dirs = vec![dir.to_owned()];
     while let Some(dir) = dirs.pop() {
         for entry in std::fs::read_dir(dir).expect("readable") {
             let path = entry.expect("readable").path();
             if path.is_dir() {
                 dirs.push(path);
-            } else if path.extension().is_some_and(|found| found == extension) {
+            } else if path.to_str().is_some_and(|path| path.ends_with(end)) {
                 return path;
             }
         }
     }
-    panic!("no .{extension} file");
+    panic!("no file ends with {end}");
 }
 
 /// A training that is killed goes on from its newest checkpoint: at most one interval is done again.

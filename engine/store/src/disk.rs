@@ -22,7 +22,7 @@ pub enum Operation<'a> {
     /// Writing bytes after those that are there.
     Write(&'a [u8]),
     /// Writing to a file that has no name any more, and of which nothing outlives the process.
-    WriteScratch,
+    WriteScratch(&'a [u8]),
     /// Making bytes or names durable.
     Sync,
     /// Giving another name; the path is the new one.
@@ -41,11 +41,19 @@ impl Operation<'_> {
         match self {
             Self::Read => "read",
             Self::Create | Self::CreateDir => "create",
-            Self::Write(_) | Self::WriteScratch => "write",
+            Self::Write(_) | Self::WriteScratch(_) => "write",
             Self::Sync => "sync",
             Self::Rename { .. } => "rename",
             Self::Remove => "remove",
             Self::Lock => "lock",
+        }
+    }
+
+    /// How many bytes it writes.
+    fn bytes(self) -> Option<u64> {
+        match self {
+            Self::Write(bytes) | Self::WriteScratch(bytes) => Some(bytes.len() as u64),
+            _ => None,
         }
     }
 }
@@ -85,7 +93,8 @@ impl Disk {
         act: impl FnOnce() -> std::io::Result<T>,
     ) -> Result<T> {
         let allowed = self.watch.as_ref().map_or(Ok(()), |watch| watch.before(operation, path));
-        allowed.and_then(|()| act()).map_err(|error| StoreError::io(operation.verb(), path, error))
+        let fail = |error| StoreError::writing(operation.verb(), path, operation.bytes(), error);
+        allowed.and_then(|()| act()).map_err(fail)
     }
 
     /// Makes a directory and those above it, durably.
@@ -185,7 +194,10 @@ impl Disk {
 
     fn write_synced(&self, path: &Path, bytes: &[u8]) -> Result<()> {
         let mut file = self.try_to(Operation::Create, path, || File::create_new(path))?;
-        self.try_to(Operation::Write(bytes), path, || file.write_all(bytes))?;
+        self.try_to(Operation::Write(bytes), path, || {
+            // What has found room is given back, so that the error says how much there was.
+            file.write_all(bytes).inspect_err(|_| drop(file.set_len(0)))
+        })?;
         self.try_to(Operation::Sync, path, || file.sync_data())
     }
 
@@ -311,7 +323,7 @@ impl Scratch {
 
     pub(crate) fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<()> {
         let write = || self.file.write_all_at(bytes, offset);
-        self.disk.try_to(Operation::WriteScratch, &self.path, write)
+        self.disk.try_to(Operation::WriteScratch(bytes), &self.path, write)
     }
 }
 

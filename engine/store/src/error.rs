@@ -19,12 +19,16 @@ pub enum StoreError {
         source: std::io::Error,
     },
     /// There is no room left.
-    #[error("no space left to {action} {}", path.display())]
+    #[error("no space left to {action} {}{} ({source})", path.display(), room(*needed, *free))]
     Full {
         /// What was tried.
         action: &'static str,
         /// On which file.
         path: PathBuf,
+        /// Bytes that were to be written, if any were.
+        needed: Option<u64>,
+        /// Bytes that were free, if it is the disk that is full and not a limit or a quota.
+        free: Option<u64>,
         /// What the system said.
         source: std::io::Error,
     },
@@ -74,15 +78,42 @@ pub enum StoreError {
 
 impl StoreError {
     pub(crate) fn io(action: &'static str, path: &Path, source: std::io::Error) -> Self {
+        Self::writing(action, path, None, source)
+    }
+
+    /// The same of an operation that was to write `needed` bytes.
+    pub(crate) fn writing(
+        action: &'static str,
+        path: &Path,
+        needed: Option<u64>,
+        source: std::io::Error,
+    ) -> Self {
         use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
         let path = path.to_owned();
         match source.kind() {
-            StorageFull | QuotaExceeded | FileTooLarge => Self::Full { action, path, source },
+            StorageFull => Self::Full { action, needed, free: free(&path), path, source },
+            QuotaExceeded | FileTooLarge => Self::Full { action, needed, free: None, path, source },
             _ => Self::Io { action, path, source },
         }
     }
 
     pub(crate) fn damaged(path: &Path, reason: impl Into<String>) -> Self {
         Self::Damaged { path: path.to_owned(), reason: reason.into() }
+    }
+}
+
+/// Bytes that are free where a path is, or is to be.
+fn free(path: &Path) -> Option<u64> {
+    let there = path.ancestors().find(|path| path.exists())?;
+    let disk = rustix::fs::statvfs(there).ok()?;
+    Some(disk.f_bavail.saturating_mul(disk.f_frsize))
+}
+
+fn room(needed: Option<u64>, free: Option<u64>) -> String {
+    match (needed, free) {
+        (Some(needed), Some(free)) => format!(": {needed} bytes are needed, {free} are free"),
+        (Some(needed), None) => format!(": {needed} bytes are needed"),
+        (None, Some(free)) => format!(": {free} bytes are free"),
+        (None, None) => String::new(),
     }
 }

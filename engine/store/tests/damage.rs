@@ -8,8 +8,8 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use common::{
-    PARTS, Plain, Results, copy, expected, files, half_done, half_preimage, map_entry, results,
-    scratch, texts, weights, whole_entry, work,
+    PARTS, Plain, Results, copy, expected, files, first_part, half_done, half_preimage, map_entry,
+    results, scratch, texts, weights, whole_entry, work,
 };
 use paraloom_store::{Digest, Manifest, Output, Store, StoreError};
 use serde_json::{Value, json};
@@ -143,6 +143,75 @@ fn the_key_of_another_result_is_not_believed() {
     std::fs::copy(map.dir().join("key.json"), whole.dir().join("key.json")).expect("it is ours");
     let error = whole.preimage().expect_err("it is not its own");
     assert!(error.to_string().ends_with("is damaged: it is the key of another result"), "{error}");
+}
+
+/// Changes a byte in the middle of a file.
+fn corrupt(path: &Path) {
+    let mut bytes = std::fs::read(path).expect("it is there");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(path, bytes).expect("it is ours");
+}
+
+fn damaged_files(store: &Store) -> Vec<PathBuf> {
+    let (_, damage) = store.verify(|_| {}).expect("it can be read");
+    let path = |error| match error {
+        StoreError::Damaged { path, .. } => path,
+        error => panic!("{error}"),
+    };
+    let mut paths: Vec<_> = damage.into_iter().map(|damage| path(damage.error)).collect();
+    paths.sort();
+    paths
+}
+
+/// Nobody may need the result any more, so that no run ever makes again what is damaged.
+#[test]
+fn damage_is_told_once_and_found_again() {
+    let dir = scratch();
+    let store = sound(&dir.path().join("store"));
+    let expected = expected();
+    let (map, whole) = (map_entry(&store), whole_entry(&store));
+    let part = |number: usize| {
+        let part = expected.records[number].outputs[0].expect("a table");
+        map.dir().join(format!("{}.parquet", part.digest))
+    };
+    for _ in 0..2 {
+        let mut damaged = [
+            part(0),
+            part(1),
+            map.dir().join("key.json"),
+            whole.dir().join("key.json"),
+            whole.dir().join("manifest.json"),
+        ];
+        damaged.iter().for_each(|path| corrupt(path));
+        std::fs::remove_file(part(1)).expect("it is ours");
+        damaged.sort();
+        assert_eq!(damaged_files(&store), damaged);
+        assert!(damaged_files(&store).is_empty(), "it was told");
+        assert_eq!(results(&store).expect("it is sound").records, expected.records[2..]);
+        work(&store, &Plain).expect("no trouble");
+        assert_eq!(results(&store).expect("it is sound"), expected);
+        assert!(damaged_files(&store).is_empty());
+    }
+}
+
+/// It may just make the part again, and then its record counts.
+#[test]
+fn damage_is_told_again_while_somebody_computes_the_result() {
+    let dir = scratch();
+    let store = sound(&dir.path().join("store"));
+    let map = map_entry(&store);
+    let part = first_part(&expected());
+    let path = map.dir().join(format!("{}.parquet", part.digest));
+    corrupt(&path);
+    let lock = map.lock().expect("nobody else");
+    for _ in 0..2 {
+        assert_eq!(damaged_files(&store), [path.clone()]);
+        assert!(!path.exists(), "it is not read any more");
+    }
+    drop(lock);
+    assert_eq!(damaged_files(&store), [path]);
+    assert!(damaged_files(&store).is_empty());
 }
 
 /// Seals what somebody has written by hand.
