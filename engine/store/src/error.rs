@@ -117,3 +117,34 @@ fn room(needed: Option<u64>, free: Option<u64>) -> String {
         (None, None) => String::new(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Error, ErrorKind};
+
+    use super::*;
+
+    #[test]
+    fn a_full_disk_says_what_was_needed_and_what_there_was() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("results/part");
+        let said = |kind: ErrorKind, needed| {
+            let error = StoreError::writing("write", &path, needed, kind.into());
+            assert!(matches!(error, StoreError::Full { .. }), "{error:?}");
+            error.to_string().replacen(path.to_str().expect("text"), "PATH", 1)
+        };
+        for kind in [ErrorKind::QuotaExceeded, ErrorKind::FileTooLarge] {
+            let why = Error::from(kind);
+            assert_eq!(said(kind, None), format!("no space left to write PATH ({why})"));
+            let needed = format!("no space left to write PATH: 7 bytes are needed ({why})");
+            assert_eq!(said(kind, Some(7)), needed);
+        }
+        // How much is free changes under the test, but it is no little.
+        for (needed, before) in [(Some(7), "PATH: 7 bytes are needed, "), (None, "PATH: ")] {
+            let said = said(ErrorKind::StorageFull, needed);
+            let free = said.split_once(before).expect("it is there").1;
+            let free = free.split(' ').next().and_then(|free| free.parse().ok());
+            assert!(free.is_some_and(|free: u64| free > 1 << 20), "{said}");
+        }
+    }
+}
