@@ -64,6 +64,15 @@ fn a_full_disk_says_so_and_keeps_what_is_done() {
         if output.status.code() == Some(OUT_OF_SPACE) {
             full += 1;
             assert!(said.contains("disk/store/"), "the error names the place: {said}");
+            let number = |after: &str| {
+                let (before, _) = said.split_once(after).unwrap_or_else(|| panic!("{said}"));
+                before.rsplit(' ').next().and_then(|number| number.parse::<u64>().ok())
+            };
+            let room = (number(" bytes are needed"), number(" are free"));
+            assert!(
+                room.0 > room.1 && room.1.is_some(),
+                "what is needed, and what there is: {said}"
+            );
             assert!(said.contains("hint: "), "and the way out: {said}");
         }
         check_resumes(&project);
