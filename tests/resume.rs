@@ -23,13 +23,14 @@ fn finished() -> (BTreeMap<String, Vec<u8>>, Duration) {
     (results(&project), took)
 }
 
-/// Several kills hit one project, so that what a kill left is killed again; then a run finishes it. Each kill comes at a random instant
-/// of the first part of what a whole run takes, and training keeps each of its steps, so that the next kill hits later work, or the
-/// writing of a checkpoint. `PARALOOM_KILLS` counts the kills that hit a run at work: one that comes too late is tried again elsewhere.
+/// Several kills hit one project, so that what a kill left is killed again; then a run finishes it. Training keeps each of
+/// its steps, so that the next kill hits later work, or the writing of a checkpoint. Each kill comes at a random instant of
+/// a span that follows the machine: about one in six comes too late, so they hit everywhere. `PARALOOM_KILLS` counts those
+/// that hit a run at work.
 #[test]
 #[expect(clippy::print_stdout, reason = "the count belongs to the figures of a nightly run")]
 fn killed_at_any_moment_and_run_again_gives_the_same_bytes() {
-    let (expected, took) = finished();
+    let (expected, mut span) = finished();
     let mut lots = Lots::new();
     let kills = common::scale("PARALOOM_KILLS", 12);
     let (mut hits, mut misses) = (0, 0);
@@ -37,7 +38,7 @@ fn killed_at_any_moment_and_run_again_gives_the_same_bytes() {
         let project = tiny();
         let mut moments = Vec::new();
         while hits < kills && moments.len() < 6 {
-            let moment = took.mul_f64(lots.share() * 0.6);
+            let moment = span.mul_f64(lots.share());
             moments.push(moment);
             let args = ["run", "p.yaml", "--checkpoint-every", "0"];
             let mut command = project.command(&args);
@@ -48,15 +49,17 @@ fn killed_at_any_moment_and_run_again_gives_the_same_bytes() {
             let status = child.wait().expect("it was started");
             if status.success() {
                 misses += 1;
+                span = span.mul_f64(0.9);
                 break;
             }
             assert_eq!(status.signal(), Some(libc::SIGKILL), "nothing else ends it");
             hits += 1;
+            span = span.mul_f64(1.02);
         }
         project.ok(&["run", "p.yaml"]);
         assert!(results(&project) == expected, "killed after {moments:?}");
         assert_clean(&project.file(".paraloom"));
-        assert!(misses <= 3 * kills, "{misses} kills missed, {hits} hit");
+        assert!(misses <= kills + 30, "{misses} kills came too late, {hits} hit");
     }
     println!("{hits} kills hit a run at work, {misses} came too late");
 }
