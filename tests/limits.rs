@@ -156,6 +156,41 @@ fn a_store_that_cannot_be_made_is_named() {
     }
 }
 
+/// What is there can be looked at; what would have to be written is an error that names the place.
+#[test]
+#[expect(clippy::print_stdout, reason = "a test that is skipped says so")]
+fn a_store_that_is_read_only() {
+    let project = tiny();
+    project.ok(&["run", "p.yaml", "--until", "paraphrases"]);
+    // Root may write whatever the permissions say, so the file system has to refuse.
+    let read_only = |args: &str| {
+        shell(
+            &project,
+            &format!(
+                "exec unshare -rm sh -c '
+                mount --bind .paraloom .paraloom && mount -o remount,bind,ro .paraloom || exit 99
+                exec \"$0\" {args}' \"$0\""
+            ),
+        )
+    };
+    let show = read_only("show p.yaml paraphrases --json");
+    if show.status.code() == Some(99) || said(&show).contains("unshare") {
+        println!("skipped: no file system can be mounted without privileges here");
+        return;
+    }
+    assert!(show.status.success(), "{}", said(&show));
+    assert_eq!(show.stdout, project.run(&["show", "p.yaml", "paraphrases", "--json"]).stdout);
+    let plan = read_only("plan p.yaml");
+    assert!(plan.status.success(), "{}", said(&plan));
+    for args in ["run p.yaml", "verify", "gc p.yaml --delete", "pin p.yaml"] {
+        let output = read_only(args);
+        assert_eq!(output.status.code(), Some(1), "{args}: {}", said(&output));
+        let said = said(&output);
+        assert!(said.contains("/.paraloom/") && said.contains("Read-only file system"), "{said}");
+    }
+    check_resumes(&project);
+}
+
 /// Memory is bounded, whatever the number of rows: forty times as many, in parts of which there are forty times as many.
 #[test]
 fn memory_does_not_grow_with_rows() {
