@@ -528,6 +528,21 @@ mod tests {
     }
 
     #[test]
+    fn a_full_disk_says_what_it_was_to_write() {
+        let dir = dir();
+        let full = |_: &Path| Err(ErrorKind::StorageFull.into());
+        let (disk, _) = meddled(dir.path(), "write", 2, full);
+        let path = dir.path().join("file");
+        let aside = disk.write_atomic(&path, b"12345").expect_err("it is full").to_string();
+        assert!(aside.contains(": 5 bytes are needed, "), "{aside}");
+        let log = disk.append_line(&path, "1234").expect_err("it is full").to_string();
+        assert!(log.contains("file: 5 bytes are needed, "), "{log}");
+        let (disk, _) = meddled(dir.path(), "sync", 1, full);
+        let sync = disk.sync(&path).expect_err("it is full").to_string();
+        assert!(sync.contains("sync ") && !sync.contains("needed"), "{sync}");
+    }
+
+    #[test]
     fn a_watch_that_says_nothing_of_locks_has_them() {
         let dir = dir();
         let (disk, _) = meddled(dir.path(), "read", 0, |_| Ok(()));
