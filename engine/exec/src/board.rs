@@ -189,10 +189,12 @@ mod tests {
         let store = Store::create(dir.path()).expect("no trouble");
         let entry = store.entry(&Preimage::default().key());
         let orders = std::env::var("PARALOOM_ORDERS").ok().and_then(|text| text.parse().ok());
-        shuttle::check_random(move || work(&entry), orders.unwrap_or(2_000));
+        shuttle::check_random(move || work(&entry), orders.unwrap_or(1_000));
     }
 
-    const TABLE: Endpoint = Endpoint { node: NodeIndex::new(0), port: 0 };
+    fn table() -> Endpoint {
+        Endpoint { node: NodeIndex::new(0), port: 0 }
+    }
 
     fn part(number: u64) -> PartFile {
         PartFile { digest: Digest::of(&number.to_le_bytes()), bytes: number, rows: 1 }
@@ -212,15 +214,15 @@ mod tests {
             let board = Board::new(1, &cancel);
             let parts: Vec<_> = (0..3).map(part).collect();
             let read = || {
-                let next = |index: &usize| board.part(TABLE, *index).expect("nobody stops");
+                let next = |index: &usize| board.part(table(), *index).expect("nobody stops");
                 (0..).map_while(|index| next(&index)).map(|(_, part)| part).collect::<Vec<_>>()
             };
             thread::scope(|scope| {
                 let readers = [scope.spawn(read), scope.spawn(read)];
                 for part in &parts {
-                    board.publish_part(TABLE, entry, *part);
+                    board.publish_part(table(), entry, *part);
                 }
-                board.publish(TABLE.node, done(entry, parts.clone()));
+                board.publish(table().node, done(entry, parts.clone()));
                 for reader in readers {
                     assert_eq!(reader.join().expect("no panic"), parts);
                 }
@@ -253,11 +255,11 @@ mod tests {
             let cancel = Cancel::default();
             let board = Board::new(1, &cancel);
             let held = board.permit().expect("the first");
-            board.publish_part(TABLE, entry, part(0));
+            board.publish_part(table(), entry, part(0));
             thread::scope(|scope| {
                 let waiting = [
-                    scope.spawn(|| board.part(TABLE, 1).map(drop)),
-                    scope.spawn(|| board.output(TABLE).map(drop)),
+                    scope.spawn(|| board.part(table(), 1).map(drop)),
+                    scope.spawn(|| board.output(table()).map(drop)),
                     scope.spawn(|| board.permit().map(drop)),
                 ];
                 board.fail();
