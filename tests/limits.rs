@@ -64,6 +64,12 @@ fn a_full_disk_says_so_and_keeps_what_is_done() {
         if output.status.code() == Some(OUT_OF_SPACE) {
             full += 1;
             assert!(said.contains("disk/store/"), "the error names the place: {said}");
+            let number = |after: &str| {
+                let (before, _) = said.split_once(after).unwrap_or_else(|| panic!("{said}"));
+                before.rsplit(' ').next().and_then(|number| number.parse::<u64>().ok())
+            };
+            assert!(number(" bytes are needed").is_some_and(|needed| needed > 0), "{said}");
+            assert!(number(" are free").is_some(), "and what there is: {said}");
             assert!(said.contains("hint: "), "and the way out: {said}");
         }
         check_resumes(&project);
@@ -148,6 +154,41 @@ fn a_store_that_cannot_be_made_is_named() {
         assert_eq!(output.status.code(), Some(1), "{}", said(&output));
         assert!(said(&output).contains(name), "{}", said(&output));
     }
+}
+
+/// What is there can be looked at; what would have to be written is an error that names the place.
+#[test]
+#[expect(clippy::print_stdout, reason = "a test that is skipped says so")]
+fn a_store_that_is_read_only() {
+    let project = tiny();
+    project.ok(&["run", "p.yaml", "--until", "paraphrases"]);
+    // Root may write whatever the permissions say, so the file system has to refuse.
+    let read_only = |args: &str| {
+        shell(
+            &project,
+            &format!(
+                "exec unshare -rm sh -c '
+                mount --bind .paraloom .paraloom && mount -o remount,bind,ro .paraloom || exit 99
+                exec \"$0\" {args}' \"$0\""
+            ),
+        )
+    };
+    let show = read_only("show p.yaml paraphrases --json");
+    if show.status.code() == Some(99) || said(&show).contains("unshare") {
+        println!("skipped: no file system can be mounted without privileges here");
+        return;
+    }
+    assert!(show.status.success(), "{}", said(&show));
+    assert_eq!(show.stdout, project.run(&["show", "p.yaml", "paraphrases", "--json"]).stdout);
+    let plan = read_only("plan p.yaml");
+    assert!(plan.status.success(), "{}", said(&plan));
+    for args in ["run p.yaml", "verify", "gc p.yaml --delete", "pin p.yaml"] {
+        let output = read_only(args);
+        assert_eq!(output.status.code(), Some(1), "{args}: {}", said(&output));
+        let said = said(&output);
+        assert!(said.contains("/.paraloom/") && said.contains("Read-only file system"), "{said}");
+    }
+    check_resumes(&project);
 }
 
 /// Memory is bounded, whatever the number of rows: forty times as many, in parts of which there are forty times as many.

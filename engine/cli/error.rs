@@ -1,6 +1,5 @@
 //! Errors of the command line, and the exit code of each.
 
-use std::path::Path;
 use std::process::ExitCode;
 
 use paraloom_exec::RunError;
@@ -65,23 +64,17 @@ impl CliError {
     }
 }
 
-/// What to do about a file for which there is no room, with how much room there is.
-fn more_room(path: &Path, source: &std::io::Error) -> String {
+/// What to do about a file for which there is no room.
+fn more_room(source: &std::io::Error) -> &'static str {
     if source.kind() == std::io::ErrorKind::FileTooLarge {
-        return "raise the limit on the size of a file (`ulimit -f`) and run again".to_owned();
+        "raise the limit on the size of a file (`ulimit -f`) and run again"
+    } else {
+        "free some space and run again: what is done stays"
     }
-    let there = path.ancestors().find(|path| path.exists());
-    let free = there.and_then(|path| rustix::fs::statvfs(path).ok());
-    let free = free.map(|found| render::bytes(found.f_bavail.saturating_mul(found.f_frsize)));
-    let free = free.map_or(String::new(), |free| format!("{free} are free there; "));
-    format!("{free}free some more and run again: what is done stays")
 }
 
 impl From<StoreError> for CliError {
     fn from(error: StoreError) -> Self {
-        if let StoreError::Full { path, source, .. } = &error {
-            return Self::new(OUT_OF_SPACE, error.to_string()).hint(more_room(path, source));
-        }
         let (code, hint) = match &error {
             StoreError::Locked { .. } => (STORE_IN_USE, "wait until it is done"),
             StoreError::Damaged { .. } => {
@@ -91,7 +84,7 @@ impl From<StoreError> for CliError {
                 STORE_DAMAGED,
                 "name another directory with --store, or use the engine that made it",
             ),
-            StoreError::Full { .. } => (OUT_OF_SPACE, ""),
+            StoreError::Full { source, .. } => (OUT_OF_SPACE, more_room(source)),
             StoreError::PinName { .. } => (USAGE, ""),
             StoreError::Io { .. } | StoreError::Rows { .. } => (NODE_FAILED, ""),
         };

@@ -5,9 +5,14 @@
 //! unbounded board cannot deadlock with the locks that other processes hold.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::PoisonError;
 use std::time::Duration;
+
+// The tests have the order chosen in which threads come, and try many.
+#[cfg(test)]
+use shuttle::sync::{Condvar, Mutex, MutexGuard, atomic::AtomicBool, atomic::Ordering};
+#[cfg(not(test))]
+use std::sync::{Condvar, Mutex, MutexGuard, atomic::AtomicBool, atomic::Ordering};
 
 use paraloom_pipeline::Endpoint;
 use paraloom_store::{Entry, PartFile};
@@ -53,6 +58,10 @@ impl<'a> Board<'a> {
         self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn permits(&self) -> MutexGuard<'_, usize> {
+        self.permits.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Whether the work should stop: asked to, or another node failed.
     pub(crate) fn should_stop(&self) -> bool {
         self.cancel.is_set() || self.failed.load(Ordering::Acquire)
@@ -65,7 +74,10 @@ impl<'a> Board<'a> {
     /// A node failed: the others stop at their next safe point.
     pub(crate) fn fail(&self) {
         self.failed.store(true, Ordering::Release);
+        // Whoever has looked and not begun to wait yet holds the lock; after it he hears the call.
+        drop(self.nodes());
         self.changed.notify_all();
+        drop(self.permits());
         self.freed.notify_all();
     }
 
@@ -116,12 +128,12 @@ impl<'a> Board<'a> {
 
     /// Waits for the right to compute; it is given back when the permit is dropped.
     pub(crate) fn permit(&self) -> Result<Permit<'_>> {
-        let mut free = self.permits.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut free = self.permits();
         loop {
             self.check()?;
             if *free > 0 {
                 *free -= 1;
-                return Ok(Permit { permits: &self.permits, freed: &self.freed });
+                return Ok(Permit { board: self });
             }
             let waited = self.freed.wait_timeout(free, TICK);
             free = waited.map_or_else(|poisoned| poisoned.into_inner().0, |(guard, _)| guard);
@@ -148,13 +160,115 @@ fn next_part(
 
 /// The right to compute.
 pub(crate) struct Permit<'a> {
-    permits: &'a Mutex<usize>,
-    freed: &'a Condvar,
+    board: &'a Board<'a>,
 }
 
 impl Drop for Permit<'_> {
     fn drop(&mut self) {
-        *self.permits.lock().unwrap_or_else(PoisonError::into_inner) += 1;
-        self.freed.notify_one();
+        *self.board.permits() += 1;
+        self.board.freed.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::datatypes::Schema;
+    use paraloom_store::{Digest, Preimage, Store};
+    use shuttle::sync::atomic::AtomicUsize;
+    use shuttle::thread;
+
+    use super::*;
+    use crate::lookup::TableRef;
+
+    /// Tries many orders in which the threads of some work may come. A thread that is not woken is a deadlock here: nobody
+    /// looks at the clock.
+    fn in_any_order(work: impl Fn(&Entry) + Send + Sync + 'static) {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = Store::create(dir.path()).expect("no trouble");
+        let entry = store.entry(&Preimage::default().key());
+        let orders = std::env::var("PARALOOM_ORDERS").ok().and_then(|text| text.parse().ok());
+        shuttle::check_random(move || work(&entry), orders.unwrap_or(1_000));
+    }
+
+    fn table() -> Endpoint {
+        Endpoint { node: NodeIndex::new(0), port: 0 }
+    }
+
+    fn part(number: u64) -> PartFile {
+        PartFile { digest: Digest::of(&number.to_le_bytes()), bytes: number, rows: 1 }
+    }
+
+    fn done(entry: &Entry, parts: Vec<PartFile>) -> NodeResult {
+        let schema = Arc::new(Schema::empty());
+        let table = TableRef { entry: entry.clone(), schema, parts: parts.into() };
+        let key = Preimage::default().key();
+        NodeResult { key, ports: vec![PortResult::Table(table)], took_ms: None }
+    }
+
+    #[test]
+    fn every_reader_gets_every_part_once_and_in_order() {
+        in_any_order(|entry| {
+            let cancel = Cancel::default();
+            let board = Board::new(1, &cancel);
+            let parts: Vec<_> = (0..3).map(part).collect();
+            let read = || {
+                let next = |index: &usize| board.part(table(), *index).expect("nobody stops");
+                (0..).map_while(|index| next(&index)).map(|(_, part)| part).collect::<Vec<_>>()
+            };
+            thread::scope(|scope| {
+                let readers = [scope.spawn(read), scope.spawn(read)];
+                for part in &parts {
+                    board.publish_part(table(), entry, *part);
+                }
+                board.publish(table().node, done(entry, parts.clone()));
+                for reader in readers {
+                    assert_eq!(reader.join().expect("no panic"), parts);
+                }
+            });
+        });
+    }
+
+    #[test]
+    fn no_more_compute_at_once_than_may_and_each_does_in_the_end() {
+        in_any_order(|_| {
+            let cancel = Cancel::default();
+            let (board, at_work) = (Board::new(2, &cancel), AtomicUsize::new(0));
+            thread::scope(|scope| {
+                for _ in 0..4 {
+                    scope.spawn(|| {
+                        let _permit = board.permit().expect("nobody stops");
+                        assert!(at_work.fetch_add(1, Ordering::SeqCst) < 2);
+                        thread::yield_now();
+                        at_work.fetch_sub(1, Ordering::SeqCst);
+                    });
+                }
+            });
+            assert_eq!(at_work.load(Ordering::SeqCst), 0);
+        });
+    }
+
+    #[test]
+    fn after_a_failure_nobody_waits() {
+        in_any_order(|entry| {
+            let cancel = Cancel::default();
+            let board = Board::new(1, &cancel);
+            let held = board.permit().expect("the first");
+            board.publish_part(table(), entry, part(0));
+            thread::scope(|scope| {
+                let waiting = [
+                    scope.spawn(|| board.part(table(), 1).map(drop)),
+                    scope.spawn(|| board.output(table()).map(drop)),
+                    scope.spawn(|| board.permit().map(drop)),
+                ];
+                board.fail();
+                for waiting in waiting {
+                    let outcome = waiting.join().expect("no panic");
+                    assert!(matches!(outcome, Err(RunError::Stopped)));
+                }
+            });
+            drop(held);
+        });
     }
 }

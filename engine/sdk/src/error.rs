@@ -163,6 +163,13 @@ impl Error {
     }
 }
 
+/// Bytes that are free where `path` is or is to be, for the message of a file that found no room.
+pub fn free_bytes(path: &std::path::Path) -> Option<u64> {
+    let there = path.ancestors().find(|path| path.exists())?;
+    let disk = rustix::fs::statvfs(there).ok()?;
+    Some(disk.f_bavail.saturating_mul(disk.f_frsize))
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)

@@ -64,7 +64,7 @@ mod run;
 mod stage;
 pub mod testing;
 
-pub use error::{Error, Result, Status};
+pub use error::{Error, Result, Status, free_bytes};
 pub use paraloom_abi::{STAGE_BATCH_INVARIANT, STAGE_RESUMABLE, STAGE_USES_SEED};
 pub use paraloom_ffi::StreamReader;
 pub use port::{PlanEdge, PlanInputs, Port, Table, missing_column, nearest};

@@ -102,6 +102,10 @@ struct Remembered {
 /// A file changed less than this many seconds ago may change again within one tick.
 const SETTLED_SECONDS: i64 = 3;
 
+fn is_settled(changed: i64, now: i64) -> bool {
+    now.saturating_sub(changed) > SETTLED_SECONDS
+}
+
 impl DigestCache {
     /// Reads the cache of a store; a damaged one is as good as none.
     pub fn load(store: &crate::Store) -> Self {
@@ -140,7 +144,7 @@ impl DigestCache {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         let now = now.map_or(0, |elapsed| elapsed.as_secs() as i64);
         // Index 5 is the change time.
-        if now - stamp[5] > SETTLED_SECONDS {
+        if is_settled(stamp[5], now) {
             self.known.insert(path.to_owned(), Remembered { stamp, digest });
             self.changed = true;
         }
@@ -195,4 +199,29 @@ fn list_files(
     }
     above.pop();
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_settles_once_its_change_is_seconds_ago() {
+        // A clock that was set back makes a change lie ahead.
+        let settled = [(100, 104), (100, 103), (100, 100), (100, 50)]
+            .map(|(changed, now)| is_settled(changed, now));
+        assert_eq!(settled, [true, false, false, false]);
+    }
+
+    #[test]
+    fn there_is_one_way_to_write_a_digest() {
+        let digest = Digest::of(b"text");
+        let digits = digest.to_string();
+        assert_eq!(Digest::parse(&digits), Some(digest));
+        assert_eq!(digest.short(), digits[..16]);
+        assert_eq!(format!("{digest:?}"), format!("Digest({digits})"));
+        for wrong in [digits.to_uppercase(), digits[1..].to_owned(), format!("{digits}0")] {
+            assert_eq!(Digest::parse(&wrong), None, "{wrong}");
+        }
+    }
 }

@@ -22,7 +22,7 @@ pub enum Operation<'a> {
     /// Writing bytes after those that are there.
     Write(&'a [u8]),
     /// Writing to a file that has no name any more, and of which nothing outlives the process.
-    WriteScratch,
+    WriteScratch(&'a [u8]),
     /// Making bytes or names durable.
     Sync,
     /// Giving another name; the path is the new one.
@@ -41,11 +41,19 @@ impl Operation<'_> {
         match self {
             Self::Read => "read",
             Self::Create | Self::CreateDir => "create",
-            Self::Write(_) | Self::WriteScratch => "write",
+            Self::Write(_) | Self::WriteScratch(_) => "write",
             Self::Sync => "sync",
             Self::Rename { .. } => "rename",
             Self::Remove => "remove",
             Self::Lock => "lock",
+        }
+    }
+
+    /// How many bytes it writes.
+    fn bytes(self) -> Option<u64> {
+        match self {
+            Self::Write(bytes) | Self::WriteScratch(bytes) => Some(bytes.len() as u64),
+            _ => None,
         }
     }
 }
@@ -61,7 +69,7 @@ pub trait Watch: std::fmt::Debug + Send + Sync {
     }
 }
 
-/// How often a directory is tried to be put in a place that others want too.
+/// How often a directory is tried to be put in a place that others want too, or removed while they put things in.
 const ATTEMPTS: usize = 100;
 
 /// A store's access to its files.
@@ -85,7 +93,8 @@ impl Disk {
         act: impl FnOnce() -> std::io::Result<T>,
     ) -> Result<T> {
         let allowed = self.watch.as_ref().map_or(Ok(()), |watch| watch.before(operation, path));
-        allowed.and_then(|()| act()).map_err(|error| StoreError::io(operation.verb(), path, error))
+        let fail = |error| StoreError::writing(operation.verb(), path, operation.bytes(), error);
+        allowed.and_then(|()| act()).map_err(fail)
     }
 
     /// Makes a directory and those above it, durably.
@@ -106,16 +115,7 @@ impl Disk {
 
     /// Removes a file, or a directory with all that is in it. Of a link, the link.
     pub(crate) fn remove(&self, path: &Path) -> Result<()> {
-        self.try_to(Operation::Remove, path, || {
-            for _ in 1..ATTEMPTS {
-                match if_there(remove(path)) {
-                    // Somebody puts things in while it is emptied.
-                    Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => {}
-                    result => return result,
-                }
-            }
-            if_there(remove(path))
-        })
+        self.try_to(Operation::Remove, path, || insist(|| remove(path)))
     }
 
     /// The members of a directory, by name; none if there is no directory.
@@ -185,7 +185,10 @@ impl Disk {
 
     fn write_synced(&self, path: &Path, bytes: &[u8]) -> Result<()> {
         let mut file = self.try_to(Operation::Create, path, || File::create_new(path))?;
-        self.try_to(Operation::Write(bytes), path, || file.write_all(bytes))?;
+        self.try_to(Operation::Write(bytes), path, || {
+            // What has found room is given back, so that the error says how much there was.
+            file.write_all(bytes).inspect_err(|_| drop(file.set_len(0)))
+        })?;
         self.try_to(Operation::Sync, path, || file.sync_data())
     }
 
@@ -311,7 +314,7 @@ impl Scratch {
 
     pub(crate) fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<()> {
         let write = || self.file.write_all_at(bytes, offset);
-        self.disk.try_to(Operation::WriteScratch, &self.path, write)
+        self.disk.try_to(Operation::WriteScratch(bytes), &self.path, write)
     }
 }
 
@@ -329,12 +332,18 @@ fn is_lost_race(kind: ErrorKind) -> bool {
     matches!(kind, ErrorKind::DirectoryNotEmpty | ErrorKind::AlreadyExists | ErrorKind::NotFound)
 }
 
-/// What is not there need not be removed.
-fn if_there(result: std::io::Result<()>) -> std::io::Result<()> {
-    match result {
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-        result => result,
+/// Tries to remove something, again while somebody puts things in. What is not there need not be removed.
+fn insist(mut remove: impl FnMut() -> std::io::Result<()>) -> std::io::Result<()> {
+    let mut result = Ok(());
+    for _ in 0..ATTEMPTS {
+        result = remove();
+        match result.as_ref().map_err(std::io::Error::kind) {
+            Err(ErrorKind::NotFound) => return Ok(()),
+            Err(ErrorKind::DirectoryNotEmpty) => {}
+            _ => break,
+        }
     }
+    result
 }
 
 /// The members of a directory, by name; none if there is no directory.
@@ -361,4 +370,182 @@ fn ending(file: &mut File) -> std::io::Result<(u64, bool)> {
     let mut last = [0];
     file.read_exact(&mut last)?;
     Ok((length, last != *b"\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+    use std::sync::Mutex;
+
+    use super::*;
+
+    /// Does what another process might do just before an operation, as often as it is asked to.
+    struct Meddler {
+        before: &'static str,
+        times: Mutex<usize>,
+        act: Box<dyn Fn(&Path) -> std::io::Result<()> + Send + Sync>,
+    }
+
+    impl std::fmt::Debug for Meddler {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            write!(f, "Meddler({})", self.before)
+        }
+    }
+
+    impl Watch for Meddler {
+        fn before(&self, operation: Operation<'_>, path: &Path) -> std::io::Result<()> {
+            let mut times = self.times.lock().expect("no panic");
+            if operation.verb() != self.before || *times == 0 {
+                return Ok(());
+            }
+            *times -= 1;
+            (self.act)(path)
+        }
+    }
+
+    /// A disk on which somebody does something before an operation; with it, how often he still would.
+    fn meddled(
+        dir: &Path,
+        before: &'static str,
+        times: usize,
+        act: impl Fn(&Path) -> std::io::Result<()> + Send + Sync + 'static,
+    ) -> (Disk, impl Fn() -> usize) {
+        let meddler = Arc::new(Meddler { before, times: Mutex::new(times), act: Box::new(act) });
+        let disk = Disk::new(dir.join("tmp"), Some(Arc::clone(&meddler) as _));
+        (disk, move || *meddler.times.lock().expect("no panic"))
+    }
+
+    fn dir() -> tempfile::TempDir {
+        tempfile::tempdir().expect("a directory")
+    }
+
+    #[test]
+    fn two_may_make_a_directory_at_once() {
+        let dir = dir();
+        let path = dir.path().join("a/b");
+        let (disk, left) = meddled(dir.path(), "create", 2, |path| fs::create_dir(path));
+        disk.create_dir_all(&path).expect("somebody was faster");
+        assert!(path.is_dir() && left() == 0);
+        let path = dir.path().join("c");
+        let (disk, _) = meddled(dir.path(), "create", 1, |path| fs::write(path, ""));
+        disk.create_dir_all(&path).expect_err("that is no directory");
+    }
+
+    fn place(disk: &Disk, dir: &Path, content: &str) -> Result<String> {
+        let (from, to) = (dir.join("from"), dir.join("place/to"));
+        fs::create_dir_all(&from).expect("it is ours");
+        fs::write(from.join("file"), content).expect("it is ours");
+        let read = || fs::read_to_string(to.join("file")).expect("it is there");
+        disk.place_dir(&from, &to, || Ok(read() == content))?;
+        assert!(!from.exists());
+        Ok(read())
+    }
+
+    fn put(content: &'static str) -> impl Fn(&Path) -> std::io::Result<()> {
+        move |to| {
+            fs::create_dir(to)?;
+            fs::write(to.join("file"), content)
+        }
+    }
+
+    #[test]
+    fn many_may_want_the_same_place() {
+        let dir = dir();
+        for (theirs, times) in [("ours", 1), ("damaged", 1), ("damaged", 3)] {
+            let (disk, left) = meddled(dir.path(), "rename", times, put(theirs));
+            assert_eq!(place(&disk, dir.path(), "ours").expect("no trouble"), "ours");
+            assert_eq!(left(), 0, "{theirs} {times}");
+            fs::remove_dir_all(dir.path().join("place")).expect("it is ours");
+        }
+    }
+
+    #[test]
+    fn a_place_is_not_tried_for_ever_nor_after_another_error() {
+        let dir = dir();
+        let (disk, left) = meddled(dir.path(), "rename", 1000, put("damaged"));
+        place(&disk, dir.path(), "ours").expect_err("somebody always wins");
+        assert_eq!(left(), 1000 - ATTEMPTS);
+        fs::remove_dir_all(dir.path().join("place")).expect("it is ours");
+        let refuse = |_: &Path| Err(ErrorKind::PermissionDenied.into());
+        let (disk, left) = meddled(dir.path(), "rename", 1000, refuse);
+        place(&disk, dir.path(), "ours").expect_err("it is not allowed");
+        assert_eq!(left(), 999);
+    }
+
+    #[test]
+    fn removing_is_tried_again_only_while_somebody_puts_things_in() {
+        use ErrorKind::{DirectoryNotEmpty, NotFound, PermissionDenied};
+        // How often which error comes, and then none; how often it is tried, and whether that was enough.
+        for (errors, error, tries, succeeds) in [
+            (0, NotFound, 1, true),
+            (1, NotFound, 1, true),
+            (2, DirectoryNotEmpty, 3, true),
+            (1, PermissionDenied, 1, false),
+            (1000, DirectoryNotEmpty, ATTEMPTS, false),
+        ] {
+            let mut tried = 0;
+            let result = insist(|| {
+                tried += 1;
+                if tried <= errors { Err(error.into()) } else { Ok(()) }
+            });
+            assert_eq!((tried, result.is_ok()), (tries, succeeds), "{error}");
+        }
+    }
+
+    /// What cannot be opened may well be there.
+    #[test]
+    fn an_error_is_not_the_same_as_nothing() {
+        let dir = dir();
+        let disk = Disk::new(dir.path().join("tmp"), None);
+        let (absent, circle) = (dir.path().join("absent"), dir.path().join("circle"));
+        symlink(&circle, &circle).expect("it is ours");
+        assert!(disk.read_if_exists(&absent).expect("no trouble").is_none());
+        assert_eq!(disk.lines_if_exists(&absent).expect("no trouble").count(), 0);
+        assert!(disk.list(&absent).expect("no trouble").is_empty());
+        disk.read_if_exists(&circle).expect_err("it leads nowhere");
+        assert!(disk.lines_if_exists(&circle).is_err(), "it leads nowhere");
+        disk.list(&circle).expect_err("it leads nowhere");
+        // A directory can be opened, and not be read as a file.
+        let mut lines = disk.lines_if_exists(dir.path()).expect("no trouble");
+        assert!(lines.next().is_some_and(|line| line.is_err()));
+    }
+
+    #[test]
+    fn a_line_follows_the_last_whole_one_or_ends_a_torn_one() {
+        let dir = dir();
+        let disk = Disk::new(dir.path().join("tmp"), None);
+        let path = dir.path().join("log");
+        for line in ["one", "two"] {
+            disk.append_line(&path, line).expect("no trouble");
+        }
+        let mut file = disk.open_to_append(&path).expect("no trouble");
+        file.write_all(b"to").expect("it is ours");
+        disk.append_line(&path, "three").expect("no trouble");
+        assert_eq!(fs::read(&path).expect("it is there"), b"one\ntwo\nto\nthree\n");
+        for (place, line) in [(0, "one"), (4, "two"), (8, "to"), (11, "three")] {
+            assert_eq!(disk.line_at(&path, place).expect("no trouble"), line.as_bytes());
+        }
+    }
+
+    #[test]
+    fn a_full_disk_says_what_it_was_to_write() {
+        let dir = dir();
+        let full = |_: &Path| Err(ErrorKind::StorageFull.into());
+        let (disk, _) = meddled(dir.path(), "write", 2, full);
+        let path = dir.path().join("file");
+        let aside = disk.write_atomic(&path, b"12345").expect_err("it is full").to_string();
+        assert!(aside.contains(": 5 bytes are needed, "), "{aside}");
+        let log = disk.append_line(&path, "1234").expect_err("it is full").to_string();
+        assert!(log.contains("file: 5 bytes are needed, "), "{log}");
+        let (disk, _) = meddled(dir.path(), "sync", 1, full);
+        let sync = disk.sync(&path).expect_err("it is full").to_string();
+        assert!(sync.contains("sync ") && !sync.contains("needed"), "{sync}");
+    }
+
+    #[test]
+    fn a_watch_that_says_nothing_of_locks_has_them() {
+        let dir = dir();
+        let (disk, _) = meddled(dir.path(), "read", 0, |_| Ok(()));
+        assert!(disk.locks());
+    }
 }

@@ -1,10 +1,12 @@
 //! An [`Entry`] is the directory of one result.
 
+use std::collections::HashSet;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::artifact::{self, ArtifactRef};
@@ -78,9 +80,9 @@ impl Entry {
         }
         let path = self.dir.join("key.json");
         match self.preimage() {
-            Ok(Some(found)) if found == *preimage => return Ok(()),
+            Ok(Some(_)) => return Ok(()),
             // Written again where it is damaged.
-            Ok(_) | Err(StoreError::Damaged { .. }) => {}
+            Ok(None) | Err(StoreError::Damaged { .. }) => {}
             Err(error) => return Err(error),
         }
         sealed::write(&self.disk, &path, preimage)
@@ -95,6 +97,11 @@ impl Entry {
             return Err(StoreError::damaged(&path, "it is the key of another result"));
         }
         Ok(preimage)
+    }
+
+    /// Removes a damaged key; the next run writes it again.
+    pub(crate) fn discard_preimage(&self) -> Result<()> {
+        self.disk.remove(&self.dir.join("key.json"))
     }
 
     /// Takes the right to compute this result, or says who has it.
@@ -127,7 +134,11 @@ impl Entry {
 
     /// Commits what came of one input part.
     pub fn commit_part(&self, record: &PartRecord) -> Result<()> {
-        let json = sealed::to_json(record);
+        self.append(record)
+    }
+
+    fn append(&self, line: &impl Serialize) -> Result<()> {
+        let json = sealed::to_json(line);
         let line = format!("{json}\t{}", Digest::of(json.as_bytes()).short());
         self.disk.append_line(&self.log(), &line)
     }
@@ -146,8 +157,7 @@ impl Entry {
     pub fn record(&self, place: u64) -> Result<PartRecord> {
         let path = self.log();
         let line = self.disk.line_at(&path, place)?;
-        let record = str::from_utf8(&line).ok().and_then(checked_line);
-        record.ok_or_else(|| StoreError::damaged(&path, "a record has changed"))
+        checked_record(&line).ok_or_else(|| StoreError::damaged(&path, "a record has changed"))
     }
 
     /// Length of the file of records in bytes: while it stays, nobody has committed anything.
@@ -170,19 +180,46 @@ impl Entry {
             Ok(line) => {
                 let place = next;
                 next += line.len() as u64 + 1;
-                checked_line(str::from_utf8(&line).ok()?).map(|record| Ok((place, record)))
+                checked_record(&line).map(|record| Ok((place, record)))
             }
             Err(error) => Some(Err(error)),
         }))
     }
 
-    /// Every part that a record names, whether its file is there or not.
+    /// The parts that records name, each once, whether their files are there or not; but for those that were given up and
+    /// are not there.
     pub(crate) fn recorded_parts(&self) -> Result<Vec<PartFile>> {
         let mut parts = Vec::new();
-        for record in self.all_records()? {
-            parts.extend(record?.1.outputs.into_iter().flatten());
+        for line in self.disk.lines_if_exists(&self.log())? {
+            let line = line?;
+            if let Some(record) = checked_record(&line) {
+                parts.extend(record.outputs.into_iter().flatten());
+            } else if let Some(GivenUp { gone }) = checked_line(&line) {
+                let is_gone = |part: &PartFile| gone.contains(&part.digest) && !self.has(part);
+                parts.retain(|part| !is_gone(part));
+            }
         }
+        parts.sort_unstable_by_key(|part| part.digest);
+        parts.dedup();
         Ok(parts)
+    }
+
+    fn has(&self, part: &PartFile) -> bool {
+        part.path(&self.dir).exists()
+    }
+
+    /// Removes damaged parts, and writes into the log that nobody need look for them any more. While somebody computes
+    /// this result the log is left, since a part may just be made again.
+    pub(crate) fn give_up_parts(&self, parts: &[PartFile]) -> Result<()> {
+        for part in parts {
+            self.discard_part(part)?;
+        }
+        let _lock = match self.lock() {
+            Err(StoreError::Locked { .. }) => return Ok(()),
+            lock => lock?,
+        };
+        let gone = parts.iter().filter(|part| !self.has(part)).map(|part| part.digest).collect();
+        self.append(&GivenUp { gone })
     }
 
     /// Checks every byte of a part.
@@ -300,7 +337,7 @@ impl Entry {
         for file in &listing.files {
             let path = dir.join(&file.path);
             match Digest::of_file(&path) {
-                Ok((digest, bytes)) if digest == file.digest && bytes == file.bytes => {}
+                Ok((digest, _)) if digest == file.digest => {}
                 Err(StoreError::Io { source, .. }) if source.kind() != ErrorKind::NotFound => {
                     return Err(StoreError::io("read", &path, source));
                 }
@@ -347,12 +384,22 @@ impl Entry {
 
 const CHECKPOINT_LISTING: &str = "checkpoint.json";
 
-fn checked_line(line: &str) -> Option<PartRecord> {
-    let (json, digest) = line.rsplit_once('\t')?;
-    if Digest::of(json.as_bytes()).short() != digest {
-        return None;
-    }
-    let record: PartRecord = serde_json::from_str(json).ok()?;
+/// A line of the log that is not a record: parts that were damaged and removed. That they are missing is not news; what
+/// they were made of is done again when it is needed.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct GivenUp {
+    gone: HashSet<Digest>,
+}
+
+/// What a line of the log says, if it is as it was written and says that.
+fn checked_line<T: DeserializeOwned>(line: &[u8]) -> Option<T> {
+    let (json, digest) = str::from_utf8(line).ok()?.rsplit_once('\t')?;
+    (Digest::of(json.as_bytes()).short() == digest).then(|| serde_json::from_str(json).ok())?
+}
+
+fn checked_record(line: &[u8]) -> Option<PartRecord> {
+    let record: PartRecord = checked_line(line)?;
     let lengths: Vec<_> =
         record.outputs.iter().map(|part| part.as_ref().map(|part| part.rows)).collect();
     let rows = record.rows.as_ref().is_none_or(|rows| rows.fits(&lengths));

@@ -19,12 +19,16 @@ pub enum StoreError {
         source: std::io::Error,
     },
     /// There is no room left.
-    #[error("no space left to {action} {}", path.display())]
+    #[error("no space left to {action} {}{} ({source})", path.display(), room(*needed, *free))]
     Full {
         /// What was tried.
         action: &'static str,
         /// On which file.
         path: PathBuf,
+        /// Bytes that were to be written, if any were.
+        needed: Option<u64>,
+        /// Bytes that were free, if it is the disk that is full and not a limit or a quota.
+        free: Option<u64>,
         /// What the system said.
         source: std::io::Error,
     },
@@ -74,15 +78,73 @@ pub enum StoreError {
 
 impl StoreError {
     pub(crate) fn io(action: &'static str, path: &Path, source: std::io::Error) -> Self {
+        Self::writing(action, path, None, source)
+    }
+
+    /// The same of an operation that was to write `needed` bytes.
+    pub(crate) fn writing(
+        action: &'static str,
+        path: &Path,
+        needed: Option<u64>,
+        source: std::io::Error,
+    ) -> Self {
         use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
         let path = path.to_owned();
         match source.kind() {
-            StorageFull | QuotaExceeded | FileTooLarge => Self::Full { action, path, source },
+            StorageFull => Self::Full { action, needed, free: free(&path), path, source },
+            QuotaExceeded | FileTooLarge => Self::Full { action, needed, free: None, path, source },
             _ => Self::Io { action, path, source },
         }
     }
 
     pub(crate) fn damaged(path: &Path, reason: impl Into<String>) -> Self {
         Self::Damaged { path: path.to_owned(), reason: reason.into() }
+    }
+}
+
+/// Bytes that are free where a path is, or is to be.
+fn free(path: &Path) -> Option<u64> {
+    let there = path.ancestors().find(|path| path.exists())?;
+    let disk = rustix::fs::statvfs(there).ok()?;
+    Some(disk.f_bavail.saturating_mul(disk.f_frsize))
+}
+
+fn room(needed: Option<u64>, free: Option<u64>) -> String {
+    match (needed, free) {
+        (Some(needed), Some(free)) => format!(": {needed} bytes are needed, {free} are free"),
+        (Some(needed), None) => format!(": {needed} bytes are needed"),
+        (None, Some(free)) => format!(": {free} bytes are free"),
+        (None, None) => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Error, ErrorKind};
+
+    use super::*;
+
+    #[test]
+    fn a_full_disk_says_what_was_needed_and_what_there_was() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("results/part");
+        let said = |kind: ErrorKind, needed| {
+            let error = StoreError::writing("write", &path, needed, kind.into());
+            assert!(matches!(error, StoreError::Full { .. }), "{error:?}");
+            error.to_string().replacen(path.to_str().expect("text"), "PATH", 1)
+        };
+        for kind in [ErrorKind::QuotaExceeded, ErrorKind::FileTooLarge] {
+            let why = Error::from(kind);
+            assert_eq!(said(kind, None), format!("no space left to write PATH ({why})"));
+            let needed = format!("no space left to write PATH: 7 bytes are needed ({why})");
+            assert_eq!(said(kind, Some(7)), needed);
+        }
+        // How much is free changes under the test, but it is no little.
+        for (needed, before) in [(Some(7), "PATH: 7 bytes are needed, "), (None, "PATH: ")] {
+            let said = said(ErrorKind::StorageFull, needed);
+            let free = said.split_once(before).expect("it is there").1;
+            let free = free.split(' ').next().and_then(|free| free.parse().ok());
+            assert!(free.is_some_and(|free: u64| free > 1 << 20), "{said}");
+        }
     }
 }

@@ -29,7 +29,7 @@ pub struct Garbage {
 
 impl Store {
     /// Reads every byte that a record names; returns the number of files and the damage.
-    /// Damaged results are made incomplete, so that the next run computes them again.
+    /// Damaged results are made incomplete, so that the next run computes them again, and damage is told once.
     pub fn verify(&self, mut progress: impl FnMut(&Key)) -> Result<(u64, Vec<Damage>)> {
         let (mut files, mut damage) = (0, Vec::new());
         for (key, entry) in self.entries()? {
@@ -79,6 +79,7 @@ fn verify_preimage(entry: &Entry, errors: &mut Vec<StoreError>) -> Result<u64> {
     match entry.preimage() {
         Ok(found) => Ok(u64::from(found.is_some())),
         Err(error @ StoreError::Damaged { .. }) => {
+            entry.discard_preimage()?;
             errors.push(error);
             Ok(1)
         }
@@ -87,14 +88,15 @@ fn verify_preimage(entry: &Entry, errors: &mut Vec<StoreError>) -> Result<u64> {
 }
 
 fn verify_parts(entry: &Entry, errors: &mut Vec<StoreError>) -> Result<u64> {
-    let parts = entry.recorded_parts()?;
+    let (parts, mut damaged) = (entry.recorded_parts()?, Vec::new());
     for part in &parts {
         if let Err(error) = entry.verify_part(part) {
-            if is_damage(&error) {
-                entry.discard_part(part)?;
-            }
+            damaged.extend(is_damage(&error).then_some(*part));
             errors.push(error);
         }
+    }
+    if !damaged.is_empty() {
+        entry.give_up_parts(&damaged)?;
     }
     Ok(parts.len() as u64)
 }

@@ -80,3 +80,29 @@ impl Preimage {
         format!("paraloom key 1\n{value}")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// The key of every result that was ever stored: another one would make all of them unknown.
+    #[test]
+    fn a_key_is_of_the_members_whatever_their_order() {
+        let one =
+            Preimage::default().with("stage", "load").with("config", json!({"b": 1, "a": [2]}));
+        let other =
+            Preimage::default().with("config", json!({"a": [2], "b": 1})).with("stage", "load");
+        assert_eq!(
+            one.canonical(),
+            "paraloom key 1\n{\"config\":{\"a\":[2],\"b\":1},\"stage\":\"load\"}"
+        );
+        assert_eq!(one.key(), other.key());
+        assert_eq!(one.key().to_string(), Digest::of(one.canonical().as_bytes()).to_string());
+        assert_eq!(one.get("stage"), Some(&json!("load")));
+        assert_eq!(one.get("seed"), None);
+        assert_eq!(one.members().keys().collect::<Vec<_>>(), ["stage", "config"]);
+        assert_ne!(one.clone().with("seed", 1).key(), one.key());
+    }
+}

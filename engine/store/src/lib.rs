@@ -6,7 +6,7 @@
 //!   lock                        shared by runs, exclusive for gc; a kernel lock
 //!   results/ab/<key>/           one result (an [`Entry`])
 //!     key.json                  what the key is the hash of
-//!     parts.log                 committed parts, one checked line each
+//!     parts.log                 committed parts, and those given up; one checked line each
 //!     <digest>.parquet          part files, named by content
 //!     <port>-<digest>/          artifacts
 //!     checkpoints/step-000123/  while a stage trains

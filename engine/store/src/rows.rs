@@ -107,7 +107,7 @@ impl RowMap {
         self.digests.as_bytes().chunks_exact(2 * BYTES).map(|hex| {
             let mut bytes = [0; BYTES];
             for (byte, pair) in bytes.iter_mut().zip(hex.chunks_exact(2)) {
-                *byte = digit(pair[0]) << 4 | digit(pair[1]);
+                *byte = 16 * digit(pair[0]) + digit(pair[1]);
             }
             RowDigest(bytes)
         })
@@ -142,4 +142,56 @@ impl RowMap {
 /// The value of a hexadecimal digit; anything else was refused by [`RowMap::fits`].
 fn digit(byte: u8) -> u8 {
     char::from(byte).to_digit(16).unwrap_or_default() as u8
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two rows: of the first came two rows and none, of the second one and three.
+    fn map() -> (Vec<RowDigest>, RowMap) {
+        let digests = vec![RowDigest(*b"0123456789ab"), RowDigest([0xfe; BYTES])];
+        let map = RowMap::new(&digests, vec![vec![2, 1], vec![0, 3], vec![]]);
+        (digests, map)
+    }
+
+    #[test]
+    fn it_says_what_came_of_which_row() {
+        let (digests, map) = map();
+        assert_eq!(map.digests().collect::<Vec<_>>(), digests);
+        let ranges = [0, 1, 2, 3].map(|port| map.ranges(port));
+        assert_eq!(ranges, [vec![0..2, 2..3], vec![0..0, 0..3], vec![], vec![]]);
+    }
+
+    #[test]
+    fn it_fits_the_outputs_that_it_is_of_and_no_others() {
+        let (_, map) = map();
+        let outputs = [Some(3), Some(3), None];
+        assert!(map.fits(&outputs));
+        for wrong in [
+            &[Some(3), Some(3)][..],
+            &[Some(3), Some(2), None],
+            &[Some(2), Some(3), None],
+            &[Some(3), None, None],
+            &[Some(3), Some(3), Some(0)],
+            &[Some(3), Some(3), None, None],
+        ] {
+            assert!(!map.fits(wrong), "{wrong:?}");
+        }
+        let digests = |digests: String| RowMap { digests, ..map.clone() };
+        for wrong in [
+            map.digests.replace('f', "g"),
+            format!("{}0", map.digests),
+            map.digests[1..].to_owned(),
+            // Of one row more and of one less.
+            map.digests.repeat(2),
+            map.digests[..2 * BYTES].to_owned(),
+        ] {
+            assert!(!digests(wrong.clone()).fits(&outputs), "{wrong}");
+        }
+        let counts = |counts| RowMap { counts, ..map.clone() };
+        assert!(!counts(vec![vec![2, 1, 0], vec![0, 3], vec![]]).fits(&outputs));
+        assert!(!counts(vec![vec![3], vec![0, 3], vec![]]).fits(&outputs));
+        assert!(!counts(vec![vec![2, 1], vec![0, 3], vec![0, 0]]).fits(&outputs));
+    }
 }

@@ -38,7 +38,7 @@ impl Batches {
         let cut = |start| all.slice(start, self.rows);
         let batches = (0..full).step_by(self.rows).map(cut).collect();
         self.count -= full;
-        self.waiting = if self.count > 0 { vec![all.slice(full, self.count)] } else { Vec::new() };
+        self.waiting = vec![all.slice(full, self.count)];
         Ok(batches)
     }
 
@@ -88,5 +88,79 @@ impl Identify {
         let mut hasher = content.clone();
         hasher.update(&occurrence.to_le_bytes());
         Ok(hasher.finalize().to_hex()[..24].to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::AsArray;
+    use arrow::datatypes::{DataType, Field, Schema};
+
+    use super::*;
+    use crate::disk::Disk;
+
+    fn texts(texts: &[&str]) -> RecordBatch {
+        let schema = Schema::new(vec![Field::new("text", DataType::Utf8, false)]);
+        let column: ArrayRef = Arc::new(StringArray::from(texts.to_vec()));
+        RecordBatch::try_new(Arc::new(schema), vec![column]).expect("they fit")
+    }
+
+    fn column(rows: &RecordBatch, column: usize) -> Vec<&str> {
+        rows.column(column).as_string::<i32>().iter().flatten().collect()
+    }
+
+    #[test]
+    fn batches_have_the_rows_that_were_asked_for() {
+        let pushed =
+            [&["a"][..], &["b", "c"], &[], &["d"], &["e", "f", "g", "h", "i", "j"], &["k"]];
+        let pushed = pushed.map(texts);
+        let mut batches = Batches::new(pushed[0].schema(), 3);
+        let full = pushed.map(|rows| {
+            let full = batches.push(rows).expect("they fit");
+            full.iter().map(|rows| column(rows, 0).concat()).collect::<Vec<_>>()
+        });
+        assert_eq!(full, [&[][..], &["abc"], &[], &[], &["def", "ghi"], &[]]);
+        let last = batches.finish().expect("they fit").expect("two rows");
+        assert_eq!(column(&last, 0), ["j", "k"]);
+    }
+
+    #[test]
+    fn no_rows_are_left_after_full_batches() {
+        let rows = texts(&["a", "b"]);
+        let mut batches = Batches::new(rows.schema(), 2);
+        assert_eq!(batches.push(rows.clone()).expect("they fit"), [rows]);
+        assert!(batches.finish().expect("they fit").is_none());
+    }
+
+    /// Whatever batches rows come in, and wherever they stand.
+    #[test]
+    fn ids_are_of_the_content_and_of_how_often_it_came() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let ids = |salt: &str, batches: &[&[&str]]| -> Vec<String> {
+            let fields = ["id", "text"].map(|name| Field::new(name, DataType::Utf8, false));
+            let seen = RowTable::new(Disk::new(dir.path().join("tmp"), None));
+            let mut identify =
+                Identify::new(Arc::new(Schema::new(fields.to_vec())), salt.to_owned(), seen);
+            let mut ids = Vec::new();
+            for batch in batches {
+                let rows = identify.add(&texts(batch)).expect("they fit");
+                assert_eq!(column(&rows, 1), *batch);
+                ids.extend(column(&rows, 0).into_iter().map(str::to_owned));
+            }
+            ids
+        };
+        let found = ids("salt", &[&["a", "b", "a", "a"]]);
+        let distinct: std::collections::HashSet<_> = found.iter().collect();
+        assert_eq!(distinct.len(), 4);
+        assert!(
+            found
+                .iter()
+                .all(|id| id.len() == 24 && id.bytes().all(|byte| byte.is_ascii_hexdigit()))
+        );
+        assert_eq!(
+            ids("salt", &[&["b", "a"], &["a"], &["a"]]),
+            [1, 0, 2, 3].map(|at| found[at].clone())
+        );
+        assert!(ids("other", &[&["a", "b"]]).iter().all(|id| !found.contains(id)));
     }
 }

@@ -8,8 +8,8 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use common::{
-    PARTS, Plain, Results, copy, expected, files, half_done, half_preimage, map_entry, results,
-    scratch, texts, weights, whole_entry, work,
+    PARTS, Plain, Results, copy, expected, files, first_part, half_done, half_preimage, map_entry,
+    results, scratch, texts, weights, whole_entry, work,
 };
 use paraloom_store::{Digest, Manifest, Output, Store, StoreError};
 use serde_json::{Value, json};
@@ -143,6 +143,166 @@ fn the_key_of_another_result_is_not_believed() {
     std::fs::copy(map.dir().join("key.json"), whole.dir().join("key.json")).expect("it is ours");
     let error = whole.preimage().expect_err("it is not its own");
     assert!(error.to_string().ends_with("is damaged: it is the key of another result"), "{error}");
+}
+
+/// Changes a byte in the middle of a file.
+fn corrupt(path: &Path) {
+    let mut bytes = std::fs::read(path).expect("it is there");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(path, bytes).expect("it is ours");
+}
+
+fn damaged_files(store: &Store) -> Vec<PathBuf> {
+    let (_, damage) = store.verify(|_| {}).expect("it can be read");
+    let path = |error| match error {
+        StoreError::Damaged { path, .. } => path,
+        error => panic!("{error}"),
+    };
+    let mut paths: Vec<_> = damage.into_iter().map(|damage| path(damage.error)).collect();
+    paths.sort();
+    paths
+}
+
+/// Nobody may need the result any more, so that no run ever makes again what is damaged.
+#[test]
+fn damage_is_told_once_and_found_again() {
+    let dir = scratch();
+    let store = sound(&dir.path().join("store"));
+    let expected = expected();
+    let (map, whole) = (map_entry(&store), whole_entry(&store));
+    let part = |number: usize| {
+        let part = expected.records[number].outputs[0].expect("a table");
+        map.dir().join(format!("{}.parquet", part.digest))
+    };
+    for number in [0, 1] {
+        let mut damaged = [
+            part(number),
+            part(number + 1),
+            map.dir().join("key.json"),
+            whole.dir().join("key.json"),
+            whole.dir().join("manifest.json"),
+        ];
+        damaged.iter().for_each(|path| corrupt(path));
+        std::fs::remove_file(part(number + 1)).expect("it is ours");
+        damaged.sort();
+        assert_eq!(damaged_files(&store), damaged);
+        assert!(damaged_files(&store).is_empty(), "it was told");
+        let left = [&expected.records[..number], &expected.records[number + 2..]].concat();
+        assert_eq!(results(&store).expect("it is sound").records, left);
+        work(&store, &Plain).expect("no trouble");
+        assert_eq!(results(&store).expect("it is sound"), expected);
+        assert!(damaged_files(&store).is_empty());
+    }
+}
+
+/// A run that was killed after it had made the part again, and before it could say so.
+#[test]
+fn a_part_that_was_given_up_is_looked_at_where_it_is_there_again() {
+    let dir = scratch();
+    let store = sound(&dir.path().join("store"));
+    let map = map_entry(&store);
+    let part = first_part(&expected());
+    let path = map.dir().join(format!("{}.parquet", part.digest));
+    let rows = map.read_part(&part).expect("it is sound");
+    corrupt(&path);
+    assert_eq!(damaged_files(&store), [path.clone()]);
+    assert_eq!(map.write_part(&rows.schema(), &rows).expect("no trouble"), part);
+    assert!(damaged_files(&store).is_empty());
+    corrupt(&path);
+    // Whoever writes it meets the damage first.
+    assert_eq!(map.write_part(&rows.schema(), &rows).expect("no trouble"), part);
+    assert_eq!(map.read_part(&part).expect("it is sound"), rows);
+    corrupt(&path);
+    assert_eq!(damaged_files(&store), [path]);
+}
+
+#[test]
+fn a_record_is_found_at_its_place() {
+    let dir = scratch();
+    let store = Store::create(&dir.path().join("store")).expect("no trouble");
+    let map = map_entry(&store);
+    assert_eq!(map.log_length(), 0);
+    work(&store, &Plain).expect("no trouble");
+    let log = map.dir().join("parts.log");
+    let length = |path: &Path| std::fs::metadata(path).expect("it is there").len();
+    assert_eq!(map.log_length(), length(&log));
+    // A line that a kill has torn, and one more after it.
+    let text = std::fs::read_to_string(&log).expect("it is there");
+    let torn = &text[..text.len() / 2];
+    std::fs::write(&log, format!("{torn}\n{text}")).expect("it is ours");
+    let all: Vec<_> = map.records().expect("no trouble").map(|item| item.expect("sound")).collect();
+    assert_eq!(all.len(), torn.lines().count() - 1 + PARTS.len());
+    for (place, record) in all {
+        assert_eq!(map.record(place).expect("it is there"), record);
+        let error = map.record(place + 1).expect_err("nothing starts there");
+        assert!(error.to_string().ends_with("a record has changed"), "{error}");
+    }
+}
+
+/// Length is looked at before anything is read.
+#[test]
+fn a_result_whose_files_are_gone_or_cut_is_not_complete() {
+    let dir = scratch();
+    let store = sound(&dir.path().join("store"));
+    let entry = whole_entry(&store);
+    let manifest = entry.manifest().expect("it can be read").expect("it is complete");
+    let [(_, Output::Table(parts)), (port, Output::Artifact(artifact))] = &manifest.outputs[..]
+    else {
+        panic!("a table and an artifact")
+    };
+    let lengths = ["weights", "optimizer/state"].map(|name| weights(name, 30).len() as u64);
+    assert_eq!(artifact.bytes(), lengths.iter().sum::<u64>());
+    let part = entry.dir().join(format!("{}.parquet", parts[0].digest));
+    let file = entry.artifact_dir(port, artifact).join("weights");
+    for path in [part, file] {
+        let bytes = std::fs::read(&path).expect("it is there");
+        std::fs::write(&path, &bytes[1..]).expect("it is ours");
+        assert!(entry.manifest().expect("it can be read").is_none());
+        std::fs::remove_file(&path).expect("it is ours");
+        assert!(entry.manifest().expect("it can be read").is_none());
+        std::fs::write(&path, bytes).expect("it is ours");
+        assert!(entry.manifest().expect("it can be read").is_some());
+    }
+}
+
+/// It may be the best that there is of hours of work.
+#[test]
+fn a_checkpoint_that_cannot_be_read_just_now_is_an_error() {
+    let dir = scratch();
+    let store = sound(&dir.path().join("store"));
+    let half = store.entry(&half_preimage().key());
+    let (checkpoint, _) = half.latest_checkpoint().expect("it can be read").expect("it is there");
+    for name in ["weights", "checkpoint.json"] {
+        let path = checkpoint.join(name);
+        std::fs::rename(&path, dir.path().join(name)).expect("it is ours");
+        assert_eq!(half.latest_checkpoint().expect("it is not whole"), None, "{name}");
+        // Stands for a lack of rights, which root does not know.
+        symlink(&path, &path).expect("it is ours");
+        half.latest_checkpoint().expect_err("it cannot be read");
+        std::fs::remove_file(&path).expect("it is ours");
+        std::fs::rename(dir.path().join(name), &path).expect("it is ours");
+    }
+    assert!(half.latest_checkpoint().expect("it can be read").is_some());
+}
+
+/// It may just make the part again, and then its record counts.
+#[test]
+fn damage_is_told_again_while_somebody_computes_the_result() {
+    let dir = scratch();
+    let store = sound(&dir.path().join("store"));
+    let map = map_entry(&store);
+    let part = first_part(&expected());
+    let path = map.dir().join(format!("{}.parquet", part.digest));
+    corrupt(&path);
+    let lock = map.lock().expect("nobody else");
+    for _ in 0..2 {
+        assert_eq!(damaged_files(&store), [path.clone()]);
+        assert!(!path.exists(), "it is not read any more");
+    }
+    drop(lock);
+    assert_eq!(damaged_files(&store), [path]);
+    assert!(damaged_files(&store).is_empty());
 }
 
 /// Seals what somebody has written by hand.

@@ -8,7 +8,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use common::{Plain, first_part, map_entry, results, scratch, work};
-use paraloom_store::{DigestCache, Store};
+use paraloom_store::{Digest, DigestCache, Store};
 
 #[test]
 fn a_link_back_to_its_own_directory_is_an_error() {
@@ -46,6 +46,51 @@ fn names_that_are_not_text_are_told_apart_and_not_remembered() {
     let digests = inputs.map(|input| cache.digest(&input).expect("it is there"));
     assert_ne!(digests[0], digests[1]);
     cache.save(&store);
+    assert_eq!(remembered(&store), Some(serde_json::json!({})));
+}
+
+/// Two files that did not change just now, of different content.
+const OLD: [&str; 2] = ["Cargo.toml", "src/lib.rs"];
+
+fn link_to_old(which: usize, link: &Path) {
+    let _ = std::fs::remove_file(link);
+    symlink(Path::new(env!("CARGO_MANIFEST_DIR")).join(OLD[which]), link).expect("it is ours");
+}
+
+/// The note of remembered digests.
+fn remembered(store: &Store) -> Option<serde_json::Value> {
+    store.read_note("digests.json").expect("no trouble")
+}
+
+#[test]
+fn a_digest_is_remembered_while_the_file_stays_as_it_was() {
+    let dir = scratch();
+    let store = Store::create(&dir.path().join("store")).expect("no trouble");
+    let (link, fresh) = (dir.path().join("link"), dir.path().join("fresh"));
+    link_to_old(0, &link);
+    std::fs::write(&fresh, "just written").expect("it is ours");
+    let mut cache = DigestCache::load(&store);
+    let sound = cache.digest(&link).expect("it is there");
+    cache.digest(&fresh).expect("it is there");
+    cache.save(&store);
+    let mut note = remembered(&store).expect("it was saved");
+    let names: Vec<_> = note.as_object().expect("a map").keys().cloned().collect();
+    assert_eq!(names, [link.to_str().expect("text")], "what is fresh may still change");
+    // Another digest shows that it is this one that is used.
+    let other = Digest::of(b"another");
+    note[&names[0]]["digest"] = serde_json::to_value(other).expect("plain data");
+    store.write_note("digests.json", &note).expect("no trouble");
+    assert_eq!(DigestCache::load(&store).digest(&link).expect("it is there"), other);
+    // Another file at the same place.
+    link_to_old(1, &link);
+    let mut cache = DigestCache::load(&store);
+    let changed = cache.digest(&link).expect("it is there");
+    assert_eq!(changed, Digest::of(&std::fs::read(&link).expect("it is there")));
+    assert!(changed != other && changed != sound);
+    // What is no more is not remembered.
+    std::fs::remove_file(&link).expect("it is ours");
+    cache.save(&store);
+    assert_eq!(remembered(&store), Some(serde_json::json!({})));
 }
 
 #[test]

@@ -17,6 +17,18 @@ pub enum Error {
         /// What the operating system said.
         source: std::io::Error,
     },
+    /// There is no room for a file.
+    #[error("{}: {needed} bytes are needed, {free} are free ({source})", path.display())]
+    Full {
+        /// The file.
+        path: PathBuf,
+        /// Its length.
+        needed: u64,
+        /// The room that there is.
+        free: u64,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
     /// A file was read, but what it holds is not what it should be.
     #[error("{}: {message}", path.display())]
     Malformed {
@@ -61,11 +73,28 @@ impl Error {
         move |source| Self::Io { path, source }
     }
 
+    /// Says why a file of `needed` bytes could not be written. What there is of it is removed: only then can be seen how
+    /// much room there was.
+    pub(crate) fn unwritten(path: &Path, needed: u64, source: std::io::Error) -> Self {
+        let _ = std::fs::remove_file(path);
+        let path = path.to_path_buf();
+        match paraloom_sdk::free_bytes(&path) {
+            Some(free) if source.kind() == std::io::ErrorKind::StorageFull => {
+                Self::Full { path, needed, free, source }
+            }
+            _ => Self::Io { path, source },
+        }
+    }
+
     /// Says why tensors could not be written: the disk's fault, or theirs.
-    pub(crate) fn unwritten(path: &Path, error: safetensors::SafeTensorError) -> Self {
+    pub(crate) fn unwritten_tensors(
+        path: &Path,
+        needed: usize,
+        error: safetensors::SafeTensorError,
+    ) -> Self {
         match error {
             safetensors::SafeTensorError::IoError(source) => {
-                Self::Io { path: path.to_path_buf(), source }
+                Self::unwritten(path, needed as u64, source)
             }
             error => Self::malformed(path, error),
         }

@@ -108,11 +108,10 @@ pub(crate) fn work(store: &Store, hand: &dyn Hand) -> Result<()> {
 fn map(entry: &Entry, hand: &dyn Hand) -> Result<()> {
     entry.prepare(&map_preimage())?;
     for (number, texts) in PARTS.iter().enumerate() {
-        let record = record(entry, texts)?;
-        if records(entry)?.contains(&record) {
+        if records(entry)?.iter().any(|record| is_of(number, record)) {
             continue;
         }
-        entry.commit_part(&record)?;
+        entry.commit_part(&record(entry, texts)?)?;
         hand.promised(Promise::Record(number));
     }
     Ok(())

@@ -128,7 +128,9 @@ pub fn save_as(model: &Model, directory: &Path, format: Format) -> Result<()> {
 
 /// Writes JSON with a final newline.
 pub(crate) fn write_json(path: &Path, value: &Value) -> Result<()> {
-    std::fs::write(path, format!("{value:#}\n")).map_err(Error::io(path))
+    let text = format!("{value:#}\n");
+    let needed = text.len() as u64;
+    std::fs::write(path, text).map_err(|error| Error::unwritten(path, needed, error))
 }
 
 /// Deals tensors out to files, in order. Those that are larger than a file may be go alone.
@@ -177,8 +179,9 @@ fn write_shards(shards: &[Vec<Stored<'_>>], directory: &Path) -> Result<()> {
 fn write_tensors(tensors: &[Stored<'_>], path: &Path) -> Result<()> {
     let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     let views = tensors.iter().map(|tensor| (tensor.name, tensor));
+    let needed = tensors.iter().map(Stored::data_len).sum();
     safetensors::serialize_to_file(views, Some(format), path)
-        .map_err(|error| Error::unwritten(path, error))?;
+        .map_err(|error| Error::unwritten_tensors(path, needed, error))?;
     // That file is its owner's only; a model is read by whoever may read the rest of its directory.
     let others = path.with_file_name(CONFIG);
     let mode = std::fs::metadata(&others).map_err(Error::io(&others))?.permissions();

@@ -78,7 +78,7 @@ pub(super) fn pool(threads: usize) -> StageResult<Arc<ThreadPool>> {
 impl From<Error> for StageError {
     fn from(error: Error) -> Self {
         let status = match &error {
-            Error::Io { source, .. } => {
+            Error::Io { source, .. } | Error::Full { source, .. } => {
                 return StageError::from(clone_kind(source)).renamed(error.to_string());
             }
             Error::Malformed { .. }

@@ -54,8 +54,9 @@ impl Trainer {
                 .map(|view| (name.as_str(), view))
         });
         let views: Vec<_> = views.collect::<Result<_, _>>().map_err(failed)?;
+        let needed = bytes.values().map(|(_, bytes)| bytes.len()).sum();
         safetensors::serialize_to_file(views, None::<HashMap<String, String>>, &path)
-            .map_err(|error| Error::unwritten(&path, error))?;
+            .map_err(|error| Error::unwritten_tensors(&path, needed, error))?;
         let place = Place {
             version: VERSION,
             options: self.options.clone(),
