@@ -117,6 +117,16 @@ fn all_is_well(root: &Path, expected: &common::Results) {
     assert_eq!(kept, 2 + 5 + 5, "{found:?}");
 }
 
+/// What the tests without locks rely on.
+#[test]
+fn where_locks_keep_nobody_out_two_may_hold_one() {
+    let dir = scratch();
+    let store = unlocked(&dir.path().join("store")).expect("no trouble");
+    let held = store.lock_exclusive().expect("nobody else");
+    let as_well = store.lock_exclusive().expect("nobody is kept out");
+    drop((held, as_well));
+}
+
 #[test]
 fn a_lock_vanishes_with_its_holder() {
     let dir = scratch();
