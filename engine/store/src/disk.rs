@@ -383,8 +383,10 @@ mod tests {
     struct Meddler {
         before: &'static str,
         times: Mutex<usize>,
-        act: Box<dyn Fn(&Path) -> std::io::Result<()> + Send + Sync>,
+        act: Box<Act>,
     }
+
+    type Act = dyn Fn(&Path) -> std::io::Result<()> + Send + Sync;
 
     impl std::fmt::Debug for Meddler {
         fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -16,8 +16,8 @@ use burn::tensor::Device;
 use safetensors::{Dtype, tensor::Metadata};
 use serde_json::Value;
 
-pub(crate) use self::write::write_json;
 pub use self::write::{Format, Precision, parse_size, save, save_as};
+pub(crate) use self::write::{write_file, write_json};
 use crate::{Error, Result, config::Config, model::Model};
 
 const CONFIG: &str = "config.json";

@@ -128,9 +128,11 @@ pub fn save_as(model: &Model, directory: &Path, format: Format) -> Result<()> {
 
 /// Writes JSON with a final newline.
 pub(crate) fn write_json(path: &Path, value: &Value) -> Result<()> {
-    let text = format!("{value:#}\n");
-    let needed = text.len() as u64;
-    std::fs::write(path, text).map_err(|error| Error::unwritten(path, needed, error))
+    write_file(path, format!("{value:#}\n").as_bytes())
+}
+
+pub(crate) fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
+    std::fs::write(path, bytes).map_err(|error| Error::unwritten(path, bytes.len() as u64, error))
 }
 
 /// Deals tensors out to files, in order. Those that are larger than a file may be go alone.

@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::examples::TableCount;
-use crate::{Error, Result, config::Config, model::Model};
+use crate::{Result, config::Config, folder::write_file, model::Model};
 
 const FILE: &str = "README.md";
 
@@ -28,7 +28,7 @@ impl Card<'_> {
     /// Writes the card into a model directory.
     pub(super) fn write(&self, model: &Model, directory: &Path) -> Result<()> {
         let path = directory.join(FILE);
-        std::fs::write(&path, self.text(model)).map_err(Error::io(&path))
+        write_file(&path, self.text(model).as_bytes())
     }
 
     fn text(&self, model: &Model) -> String {

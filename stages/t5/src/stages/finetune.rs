@@ -484,8 +484,7 @@ impl Work {
             trainer.save(dir)?;
             let json =
                 serde_json::to_vec(metrics).map_err(|error| Error::internal(error.to_string()))?;
-            let path = dir.join(METRICS_FILE);
-            Ok(std::fs::write(&path, json).map_err(TrainError::io(path))?)
+            Ok(folder::write_file(&dir.join(METRICS_FILE), &json)?)
         })
     }
 }
