@@ -206,7 +206,7 @@ fn a_part_that_was_given_up_is_looked_at_where_it_is_there_again() {
     let path = map.dir().join(format!("{}.parquet", part.digest));
     let rows = map.read_part(&part).expect("it is sound");
     corrupt(&path);
-    assert_eq!(damaged_files(&store), [path.clone()]);
+    assert_eq!(damaged_files(&store), std::slice::from_ref(&path));
     assert_eq!(map.write_part(&rows.schema(), &rows).expect("no trouble"), part);
     assert!(damaged_files(&store).is_empty());
     corrupt(&path);
@@ -297,7 +297,7 @@ fn damage_is_told_again_while_somebody_computes_the_result() {
     corrupt(&path);
     let lock = map.lock().expect("nobody else");
     for _ in 0..2 {
-        assert_eq!(damaged_files(&store), [path.clone()]);
+        assert_eq!(damaged_files(&store), std::slice::from_ref(&path));
         assert!(!path.exists(), "it is not read any more");
     }
     drop(lock);
