@@ -21,3 +21,21 @@ PARALOOM_KILLS=$kills cargo test --release --test resume --test rerun --test lim
 # Here the kills are cuts of the power after a kill, of which every one has many states.
 PARALOOM_KILLS=10 cargo test --release "${ours[@]}" --test flips --test power --test damage --test races --test gc
 cargo test --release "${ours[@]}" --lib -- board::
+
+# Whether a test notices what is changed in the store and in the keys, one thing at a time: 19 of 20 at least.
+if [ "${1:-}" != middle ] && cargo mutants --version; then
+  export PARALOOM_POWER=1 PARALOOM_KILLS=3 PARALOOM_FLIPS=50 PARALOOM_RACES=2 PARALOOM_READS=1000 PARALOOM_CUT_STEP=101
+  noticed() {
+    local out caught missed
+    out="$(mktemp -d)"
+    # 2: some were missed; 3: some ran for ever, which is noticed too.
+    cargo mutants --profile release --output "$out" "$@" || [ $? = 2 ] || [ $? = 3 ]
+    caught="$(cat "$out"/mutants.out/{caught,timeout}.txt | wc -l)" missed="$(wc -l <"$out/mutants.out/missed.txt")"
+    echo "$caught of $((caught + missed)) mutants are noticed"
+    [ $((caught * 20)) -ge $(((caught + missed) * 19)) ]
+  }
+  noticed --package paraloom-store
+  # Of keys the tests are those of the whole, which build the binary and the stages anew each time: in place, where all is compiled.
+  noticed --no-config --in-place --package paraloom-exec --file engine/exec/src/keys.rs --test-package paraloom \
+    --timeout 300 -- --test keys --test hub
+fi

@@ -206,7 +206,9 @@ impl Disk {
         to: &Path,
         is_sound: impl Fn() -> Result<bool>,
     ) -> Result<()> {
-        for attempt in 1.. {
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
             if let Some(parent) = to.parent() {
                 self.create_dir_all(parent)?;
             }
@@ -224,7 +226,6 @@ impl Disk {
                 result => return result,
             }
         }
-        Ok(())
     }
 
     /// Makes everything in a directory durable: its files, its names, and those of the directories in it.
