@@ -30,6 +30,12 @@ pub struct PartFile {
 
 /// Rows as Parquet bytes: the same rows always give the same bytes.
 pub fn write_parquet(schema: &SchemaRef, rows: &RecordBatch) -> Result<Vec<u8>> {
+    // The writer would leave out what is too much.
+    let (found, wanted) = (rows.num_columns(), schema.fields().len());
+    if found != wanted {
+        let reason = format!("they have {found} columns, the table has {wanted}");
+        return Err(StoreError::Rows { action: "write", reason });
+    }
     // Fixed properties and no timestamps: what is written must not depend on the writer's
     // defaults of the day.
     let properties = WriterProperties::builder()
