@@ -277,6 +277,31 @@ fn columns_are_checked_before_any_stage_starts() {
     assert!(told.contains("\"label\":0"), "{told}");
 }
 
+/// Damage is met when a result is read: too late to fetch what it was made of.
+#[test]
+fn a_damaged_result_whose_files_are_gone_is_made_again_by_the_next_run() {
+    let bench = Bench::new();
+    assert!(bench.told(bench.loads("run", &["--until", "all"])).starts_with("exit 0"));
+    bench.drop_cache();
+    let results = bench.project.file(".paraloom/results");
+    let mut dirs = vec![results];
+    while let Some(dir) = dirs.pop() {
+        for path in dir.read_dir().expect("readable").map(|item| item.expect("readable").path()) {
+            if path.is_dir() {
+                dirs.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "parquet") {
+                let length = path.metadata().expect("it is there").len() as usize;
+                std::fs::write(&path, vec![0; length]).expect("it is ours");
+            }
+        }
+    }
+    let told = bench.told(bench.loads("run", &[]));
+    assert!(told.starts_with("exit 1") && told.contains("is not on this machine"), "{told}");
+    assert!(told.contains("hint: run again: it is fetched then"), "{told}");
+    let told = bench.told(bench.loads("run", &[]));
+    assert!(told.contains("16 kept, 8 rejected of 24"), "{told}");
+}
+
 #[test]
 fn what_is_said() {
     let bench = Bench::new();
