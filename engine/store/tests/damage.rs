@@ -218,7 +218,7 @@ fn a_part_that_was_given_up_is_looked_at_where_it_is_there_again() {
 }
 
 #[test]
-fn a_part_has_as_many_rows_as_are_said_of_it() {
+fn a_part_has_the_rows_and_columns_that_are_said_of_it() {
     let dir = scratch();
     let store = sound(&dir.path().join("store"));
     let map = map_entry(&store);
@@ -226,6 +226,10 @@ fn a_part_has_as_many_rows_as_are_said_of_it() {
     let more = paraloom_store::PartFile { rows: part.rows + 1, ..part };
     let error = map.read_part(&more).expect_err("there are fewer").to_string();
     assert!(error.ends_with(&format!("{} rows instead of {}", part.rows, more.rows)), "{error}");
+    let rows = map.read_part(&part).expect("it is sound");
+    let none = std::sync::Arc::new(arrow::datatypes::Schema::empty());
+    let error = map.write_part(&none, &rows).expect_err("there are more columns");
+    assert!(matches!(error, StoreError::Rows { action: "write", .. }), "{error}");
 }
 
 #[test]
