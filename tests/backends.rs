@@ -26,6 +26,12 @@ fn what_there_is_not_is_refused_where_it_stands() {
         "device_of_another_backend",
         said(tiny_that_says("backend: cpu\ndevice: cuda:1"), &[])
     );
+    // Whatever else is wrong is said with it.
+    let both = tiny_with("part_rows: 4\n", "part_rows: 4\nbackend: cpuu\n");
+    let text = std::fs::read_to_string(both.file("p.yaml")).expect("it was written");
+    both.write("p.yaml", &text.replace("batch_size", "batchsize"));
+    let told = said(both, &[]);
+    assert!(told.contains("backend `cpuu`") && told.contains("setting `batchsize`"), "{told}");
     let half = "  similarity: { stage: score-stsb, ";
     let half = tiny_with(half, &format!("{half}with: {{ precision: bf16 }}, "));
     insta::assert_snapshot!("precision_of_another_backend", said(half, &[]));

@@ -32,11 +32,14 @@ pub fn check(resolved: &Resolved, catalog: &dyn Catalog) -> (Option<Graph>, Vec<
     (graph.filter(|_| sound), errors)
 }
 
+/// The backend that is always there.
+const ALWAYS: &str = "cpu";
+
 /// The backend of a node. `auto` is the one that is always there, unless the device is not its own.
 fn backend(node: &ResolvedNode) -> &str {
     match (node.backend.0.as_str(), node.device.0.as_str()) {
         (DEFAULT_BACKEND, device) if device.starts_with("cuda") => "torch",
-        (DEFAULT_BACKEND, _) => "cpu",
+        (DEFAULT_BACKEND, _) => ALWAYS,
         (backend, _) => backend,
     }
 }
@@ -70,7 +73,8 @@ impl Pass<'_> {
                     let error = Diagnostic::error(failure.message, span).maybe_hint(failure.hint);
                     self.errors.push(error);
                 }
-                return None;
+                // What else is wrong with the node can be said all the same.
+                self.catalog.stage(name, ALWAYS).ok().flatten()
             }
         };
         let Some(stage) = found else {
@@ -104,7 +108,7 @@ impl Pass<'_> {
         if !matches!(device.as_str(), "cpu" | "cuda") && !matches!(number, Some(Ok(_))) {
             let error = Diagnostic::error(format!("there is no device `{device}`"), span);
             self.errors.push(error.hint("write `cpu`, `cuda` or `cuda:0`"));
-        } else if device != DEFAULT_DEVICE && stage.backend.is_empty() && node.backend.0 == "cpu" {
+        } else if device != DEFAULT_DEVICE && stage.backend.is_empty() && node.backend.0 == ALWAYS {
             let error = Diagnostic::error(format!("the backend `cpu` has no `{device}`"), span);
             self.errors.push(error.hint("leave `backend` out, or write `torch`"));
         }

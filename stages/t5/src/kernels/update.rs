@@ -124,6 +124,14 @@ pub fn square_sum(x: &Tensor<2>) -> f64 {
         .into()
 }
 
+impl AdamStep {
+    /// What the running means are divided by, since they start at zero: the first, and the root of the second.
+    pub(super) fn bias(&self) -> [f64; 2] {
+        let [first, second] = self.betas.map(|beta| 1.0 - beta.powf(self.step as f64));
+        [first, second.sqrt()]
+    }
+}
+
 impl AdafactorStep {
     /// Keeps squares away from zero.
     pub(super) const TINY: f32 = 1e-30;

@@ -25,8 +25,7 @@ impl UpdateBackend for Flex {
         let [mut weight, gradient, mut first, mut second] =
             [weight, gradient, first, second].map(dense);
         let [beta1, beta2] = step.betas;
-        let bias1 = 1.0 - beta1.powf(step.step as f64);
-        let bias2 = (1.0 - beta2.powf(step.step as f64)).sqrt();
+        let [bias1, bias2] = step.bias();
         let [keep1, keep2, take1, take2] =
             [beta1, beta2, 1.0 - beta1, 1.0 - beta2].map(|x| x as f32);
         let (decay, rate) = (

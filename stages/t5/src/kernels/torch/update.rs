@@ -15,8 +15,7 @@ impl UpdateBackend for LibTorch {
         step: AdamStep,
     ) -> (Array, Array, Array) {
         let [beta1, beta2] = step.betas;
-        let bias1 = 1.0 - beta1.powf(step.step as f64);
-        let bias2 = (1.0 - beta2.powf(step.step as f64)).sqrt();
+        let [bias1, bias2] = step.bias();
         let [mut weight, mut first, mut second] = [weight, first, second].map(owned);
         // In place wherever it can be: fresh memory costs more than the arithmetic.
         let mut gradient = &gradient.tensor * step.gradient_scale;
