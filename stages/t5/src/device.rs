@@ -18,21 +18,28 @@ pub type Native = burn::backend::Flex;
 #[cfg(feature = "torch")]
 pub type Native = burn::backend::LibTorch;
 
-/// Enters the key of every result that was computed with a model.
-#[cfg(feature = "flex")]
-pub const FINGERPRINT: &str = "burn-flex f32";
-/// Enters the key of every result that was computed with a model.
-#[cfg(feature = "torch")]
-pub const FINGERPRINT: &str = "burn-tch f32";
+/// Enters the key of every result that was computed with a model, and changes when its numbers do.
+pub fn fingerprint() -> &'static str {
+    #[cfg(feature = "flex")]
+    return "burn-flex f32 2";
+    #[cfg(feature = "torch")]
+    if torch_only() { "burn-tch f32" } else { "burn-tch f32 2" }
+}
 
-/// Whether a row's numbers are the same, to the bit, in any batch. Torch's matrix products are not.
+/// Whether a row's numbers are the same, to the bit, in any batch. On a GPU they are not.
 pub const BATCH_INVARIANT: bool = cfg!(feature = "flex");
+
+/// Whether what is on the CPU is left to torch's own operations, as what is on a GPU is: for testing those, and for
+/// processors on which they are faster.
+#[cfg(feature = "torch")]
+pub fn torch_only() -> bool {
+    static SAID: std::sync::LazyLock<bool> =
+        std::sync::LazyLock::new(|| std::env::var_os("PARALOOM_TORCH_KERNELS").is_some());
+    *SAID
+}
 
 /// Whether there is arithmetic of 16 bits.
 pub const HAS_BF16: bool = cfg!(feature = "torch");
-
-/// Whether it pays to compute the gradients of a batch in parts, side by side. Torch has its own threads.
-pub const SIDE_BY_SIDE: bool = cfg!(feature = "flex");
 
 /// The device of models that are only read or written: the CPU.
 pub fn default_device() -> Device {
@@ -71,5 +78,6 @@ pub fn set_threads(threads: usize) {
     #[cfg(feature = "flex")]
     let _ = threads;
     #[cfg(feature = "torch")]
-    tch::set_num_threads(i32::try_from(threads).unwrap_or(i32::MAX));
+    // What is not our own on the CPU is small, and its threads would only wait for each other.
+    tch::set_num_threads(if torch_only() { threads as i32 } else { 1 });
 }

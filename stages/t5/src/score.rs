@@ -10,7 +10,7 @@ use burn::tensor::Tensor;
 use rayon::prelude::*;
 
 use crate::{
-    Error, Result, kernels,
+    Error, Result,
     model::{Lane, Model, Network, Packed, Session},
     tokenizer::Tokenizer,
 };
@@ -190,10 +190,9 @@ impl Edges {
     }
 
     fn logits(&self, network: &Network<'_>, decoded: Tensor<2>) -> Result<Logits> {
-        let output = network.output();
         let tensor = match &self.tokens {
-            Some(tokens) => network.logits_of(decoded, &kernels::embed(output, tokens)),
-            None => network.logits_of(decoded, output),
+            Some(tokens) => network.logits_of(decoded, tokens),
+            None => network.logits(decoded),
         };
         let [_, width] = tensor.dims();
         let values = tensor

@@ -5,7 +5,9 @@
 //! that lie one after another without padding. [`T5Backend`] is what a backend has to bring; `flex` brings it for
 //! burn's CPU backend and `torch` for libtorch, one to a library, and the functions below put [`Tensor`]s in front.
 
+mod cpu;
 mod graph;
+mod ops;
 mod plan;
 pub mod update;
 
@@ -20,23 +22,22 @@ use std::sync::Arc;
 
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::{Autodiff, Backend, Dispatch, backend_extension, tensor::FloatTensor};
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Tensor, TensorData};
 
 pub use self::plan::{AttentionPlan, Keys, Segment};
 use self::{
     graph::{record, run},
-    native::ops,
+    native::here,
 };
 use crate::{config::Activation, device::Native, random::Dropout};
 
-/// How many rows a linear layer is applied to. The caller says, since the two ways of computing round differently, and
-/// a row's result should not depend on how many neighbours it happens to have.
+/// How the values of a weight, `[out, in]`, lie in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Rows {
-    /// Few, as in a decoding step, or any number where a row must not depend on its neighbours: dot products.
-    Few,
-    /// Many, as in training: a general matrix product, about twice as fast then, whose rounding depends on the batch.
-    Many,
+pub enum Order {
+    /// Row by row.
+    Plain,
+    /// As the matrix product of the CPU reads them, which pays for weights that do not change: see [`panels`].
+    Panels,
 }
 
 /// What the loss counts.
@@ -55,8 +56,8 @@ pub trait T5Backend: Backend {
     fn t5_embed(table: FloatTensor<Self>, ids: Arc<[u32]>) -> FloatTensor<Self>;
     /// RMS norm of the rows of `x` with the weights `w`, `[1, columns]`.
     fn t5_norm(x: FloatTensor<Self>, w: FloatTensor<Self>, eps: f32) -> FloatTensor<Self>;
-    /// `x * w^T`, for few rows or many.
-    fn t5_linear(x: FloatTensor<Self>, w: FloatTensor<Self>, rows: Rows) -> FloatTensor<Self>;
+    /// `x * w^T`.
+    fn t5_linear(x: FloatTensor<Self>, w: FloatTensor<Self>, order: Order) -> FloatTensor<Self>;
     /// The activation, then dropout.
     fn t5_activate(
         x: FloatTensor<Self>,
@@ -105,20 +106,24 @@ pub trait T5Backend: Backend {
 macro_rules! implement {
     ($execute:path) => {
         fn t5_embed(table: FloatTensor<Self>, ids: Arc<[u32]>) -> FloatTensor<Self> {
-            $execute(ops::Embed { ids }, [table])
+            $execute(here(ops::Embed { ids }), [table])
         }
         fn t5_norm(x: FloatTensor<Self>, w: FloatTensor<Self>, eps: f32) -> FloatTensor<Self> {
-            $execute(ops::Norm { eps }, [x, w])
+            $execute(here(ops::Norm { eps }), [x, w])
         }
-        fn t5_linear(x: FloatTensor<Self>, w: FloatTensor<Self>, rows: Rows) -> FloatTensor<Self> {
-            $execute(ops::Linear(rows), [x, w])
+        fn t5_linear(
+            x: FloatTensor<Self>,
+            w: FloatTensor<Self>,
+            order: Order,
+        ) -> FloatTensor<Self> {
+            $execute(here(ops::Linear(order)), [x, w])
         }
         fn t5_activate(
             x: FloatTensor<Self>,
             activation: Activation,
             dropout: Option<Dropout>,
         ) -> FloatTensor<Self> {
-            $execute(ops::Activate { activation, dropout }, [x])
+            $execute(here(ops::Activate { activation, dropout }), [x])
         }
         fn t5_gate(
             x: FloatTensor<Self>,
@@ -126,17 +131,17 @@ macro_rules! implement {
             activation: Activation,
             dropout: Option<Dropout>,
         ) -> FloatTensor<Self> {
-            $execute(ops::Activate { activation, dropout }, [x, gate])
+            $execute(here(ops::Activate { activation, dropout }), [x, gate])
         }
         fn t5_add_dropped(
             residual: FloatTensor<Self>,
             x: FloatTensor<Self>,
             dropout: Dropout,
         ) -> FloatTensor<Self> {
-            $execute(ops::Drop(dropout), [residual, x])
+            $execute(here(ops::Drop(dropout)), [residual, x])
         }
         fn t5_drop(x: FloatTensor<Self>, dropout: Dropout) -> FloatTensor<Self> {
-            $execute(ops::Drop(dropout), [x])
+            $execute(here(ops::Drop(dropout)), [x])
         }
         fn t5_attend(
             q: FloatTensor<Self>,
@@ -144,7 +149,7 @@ macro_rules! implement {
             v: FloatTensor<Self>,
             plan: Arc<AttentionPlan>,
         ) -> FloatTensor<Self> {
-            $execute(ops::Attend(plan), [q, k, v])
+            $execute(here(ops::Attend(plan)), [q, k, v])
         }
         fn t5_attend_biased(
             q: FloatTensor<Self>,
@@ -153,14 +158,14 @@ macro_rules! implement {
             bias: FloatTensor<Self>,
             plan: Arc<AttentionPlan>,
         ) -> FloatTensor<Self> {
-            $execute(ops::Attend(plan), [q, k, v, bias])
+            $execute(here(ops::Attend(plan)), [q, k, v, bias])
         }
         fn t5_cross_entropy(
             logits: FloatTensor<Self>,
             targets: Arc<[u32]>,
             scale: LossScale,
         ) -> FloatTensor<Self> {
-            $execute(ops::CrossEntropy { targets, scale }, [logits])
+            $execute(here(ops::CrossEntropy { targets, scale }), [logits])
         }
     };
 }
@@ -184,8 +189,8 @@ pub fn norm(x: Tensor<2>, w: &Tensor<2>, eps: f64) -> Tensor<2> {
 }
 
 /// `x * w^T`: `[rows, in]` and `[out, in]` give `[rows, out]`.
-pub fn linear(x: Tensor<2>, w: &Tensor<2>, rows: Rows) -> Tensor<2> {
-    wrap(Dispatch::t5_linear(x.into_dispatch(), w.clone().into_dispatch(), rows))
+pub fn linear(x: Tensor<2>, w: &Tensor<2>, order: Order) -> Tensor<2> {
+    wrap(Dispatch::t5_linear(x.into_dispatch(), w.clone().into_dispatch(), order))
 }
 
 /// `dropout(activation(x) * gate)`, elementwise; without a gate, `dropout(activation(x))`.
@@ -242,6 +247,19 @@ pub fn attend(
 /// The gradient is computed on the way and takes the place of the logits.
 pub fn cross_entropy(logits: Tensor<2>, targets: &[u32], scale: LossScale) -> Tensor<1> {
     Tensor::from_dispatch(Dispatch::t5_cross_entropy(logits.into_dispatch(), targets.into(), scale))
+}
+
+/// Whether the matrix product on this device has an order of its own for weights.
+pub fn has_panels(device: &Device) -> bool {
+    native::has_panels(device)
+}
+
+/// A weight, `[out, in]`, in [`Order::Panels`].
+pub fn panels(weight: &Tensor<2>) -> Tensor<2> {
+    let [_, columns] = weight.dims();
+    let values = weight.to_data().try_to_vec::<f32>().expect("weights are read in f32");
+    let data = TensorData::new(cpu::panels(&values, columns), weight.dims());
+    Tensor::from_data(data, &weight.device())
 }
 
 fn wrap(tensor: FloatTensor<Dispatch>) -> Tensor<2> {

@@ -16,6 +16,7 @@ use crate::{
     Error, Result,
     config::Config,
     folder::Precision,
+    kernels::{Order, has_panels, panels},
     random::{Stream, mix},
 };
 
@@ -24,6 +25,9 @@ use crate::{
 pub struct Model {
     config: Config,
     weights: Weights<Tensor<2>>,
+    /// Of a model that is only read from: the weights of its linear layers are in the order of the matrix product, and so
+    /// are these, which make logits.
+    output: Option<Tensor<2>>,
 }
 
 impl Model {
@@ -46,7 +50,7 @@ impl Model {
             }
             Ok(Tensor::from_data(TensorData::new(values, [slot.rows, slot.columns]), device))
         })?;
-        Ok(Self { config, weights })
+        Ok(Self { config, weights, output: None })
     }
 
     /// A new model with random weights, distributed as the reference initialises them; the same for the same seed.
@@ -73,14 +77,19 @@ impl Model {
         &self.config
     }
 
-    /// The same model with weights, and so with everything that is computed of them, in this precision.
+    /// The same model, only to be read from: in this precision, and in the order in which weights are read fastest.
     #[must_use]
-    pub fn with_precision(self, precision: Precision) -> Self {
-        let dtype = match precision {
-            Precision::F32 => return self,
-            Precision::Bf16 => DType::BF16,
-        };
-        Self { weights: self.weights.map(|weight| weight.clone().cast(dtype)), ..self }
+    pub fn prepared(mut self, precision: Precision) -> Self {
+        if precision == Precision::Bf16 {
+            self.weights = self.weights.map(|weight| weight.clone().cast(DType::BF16));
+        }
+        if has_panels(&self.device()) {
+            self.output = Some(panels(self.weights.output()));
+            for weight in self.weights.linear_mut() {
+                *weight = panels(weight);
+            }
+        }
+        self
     }
 
     /// Where its weights are.
@@ -103,7 +112,11 @@ impl Model {
 
     /// The forward pass for inference.
     pub fn network(&self) -> Network<'_> {
-        Network::new(&self.config, &self.weights, None)
+        let network = Network::new(&self.config, &self.weights, None);
+        match &self.output {
+            Some(output) => network.ordered(Order::Panels, output),
+            None => network,
+        }
     }
 
     /// The number of weights.

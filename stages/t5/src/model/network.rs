@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     config::Config,
-    kernels::{self, AttentionPlan, Keys, Rows, Segment},
+    kernels::{self, AttentionPlan, Keys, Order, Segment},
     random::{Dropout, mix},
 };
 
@@ -50,14 +50,23 @@ pub struct Network<'a> {
     dropout: Option<u64>,
     /// Dropout sites passed so far; their order is that of the code, so it is the same in every pass.
     sites: Cell<u64>,
-    rows: Rows,
+    /// Of the weights of linear layers.
+    order: Order,
+    /// What makes logits of decoder outputs, in that order too.
+    output: &'a Tensor<2>,
 }
 
 impl<'a> Network<'a> {
     /// The computation over `weights`, with dropout at the configured rate where there is a `dropout` key.
     pub fn new(config: &'a Config, weights: &'a Weights<Tensor<2>>, dropout: Option<u64>) -> Self {
         let dropout = dropout.filter(|_| config.dropout_rate > 0.0);
-        Self { config, weights, dropout, sites: Cell::new(0), rows: Rows::Many }
+        let output = weights.output();
+        Self { config, weights, dropout, sites: Cell::new(0), order: Order::Plain, output }
+    }
+
+    /// The same computation with linear layers in another order, `output` among them.
+    pub(super) fn ordered(self, order: Order, output: &'a Tensor<2>) -> Self {
+        Self { order, output, ..self }
     }
 
     /// The encoder's output for every source token, `[tokens, d_model]`.
@@ -91,18 +100,13 @@ impl<'a> Network<'a> {
 
     /// The logits of decoder outputs, in f32: `[rows, d_model]` gives `[rows, vocab]`.
     pub fn logits(&self, decoded: Tensor<2>) -> Tensor<2> {
-        self.logits_of(decoded, self.output())
+        in_f32(self.linear(decoded, self.output))
     }
 
-    /// The same for some of the [`Network::output`] weights.
-    pub(crate) fn logits_of(&self, decoded: Tensor<2>, output: &Tensor<2>) -> Tensor<2> {
-        let logits = self.linear(decoded, output);
-        if logits.dtype() == DType::F32 { logits } else { logits.cast(DType::F32) }
-    }
-
-    /// The weights that make logits of decoder outputs, `[vocab, d_model]`.
-    pub(crate) fn output(&self) -> &Tensor<2> {
-        self.weights.output()
+    /// The logits of some tokens alone, `[rows, tokens]`.
+    pub(crate) fn logits_of(&self, decoded: Tensor<2>, tokens: &[u32]) -> Tensor<2> {
+        let output = kernels::embed(self.weights.output(), tokens);
+        in_f32(kernels::linear(decoded, &output, Order::Plain))
     }
 
     /// What the decoder reads when it should write `target`: the start token, then the target without its last.
@@ -132,14 +136,9 @@ impl<'a> Network<'a> {
         }
     }
 
-    /// The same computation, fit for steps of one position per sequence, and exact in any batch.
-    pub(super) fn stepwise(self) -> Self {
-        Self { rows: Rows::Few, ..self }
-    }
-
     /// A linear layer.
     pub(crate) fn linear(&self, x: Tensor<2>, w: &Tensor<2>) -> Tensor<2> {
-        kernels::linear(x, w, self.rows)
+        kernels::linear(x, w, self.order)
     }
 
     /// RMS norm.
@@ -228,4 +227,8 @@ impl<'a> Network<'a> {
         let site = self.sites.replace(self.sites.get() + 1);
         Some(Dropout::new(self.config.dropout_rate as f32, mix(key, site)))
     }
+}
+
+fn in_f32(x: Tensor<2>) -> Tensor<2> {
+    if x.dtype() == DType::F32 { x } else { x.cast(DType::F32) }
 }

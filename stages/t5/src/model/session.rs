@@ -59,8 +59,7 @@ pub struct Session<'a> {
 impl<'a> Session<'a> {
     /// Encodes the sources. Their ids have passed [`Model::check_ids`].
     pub fn new(model: &'a Model, source: Packed) -> Self {
-        // Encoding too: a row's numbers are then the same, to the bit, whatever batch it is in.
-        let network = model.network().stepwise();
+        let network = model.network();
         let encoded = network.encode(&source);
         let cross = model.weights.decoder.blocks.iter().filter_map(|block| block.cross.as_ref());
         let capacity = source.runs.len() * 8;

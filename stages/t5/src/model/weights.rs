@@ -235,6 +235,22 @@ impl<P> Weights<P> {
         list
     }
 
+    /// The weights of the linear layers in the blocks.
+    pub(super) fn linear_mut(&mut self) -> Vec<&mut P> {
+        let mut list = Vec::new();
+        for block in self.encoder.blocks.iter_mut().chain(&mut self.decoder.blocks) {
+            for Attention { q, k, v, o, .. } in
+                std::iter::once(&mut block.attention).chain(&mut block.cross)
+            {
+                list.extend([q, k, v, o]);
+            }
+            let FeedForward { wi, gate, wo, .. } = &mut block.feed_forward;
+            list.extend([wi, wo]);
+            list.extend(gate);
+        }
+        list
+    }
+
     /// The weights as a flat list, in the fixed order.
     pub fn list(&self) -> Vec<&P> {
         let mut list = vec![&self.shared];

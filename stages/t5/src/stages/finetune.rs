@@ -15,7 +15,7 @@ use serde_json::json;
 use super::card::{self, Card};
 use super::examples::{Kind, Pair, TableCount, Task, Tasks};
 use super::shared::{Loaded, MAX_SOURCE_TOKENS, load_model, pool};
-use crate::device::FINGERPRINT;
+use crate::device::fingerprint;
 use crate::error::Error as TrainError;
 use crate::folder::{self, Format, Precision};
 use crate::train::{Example, Length, Optimizer, Options, Schedule, StepMetrics, Trainer};
@@ -226,7 +226,7 @@ impl Stage for Finetune {
         let tasks = Tasks::check(default, config.tasks.clone(), inputs)?;
         let planned =
             Planned::new(Self { config, tasks }, [None, Some(Arc::new(metrics_schema()))]);
-        Ok(planned.fingerprint(FINGERPRINT))
+        Ok(planned.fingerprint(fingerprint()))
     }
 
     fn run(&self, run: &mut Run) -> Result<()> {

@@ -15,7 +15,7 @@ use serde::Deserialize;
 
 use super::shared::{Loaded, MAX_SOURCE_TOKENS, check_precision, load_model, pool, row_by_row};
 use crate::decode::{Candidate, EarlyStopping, Options, Row, Strategy, generate};
-use crate::device::FINGERPRINT;
+use crate::device::fingerprint;
 use crate::folder::Precision;
 
 /// Settings of `generate`.
@@ -176,7 +176,7 @@ impl MapStage for Generate {
             Field::new(CANDIDATE, DataType::Int64, false),
             Field::new(SCORE, DataType::Float64, true),
         ]);
-        Ok(Planned::new(Self { config, options }, [Some(schema)]).fingerprint(FINGERPRINT))
+        Ok(Planned::new(Self { config, options }, [Some(schema)]).fingerprint(fingerprint()))
     }
 
     fn open(&self, run: &Run) -> Result<Worker> {

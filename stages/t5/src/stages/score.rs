@@ -16,7 +16,7 @@ use serde::Deserialize;
 
 use super::examples::{Kind, Task};
 use super::shared::{Loaded, MAX_SOURCE_TOKENS, check_precision, load_model, pool, row_by_row};
-use crate::device::FINGERPRINT;
+use crate::device::fingerprint;
 use crate::folder::Precision;
 use crate::score::{Labels, cola_prompt, probabilities, stsb_prompt};
 use crate::train::{Example, mean_loss};
@@ -141,7 +141,7 @@ impl MapStage for ScoreStsb {
         rows.text(&config.first, "/first")?;
         rows.text(&config.second, "/second")?;
         let schema = rows.with_fields(stsb_fields(&config));
-        Ok(Planned::new(Self(config), [Some(schema)]).fingerprint(FINGERPRINT))
+        Ok(Planned::new(Self(config), [Some(schema)]).fingerprint(fingerprint()))
     }
 
     fn open(&self, run: &Run) -> Result<Self::Worker> {
@@ -211,7 +211,7 @@ impl MapStage for ScoreCola {
         let rows = inputs.table("rows")?;
         rows.text(&config.text, "/text")?;
         let schema = rows.with_fields(cola_fields(&config));
-        Ok(Planned::new(Self(config), [Some(schema)]).fingerprint(FINGERPRINT))
+        Ok(Planned::new(Self(config), [Some(schema)]).fingerprint(fingerprint()))
     }
 
     fn open(&self, run: &Run) -> Result<Self::Worker> {
@@ -294,7 +294,7 @@ impl MapStage for ScoreLoss {
         let rows = inputs.table("rows")?;
         config.task().check(&rows, "")?;
         let schema = rows.with_fields([Field::new(&config.into, DataType::Float64, true)]);
-        Ok(Planned::new(Self(config), [Some(schema)]).fingerprint(FINGERPRINT))
+        Ok(Planned::new(Self(config), [Some(schema)]).fingerprint(fingerprint()))
     }
 
     fn open(&self, run: &Run) -> Result<Self::Worker> {

@@ -53,7 +53,7 @@ pub(super) fn load_model(run: &Run, precision: Precision) -> StageResult<Arc<Loa
     if let Some(loaded) = models.get(&place).and_then(Weak::upgrade) {
         return Ok(loaded);
     }
-    let model = folder::load(directory, &device(run.device())?)?.with_precision(precision);
+    let model = folder::load(directory, &device(run.device())?)?.prepared(precision);
     let loaded = Arc::new(Loaded { model, tokenizer: Tokenizer::load(directory)? });
     models.retain(|_, model| model.strong_count() > 0);
     models.insert(place, Arc::downgrade(&loaded));

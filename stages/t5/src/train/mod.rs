@@ -17,7 +17,6 @@ use self::optimizer::{State, Step};
 pub use self::options::{Length, Optimizer, Options, Schedule};
 use crate::{
     Error, Result,
-    device::SIDE_BY_SIDE,
     kernels::{self, LossScale, update::square_sum},
     model::{Model, Network, Packed, Slot, Weights},
     random::mix,
@@ -274,9 +273,11 @@ impl Trainer {
 
     /// Parts of a batch whose gradients are computed side by side: how small models keep several cores busy.
     ///
-    /// The number depends on the work alone, never on the threads, so that these do not decide any rounding.
+    /// That is for our own loops; torch has threads of its own. The number depends on the work alone, never on the threads, so that these do not decide any rounding.
     fn shards(&self, batch: &[&Example]) -> usize {
-        if !SIDE_BY_SIDE || self.model.parameters() > MOST_SHARDED_WEIGHTS {
+        if !kernels::has_panels(&self.model.device())
+            || self.model.parameters() > MOST_SHARDED_WEIGHTS
+        {
             return 1;
         }
         let tokens: usize =

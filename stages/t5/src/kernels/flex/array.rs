@@ -1,9 +1,8 @@
-//! Dense CPU tensors of f32, as the kernels see them.
+//! Tensors as slices.
 
-use burn::backend::TensorMetadata;
 use burn::tensor::TensorData;
 
-pub(super) use crate::kernels::graph::Array;
+use crate::kernels::graph::Array;
 
 /// The tensor in row-major order and without slack, copied only where it is a view that is not.
 pub(in crate::kernels) fn dense(array: Array) -> Array {
@@ -13,17 +12,33 @@ pub(in crate::kernels) fn dense(array: Array) -> Array {
 }
 
 /// The values of a tensor that [`dense`] has seen.
-pub(super) fn values(array: &Array) -> &[f32] {
+pub(in crate::kernels) fn values(array: &Array) -> &[f32] {
     array.as_slice().expect("operations get dense f32 tensors")
 }
 
-/// Columns of a matrix.
-pub(super) fn columns(array: &Array) -> usize {
-    array.shape()[1]
+/// The same, for changing them: a copy where somebody else holds the tensor.
+pub(in crate::kernels) fn values_mut(array: &mut Array) -> &mut [f32] {
+    array.storage_mut()
+}
+
+/// A number.
+pub(in crate::kernels) fn scalar(value: f32) -> Array {
+    Array::from_data(TensorData::from([value]))
 }
 
 /// A matrix with as many columns as fit.
-pub(super) fn matrix(values: Vec<f32>, columns: usize) -> Array {
+pub(in crate::kernels) fn matrix(values: Vec<f32>, columns: usize) -> Array {
     let rows = values.len() / columns.max(1);
     Array::from_data(TensorData::new(values, [rows, columns]))
+}
+
+/// A matrix whose values `fill` writes into zeros.
+pub(in crate::kernels) fn filled(
+    rows: usize,
+    columns: usize,
+    fill: impl FnOnce(&mut [f32]),
+) -> Array {
+    let mut values = vec![0.0; rows * columns];
+    fill(&mut values);
+    matrix(values, columns)
 }

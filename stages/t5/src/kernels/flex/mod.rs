@@ -1,20 +1,16 @@
-//! The operations on burn's CPU backend, which are our own loops.
-
-#![expect(
-    clippy::inline_always,
-    reason = "what is not inlined into the dispatched closure is compiled for the oldest machine"
-)]
+//! burn's CPU backend, in Rust alone: the operations are the loops of [`cpu`](super::cpu).
 
 mod array;
-mod attention;
-mod elementwise;
-mod embedding;
-mod linear;
-mod loss;
-mod norm;
-pub(super) mod ops;
-mod product;
-mod simd;
 mod update;
 
-pub(super) use self::array::dense;
+pub(super) use self::array::{dense, filled, matrix, scalar, values, values_mut};
+
+/// Where an operation is computed: there is only the CPU.
+pub(super) fn here<O>(operation: O) -> O {
+    operation
+}
+
+/// Whether linear layers read their weights in panels.
+pub(super) fn has_panels(_: &burn::tensor::Device) -> bool {
+    true
+}

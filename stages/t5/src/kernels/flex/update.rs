@@ -1,206 +1,37 @@
-//! Optimizer steps: one pass over a weight, its gradient and its state.
+//! Optimizer steps, which are the loops of [`cpu`](crate::kernels::cpu).
 
 use burn::backend::Flex;
-use burn::tensor::TensorData;
-use rayon::prelude::*;
 
-use super::{
-    array::{columns, dense, matrix, values},
-    simd::{for_row_blocks, reduce_rows, vectorized},
-};
+use crate::kernels::cpu::update;
 use crate::kernels::graph::Array;
 use crate::kernels::update::{AdafactorStep, AdamStep, UpdateBackend};
 
-/// Elements that a thread updates at once, and that a sum covers before partial sums are added.
-const BLOCK: usize = 1 << 13;
-
 impl UpdateBackend for Flex {
     fn t5_adam(
-        weight: Array,
-        gradient: Array,
+        w: Array,
+        g: Array,
         first: Array,
         second: Array,
         step: AdamStep,
     ) -> (Array, Array, Array) {
-        let [mut weight, gradient, mut first, mut second] =
-            [weight, gradient, first, second].map(dense);
-        let [beta1, beta2] = step.betas;
-        let [bias1, bias2] = step.bias();
-        let [keep1, keep2, take1, take2] =
-            [beta1, beta2, 1.0 - beta1, 1.0 - beta2].map(|x| x as f32);
-        let (decay, rate) = (
-            (1.0 - step.learning_rate * step.weight_decay) as f32,
-            (step.learning_rate / bias1) as f32,
-        );
-        let (root, eps, scale) = (bias2 as f32, step.eps as f32, step.gradient_scale as f32);
-        let blocks = weight
-            .storage_mut::<f32>()
-            .par_chunks_mut(BLOCK)
-            .zip(first.storage_mut::<f32>().par_chunks_mut(BLOCK))
-            .zip(second.storage_mut::<f32>().par_chunks_mut(BLOCK))
-            .zip(values(&gradient).par_chunks(BLOCK));
-        blocks.with_min_len(4).for_each(|(((weight, first), second), gradient)| {
-            vectorized(
-                #[inline(always)]
-                || {
-                    for (((w, m), v), g) in weight.iter_mut().zip(first).zip(second).zip(gradient) {
-                        let g = g * scale;
-                        *m = keep1 * *m + take1 * g;
-                        *v = keep2 * *v + take2 * g * g;
-                        *w = *w * decay - rate * *m / (v.sqrt() / root + eps);
-                    }
-                },
-            );
-        });
-        (weight, first, second)
+        update::adam([w, g, first, second], step).into()
     }
 
     fn t5_adafactor(
-        weight: Array,
-        gradient: Array,
+        w: Array,
+        g: Array,
         rows: Array,
-        cols: Array,
+        columns: Array,
         step: AdafactorStep,
     ) -> (Array, Array, Array) {
-        let [weight, gradient, mut rows, mut cols] = [weight, gradient, rows, cols].map(dense);
-        let width = columns(&weight);
-        let scale = step.gradient_scale as f32;
-        let g = values(&gradient);
-        let height = g.len() / width;
-        let square = |g: f32| g * scale * (g * scale) + AdafactorStep::TINY;
-        let mut row_means = vec![0.0; height];
-        for_row_blocks(&mut row_means, 1, |first, means| {
-            vectorized(
-                #[inline(always)]
-                || {
-                    for (mean, row) in means.iter_mut().zip(g[first * width..].chunks_exact(width))
-                    {
-                        *mean = row.iter().map(|&g| square(g)).sum::<f32>() / width as f32;
-                    }
-                },
-            );
-        });
-        let column_sums = reduce_rows(height, width, |range, sums| {
-            vectorized(
-                #[inline(always)]
-                || {
-                    for row in g[range.start * width..range.end * width].chunks_exact(width) {
-                        for (sum, &g) in sums.iter_mut().zip(row) {
-                            *sum += square(g);
-                        }
-                    }
-                },
-            );
-        });
-        let column_means: Vec<f32> = column_sums.iter().map(|sum| sum / height as f32).collect();
-        step.blend(rows.storage_mut(), &row_means);
-        step.blend(cols.storage_mut(), &column_means);
-        let average = values(&rows).iter().sum::<f32>() / height as f32;
-        let row_factors: Vec<f32> =
-            values(&rows).iter().map(|row| 1.0 / (row / average).sqrt()).collect();
-        let column_factors: Vec<f32> =
-            values(&cols).iter().map(|column| 1.0 / column.sqrt()).collect();
-        let mut update = g.to_vec();
-        for_row_blocks(&mut update, width, |first, block| {
-            vectorized(
-                #[inline(always)]
-                || {
-                    for (row, factor) in block.chunks_exact_mut(width).zip(&row_factors[first..]) {
-                        for (u, column) in row.iter_mut().zip(&column_factors) {
-                            *u *= factor * column * scale;
-                        }
-                    }
-                },
-            );
-        });
-        (step.apply(weight, &update), rows, cols)
+        update::adafactor([w, g, rows, columns], step).into()
     }
 
-    fn t5_adafactor_vector(
-        weight: Array,
-        gradient: Array,
-        mean: Array,
-        step: AdafactorStep,
-    ) -> (Array, Array) {
-        let [weight, gradient, mut mean] = [weight, gradient, mean].map(dense);
-        let scale = step.gradient_scale as f32;
-        let squares: Vec<f32> = values(&gradient)
-            .iter()
-            .map(|g| g * scale * (g * scale) + AdafactorStep::TINY)
-            .collect();
-        step.blend(mean.storage_mut(), &squares);
-        let update: Vec<f32> = values(&gradient)
-            .iter()
-            .zip(values(&mean))
-            .map(|(g, mean)| g * scale / mean.sqrt())
-            .collect();
-        (step.apply(weight, &update), mean)
+    fn t5_adafactor_vector(w: Array, g: Array, mean: Array, step: AdafactorStep) -> (Array, Array) {
+        update::adafactor_vector([w, g, mean], step).into()
     }
 
     fn t5_square_sum(x: Array) -> Array {
-        let total = sum_of_squares(values(&dense(x)));
-        Array::from_data(TensorData::from([total as f32]))
+        update::square_sum(x)
     }
-}
-
-impl AdafactorStep {
-    /// Moves a running mean towards `new`.
-    fn blend(&self, mean: &mut [f32], new: &[f32]) {
-        let keep = self.keep();
-        for (mean, new) in mean.iter_mut().zip(new) {
-            *mean = *mean * keep as f32 + new * (1.0 - keep) as f32;
-        }
-    }
-
-    /// Subtracts the clipped and scaled update.
-    fn apply(&self, weight: Array, update: &[f32]) -> Array {
-        let width = columns(&weight);
-        let root_mean_square = |x: &[f32]| (sum_of_squares(x) / x.len() as f64).sqrt();
-        let relative = if self.scale_parameter {
-            root_mean_square(values(&weight)).max(Self::SMALLEST)
-        } else {
-            1.0
-        };
-        let learning_rate = self.learning_rate * relative;
-        let factor = (learning_rate / (root_mean_square(update) / Self::CLIP).max(1.0)) as f32;
-        let decay = (1.0 - self.weight_decay * learning_rate) as f32;
-        let mut new = values(&weight).to_vec();
-        for_row_blocks(&mut new, 1, |first, block| {
-            vectorized(
-                #[inline(always)]
-                || {
-                    for (w, u) in block.iter_mut().zip(&update[first..]) {
-                        *w = *w * decay - u * factor;
-                    }
-                },
-            );
-        });
-        matrix(new, width)
-    }
-}
-
-/// The sum of squares, in f64 over blocks of fixed size.
-fn sum_of_squares(x: &[f32]) -> f64 {
-    let partials: Vec<f64> = x
-        .par_chunks(BLOCK)
-        .with_min_len(8)
-        .map(|block| {
-            vectorized(
-                #[inline(always)]
-                || {
-                    let mut lanes = [0.0f64; 8];
-                    let chunks = block.chunks_exact(8);
-                    let tail: f64 =
-                        chunks.remainder().iter().map(|&x| f64::from(x) * f64::from(x)).sum();
-                    for chunk in chunks {
-                        for (lane, &x) in lanes.iter_mut().zip(chunk) {
-                            *lane += f64::from(x) * f64::from(x);
-                        }
-                    }
-                    lanes.iter().sum::<f64>() + tail
-                },
-            )
-        })
-        .collect();
-    partials.iter().sum()
 }

@@ -1,13 +1,14 @@
-//! The operations on libtorch, which are torch's own.
+//! The operations on libtorch: its own on a GPU, and on the CPU the loops of [`cpu`](super::cpu), in torch's memory.
+//!
+//! On the CPU torch's own would do as well, and do where [`torch_only`](crate::device::torch_only) says so: that is how
+//! what a GPU runs is tested where there is none.
 
+mod array;
 mod attention;
-pub(super) mod ops;
+mod choice;
+mod ops;
 mod update;
 
+pub(super) use self::array::{dense, filled, matrix, scalar, values, values_mut};
 pub(super) use self::attention::Layout;
-use super::graph::Array;
-
-/// Torch takes tensors of any layout.
-pub(super) fn dense(array: Array) -> Array {
-    array
-}
+pub(super) use self::choice::{has_panels, here};

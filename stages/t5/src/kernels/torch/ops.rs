@@ -1,7 +1,6 @@
 //! The operations as functions of torch tensors.
 
 use std::fmt::Debug;
-use std::sync::Arc;
 
 use rayon::prelude::*;
 use tch::{Reduction, Tensor};
@@ -10,11 +9,22 @@ use super::attention;
 use crate::{
     config::Activation,
     kernels::{
-        AttentionPlan, LossScale, Rows,
-        graph::{Array, Operation},
+        LossScale,
+        graph::Array,
+        ops::{Activate, Attend, CrossEntropy, Drop, Embed, Linear, Norm},
     },
     random::Dropout,
 };
+
+/// An operation as torch computes it; the same as [`Operation`](crate::kernels::graph::Operation), which is for all backends.
+pub(in crate::kernels) trait TorchOperation<const N: usize>:
+    Clone + Debug + Send + 'static
+{
+    type Kept: Clone + Debug + Send + 'static;
+    fn result(&self, inputs: [Array; N]) -> Array;
+    fn forward(&self, inputs: [Array; N]) -> (Array, Self::Kept);
+    fn backward(self, kept: Self::Kept, grad: Array) -> [Array; N];
+}
 
 /// A function of torch tensors. Torch differentiates it: what is kept for the backward pass is torch's own graph of this
 /// one operation.
@@ -22,7 +32,7 @@ trait Function<const N: usize>: Clone + Debug + Send + 'static {
     fn call(&self, inputs: [&Tensor; N]) -> Tensor;
 }
 
-impl<F: Function<N>, const N: usize> Operation<N> for F {
+impl<F: Function<N>, const N: usize> TorchOperation<N> for F {
     /// The result in torch's graph, and the inputs as its leaves.
     type Kept = (Array, [Array; N]);
 
@@ -53,12 +63,6 @@ impl<F: Function<N>, const N: usize> Operation<N> for F {
     }
 }
 
-/// Rows of a table.
-#[derive(Debug, Clone)]
-pub(in crate::kernels) struct Embed {
-    pub(in crate::kernels) ids: Arc<[u32]>,
-}
-
 impl Function<1> for Embed {
     fn call(&self, [table]: [&Tensor; 1]) -> Tensor {
         Tensor::embedding(
@@ -71,28 +75,19 @@ impl Function<1> for Embed {
     }
 }
 
-/// RMS norm.
-#[derive(Debug, Clone)]
-pub(in crate::kernels) struct Norm {
-    pub(in crate::kernels) eps: f32,
-}
-
 impl Function<2> for Norm {
     fn call(&self, [x, w]: [&Tensor; 2]) -> Tensor {
         x.rms_norm(x.size()[1], Some(w.view(-1)), Some(f64::from(self.eps)))
     }
 }
 
-/// Product with a transposed weight.
-#[derive(Debug, Clone)]
-pub(in crate::kernels) struct Linear(
-    #[expect(dead_code, reason = "torch computes few rows and many alike")]
-    pub(in crate::kernels)  Rows,
-);
-
 /// By hand, since most of a training step is here, and torch's graph would want a scalar to start from.
-impl Operation<2> for Linear {
+impl TorchOperation<2> for Linear {
     type Kept = [Array; 2];
+
+    fn result(&self, inputs: [Array; 2]) -> Array {
+        self.forward(inputs).0
+    }
 
     fn forward(&self, inputs: [Array; 2]) -> (Array, Self::Kept) {
         let [x, w] = &inputs;
@@ -102,13 +97,6 @@ impl Operation<2> for Linear {
     fn backward(self, [x, w]: Self::Kept, grad: Array) -> [Array; 2] {
         [grad.tensor.mm(&w.tensor), grad.tensor.tr().mm(&x.tensor)].map(Array::new)
     }
-}
-
-/// An activation with dropout; of two inputs the second is a gate.
-#[derive(Debug, Clone)]
-pub(in crate::kernels) struct Activate {
-    pub(in crate::kernels) activation: Activation,
-    pub(in crate::kernels) dropout: Option<Dropout>,
 }
 
 impl Activate {
@@ -132,10 +120,6 @@ impl Function<2> for Activate {
     }
 }
 
-/// Dropout; of two inputs the first is a residual that the second is added to.
-#[derive(Debug, Clone)]
-pub(in crate::kernels) struct Drop(pub(in crate::kernels) Dropout);
-
 impl Function<1> for Drop {
     fn call(&self, [x]: [&Tensor; 1]) -> Tensor {
         drop(x.shallow_clone(), Some(self.0))
@@ -148,10 +132,6 @@ impl Function<2> for Drop {
     }
 }
 
-/// Attention; a fourth input is the position bias.
-#[derive(Debug, Clone)]
-pub(in crate::kernels) struct Attend(pub(in crate::kernels) Arc<AttentionPlan>);
-
 impl Function<3> for Attend {
     fn call(&self, [q, k, v]: [&Tensor; 3]) -> Tensor {
         attention::attend([q, k, v], None, &self.0)
@@ -162,13 +142,6 @@ impl Function<4> for Attend {
     fn call(&self, [q, k, v, bias]: [&Tensor; 4]) -> Tensor {
         attention::attend([q, k, v], Some(bias), &self.0)
     }
-}
-
-/// Cross-entropy.
-#[derive(Debug, Clone)]
-pub(in crate::kernels) struct CrossEntropy {
-    pub(in crate::kernels) targets: Arc<[u32]>,
-    pub(in crate::kernels) scale: LossScale,
 }
 
 impl Function<1> for CrossEntropy {

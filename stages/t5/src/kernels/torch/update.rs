@@ -3,6 +3,8 @@
 use burn::backend::LibTorch;
 use tch::{Kind, Tensor};
 
+use super::choice::is_ours;
+use crate::kernels::cpu::update;
 use crate::kernels::graph::Array;
 use crate::kernels::update::{AdafactorStep, AdamStep, UpdateBackend};
 
@@ -14,6 +16,9 @@ impl UpdateBackend for LibTorch {
         second: Array,
         step: AdamStep,
     ) -> (Array, Array, Array) {
+        if is_ours(&weight) {
+            return update::adam([weight, gradient, first, second], step).into();
+        }
         let [beta1, beta2] = step.betas;
         let [bias1, bias2] = step.bias();
         let [mut weight, mut first, mut second] = [weight, first, second].map(owned);
@@ -39,6 +44,9 @@ impl UpdateBackend for LibTorch {
         cols: Array,
         step: AdafactorStep,
     ) -> (Array, Array, Array) {
+        if is_ours(&weight) {
+            return update::adafactor([weight, gradient, rows, cols], step).into();
+        }
         let gradient = &gradient.tensor * step.gradient_scale;
         let squares = gradient.square() + f64::from(AdafactorStep::TINY);
         let rows = step.blend(rows, &squares.mean_dim(1, false, Kind::Float));
@@ -54,6 +62,9 @@ impl UpdateBackend for LibTorch {
         mean: Array,
         step: AdafactorStep,
     ) -> (Array, Array) {
+        if is_ours(&weight) {
+            return update::adafactor_vector([weight, gradient, mean], step).into();
+        }
         let gradient = &gradient.tensor * step.gradient_scale;
         let squares = gradient.square() + f64::from(AdafactorStep::TINY);
         let mean = step.blend(mean, &squares);
@@ -62,6 +73,9 @@ impl UpdateBackend for LibTorch {
     }
 
     fn t5_square_sum(x: Array) -> Array {
+        if is_ours(&x) {
+            return update::square_sum(x);
+        }
         let sum = x.tensor.square().sum(Kind::Double);
         Array::new(sum.to_kind(Kind::Float).view(1))
     }

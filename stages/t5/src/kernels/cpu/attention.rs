@@ -6,7 +6,7 @@
 use rayon::prelude::*;
 
 use super::{
-    product::{Panel, multiply},
+    panel::{Panel, multiply},
     simd::{LANES, add_to, dot, softmax, vectorized},
 };
 use crate::kernels::{AttentionPlan, Keys, Segment};

@@ -2,26 +2,18 @@
 
 use std::sync::Arc;
 
-use burn::backend::{Flex, TensorMetadata, ops::FloatTensorOps};
-use burn::tensor::TensorData;
+use burn::backend::TensorMetadata;
 
-use super::{
-    array::{columns, matrix, values},
-    attention, elementwise, embedding, linear, loss, norm,
-};
-use crate::{
-    config::Activation,
-    kernels::{
-        AttentionPlan, LossScale, Rows,
-        graph::{Array, Operation},
-    },
-    random::Dropout,
+use super::{attention, elementwise, embedding, linear, loss, norm};
+use crate::kernels::{
+    graph::{Array, Operation},
+    native::{filled, matrix, scalar, values, values_mut},
+    ops::{Activate, Attend, CrossEntropy, Drop, Embed, Linear, Norm},
 };
 
-/// Rows of a table.
-#[derive(Debug, Clone)]
-pub(in crate::kernels) struct Embed {
-    pub(in crate::kernels) ids: Arc<[u32]>,
+/// Columns of a matrix.
+fn columns(array: &Array) -> usize {
+    array.shape()[1]
 }
 
 impl Operation<1> for Embed {
@@ -38,12 +30,6 @@ impl Operation<1> for Embed {
     }
 }
 
-/// RMS norm.
-#[derive(Debug, Clone)]
-pub(in crate::kernels) struct Norm {
-    pub(in crate::kernels) eps: f32,
-}
-
 impl Operation<2> for Norm {
     type Kept = [Array; 2];
 
@@ -58,35 +44,28 @@ impl Operation<2> for Norm {
     }
 }
 
-/// Product with a transposed weight.
-#[derive(Debug, Clone)]
-pub(in crate::kernels) struct Linear(pub(in crate::kernels) Rows);
-
 impl Operation<2> for Linear {
     type Kept = [Array; 2];
 
-    fn forward(&self, [x, w]: [Array; 2]) -> (Array, Self::Kept) {
-        let out = match self.0 {
-            Rows::Few => matrix(linear::forward(values(&x), values(&w), columns(&x)), w.shape()[0]),
-            Rows::Many => Flex::float_matmul(x.clone(), transpose(w.clone())),
-        };
-        (out, [x, w])
+    fn forward(&self, inputs: [Array; 2]) -> (Array, Self::Kept) {
+        let [x, w] = &inputs;
+        let [rows, depth, width] = [x.shape()[0], columns(x), w.shape()[0]];
+        let out = filled(rows, width, |out| {
+            linear::forward(values(x), values(w), depth, self.0, out);
+        });
+        (out, inputs)
     }
 
     fn backward(self, [x, w]: Self::Kept, grad: Array) -> [Array; 2] {
-        [Flex::float_matmul(grad.clone(), w), Flex::float_matmul(transpose(grad), x)]
+        let [rows, depth, width] = [x.shape()[0], columns(&x), w.shape()[0]];
+        let dx = filled(rows, depth, |out| {
+            linear::backward_x(values(&grad), values(&w), width, self.0, out);
+        });
+        let dw = filled(width, depth, |out| {
+            linear::backward_w(values(&grad), values(&x), depth, self.0, out);
+        });
+        [dx, dw]
     }
-}
-
-fn transpose(matrix: Array) -> Array {
-    Flex::float_swap_dims(matrix, 0, 1)
-}
-
-/// An activation with dropout; of two inputs the second is a gate.
-#[derive(Debug, Clone)]
-pub(in crate::kernels) struct Activate {
-    pub(in crate::kernels) activation: Activation,
-    pub(in crate::kernels) dropout: Option<Dropout>,
 }
 
 impl Operation<1> for Activate {
@@ -137,20 +116,16 @@ impl Operation<2> for Activate {
     }
 }
 
-/// Dropout; of two inputs the first is a residual that the second is added to.
-#[derive(Debug, Clone)]
-pub(in crate::kernels) struct Drop(pub(in crate::kernels) Dropout);
-
 impl Operation<1> for Drop {
     type Kept = ();
 
     fn forward(&self, [mut x]: [Array; 1]) -> (Array, ()) {
-        elementwise::drop_in_place(x.storage_mut(), self.0);
+        elementwise::drop_in_place(values_mut(&mut x), self.0);
         (x, ())
     }
 
     fn backward(self, (): (), mut grad: Array) -> [Array; 1] {
-        elementwise::drop_in_place(grad.storage_mut(), self.0);
+        elementwise::drop_in_place(values_mut(&mut grad), self.0);
         [grad]
     }
 }
@@ -164,14 +139,10 @@ impl Operation<2> for Drop {
 
     fn backward(self, (): (), grad: Array) -> [Array; 2] {
         let mut dropped = grad.clone();
-        elementwise::drop_in_place(dropped.storage_mut(), self.0);
+        elementwise::drop_in_place(values_mut(&mut dropped), self.0);
         [grad, dropped]
     }
 }
-
-/// Attention; a fourth input is the position bias.
-#[derive(Debug, Clone)]
-pub(in crate::kernels) struct Attend(pub(in crate::kernels) Arc<AttentionPlan>);
 
 /// The inputs of an attention and its probabilities.
 type AttendKept<const N: usize> = ([Array; N], Arc<Vec<Vec<f32>>>);
@@ -228,28 +199,23 @@ impl Operation<4> for Attend {
     }
 }
 
-/// Cross-entropy with its gradient.
-#[derive(Debug, Clone)]
-pub(in crate::kernels) struct CrossEntropy {
-    pub(in crate::kernels) targets: Arc<[u32]>,
-    pub(in crate::kernels) scale: LossScale,
-}
-
 impl Operation<1> for CrossEntropy {
     /// The gradient of the logits.
     type Kept = Array;
 
     fn forward(&self, [mut logits]: [Array; 1]) -> (Array, Self::Kept) {
         let width = columns(&logits);
-        let loss = loss::forward_backward(logits.storage_mut(), width, &self.targets, self.scale);
-        (Array::from_data(TensorData::from([loss])), logits)
+        let loss =
+            loss::forward_backward(values_mut(&mut logits), width, &self.targets, self.scale);
+        (scalar(loss), logits)
     }
 
-    fn backward(self, slope: Self::Kept, grad: Array) -> [Array; 1] {
-        match values(&grad) {
-            // The loss is the root in training.
-            [1.0] => [slope],
-            factor => [Flex::float_mul_scalar(slope, factor[0].into())],
+    fn backward(self, mut slope: Self::Kept, grad: Array) -> [Array; 1] {
+        let factor = values(&grad)[0];
+        // The loss is the root in training.
+        if factor != 1.0 {
+            values_mut(&mut slope).iter_mut().for_each(|value| *value *= factor);
         }
+        [slope]
     }
 }

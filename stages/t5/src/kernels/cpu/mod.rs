@@ -1,0 +1,20 @@
+//! The operations on the CPU: loops over slices of f32, in one pass over memory where that can be.
+
+#![expect(
+    clippy::inline_always,
+    reason = "what is not inlined into the dispatched closure is compiled for the oldest machine"
+)]
+
+mod attention;
+mod elementwise;
+mod embedding;
+mod linear;
+mod loss;
+mod norm;
+mod ops;
+mod panel;
+mod product;
+mod simd;
+pub(super) mod update;
+
+pub(super) use self::product::pack_transposed as panels;
