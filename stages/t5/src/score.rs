@@ -10,7 +10,7 @@ use burn::tensor::Tensor;
 use rayon::prelude::*;
 
 use crate::{
-    Error, Result,
+    Error, Result, kernels,
     model::{Lane, Model, Network, Packed, Session},
     tokenizer::Tokenizer,
 };
@@ -201,7 +201,7 @@ impl Edges {
             .map_err(|error| Error::Weights(format!("{error:?}")))?;
         let normalisers = match &self.tokens {
             Some(_) => vec![0.0; values.len() / width],
-            None => values.par_chunks_exact(width).map(log_sum_exp).collect(),
+            None => values.par_chunks_exact(width).map(kernels::log_sum_exp).collect(),
         };
         Ok(Logits { values, width, normalisers })
     }
@@ -225,11 +225,6 @@ impl Node {
             node.check(model)
         })
     }
-}
-
-fn log_sum_exp(row: &[f32]) -> f64 {
-    let top = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    f64::from(top) + row.iter().map(|x| f64::from((x - top).exp())).sum::<f64>().ln()
 }
 
 fn normalise(logs: &[f64]) -> Vec<f64> {

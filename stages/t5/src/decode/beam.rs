@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use super::{Candidate, EarlyStopping, Options, Row, choose};
 use crate::{
-    Error, Result,
+    Error, Result, kernels,
     model::{Lane, Model, Packed, Session},
 };
 
@@ -102,7 +102,7 @@ fn beams(sentences: &[Sentence]) -> impl Iterator<Item = &Beam> {
 impl Rules<'_> {
     /// The best tokens after a beam, with the scores of beam and token together.
     fn best_tokens(&self, beam: &Beam, logits: &mut [f32]) -> Vec<(f32, usize)> {
-        let log_total = choose::log_sum_exp(logits);
+        let log_total = kernels::log_sum_exp(logits) as f32;
         for score in logits.iter_mut() {
             *score -= log_total;
         }

@@ -28,23 +28,6 @@ pub(super) fn penalise(scores: &mut [f32], written: &[u32], options: &Options) {
     }
 }
 
-/// The logarithm of the sum of the exponentials.
-pub(super) fn log_sum_exp(scores: &[f32]) -> f32 {
-    let top = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    top + scores.iter().map(|score| f64::from((score - top).exp())).sum::<f64>().ln() as f32
-}
-
-/// The highest score; the first of equals.
-pub(super) fn best(scores: &[f32]) -> usize {
-    let mut best = 0;
-    for (token, &score) in scores.iter().enumerate() {
-        if score > scores[best] {
-            best = token;
-        }
-    }
-    best
-}
-
 /// The `count` highest scores with their tokens, best first; of equals the first.
 pub(super) fn top(scores: &[f32], count: usize) -> Vec<(f32, usize)> {
     let mut found: Vec<(f32, usize)> = Vec::with_capacity(count + 1);
@@ -141,6 +124,6 @@ mod tests {
     #[test]
     fn top_keeps_the_first_of_equals() {
         assert_eq!(top(&[1.0, 3.0, 3.0, 2.0], 3), [(3.0, 1), (3.0, 2), (2.0, 3)]);
-        assert_eq!(best(&[1.0, 3.0, 3.0]), 1);
+        assert_eq!(crate::kernels::highest(&[1.0, 3.0, 3.0]), 1);
     }
 }

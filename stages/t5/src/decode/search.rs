@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use super::{Candidate, Options, Row, Strategy, choose};
 use crate::{
-    Error, Result,
+    Error, Result, kernels,
     model::{Lane, Model, Packed, Session},
 };
 
@@ -75,7 +75,7 @@ pub(super) fn search(
 impl Writing {
     /// Chooses the next token by its logits.
     fn go_on(&mut self, logits: &mut [f32], options: &Options) {
-        let log_total = choose::log_sum_exp(logits);
+        let log_total = kernels::log_sum_exp(logits) as f32;
         let untouched = |token: usize, scores: &[f32]| scores[token] - log_total;
         let original = (options.repetition_penalty != 1.0).then(|| logits.to_vec());
         choose::penalise(logits, &self.tokens, options);
@@ -84,7 +84,7 @@ impl Writing {
                 let random = choose::draw(self.seed, self.candidate, self.tokens.len());
                 choose::sample(logits, temperature, top_k, top_p, random)
             }
-            _ => choose::best(logits),
+            _ => kernels::highest(logits),
         };
         self.score += untouched(token, original.as_deref().unwrap_or(logits));
         self.tokens.push(token as u32);

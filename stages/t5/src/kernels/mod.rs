@@ -249,6 +249,16 @@ pub fn cross_entropy(logits: Tensor<2>, targets: &[u32], scale: LossScale) -> Te
     Tensor::from_dispatch(Dispatch::t5_cross_entropy(logits.into_dispatch(), targets.into(), scale))
 }
 
+/// The logarithm of the sum of the exponentials of a row of logits.
+pub fn log_sum_exp(logits: &[f32]) -> f64 {
+    cpu::log_sum_exp(logits)
+}
+
+/// Where the highest of a row of logits is; the first of equals.
+pub fn highest(logits: &[f32]) -> usize {
+    cpu::highest(logits)
+}
+
 /// Whether the matrix product on this device has an order of its own for weights.
 pub fn has_panels(device: &Device) -> bool {
     native::has_panels(device)

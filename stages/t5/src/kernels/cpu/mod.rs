@@ -17,4 +17,5 @@ mod product;
 mod simd;
 pub(super) mod update;
 
-pub(super) use self::product::pack_transposed as panels;
+pub(super) use self::product::panels;
+pub(super) use self::simd::{highest, log_sum_exp};

@@ -34,42 +34,83 @@ pub(super) enum Left<'a> {
     Transposed(&'a [f32]),
 }
 
-/// The panels of the transpose of `rows`, `[columns, depth]`: a weight as it is stored, `[out, in]`.
-pub(in crate::kernels) fn pack_transposed(rows: &[f32], depth: usize) -> Vec<f32> {
-    let mut packed = vec![0.0; rows.len()];
-    let tasks = packed.par_chunks_mut(PANEL * depth).zip(rows.par_chunks(PANEL * depth));
-    tasks.with_min_len(panels_per_task(depth)).for_each(|(panel, rows)| {
-        let width = rows.len() / depth;
-        // A few rows of the panel at a time, which stay in the first-level cache meanwhile.
-        for (number, panel) in panel.chunks_mut(LANES * width).enumerate() {
-            let first = number * LANES;
-            for (column, row) in rows.chunks_exact(depth).enumerate() {
-                for (to, from) in panel.chunks_exact_mut(width).zip(&row[first..]) {
-                    to[column] = *from;
-                }
+/// The right-hand matrix, `[depth, columns]`.
+#[derive(Clone, Copy)]
+pub(super) enum Right<'a> {
+    /// As it is.
+    Rows(&'a [f32]),
+    /// As its transpose, `[columns, depth]`: a weight as it is stored, `[out, in]`.
+    Transposed(&'a [f32]),
+    /// In panels, as [`panels`] gives them.
+    Panels(&'a [f32]),
+}
+
+impl<'a> Right<'a> {
+    fn values(&self) -> &'a [f32] {
+        match self {
+            Self::Rows(values) | Self::Transposed(values) | Self::Panels(values) => values,
+        }
+    }
+
+    /// The panel of `width` columns from `first` on, its rows filled up with zeros to `stride`, a multiple of registers.
+    #[inline(always)]
+    fn panel<'b>(
+        &self,
+        scratch: &'b mut Vec<f32>,
+        [depth, columns]: [usize; 2],
+        [first, width, stride]: [usize; 3],
+    ) -> &'b [f32]
+    where
+        'a: 'b,
+    {
+        let values = self.values();
+        let there = &values[first * depth..][..width * depth];
+        if matches!(self, Self::Panels(_)) && width == stride {
+            return there;
+        }
+        scratch.clear();
+        scratch.resize(depth * stride, 0.0);
+        match self {
+            Self::Rows(_) => copy_rows(scratch, stride, &values[first..], columns, width),
+            Self::Panels(_) => copy_rows(scratch, stride, there, width, width),
+            Self::Transposed(_) => transpose(scratch, stride, there, depth),
+        }
+        scratch
+    }
+}
+
+/// Copies rows of `width`, `from_stride` apart, to rows `stride` apart.
+#[inline(always)]
+fn copy_rows(to: &mut [f32], stride: usize, from: &[f32], from_stride: usize, width: usize) {
+    for (to, from) in to.chunks_exact_mut(stride).zip(from.chunks(from_stride)) {
+        to[..width].copy_from_slice(&from[..width]);
+    }
+}
+
+/// Copies the transpose of rows of `depth` to rows `stride` apart.
+#[inline(always)]
+fn transpose(to: &mut [f32], stride: usize, rows: &[f32], depth: usize) {
+    // A few rows at a time, which stay in the first-level cache meanwhile.
+    for (number, to) in to.chunks_mut(LANES * stride).enumerate() {
+        let first = number * LANES;
+        for (column, row) in rows.chunks_exact(depth).enumerate() {
+            for (to, from) in to.chunks_exact_mut(stride).zip(&row[first..]) {
+                to[column] = *from;
             }
         }
-    });
-    packed
+    }
 }
 
-/// The panels of a matrix that is as it is, `[depth, columns]`.
-pub(super) fn pack(matrix: &[f32], columns: usize) -> Vec<f32> {
-    let depth = matrix.len() / columns;
-    let mut packed = vec![0.0; matrix.len()];
-    let tasks = packed.par_chunks_mut(PANEL * depth).enumerate();
-    tasks.with_min_len(panels_per_task(depth)).for_each(|(number, panel)| {
-        let width = panel.len() / depth;
-        let from = matrix[number * PANEL..].chunks(columns);
-        for (to, from) in panel.chunks_exact_mut(width).zip(from) {
-            to.copy_from_slice(&from[..width]);
-        }
-    });
-    packed
+/// A weight `[columns, depth]` in panels.
+pub(in crate::kernels) fn panels(rows: &[f32], depth: usize) -> Vec<f32> {
+    let mut panels = vec![0.0; rows.len()];
+    let tasks = panels.par_chunks_mut(PANEL * depth).zip(rows.par_chunks(PANEL * depth));
+    tasks.for_each(|(panel, rows)| transpose(panel, rows.len() / depth, rows, depth));
+    panels
 }
 
-/// The matrix `[columns, depth]` whose panels [`pack_transposed`] gave.
-pub(super) fn unpack_transposed(panels: &[f32], depth: usize) -> Vec<f32> {
+/// The matrix `[columns, depth]` whose [`panels`] these are.
+pub(super) fn from_panels(panels: &[f32], depth: usize) -> Vec<f32> {
     let mut rows = vec![0.0; panels.len()];
     for (rows, panel) in rows.chunks_mut(PANEL * depth).zip(panels.chunks(PANEL * depth)) {
         let width = panel.len() / depth;
@@ -82,28 +123,25 @@ pub(super) fn unpack_transposed(panels: &[f32], depth: usize) -> Vec<f32> {
     rows
 }
 
-/// Panels that are worth waking a thread for.
-fn panels_per_task(depth: usize) -> usize {
-    (PARALLEL_FROM / 8 / (PANEL * depth)).max(1)
-}
-
-/// `left` times the matrix in `panels`, into `out`, `[rows, columns]`.
-pub(super) fn multiply(left: Left<'_>, panels: &[f32], depth: usize, out: &mut [f32]) {
-    let columns = panels.len() / depth;
+/// `left` times `right`, into `out`, `[rows, columns]`.
+pub(super) fn multiply(left: Left<'_>, right: Right<'_>, depth: usize, out: &mut [f32]) {
+    let numbers = right.values().len();
+    let columns = numbers / depth;
     let rows = out.len() / columns;
-    let threads =
-        if rows * panels.len() < PARALLEL_FROM { 1 } else { rayon::current_num_threads() };
-    // Every task gets its part of each of its rows.
+    let threads = if rows * numbers < PARALLEL_FROM { 1 } else { rayon::current_num_threads() };
+    // Every task gets its part of each of its rows. A panel that has to be made first is made once.
+    let block_rows = if matches!(right, Right::Panels(_)) { ROWS } else { rows };
     let group = columns.div_ceil(PANEL).div_ceil(TASKS * threads) * PANEL;
     let mut tasks: Vec<Task<'_>> = Vec::new();
-    for (number, block) in out.chunks_mut(ROWS * columns).enumerate() {
+    for (number, block) in out.chunks_mut(block_rows * columns).enumerate() {
         let first = tasks.len();
-        let panels = panels.chunks(group * depth);
-        tasks.extend(panels.map(|panels| Task {
+        tasks.extend((0..columns).step_by(group).map(|first_column| Task {
             left,
-            first: number * ROWS,
+            first_row: number * block_rows,
             rows,
-            panels,
+            right,
+            first_column,
+            columns,
             depth,
             out: Vec::with_capacity(block.len() / columns),
         }));
@@ -113,58 +151,58 @@ pub(super) fn multiply(left: Left<'_>, panels: &[f32], depth: usize, out: &mut [
             }
         }
     }
+    let run = |scratch: &mut Vec<f32>, task| Arch::new().dispatch(Run { task, scratch });
     if threads == 1 {
-        tasks.into_iter().for_each(|task| Arch::new().dispatch(task));
+        let mut scratch = Vec::new();
+        tasks.into_iter().for_each(|task| run(&mut scratch, task));
     } else {
-        tasks.into_par_iter().for_each(|task| Arch::new().dispatch(task));
+        tasks.into_par_iter().for_each_init(Vec::new, run);
     }
 }
 
-/// Some rows of the result, and some panels of their columns.
+/// Some rows and columns of the result.
 struct Task<'a> {
     left: Left<'a>,
-    /// The first of the rows.
-    first: usize,
+    first_row: usize,
     /// Rows of the whole left-hand matrix.
     rows: usize,
-    panels: &'a [f32],
+    right: Right<'a>,
+    first_column: usize,
+    /// Columns of the whole right-hand matrix.
+    columns: usize,
     depth: usize,
+    /// The part of each row.
     out: Vec<&'a mut [f32]>,
 }
 
-impl WithSimd for Task<'_> {
+/// A task, and room for a panel.
+struct Run<'a> {
+    task: Task<'a>,
+    scratch: &'a mut Vec<f32>,
+}
+
+impl WithSimd for Run<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(mut self, simd: S) {
-        let mut padded = Vec::new();
-        for (number, panel) in self.panels.chunks(PANEL * self.depth).enumerate() {
-            let column = number * PANEL;
-            let width = panel.len() / self.depth;
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { mut task, scratch } = self;
+        let columns = task.out.first().map_or(0, |part| part.len());
+        for column in (0..columns).step_by(PANEL) {
+            let width = PANEL.min(columns - column);
             let stride = width.next_multiple_of(LANES);
-            let panel =
-                if width == stride { panel } else { pad(&mut padded, panel, width, stride) };
+            let place = [task.first_column + column, width, stride];
+            let panel = task.right.panel(scratch, [task.depth, task.columns], place);
             for offset in (0..stride / S::F32_LANES).step_by(WIDTH) {
                 let registers = Registers { simd, panel, stride, offset, column, width };
                 match stride / S::F32_LANES - offset {
-                    1 => self.columns::<S, 1>(&registers),
-                    2 => self.columns::<S, 2>(&registers),
-                    _ => self.columns::<S, WIDTH>(&registers),
+                    1 => task.columns::<S, 1>(&registers),
+                    2 => task.columns::<S, 2>(&registers),
+                    _ => task.columns::<S, WIDTH>(&registers),
                 }
             }
         }
     }
-}
-
-/// A panel whose rows are filled up with zeros to whole registers.
-#[inline(always)]
-fn pad<'a>(padded: &'a mut Vec<f32>, panel: &[f32], width: usize, stride: usize) -> &'a [f32] {
-    padded.clear();
-    padded.resize(panel.len() / width * stride, 0.0);
-    for (to, from) in padded.chunks_exact_mut(stride).zip(panel.chunks_exact(width)) {
-        to[..width].copy_from_slice(from);
-    }
-    padded
 }
 
 /// Where in a panel a tile is.
@@ -205,7 +243,7 @@ impl Task<'_> {
         at: &Registers<'_, S>,
         row: usize,
     ) -> usize {
-        let (depth, first) = (self.depth, self.first + row);
+        let (depth, first) = (self.depth, self.first_row + row);
         let sums = match self.left {
             Left::Rows(values) => {
                 let rows: [&[f32]; R] =
@@ -281,7 +319,7 @@ mod tests {
         (0..rows * columns).map(|i| (i as f32 * seed).sin()).collect()
     }
 
-    fn transpose(matrix: &[f32], columns: usize) -> Vec<f32> {
+    fn turned(matrix: &[f32], columns: usize) -> Vec<f32> {
         (0..columns)
             .flat_map(|column| matrix.iter().skip(column).step_by(columns))
             .copied()
@@ -306,17 +344,18 @@ mod tests {
                 let (x, w) = (&a[row * depth..][..depth], &b[column * depth..][..depth]);
                 x.iter().zip(w).map(|(x, w)| f64::from(*x) * f64::from(*w)).sum()
             };
-            let panels = pack_transposed(&b, depth);
-            assert_eq!(panels, pack(&transpose(&b, depth), columns));
-            assert_eq!(unpack_transposed(&panels, depth), b);
-            let turned = transpose(&a, depth);
-            let (mut one, mut other) = (vec![0.0; rows * columns], vec![0.0; rows * columns]);
-            multiply(Left::Rows(&a), &panels, depth, &mut one);
-            multiply(Left::Transposed(&turned), &panels, depth, &mut other);
-            assert_eq!(one, other);
-            for (index, value) in one.iter().enumerate() {
-                let exact = exact(index / columns, index % columns);
-                assert!((f64::from(*value) - exact).abs() < 1e-4, "{value} is not {exact}");
+            let panels = panels(&b, depth);
+            assert_eq!(from_panels(&panels, depth), b);
+            let (left, right) = (turned(&a, depth), turned(&b, depth));
+            let forms = [Right::Rows(&right), Right::Transposed(&b), Right::Panels(&panels)];
+            let lefts = [Left::Rows(&a), Left::Transposed(&left)];
+            for (left, right) in lefts.iter().flat_map(|left| forms.map(|right| (*left, right))) {
+                let mut out = vec![0.0; rows * columns];
+                multiply(left, right, depth, &mut out);
+                for (index, value) in out.iter().enumerate() {
+                    let exact = exact(index / columns, index % columns);
+                    assert!((f64::from(*value) - exact).abs() < 1e-4, "{value} is not {exact}");
+                }
             }
         }
     }
@@ -324,13 +363,14 @@ mod tests {
     #[test]
     fn a_row_is_the_same_in_any_batch() {
         let (depth, columns) = (96, 530);
-        let panels = pack_transposed(&matrix(columns, depth, 0.31), depth);
+        let panels = panels(&matrix(columns, depth, 0.31), depth);
+        let panels = Right::Panels(&panels);
         let x = matrix(77, depth, 0.17);
         let mut all = vec![0.0; 77 * columns];
-        multiply(Left::Rows(&x), &panels, depth, &mut all);
+        multiply(Left::Rows(&x), panels, depth, &mut all);
         for rows in [1, 2, 5, 11, 64] {
             let mut some = vec![0.0; rows * columns];
-            multiply(Left::Rows(&x[..rows * depth]), &panels, depth, &mut some);
+            multiply(Left::Rows(&x[..rows * depth]), panels, depth, &mut some);
             assert_eq!(some, all[..some.len()]);
         }
     }
