@@ -8,11 +8,9 @@
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[expect(unsafe_code, reason = "mallopt is C")]
 pub(crate) fn keep_what_is_freed() {
-    for (parameter, value) in [
-        (libc::M_ARENA_MAX, 1),
-        (libc::M_MMAP_MAX, 0),
-        (libc::M_TRIM_THRESHOLD, -1),
-    ] {
+    for (parameter, value) in
+        [(libc::M_ARENA_MAX, 1), (libc::M_MMAP_MAX, 0), (libc::M_TRIM_THRESHOLD, -1)]
+    {
         // SAFETY: these parameters take any number; one that is refused leaves things as they are.
         unsafe { libc::mallopt(parameter, value) };
     }

@@ -38,9 +38,6 @@ pub fn torch_only() -> bool {
     *SAID
 }
 
-/// Whether there is arithmetic of 16 bits.
-pub const HAS_BF16: bool = cfg!(feature = "torch");
-
 /// The device of models that are only read or written: the CPU.
 pub fn default_device() -> Device {
     #[cfg(feature = "flex")]

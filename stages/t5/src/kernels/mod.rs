@@ -36,8 +36,10 @@ use crate::{config::Activation, device::Native, random::Dropout};
 pub enum Order {
     /// Row by row.
     Plain,
-    /// As the matrix product of the CPU reads them, which pays for weights that do not change: see [`panels`].
+    /// As the matrix product of the CPU reads them. For weights that do not change: there are no gradients.
     Panels,
+    /// The same in bf16, two numbers in the place of one; rows are rounded to bf16 too, and sums are of f32.
+    HalfPanels,
 }
 
 /// What the loss counts.
@@ -264,11 +266,17 @@ pub fn has_panels(device: &Device) -> bool {
     native::has_panels(device)
 }
 
-/// A weight, `[out, in]`, in [`Order::Panels`].
-pub fn panels(weight: &Tensor<2>) -> Tensor<2> {
-    let [_, columns] = weight.dims();
-    let values = weight.to_data().try_to_vec::<f32>().expect("weights are read in f32");
-    let data = TensorData::new(cpu::panels(&values, columns), weight.dims());
+/// A weight, `[out, in]`, in another order.
+pub fn reordered(weight: &Tensor<2>, order: Order) -> Tensor<2> {
+    let [rows, depth] = weight.dims();
+    let values = || weight.to_data().try_to_vec::<f32>().expect("weights are read in f32");
+    let data = match order {
+        Order::Plain => return weight.clone(),
+        Order::Panels => TensorData::new(cpu::panels(&values(), depth), [rows, depth]),
+        Order::HalfPanels => {
+            TensorData::new(cpu::half_panels(&values(), depth), [rows, depth.div_ceil(2)])
+        }
+    };
     Tensor::from_data(data, &weight.device())
 }
 

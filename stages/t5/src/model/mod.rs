@@ -16,7 +16,7 @@ use crate::{
     Error, Result,
     config::Config,
     folder::Precision,
-    kernels::{Order, has_panels, panels},
+    kernels::{Order, has_panels, reordered},
     random::{Stream, mix},
 };
 
@@ -25,9 +25,8 @@ use crate::{
 pub struct Model {
     config: Config,
     weights: Weights<Tensor<2>>,
-    /// Of a model that is only read from: the weights of its linear layers are in the order of the matrix product, and so
-    /// are these, which make logits.
-    output: Option<Tensor<2>>,
+    /// Of a model that is only read from: the order of the weights of its linear layers, and those that make logits.
+    output: Option<(Order, Tensor<2>)>,
 }
 
 impl Model {
@@ -80,14 +79,18 @@ impl Model {
     /// The same model, only to be read from: in this precision, and in the order in which weights are read fastest.
     #[must_use]
     pub fn prepared(mut self, precision: Precision) -> Self {
-        if precision == Precision::Bf16 {
-            self.weights = self.weights.map(|weight| weight.clone().cast(DType::BF16));
-        }
-        if has_panels(&self.device()) {
-            self.output = Some(panels(self.weights.output()));
-            for weight in self.weights.linear_mut() {
-                *weight = panels(weight);
+        let order = match precision {
+            Precision::Bf16 if has_panels(&self.device()) => Order::HalfPanels,
+            Precision::F32 if has_panels(&self.device()) => Order::Panels,
+            Precision::Bf16 => {
+                self.weights = self.weights.map(|weight| weight.clone().cast(DType::BF16));
+                return self;
             }
+            Precision::F32 => return self,
+        };
+        self.output = Some((order, reordered(self.weights.output(), order)));
+        for weight in self.weights.linear_mut() {
+            *weight = reordered(weight, order);
         }
         self
     }
@@ -114,7 +117,7 @@ impl Model {
     pub fn network(&self) -> Network<'_> {
         let network = Network::new(&self.config, &self.weights, None);
         match &self.output {
-            Some(output) => network.ordered(Order::Panels, output),
+            Some((order, output)) => network.ordered(*order, output),
             None => network,
         }
     }

@@ -13,7 +13,7 @@ use rayon::ThreadPool;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::shared::{Loaded, MAX_SOURCE_TOKENS, check_precision, load_model, pool, row_by_row};
+use super::shared::{Loaded, MAX_SOURCE_TOKENS, load_model, pool, row_by_row};
 use crate::decode::{Candidate, EarlyStopping, Options, Row, Strategy, generate};
 use crate::device::fingerprint;
 use crate::folder::Precision;
@@ -56,7 +56,7 @@ pub struct Config {
     #[serde(default = "max_source_tokens")]
     #[schemars(range(min = 2))]
     max_source_tokens: usize,
-    /// What is computed with. bf16 is faster where the hardware has it; the backend `torch` can do it.
+    /// What is computed with. bf16 takes half the memory and is faster where the processor has instructions for it.
     #[serde(default)]
     precision: Precision,
 }
@@ -168,7 +168,6 @@ impl MapStage for Generate {
         let rows = inputs.table("rows")?;
         rows.text(&config.source, "/source")?;
         let options = options(&config)?;
-        check_precision(config.precision)?;
         let schema = rows.with_fields([
             id_field(),
             parent_field(),

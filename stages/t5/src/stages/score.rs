@@ -15,7 +15,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::examples::{Kind, Task};
-use super::shared::{Loaded, MAX_SOURCE_TOKENS, check_precision, load_model, pool, row_by_row};
+use super::shared::{Loaded, MAX_SOURCE_TOKENS, load_model, pool, row_by_row};
 use crate::device::fingerprint;
 use crate::folder::Precision;
 use crate::score::{Labels, cola_prompt, probabilities, stsb_prompt};
@@ -99,7 +99,7 @@ pub struct StsbConfig {
     /// the column of this name with `_mean`.
     #[serde(default = "stsb")]
     into: String,
-    /// What is computed with. bf16 is faster where the hardware has it; the backend `torch` can do it.
+    /// What is computed with. bf16 takes half the memory and is faster where the processor has instructions for it.
     #[serde(default)]
     precision: Precision,
 }
@@ -136,7 +136,6 @@ impl MapStage for ScoreStsb {
     }
 
     fn plan(config: StsbConfig, inputs: &PlanInputs) -> Result<Planned<Self>> {
-        check_precision(config.precision)?;
         let rows = inputs.table("rows")?;
         rows.text(&config.first, "/first")?;
         rows.text(&config.second, "/second")?;
@@ -186,7 +185,7 @@ pub struct ColaConfig {
     /// `acceptable` goes to the column of this name with `_p`.
     #[serde(default = "cola")]
     into: String,
-    /// What is computed with. bf16 is faster where the hardware has it; the backend `torch` can do it.
+    /// What is computed with. bf16 takes half the memory and is faster where the processor has instructions for it.
     #[serde(default)]
     precision: Precision,
 }
@@ -207,7 +206,6 @@ impl MapStage for ScoreCola {
     }
 
     fn plan(config: ColaConfig, inputs: &PlanInputs) -> Result<Planned<Self>> {
-        check_precision(config.precision)?;
         let rows = inputs.table("rows")?;
         rows.text(&config.text, "/text")?;
         let schema = rows.with_fields(cola_fields(&config));
@@ -258,7 +256,7 @@ pub struct LossConfig {
     /// The column to write: the mean loss of a target token.
     #[serde(default = "loss")]
     into: String,
-    /// What is computed with. bf16 is faster where the hardware has it; the backend `torch` can do it.
+    /// What is computed with. bf16 takes half the memory and is faster where the processor has instructions for it.
     #[serde(default)]
     precision: Precision,
 }
@@ -290,7 +288,6 @@ impl MapStage for ScoreLoss {
     }
 
     fn plan(config: LossConfig, inputs: &PlanInputs) -> Result<Planned<Self>> {
-        check_precision(config.precision)?;
         let rows = inputs.table("rows")?;
         config.task().check(&rows, "")?;
         let schema = rows.with_fields([Field::new(&config.into, DataType::Float64, true)]);

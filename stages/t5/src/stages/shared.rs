@@ -8,7 +8,7 @@ use paraloom_sdk::{About, Error as StageError, Result as StageResult, Run, Statu
 use rayon::ThreadPool;
 
 use crate::Error;
-use crate::device::{BATCH_INVARIANT, HAS_BF16, device, set_threads};
+use crate::device::{BATCH_INVARIANT, device, set_threads};
 use crate::folder;
 use crate::folder::Precision;
 use crate::model::Model;
@@ -17,16 +17,6 @@ use crate::tokenizer::Tokenizer;
 /// Says that rows can be computed in any batch, where the backend keeps that.
 pub(super) fn row_by_row(about: About) -> About {
     if BATCH_INVARIANT { about.batch_invariant() } else { about }
-}
-
-/// Refuses what the backend cannot compute with.
-pub(super) fn check_precision(precision: Precision) -> StageResult<()> {
-    if precision == Precision::F32 || HAS_BF16 {
-        return Ok(());
-    }
-    Err(StageError::config("this backend computes in f32 only")
-        .at("/precision")
-        .hint("say `backend: torch`, or leave `precision` out"))
 }
 
 /// Longer sources are cut. T5 was trained on 512 tokens.

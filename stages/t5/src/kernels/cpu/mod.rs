@@ -5,6 +5,7 @@
     reason = "what is not inlined into the dispatched closure is compiled for the oldest machine"
 )]
 
+mod arithmetic;
 mod attention;
 mod elementwise;
 mod embedding;
@@ -17,5 +18,5 @@ mod product;
 mod simd;
 pub(super) mod update;
 
-pub(super) use self::product::panels;
+pub(super) use self::product::{half_panels, panels};
 pub(super) use self::simd::{highest, log_sum_exp};

@@ -7,9 +7,10 @@
 //!
 //! Beside the general products of MKL and `gemm` this is about twice as fast for the shapes of T5.
 
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Arch, Simd};
 use rayon::prelude::*;
 
+use super::arithmetic::{Arithmetic, InPairs, InSingles, pairs};
 use super::simd::LANES;
 
 /// Columns of a panel: three registers of AVX-512, six of AVX2, twelve of NEON.
@@ -109,22 +110,31 @@ pub(in crate::kernels) fn panels(rows: &[f32], depth: usize) -> Vec<f32> {
     panels
 }
 
-/// The matrix `[columns, depth]` whose [`panels`] these are.
-pub(super) fn from_panels(panels: &[f32], depth: usize) -> Vec<f32> {
-    let mut rows = vec![0.0; panels.len()];
-    for (rows, panel) in rows.chunks_mut(PANEL * depth).zip(panels.chunks(PANEL * depth)) {
-        let width = panel.len() / depth;
-        for (column, row) in rows.chunks_exact_mut(depth).enumerate() {
-            for (to, from) in row.iter_mut().zip(panel[column..].iter().step_by(width)) {
-                *to = *from;
-            }
-        }
-    }
-    rows
+/// The same of pairs of numbers in bf16, half as much: the panels of `[columns, depth / 2]`.
+pub(in crate::kernels) fn half_panels(rows: &[f32], depth: usize) -> Vec<f32> {
+    panels(&pairs(rows, depth), depth.div_ceil(2))
 }
 
 /// `left` times `right`, into `out`, `[rows, columns]`.
 pub(super) fn multiply(left: Left<'_>, right: Right<'_>, depth: usize, out: &mut [f32]) {
+    tasks(left, right, depth, out, |run| Arch::new().dispatch(InSingles(run)));
+}
+
+/// The product of `left`, `[rows, depth]`, rounded to bf16, and what [`half_panels`] gave, into `out`.
+pub(super) fn multiply_half(left: &[f32], half_panels: &[f32], depth: usize, out: &mut [f32]) {
+    let left = pairs(left, depth);
+    let right = Right::Panels(half_panels);
+    tasks(Left::Rows(&left), right, depth.div_ceil(2), out, |run| InPairs(run).run());
+}
+
+/// Shares the work out.
+fn tasks(
+    left: Left<'_>,
+    right: Right<'_>,
+    depth: usize,
+    out: &mut [f32],
+    work: impl Fn(Run<'_>) + Sync,
+) {
     let numbers = right.values().len();
     let columns = numbers / depth;
     let rows = out.len() / columns;
@@ -151,7 +161,7 @@ pub(super) fn multiply(left: Left<'_>, right: Right<'_>, depth: usize, out: &mut
             }
         }
     }
-    let run = |scratch: &mut Vec<f32>, task| Arch::new().dispatch(Run { task, scratch });
+    let run = |scratch: &mut Vec<f32>, task| work(Run { task, scratch });
     if threads == 1 {
         let mut scratch = Vec::new();
         tasks.into_iter().for_each(|task| run(&mut scratch, task));
@@ -176,16 +186,14 @@ struct Task<'a> {
 }
 
 /// A task, and room for a panel.
-struct Run<'a> {
+pub(super) struct Run<'a> {
     task: Task<'a>,
     scratch: &'a mut Vec<f32>,
 }
 
-impl WithSimd for Run<'_> {
-    type Output = ();
-
+impl Run<'_> {
     #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
+    pub(super) fn all<S: Simd, A: Arithmetic<S>>(self, simd: S) {
         let Self { mut task, scratch } = self;
         let columns = task.out.first().map_or(0, |part| part.len());
         for column in (0..columns).step_by(PANEL) {
@@ -196,9 +204,9 @@ impl WithSimd for Run<'_> {
             for offset in (0..stride / S::F32_LANES).step_by(WIDTH) {
                 let registers = Registers { simd, panel, stride, offset, column, width };
                 match stride / S::F32_LANES - offset {
-                    1 => task.columns::<S, 1>(&registers),
-                    2 => task.columns::<S, 2>(&registers),
-                    _ => task.columns::<S, WIDTH>(&registers),
+                    1 => task.columns::<S, A, 1>(&registers),
+                    2 => task.columns::<S, A, 2>(&registers),
+                    _ => task.columns::<S, A, WIDTH>(&registers),
                 }
             }
         }
@@ -222,23 +230,23 @@ struct Registers<'a, S> {
 impl Task<'_> {
     /// All rows of the columns of one to three registers.
     #[inline(always)]
-    fn columns<S: Simd, const C: usize>(&mut self, at: &Registers<'_, S>) {
+    fn columns<S: Simd, A: Arithmetic<S>, const C: usize>(&mut self, at: &Registers<'_, S>) {
         let mut row = 0;
         while row < self.out.len() {
             // Of 16 registers, as AVX2 has them, four rows leave some to read into.
             let most = if S::REGISTER_COUNT < 32 { TILE / 2 } else { TILE };
             row += match most.min(self.out.len() - row) {
-                1 => self.tile::<S, 1, C>(at, row),
-                2 | 3 => self.tile::<S, 2, C>(at, row),
-                4..8 => self.tile::<S, 4, C>(at, row),
-                _ => self.tile::<S, TILE, C>(at, row),
+                1 => self.tile::<S, A, 1, C>(at, row),
+                2 | 3 => self.tile::<S, A, 2, C>(at, row),
+                4..8 => self.tile::<S, A, 4, C>(at, row),
+                _ => self.tile::<S, A, TILE, C>(at, row),
             }
         }
     }
 
     /// So many rows of them, which it returns.
     #[inline(always)]
-    fn tile<S: Simd, const R: usize, const C: usize>(
+    fn tile<S: Simd, A: Arithmetic<S>, const R: usize, const C: usize>(
         &mut self,
         at: &Registers<'_, S>,
         row: usize,
@@ -248,7 +256,7 @@ impl Task<'_> {
             Left::Rows(values) => {
                 let rows: [&[f32]; R] =
                     std::array::from_fn(|i| &values[(first + i) * depth..][..depth]);
-                sums::<S, R, C>(
+                sums::<S, A, R, C>(
                     at,
                     depth,
                     #[inline(always)]
@@ -262,7 +270,7 @@ impl Task<'_> {
             }
             Left::Transposed(values) => {
                 let values = &values[first..];
-                sums::<S, R, C>(
+                sums::<S, A, R, C>(
                     at,
                     depth,
                     #[inline(always)]
@@ -290,7 +298,7 @@ impl Task<'_> {
 
 /// The sums of a tile; `factors` gives the left-hand numbers of a step in depth.
 #[inline(always)]
-fn sums<S: Simd, const R: usize, const C: usize>(
+fn sums<S: Simd, A: Arithmetic<S>, const R: usize, const C: usize>(
     at: &Registers<'_, S>,
     depth: usize,
     factors: impl Fn(usize) -> [f32; R],
@@ -302,9 +310,8 @@ fn sums<S: Simd, const R: usize, const C: usize>(
         let row: [S::f32s; C] = std::array::from_fn(|j| row[j]);
         let factors = factors(k);
         for i in 0..R {
-            let factor = at.simd.splat_f32s(factors[i]);
             for j in 0..C {
-                sums[i][j] = at.simd.mul_add_e_f32s(factor, row[j], sums[i][j]);
+                sums[i][j] = A::multiply_add(at.simd, factors[i], row[j], sums[i][j]);
             }
         }
     }
@@ -345,7 +352,6 @@ mod tests {
                 x.iter().zip(w).map(|(x, w)| f64::from(*x) * f64::from(*w)).sum()
             };
             let panels = panels(&b, depth);
-            assert_eq!(from_panels(&panels, depth), b);
             let (left, right) = (turned(&a, depth), turned(&b, depth));
             let forms = [Right::Rows(&right), Right::Transposed(&b), Right::Panels(&panels)];
             let lefts = [Left::Rows(&a), Left::Transposed(&left)];
@@ -356,6 +362,34 @@ mod tests {
                     let exact = exact(index / columns, index % columns);
                     assert!((f64::from(*value) - exact).abs() < 1e-4, "{value} is not {exact}");
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn halves_are_rounded_and_summed_in_singles() {
+        for [rows, depth, columns] in SHAPES {
+            let (a, b) = (matrix(rows, depth, 0.37), matrix(columns, depth, 0.73));
+            let panels = half_panels(&b, depth);
+            let (mut ours, mut emulated) = (vec![0.0; rows * columns], vec![0.0; rows * columns]);
+            multiply_half(&a, &panels, depth, &mut ours);
+            let left = pairs(&a, depth);
+            tasks(
+                Left::Rows(&left),
+                Right::Panels(&panels),
+                depth.div_ceil(2),
+                &mut emulated,
+                |run| {
+                    Arch::new().dispatch(InPairs(run));
+                },
+            );
+            assert_eq!(ours, emulated, "by the instruction and without it");
+            let round = |x: f32| f64::from(half::bf16::from_f32(x));
+            for (index, value) in ours.iter().enumerate() {
+                let (x, w) = (&a[index / columns * depth..], &b[index % columns * depth..]);
+                let products = x[..depth].iter().zip(w).map(|(x, w)| round(*x) * round(*w));
+                let exact: f64 = products.sum();
+                assert!((f64::from(*value) - exact).abs() < 1e-4, "{value} is not {exact}");
             }
         }
     }

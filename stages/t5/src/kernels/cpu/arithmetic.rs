@@ -1,0 +1,135 @@
+//! What the matrix product multiplies: numbers of f32, or pairs of bf16 that are summed up in f32.
+//!
+//! A pair is kept in the place of one f32: the first number in the lower half, the second in the upper one.
+
+use half::bf16;
+use pulp::{Simd, WithSimd};
+
+use super::product::Run;
+
+/// A multiply-add over registers of 32-bit words.
+pub(super) trait Arithmetic<S: Simd> {
+    /// `sum + factor * row`, where `factor` is one word, for all lanes.
+    fn multiply_add(simd: S, factor: f32, row: S::f32s, sum: S::f32s) -> S::f32s;
+}
+
+/// A word is a number.
+pub(super) struct Singles;
+
+impl<S: Simd> Arithmetic<S> for Singles {
+    #[inline(always)]
+    fn multiply_add(simd: S, factor: f32, row: S::f32s, sum: S::f32s) -> S::f32s {
+        simd.mul_add_e_f32s(simd.splat_f32s(factor), row, sum)
+    }
+}
+
+/// A word is a pair, which is taken apart: for processors without instructions for it, with the same results but for
+/// what is too small for a normal f32.
+pub(super) struct Pairs;
+
+impl<S: Simd> Arithmetic<S> for Pairs {
+    #[inline(always)]
+    fn multiply_add(simd: S, factor: f32, row: S::f32s, sum: S::f32s) -> S::f32s {
+        let second = |word| simd.and_u32s(word, simd.splat_u32s(0xffff_0000));
+        let first = |word| simd.wrapping_dyn_shl_u32s(word, simd.splat_u32s(16));
+        let factor = simd.splat_u32s(factor.to_bits());
+        let row = simd.transmute_u32s_f32s(row);
+        let product = |one: S::u32s, other: S::u32s, sum| {
+            let [one, other] = [one, other].map(|word| simd.transmute_f32s_u32s(word));
+            simd.mul_add_e_f32s(one, other, sum)
+        };
+        let sum = product(second(factor), second(row), sum);
+        product(first(factor), first(row), sum)
+    }
+}
+
+/// Rows of `depth` numbers as rows of pairs, rounded to even; the last pair is filled up with zero.
+pub(super) fn pairs(rows: &[f32], depth: usize) -> Vec<f32> {
+    let pair = |pair: &[f32]| {
+        let [first, second] = [0, 1].map(|i| pair.get(i).copied().unwrap_or_default());
+        let [first, second] = [first, second].map(|x| u32::from(bf16::from_f32(x).to_bits()));
+        f32::from_bits(second << 16 | first)
+    };
+    rows.chunks_exact(depth).flat_map(|row| row.chunks(2).map(pair)).collect()
+}
+
+/// Products of f32.
+pub(super) struct InSingles<'a>(pub(super) Run<'a>);
+
+impl WithSimd for InSingles<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        self.0.all::<S, Singles>(simd);
+    }
+}
+
+/// Products of pairs.
+pub(super) struct InPairs<'a>(pub(super) Run<'a>);
+
+impl WithSimd for InPairs<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        self.0.all::<S, Pairs>(simd);
+    }
+}
+
+impl InPairs<'_> {
+    /// Runs this with the fastest instructions that there are.
+    pub(super) fn run(self) {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(v4) = avx512::available() {
+            return avx512::run(v4, self.0);
+        }
+        pulp::Arch::new().dispatch(self);
+    }
+}
+
+/// The instruction for pairs that AVX-512 has on some processors.
+#[cfg(target_arch = "x86_64")]
+#[expect(unsafe_code, reason = "instructions that not every processor has")]
+mod avx512 {
+    use std::arch::x86_64::{__m512, __m512bh, _mm512_dpbf16_ps};
+    use std::mem::transmute;
+    use std::sync::LazyLock;
+
+    use pulp::{f32x16, x86::V4};
+
+    use super::{Arithmetic, Run};
+
+    /// AVX-512, on a processor that has the instruction too.
+    pub(super) fn available() -> Option<V4> {
+        static THERE: LazyLock<Option<V4>> =
+            LazyLock::new(|| V4::try_new().filter(|_| is_x86_feature_detected!("avx512bf16")));
+        *THERE
+    }
+
+    pub(super) fn run(v4: V4, run: Run<'_>) {
+        #[target_feature(
+            enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512bf16,avx2,fma,bmi1,bmi2,lzcnt,popcnt"
+        )]
+        fn with_instruction(v4: V4, run: Run<'_>) {
+            run.all::<V4, Pairs>(v4);
+        }
+        // SAFETY: `available` gave `v4`, so the processor has all of these.
+        unsafe { with_instruction(v4, run) }
+    }
+
+    /// A word is a pair.
+    struct Pairs;
+
+    impl Arithmetic<V4> for Pairs {
+        #[inline(always)]
+        fn multiply_add(v4: V4, factor: f32, row: f32x16, sum: f32x16) -> f32x16 {
+            let factor = pulp::Simd::splat_f32s(v4, factor);
+            // SAFETY: all are 512 bits without any meaning of their own, and only `with_instruction` comes here.
+            unsafe {
+                let [factor, row] = [factor, row].map(|x| transmute::<f32x16, __m512bh>(x));
+                transmute(_mm512_dpbf16_ps(transmute::<f32x16, __m512>(sum), factor, row))
+            }
+        }
+    }
+}
