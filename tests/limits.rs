@@ -3,12 +3,15 @@
 
 mod common;
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::process::{Command, Output, Stdio};
+use std::sync::OnceLock;
 
-use common::{Project, results, tiny};
+use common::{Project, results, tiny, tiny_with};
 
+const LIBRARY_REFUSED: i32 = 8;
 const OUT_OF_SPACE: i32 = 11;
 
 fn said(output: &Output) -> String {
@@ -31,11 +34,12 @@ fn shell(project: &Project, script: &str) -> Output {
 
 /// The results of an undisturbed run.
 fn check_resumes(project: &Project) {
-    let straight = tiny();
-    straight.ok(&["run", "p.yaml"]);
-    project.ok(&["run", "p.yaml"]);
-    let all = |project| results(project, &common::TABLES, &common::MODELS);
-    assert!(all(project) == all(&straight));
+    static STRAIGHT: OnceLock<BTreeMap<String, Vec<u8>>> = OnceLock::new();
+    let all = |project: &Project| {
+        project.ok(&["run", "p.yaml"]);
+        results(project, &common::TABLES, &common::MODELS)
+    };
+    assert!(all(project) == *STRAIGHT.get_or_init(|| all(&tiny())));
 }
 
 /// What fits on a small disk is kept: the store is copied off it and finished elsewhere.
@@ -96,15 +100,57 @@ fn limits_of_the_process_are_errors_and_not_its_end() {
     }
 }
 
-/// Address space for nothing but the start, and then some: never a crash that loses anything.
+/// From too little to start with to enough: the result, or an error that says what was missing, and never a signal.
 #[test]
-fn too_little_memory_loses_nothing() {
-    let project = tiny();
-    let output = shell(&project, "ulimit -v 100000; exec \"$0\" run p.yaml");
-    let (code, said) = (output.status.code(), said(&output));
-    // An allocation that fails in the middle of the work ends the process by a signal.
-    assert!(matches!(code, Some(OUT_OF_SPACE | 0 | 8) | None), "{code:?} {said}");
-    check_resumes(&project);
+fn too_little_memory_is_an_error_and_loses_nothing() {
+    let step = 104_000 / common::scale("PARALOOM_MEMORIES", 13) as usize;
+    let mut short = 0;
+    for kib in (8_000..112_000).step_by(step.max(1)) {
+        let project = tiny();
+        let within = |args| shell(&project, &format!("ulimit -v {kib}; exec \"$0\" {args}"));
+        let output = within("run p.yaml --threads 2");
+        let said = said(&output);
+        match output.status.code() {
+            Some(0) => {}
+            // The system's loader finds no room for a stage library.
+            Some(LIBRARY_REFUSED) => assert!(said.contains("failed to map segment"), "{said}"),
+            Some(OUT_OF_SPACE) => {
+                short += 1;
+                let why = said.contains("out of memory: ") || said.contains("cannot start ");
+                assert!(why && said.contains("hint: "), "{kib} KiB: {said}");
+            }
+            // The binary itself finds no room: that is for the system to say.
+            _ => {
+                let started = within("--version").status.success();
+                assert!(!started, "{kib} KiB: {} {said}", output.status);
+            }
+        }
+        check_resumes(&project);
+    }
+    assert!(short > 0, "no size was too small for the work alone");
+}
+
+/// Room for all but the matrices of a large model, which is what a stage asks for.
+#[test]
+fn a_stage_without_memory_says_where_and_how_much() {
+    let large = || tiny_with("d_model: 16, d_ff: 32", "d_model: 64, d_ff: 65536");
+    let (project, needed) = (large(), (64 * 65536 * size_of::<f32>()) as u64);
+    let args = "run p.yaml --until blank --threads 2";
+    let output = shell(&project, &format!("ulimit -v 120000; exec \"$0\" {args}"));
+    let said = said(&output);
+    assert_eq!(output.status.code(), Some(OUT_OF_SPACE), "{said}");
+    let (_, after) = said
+        .split_once(&format!("error: node `blank`: out of memory: {needed} bytes are needed, "))
+        .unwrap_or_else(|| panic!("{said}"));
+    let free = after.split(' ').next().and_then(|free| free.parse().ok());
+    assert!(free.is_some_and(|free: u64| free < needed), "{said}");
+    assert!(said.contains("hint: raise the limit on address space (`ulimit -v`)"), "{said}");
+    let resumed = project.transcript(&["run", "p.yaml", "--until", "blank"]);
+    assert!(resumed.contains("cached pairs"), "what was done stays: {resumed}");
+    let straight = large();
+    straight.ok(&["run", "p.yaml", "--until", "blank"]);
+    let all = |project| results(project, &["pairs"], &["blank"]);
+    assert!(all(&project) == all(&straight));
 }
 
 #[test]

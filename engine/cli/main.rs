@@ -12,7 +12,11 @@ mod hub;
 mod render;
 mod signals;
 
+#[global_allocator]
+static ALLOCATOR: paraloom_alloc::OrExit = paraloom_alloc::OrExit(std::alloc::System);
+
 fn main() -> ExitCode {
+    paraloom_alloc::exit_when_aborted();
     signals::survive_file_size_limit();
     let args = args::Args::parse();
     match commands::dispatch(&args) {
