@@ -16,8 +16,8 @@ else
 fi
 # The engine without the backend that needs libtorch: nothing here is its own.
 ours=(--workspace --exclude paraloom-stages-t5-torch)
-PARALOOM_KILLS=$kills cargo test --release --test resume --test rerun --test limits --test together --test faults -- \
-  --nocapture --test-threads=1
+PARALOOM_KILLS=$kills cargo test --release --test resume --test rerun --test limits --test memory --test together \
+  --test faults -- --nocapture --test-threads=1
 # Here the kills are cuts of the power after a kill, of which every one has many states.
 PARALOOM_KILLS=10 cargo test --release "${ours[@]}" --test flips --test power --test damage --test races --test gc
 cargo test --release "${ours[@]}" --lib -- board::
