@@ -231,8 +231,12 @@ impl Stage for Finetune {
 
     fn run(&self, run: &mut Run) -> Result<()> {
         let loaded = load_model(run, Precision::F32)?;
-        let (mut examples, tables) = self.examples(&loaded, run.tables("examples"), true)?;
-        let (mut validation, _) = self.examples(&loaded, run.tables("validation"), false)?;
+        let pool = pool(run.threads())?;
+        let encode = |texts: &[&str], limit| {
+            pool.install(|| loaded.tokenizer.encode_all(texts, Some(limit)))
+        };
+        let (mut examples, tables) = self.examples(encode, run.tables("examples"), true)?;
+        let (mut validation, _) = self.examples(encode, run.tables("validation"), false)?;
         if validation.is_empty() && self.config.validation_split > 0.0 {
             validation = hold_back(&mut examples, self.config.validation_split);
         }
@@ -248,7 +252,7 @@ impl Stage for Finetune {
         };
         let options = self.options(run.seed());
         let services = run.services();
-        let (trainer, metrics) = pool(run.threads())?.install(|| -> Result<_> {
+        let (trainer, metrics) = pool.install(|| -> Result<_> {
             let (mut trainer, mut metrics) = start(&loaded, examples, options, services)?;
             work.train(&mut trainer, &mut metrics)?;
             Ok((trainer, metrics))
@@ -291,17 +295,14 @@ impl Finetune {
 
     fn examples(
         &self,
-        loaded: &Loaded,
+        encode: impl Fn(&[&str], usize) -> crate::Result<Vec<Vec<u32>>>,
         tables: Vec<(String, paraloom_sdk::StreamReader)>,
         weighted: bool,
     ) -> Result<(Vec<Example>, Vec<TableCount>)> {
         let (pairs, counts) = self.tasks.read(tables, weighted)?;
-        let encode = |text: fn(&Pair) -> &str, limit| {
-            let texts: Vec<_> = pairs.iter().map(text).collect();
-            loaded.tokenizer.encode_all(&texts, Some(limit))
-        };
-        let sources = encode(|pair| &pair.source, self.config.max_source_tokens)?;
-        let targets = encode(|pair| &pair.target, self.config.max_target_tokens)?;
+        let texts = |text: fn(&Pair) -> &str| pairs.iter().map(text).collect::<Vec<_>>();
+        let sources = encode(&texts(|pair| &pair.source), self.config.max_source_tokens)?;
+        let targets = encode(&texts(|pair| &pair.target), self.config.max_target_tokens)?;
         let pairs = sources.into_iter().zip(targets);
         Ok((pairs.map(|(source, target)| Example { source, target }).collect(), counts))
     }

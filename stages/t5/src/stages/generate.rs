@@ -250,7 +250,8 @@ impl Worker {
             .map(|row| format!("{}{}", self.config.prefix, sources.value(*row)))
             .collect();
         let limit = Some(self.config.max_source_tokens);
-        let encoded = self.loaded.tokenizer.encode_all(&texts, limit)?;
+        let encode = || self.loaded.tokenizer.encode_all(&texts, limit);
+        let encoded = self.pool.install(encode)?;
         let inputs: Vec<_> = encoded
             .into_iter()
             .zip(&present)

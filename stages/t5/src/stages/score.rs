@@ -50,8 +50,9 @@ impl<C> Judge<C> {
         let labels =
             self.labels.as_ref().ok_or_else(|| Error::internal("a judge without labels"))?;
         let texts: Vec<_> = prompts.iter().flatten().collect();
-        let sources = self.loaded.tokenizer.encode_all(&texts, Some(MAX_SOURCE_TOKENS))?;
-        let model = &self.loaded.model;
+        let Loaded { model, tokenizer } = &*self.loaded;
+        let encode = || tokenizer.encode_all(&texts, Some(MAX_SOURCE_TOKENS));
+        let sources = self.pool.install(encode)?;
         let judged = self
             .pool
             .install(|| probabilities(model, &sources, labels, &|| services.is_cancelled()))?;

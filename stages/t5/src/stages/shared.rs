@@ -60,7 +60,10 @@ pub(super) fn pool(threads: usize) -> StageResult<Arc<ThreadPool>> {
         return Ok(Arc::clone(pool));
     }
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
-    let pool = Arc::new(pool.map_err(|error| StageError::resource(error.to_string()))?);
+    let pool = Arc::new(pool.map_err(|error| {
+        StageError::resource(format!("cannot start {threads} threads: {error}"))
+            .hint("allow more memory or processes, or lower --threads")
+    })?);
     pools.insert(threads, Arc::clone(&pool));
     Ok(pool)
 }
