@@ -60,6 +60,11 @@ fn or_exit(pointer: *mut u8, needed: usize) -> *mut u8 {
     pointer
 }
 
+/// Bytes that this process may still have, by the tightest limit; `None` where nobody says.
+pub fn free() -> Option<u64> {
+    room::least().map(|room| room.free)
+}
+
 /// Ends a process that aborts for want of memory in the same way. Rust and the C library abort where they find none for the
 /// few bytes that a thread begins or ends with; that it was this can only be told from how little is left.
 pub fn exit_when_aborted() {

@@ -69,6 +69,27 @@ fn a_resumed_run_ends_with_the_same_bytes() -> TestResult {
     Ok(())
 }
 
+/// What a step does where memory ran out: the same, but for rounding.
+#[test]
+fn halved_batches_give_the_same_gradients() -> TestResult {
+    let options = Options { dropout: Some(0.0), batch_size: 8, ..Options::default() };
+    let mut whole = Trainer::new(model()?, examples(), options.clone())?;
+    let mut halved = Trainer::new(model()?, examples(), options)?;
+    halved.halve_batches();
+    for _ in 0..3 {
+        let (Some(one), Some(other)) = (whole.step()?, halved.step()?) else {
+            return Err("the run is longer".into());
+        };
+        assert!((one.loss - other.loss).abs() < 1e-5, "{one:?} {other:?}");
+        assert!((one.gradient_norm / other.gradient_norm - 1.0).abs() < 1e-4, "{one:?} {other:?}");
+        assert_eq!(
+            (one.examples, one.tokens, one.epoch),
+            (other.examples, other.tokens, other.epoch)
+        );
+    }
+    Ok(())
+}
+
 #[test]
 fn a_checkpoint_of_another_run_is_refused() -> TestResult {
     let folder = tempfile::tempdir()?;

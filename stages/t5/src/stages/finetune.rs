@@ -18,6 +18,7 @@ use super::shared::{Loaded, MAX_SOURCE_TOKENS, load_model, pool};
 use crate::device::fingerprint;
 use crate::error::Error as TrainError;
 use crate::folder::{self, Format, Precision};
+use crate::memory::Use;
 use crate::train::{Example, Length, Optimizer, Options, Schedule, StepMetrics, Trainer};
 
 const METRICS_FILE: &str = "metrics.json";
@@ -183,6 +184,17 @@ fn metrics_schema() -> Schema {
     ])
 }
 
+impl Finetune {
+    /// What the model is loaded for.
+    fn purpose(&self) -> Use {
+        let states = match self.config.optimizer {
+            OptimizerName::AdamW => 2,
+            OptimizerName::Adafactor => 0,
+        };
+        Use::Train { states }
+    }
+}
+
 impl Stage for Finetune {
     type Config = Config;
 
@@ -230,7 +242,7 @@ impl Stage for Finetune {
     }
 
     fn run(&self, run: &mut Run) -> Result<()> {
-        let loaded = load_model(run, Precision::F32)?;
+        let loaded = load_model(run, self.purpose())?;
         let pool = pool(run.threads())?;
         let encode = |texts: &[&str], limit| {
             pool.install(|| loaded.tokenizer.encode_all(texts, Some(limit)))
@@ -428,7 +440,7 @@ struct Work {
 
 impl Work {
     fn train(&self, trainer: &mut Trainer, metrics: &mut Vec<Metric>) -> Result<()> {
-        let mut saved = Instant::now();
+        let (mut saved, mut halved) = (Instant::now(), false);
         let (total, interval) = (trainer.total_steps(), self.services.checkpoint_interval());
         self.services.progress(trainer.steps_done(), total, "steps");
         loop {
@@ -440,7 +452,16 @@ impl Work {
             if self.services.is_cancelled() {
                 return self.stop(trainer, metrics);
             }
-            let Some(step) = trainer.step()? else { break };
+            let step = match trainer.step() {
+                Err(TrainError::Memory(_)) if !halved => {
+                    self.services.warn("out of memory: going on with every batch in two halves");
+                    trainer.halve_batches();
+                    halved = true;
+                    continue;
+                }
+                step => step?,
+            };
+            let Some(step) = step else { break };
             self.services.metric("loss", step.loss, step.step);
             self.services.metric("learning_rate", step.learning_rate, step.step);
             self.services.metric("gradient_norm", step.gradient_norm, step.step);

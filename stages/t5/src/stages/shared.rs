@@ -8,9 +8,9 @@ use paraloom_sdk::{About, Error as StageError, Result as StageResult, Run, Statu
 use rayon::ThreadPool;
 
 use crate::Error;
-use crate::device::{BATCH_INVARIANT, device, set_threads};
+use crate::device::{BATCH_INVARIANT, default_device, device, set_threads};
 use crate::folder;
-use crate::folder::Precision;
+use crate::memory::{self, Use};
 use crate::model::Model;
 use crate::tokenizer::Tokenizer;
 
@@ -28,22 +28,29 @@ pub(super) struct Loaded {
     pub(super) tokenizer: Tokenizer,
 }
 
-/// By directory, device and precision.
-type InUse = HashMap<(PathBuf, String, Precision), Weak<Loaded>>;
+/// By directory, device and purpose.
+type InUse = HashMap<(PathBuf, String, Use), Weak<Loaded>>;
 
 /// Loads the model that a stage reads, or finds it among those in use: nodes that use the same
 /// model share one copy. Artifacts never change, so the path says which model it is.
-pub(super) fn load_model(run: &Run, precision: Precision) -> StageResult<Arc<Loaded>> {
+pub(super) fn load_model(run: &Run, purpose: Use) -> StageResult<Arc<Loaded>> {
     static IN_USE: Mutex<Option<InUse>> = Mutex::new(None);
     let directory = run.artifact("model")?;
     // Held while loading, so that two nodes do not load the same model side by side.
     let mut in_use = IN_USE.lock().unwrap_or_else(PoisonError::into_inner);
     let models = in_use.get_or_insert_default();
-    let place = (directory.to_owned(), run.device().to_owned(), precision);
+    let place = (directory.to_owned(), run.device().to_owned(), purpose);
     if let Some(loaded) = models.get(&place).and_then(Weak::upgrade) {
         return Ok(loaded);
     }
-    let model = folder::load(directory, &device(run.device())?)?.prepared(precision);
+    let device = device(run.device())?;
+    if device == default_device() {
+        memory::check(run.services(), &folder::config(directory)?, purpose)?;
+    }
+    let mut model = folder::load(directory, &device)?;
+    if let Use::Read(precision) = purpose {
+        model = model.prepared(precision);
+    }
     let loaded = Arc::new(Loaded { model, tokenizer: Tokenizer::load(directory)? });
     models.retain(|_, model| model.strong_count() > 0);
     models.insert(place, Arc::downgrade(&loaded));
@@ -79,6 +86,11 @@ impl From<Error> for StageError {
             | Error::Tokenizer(_)
             | Error::Diverged { .. } => Status::Data,
             Error::Config(_) | Error::Invalid(_) => Status::Config,
+            Error::Memory(_) => {
+                return Self::resource(error.to_string()).hint(
+                    "take smaller batches, shorter texts or a smaller model, or another `device`",
+                );
+            }
             Error::Cancelled => return Self::cancelled(),
         };
         Self::new(status, error.to_string())
