@@ -52,22 +52,29 @@ pub(crate) fn estimate(config: &Config, purpose: Use) -> [u64; 2] {
     }
 }
 
+/// Bytes below which nobody wants to know.
+const WORTH_TELLING: u64 = 64 << 20;
+
 /// Says how much memory a node is about to take, and refuses what cannot fit.
 ///
 /// # Errors
 /// When the weights alone are more than there is room for.
 pub(crate) fn check(services: Services, config: &Config, purpose: Use) -> Result<()> {
     let [least, likely] = estimate(config, purpose);
+    if likely < WORTH_TELLING {
+        return Ok(());
+    }
     let Some(free) = free_memory() else {
         services.info(&format!("needs about {} of memory", size(likely)));
         return Ok(());
     };
     if least > free {
         let [needed, free] = [least, free].map(size);
-        return Err(Error::resource(format!("out of memory: {needed} are needed, {free} are free"))
+        return Err(Error::resource(format!("out of memory: {needed} are needed, of {free} that are free"))
             .hint("allow more, or take a smaller model; to write and to score, `precision: bf16` takes half"));
     }
-    let message = format!("needs about {} of memory; {} are free", size(likely), size(free));
+    let message =
+        format!("needs about {} of memory, of {} that are free", size(likely), size(free));
     if likely > free {
         services.warn(&message)
     } else {

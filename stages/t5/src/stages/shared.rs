@@ -47,10 +47,13 @@ pub(super) fn load_model(run: &Run, purpose: Use) -> StageResult<Arc<Loaded>> {
     if device == default_device() {
         memory::check(run.services(), &folder::config(directory)?, purpose)?;
     }
-    let mut model = folder::load(directory, &device)?;
-    if let Use::Read(precision) = purpose {
-        model = model.prepared(precision);
-    }
+    let model = pool(run.threads())?.install(|| -> crate::Result<_> {
+        let model = folder::load(directory, &device)?;
+        Ok(match purpose {
+            Use::Read(precision) => model.prepared(precision),
+            Use::Train { .. } => model,
+        })
+    })?;
     let loaded = Arc::new(Loaded { model, tokenizer: Tokenizer::load(directory)? });
     models.retain(|_, model| model.strong_count() > 0);
     models.insert(place, Arc::downgrade(&loaded));
