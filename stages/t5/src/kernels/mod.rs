@@ -36,9 +36,11 @@ use crate::{config::Activation, device::Native, random::Dropout};
 pub enum Order {
     /// Row by row.
     Plain,
+    /// Row by row, and rounded to bf16 for the product, as is what they are multiplied with; sums are of f32.
+    Halves,
     /// As the matrix product of the CPU reads them. For weights that do not change: there are no gradients.
     Panels,
-    /// The same in bf16, two numbers in the place of one; rows are rounded to bf16 too, and sums are of f32.
+    /// The same in bf16, two numbers in the place of one.
     HalfPanels,
 }
 
@@ -271,7 +273,7 @@ pub fn reordered(weight: &Tensor<2>, order: Order) -> Tensor<2> {
     let [rows, depth] = weight.dims();
     let values = || weight.to_data().try_to_vec::<f32>().expect("weights are read in f32");
     let data = match order {
-        Order::Plain => return weight.clone(),
+        Order::Plain | Order::Halves => return weight.clone(),
         Order::Panels => TensorData::new(cpu::panels(&values(), depth), [rows, depth]),
         Order::HalfPanels => {
             TensorData::new(cpu::half_panels(&values(), depth), [rows, depth.div_ceil(2)])

@@ -118,7 +118,11 @@ pub struct Config {
     #[serde(default)]
     #[schemars(range(min = 1))]
     patience: Option<u64>,
-    /// The numbers that the weights are written as. They are computed with in f32 all the same.
+    /// What matrix products are computed in. bf16 is faster where the processor has instructions for it; weights,
+    /// gradients and the optimizer's state stay in f32.
+    #[serde(default)]
+    precision: Precision,
+    /// The numbers that the weights are written as, whatever they are computed in.
     #[serde(default)]
     dtype: Precision,
     /// Weights that need more than this are written as several files.
@@ -301,6 +305,7 @@ impl Finetune {
             dropout: config.dropout,
             label_smoothing: config.label_smoothing,
             shuffle: config.shuffle,
+            precision: config.precision,
             seed,
         }
     }

@@ -308,6 +308,7 @@ impl Trainer {
         let tracked =
             self.model.weights().map(|weight| Tensor::from_inner(weight.clone()).require_grad());
         let network = Network::new(self.model.config(), &tracked, Some(dropout));
+        let network = network.in_precision(self.options.precision);
         let loss = batch_loss(&network, examples, scale);
         let mut gradients = loss.backward();
         let gradient = |weight: &Tensor<2>| {

@@ -67,8 +67,26 @@ pub(super) fn pairs(rows: &[f32], depth: usize) -> Vec<f32> {
     out
 }
 
+/// Pairs the numbers of two rows, or of one and zeros.
 #[inline(always)]
-fn pair(first: f32, second: f32) -> f32 {
+pub(super) fn pair_rows(out: &mut [f32], first: &[f32], second: Option<&[f32]>) {
+    match second {
+        Some(second) => {
+            for ((to, first), second) in out.iter_mut().zip(first).zip(second) {
+                *to = pair(*first, *second);
+            }
+        }
+        None => {
+            for (to, first) in out.iter_mut().zip(first) {
+                *to = pair(*first, 0.0);
+            }
+        }
+    }
+}
+
+/// Two numbers in one word.
+#[inline(always)]
+pub(super) fn pair(first: f32, second: f32) -> f32 {
     f32::from_bits(rounded(second) & 0xffff_0000 | rounded(first) >> 16)
 }
 
