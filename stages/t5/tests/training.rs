@@ -101,7 +101,8 @@ fn training_in_bf16_learns_as_well() -> TestResult {
 /// What a step does where memory ran out: the same, but for rounding.
 #[test]
 fn halved_batches_give_the_same_gradients() -> TestResult {
-    let options = Options { dropout: Some(0.0), batch_size: 8, ..Options::default() };
+    let options =
+        Options { dropout: Some(0.0), batch_size: 8, accumulate: 1, ..Options::default() };
     let mut whole = Trainer::new(model()?, examples(), options.clone())?;
     let mut halved = Trainer::new(model()?, examples(), options)?;
     halved.halve_batches();
