@@ -226,7 +226,7 @@ impl Stage for Finetune {
         let tasks = Tasks::check(default, config.tasks.clone(), inputs)?;
         let planned =
             Planned::new(Self { config, tasks }, [None, Some(Arc::new(metrics_schema()))]);
-        Ok(planned.fingerprint(fingerprint()))
+        Ok(planned.fingerprint(fingerprint()?))
     }
 
     fn run(&self, run: &mut Run) -> Result<()> {

@@ -8,7 +8,7 @@ use paraloom_sdk::{About, Error as StageError, Result as StageResult, Run, Statu
 use rayon::ThreadPool;
 
 use crate::Error;
-use crate::device::{BATCH_INVARIANT, device, set_threads};
+use crate::device::{BATCH_INVARIANT, check_precision, device, set_threads};
 use crate::folder;
 use crate::folder::Precision;
 use crate::model::Model;
@@ -43,7 +43,9 @@ pub(super) fn load_model(run: &Run, precision: Precision) -> StageResult<Arc<Loa
     if let Some(loaded) = models.get(&place).and_then(Weak::upgrade) {
         return Ok(loaded);
     }
-    let model = folder::load(directory, &device(run.device())?)?.prepared(precision);
+    let device = device(run.device())?;
+    check_precision(&device, precision)?;
+    let model = folder::load(directory, &device)?.prepared(precision);
     let loaded = Arc::new(Loaded { model, tokenizer: Tokenizer::load(directory)? });
     models.retain(|_, model| model.strong_count() > 0);
     models.insert(place, Arc::downgrade(&loaded));
