@@ -14,8 +14,8 @@ else
     PARALOOM_FLIPS=100000 PARALOOM_ORDERS=100000
   kills=1000
 fi
-# The engine without the backend that needs libtorch: nothing here is its own.
-ours=(--workspace --exclude paraloom-stages-t5-torch)
+# The engine without the backends that are built on request: nothing here is their own.
+ours=(--workspace --exclude paraloom-stages-t5-torch --exclude paraloom-stages-t5-cuda --exclude paraloom-stages-t5-wgpu)
 PARALOOM_KILLS=$kills cargo test --release --test resume --test rerun --test limits --test memory --test together \
   --test faults -- --nocapture --test-threads=1
 # Here the kills are cuts of the power after a kill, of which every one has many states.

@@ -86,11 +86,11 @@ pub(crate) struct SettingArgs {
     /// Replace a variable of the pipeline.
     #[arg(long = "set", value_name = "NAME=VALUE", value_parser = name_value)]
     pub(crate) set: Vec<(String, String)>,
-    /// What computes: `cpu`, `torch`, or `auto` for what the device asks for. Instead of the
-    /// pipeline's; what a node says of itself stays.
+    /// What computes: `cpu`, `torch`, `cuda`, `wgpu`, or `auto` for what the device asks for.
+    /// Instead of the pipeline's; what a node says of itself stays.
     #[arg(long, value_name = "NAME")]
     pub(crate) backend: Option<String>,
-    /// What it computes on: `cpu`, `cuda`, `cuda:0`.
+    /// What it computes on: `cpu`, `cuda`, `cuda:0`, `wgpu`.
     #[arg(long, value_name = "NAME")]
     pub(crate) device: Option<String>,
 }

@@ -6,7 +6,7 @@ mod libtorch;
 mod tidy;
 
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
 const USAGE: &str = "\
 usage: cargo xtask TASK
@@ -16,6 +16,7 @@ usage: cargo xtask TASK
   schemas            write schemas/ anew
   torch [CARGO ...]  build the backend `torch`, with LIBTORCH or what `libtorch` lays out;
                      or do something else with it: `cargo xtask torch test`
+  cuda, wgpu         the same with these backends
   tidy               check the invariants of docs/architecture.md";
 
 fn main() -> ExitCode {
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
         ["corpus", "--check"] => corpus(root, true),
         ["libtorch"] => report(libtorch::libtorch(&target(root).join("libtorch"))),
         ["torch", ref more @ ..] => torch(root, more),
+        [backend @ ("cuda" | "wgpu"), ref more @ ..] => run(&mut on_backend(root, backend, more)),
         ["schemas"] => report(schemas(root)),
         ["tidy"] => report(tidy::tidy(root)),
         _ => {
@@ -37,7 +39,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Cargo on stages/t5-torch, which no other command builds: it needs libtorch.
+/// Cargo on stages/t5-torch, with libtorch.
 fn torch(root: &Path, command: &[&str]) -> ExitCode {
     let laid_out = target(root).join("libtorch");
     let libtorch = std::env::var_os("LIBTORCH").map_or_else(|| laid_out.clone(), PathBuf::from);
@@ -47,12 +49,21 @@ fn torch(root: &Path, command: &[&str]) -> ExitCode {
             return report(problems);
         }
     }
+    run(on_backend(root, "torch", command).env("LIBTORCH", libtorch))
+}
+
+/// Cargo on the library of a backend, which no other command builds: they take long, and need what others do not have.
+fn on_backend(root: &Path, backend: &str, command: &[&str]) -> Command {
     let (name, more) = command.split_first().unwrap_or((&"build", &[]));
-    let mut cargo = std::process::Command::new(env!("CARGO"));
-    cargo.args([*name, "--release", "--package", "paraloom-stages-t5-torch"]).args(more);
-    cargo.env("LIBTORCH", libtorch).current_dir(root);
+    let package = format!("paraloom-stages-t5-{backend}");
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args([*name, "--release", "--package", &package]).args(more).current_dir(root);
     forget_package(&mut cargo);
-    match cargo.status() {
+    cargo
+}
+
+fn run(command: &mut Command) -> ExitCode {
+    match command.status() {
         Ok(status) if status.success() => ExitCode::SUCCESS,
         Ok(_) => ExitCode::FAILURE,
         Err(error) => report(Err(error)),
@@ -60,7 +71,7 @@ fn torch(root: &Path, command: &[&str]) -> ExitCode {
 }
 
 /// Else the build scripts of dependencies see another package, and are run anew.
-fn forget_package(command: &mut std::process::Command) {
+fn forget_package(command: &mut Command) {
     for (name, _) in std::env::vars_os() {
         let name = name.to_string_lossy();
         if name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") {
@@ -107,7 +118,7 @@ fn report(problems: std::io::Result<Vec<String>>) -> ExitCode {
 
 /// The binary itself knows the schema.
 fn schemas(root: &Path) -> std::io::Result<Vec<String>> {
-    let mut run = std::process::Command::new(env!("CARGO"));
+    let mut run = Command::new(env!("CARGO"));
     run.args(["run", "--release", "--quiet", "--", "schema"]).current_dir(root);
     forget_package(&mut run);
     let output = run.output()?;

@@ -34,10 +34,19 @@ pub(crate) fn run(stages: &[PathBuf]) -> Result<ExitCode> {
         };
         print(&format!("  {backend:6} {said}"))?;
     }
-    if !host.backends().any(|backend| backend == "torch") {
-        print(
-            "  torch  not built: `cargo xtask torch` in the project fetches libtorch and builds it",
-        )?;
+    for (backend, what) in ON_REQUEST {
+        if !host.backends().any(|built| built == backend) {
+            print(&format!(
+                "  {backend:6} not built: `cargo xtask {backend}` in the project {what}"
+            ))?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
+
+/// The backends that are built when somebody wants them, and what the command does.
+const ON_REQUEST: [(&str, &str); 3] = [
+    ("torch", "fetches libtorch and builds it"),
+    ("cuda", "builds it, for NVIDIA GPUs"),
+    ("wgpu", "builds it, for GPUs with Vulkan, Metal or DirectX"),
+];

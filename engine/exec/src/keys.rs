@@ -32,9 +32,9 @@ pub(crate) fn preimage(
     if let Some(digest) = &loaded.foreign {
         preimage = preimage.with("library", digest.as_str());
     }
-    // Which one of several does not matter.
+    // Which one of several does not matter, nor any to a stage that computes nothing and so has no fingerprint.
     let device = node.device.split(':').next().unwrap_or_default();
-    if device != DEFAULT_DEVICE {
+    if device != DEFAULT_DEVICE && !node.fingerprint.is_empty() {
         preimage = preimage.with("device", device);
     }
     if stage.uses_seed {

@@ -54,7 +54,7 @@ impl Workspace {
 
 /// How a backend gets there.
 const MAKE_BACKENDS: &str =
-    "`cargo xtask torch` makes the backend `torch`; `paraloom doctor` says what is there";
+    "`cargo xtask torch` (`cuda`, `wgpu`) makes a backend; `paraloom doctor` says what is there";
 
 impl Catalog for Workspace {
     fn stage(&self, name: &str, backend: &str) -> Result<Option<&StageInfo>, PlanFailure> {

@@ -35,12 +35,29 @@ pub fn check(resolved: &Resolved, catalog: &dyn Catalog) -> (Option<Graph>, Vec<
 /// The backend that is always there.
 const ALWAYS: &str = "cpu";
 
-/// The backend of a node. `auto` is the one that is always there, unless the device is not its own.
+/// The backend of a node. `auto` is the one that is always there, unless the device is not its own. That is by the names
+/// alone: what else is built on a machine does not change what a pipeline computes with.
 fn backend(node: &ResolvedNode) -> &str {
-    match (node.backend.0.as_str(), node.device.0.as_str()) {
-        (DEFAULT_BACKEND, device) if device.starts_with("cuda") => "torch",
+    match (node.backend.0.as_str(), kind(&node.device.0)) {
+        (DEFAULT_BACKEND, "cuda") => "torch",
+        (DEFAULT_BACKEND, "wgpu") => "wgpu",
         (DEFAULT_BACKEND, _) => ALWAYS,
         (backend, _) => backend,
+    }
+}
+
+/// The device without its number.
+fn kind(device: &str) -> &str {
+    device.split(':').next().unwrap_or_default()
+}
+
+/// Whether a backend computes on devices of a kind.
+fn computes_on(backend: &str, kind: &str) -> bool {
+    match backend {
+        ALWAYS => kind == DEFAULT_DEVICE,
+        "torch" => matches!(kind, DEFAULT_DEVICE | "cuda"),
+        "cuda" | "wgpu" => kind == backend,
+        _ => true,
     }
 }
 
@@ -103,14 +120,29 @@ impl Pass<'_> {
     /// A stage that does not compute takes no notice of the device; only the one that a backend offers does.
     fn device(&mut self, node: &ResolvedNode, stage: &StageInfo) {
         let (device, span) = &node.device;
-        let span = span.unwrap_or(node.stage.1);
-        let number = device.strip_prefix("cuda:").map(str::parse::<usize>);
-        if !matches!(device.as_str(), "cpu" | "cuda") && !matches!(number, Some(Ok(_))) {
+        let span = span.or(node.backend.1).unwrap_or(node.stage.1);
+        let kind = kind(device);
+        let is_device = match device[kind.len()..].strip_prefix(':') {
+            None => matches!(kind, DEFAULT_DEVICE | "cuda" | "wgpu"),
+            Some(number) => matches!(kind, "cuda" | "wgpu") && number.parse::<usize>().is_ok(),
+        };
+        if !is_device {
             let error = Diagnostic::error(format!("there is no device `{device}`"), span);
-            self.errors.push(error.hint("write `cpu`, `cuda` or `cuda:0`"));
-        } else if device != DEFAULT_DEVICE && stage.backend.is_empty() && node.backend.0 == ALWAYS {
-            let error = Diagnostic::error(format!("the backend `cpu` has no `{device}`"), span);
-            self.errors.push(error.hint("leave `backend` out, or write `torch`"));
+            self.errors.push(error.hint("write `cpu`, `cuda`, `cuda:0`, `wgpu` or `wgpu:0`"));
+            return;
+        }
+        // What the always present backend offers may be something that does not compute.
+        let backend = match (stage.backend.as_str(), node.backend.0.as_str()) {
+            ("", ALWAYS) => ALWAYS,
+            (own, _) => own,
+        };
+        if !computes_on(backend, kind) {
+            let message = format!("the backend `{backend}` has no `{device}`");
+            self.errors.push(Diagnostic::error(message, span).hint(match kind {
+                "cuda" => "leave `backend` out, or write `torch` or `cuda`",
+                "wgpu" => "leave `backend` out, or write `wgpu`",
+                _ => "leave `device` out, or `backend`",
+            }));
         }
     }
 

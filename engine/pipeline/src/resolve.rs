@@ -132,6 +132,18 @@ fn resolve_node(
             _ => connect(None, &tree),
         }
     }
+    let backend = choose(
+        node.compute.backend.as_ref(),
+        settings.backend,
+        document.compute.backend.as_ref(),
+        DEFAULT_BACKEND,
+    );
+    let device = choose(
+        node.compute.device.as_ref(),
+        settings.device,
+        document.compute.device.as_ref(),
+        own_device(&backend.0),
+    );
     ResolvedNode {
         name: node.name.clone(),
         name_span: node.name_span,
@@ -141,18 +153,16 @@ fn resolve_node(
         with: vars.fill(&node.with, errors),
         seed: node.seed.or(document.seed).unwrap_or(0),
         part_rows: node.part_rows.or(document.part_rows).unwrap_or(DEFAULT_PART_ROWS),
-        backend: choose(
-            node.compute.backend.as_ref(),
-            settings.backend,
-            document.compute.backend.as_ref(),
-            DEFAULT_BACKEND,
-        ),
-        device: choose(
-            node.compute.device.as_ref(),
-            settings.device,
-            document.compute.device.as_ref(),
-            DEFAULT_DEVICE,
-        ),
+        backend,
+        device,
+    }
+}
+
+/// The device of a backend where none is named: of one that is for GPUs alone it is the first of them.
+fn own_device(backend: &str) -> &str {
+    match backend {
+        "cuda" | "wgpu" => backend,
+        _ => DEFAULT_DEVICE,
     }
 }
 

@@ -12,9 +12,9 @@ pub fn editor_schema<'a>(stages: impl IntoIterator<Item = &'a StageInfo>) -> Val
     let name = json!({"type": "string", "pattern": "^[a-z0-9][a-z0-9_-]{0,63}$"});
     let names: Vec<_> = stages.iter().map(|stage| stage.name.as_str()).collect();
     let conditions: Vec<_> = stages.iter().map(|stage| condition(stage)).collect();
-    let backend = json!({"type": "string", "default": crate::DEFAULT_BACKEND, "examples": ["auto", "cpu", "torch"],
+    let backend = json!({"type": "string", "default": crate::DEFAULT_BACKEND, "examples": ["auto", "cpu", "torch", "cuda", "wgpu"],
                          "description": "What computes. `auto`: what the device asks for."});
-    let device = json!({"type": "string", "pattern": "^(cpu|cuda(:[0-9]+)?)$", "default": crate::DEFAULT_DEVICE,
+    let device = json!({"type": "string", "pattern": "^(cpu|(cuda|wgpu)(:[0-9]+)?)$", "default": crate::DEFAULT_DEVICE,
                         "description": "What it computes on."});
     json!({
         "$schema": "http://json-schema.org/draft-07/schema#",

@@ -1,33 +1,50 @@
 //! The one place that knows which backend computes.
 //!
-//! A library is built for one: the feature `flex` makes the one for the CPU, in Rust alone, and `torch` the one for
-//! libtorch. burn dispatches at run time on the device of a tensor, so the rest never names a backend, except for the
-//! fused operations in [`crate::kernels`], which each backend has to bring.
+//! A library is built for one: the feature `flex` alone makes the one for the CPU, in Rust alone, `torch` the one for
+//! libtorch, and `cuda` or `wgpu` one for GPUs, which has `flex` beside it for what is only read or written. burn
+//! dispatches at run time on the device of a tensor, so the rest never names a backend, except for [`crate::kernels`].
 
-use burn::tensor::Device;
+use burn::tensor::{DType, Device};
 
-use crate::{Error, Result};
+use crate::{Error, Result, folder::Precision};
 
-#[cfg(all(feature = "flex", feature = "torch"))]
-compile_error!("a library is built for one backend");
+#[cfg(any(
+    all(feature = "flex", feature = "torch"),
+    all(feature = "cuda", feature = "wgpu"),
+    all(any(feature = "cuda", feature = "wgpu"), not(feature = "flex"))
+))]
+compile_error!("a library is built for one backend; `cuda` and `wgpu` have `flex` beside them");
 
-/// The backend.
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
+mod gpu;
+
+/// The backend that has the fused operations.
 #[cfg(feature = "flex")]
 pub type Native = burn::backend::Flex;
-/// The backend.
+/// The backend that has the fused operations.
 #[cfg(feature = "torch")]
 pub type Native = burn::backend::LibTorch;
 
 /// Enters the key of every result that was computed with a model, and changes when its numbers do.
-pub fn fingerprint() -> &'static str {
-    #[cfg(feature = "flex")]
-    return "burn-flex f32 2";
+///
+/// # Errors
+/// When nothing can be computed, because there is no GPU that this library is for: said before a run starts.
+pub fn fingerprint() -> Result<&'static str> {
+    #[cfg(any(feature = "cuda", feature = "wgpu"))]
+    return gpu::device(gpu::NAME).map(|_| gpu::FINGERPRINT);
+    #[cfg(all(feature = "flex", not(any(feature = "cuda", feature = "wgpu"))))]
+    return Ok("burn-flex f32 2");
     #[cfg(feature = "torch")]
-    if torch_only() { "burn-tch f32" } else { "burn-tch f32 2" }
+    Ok(if torch_only() { "burn-tch f32" } else { "burn-tch f32 2" })
 }
 
 /// Whether a row's numbers are the same, to the bit, in any batch. On a GPU they are not.
-pub const BATCH_INVARIANT: bool = cfg!(feature = "flex");
+pub const BATCH_INVARIANT: bool = !cfg!(any(feature = "torch", feature = "cuda", feature = "wgpu"));
+
+/// Whether the operations on this device are the fused ones.
+pub fn has_fused(device: &Device) -> bool {
+    if cfg!(any(feature = "cuda", feature = "wgpu")) { *device == cpu_device() } else { true }
+}
 
 /// Whether what is on the CPU is left to torch's own operations, as what is on a GPU is: for testing those, and for
 /// processors on which they are faster.
@@ -38,36 +55,80 @@ pub fn torch_only() -> bool {
     *SAID
 }
 
-/// The device of models that are only read or written: the CPU.
-pub fn default_device() -> Device {
+/// The device of models that are only read or written.
+pub fn cpu_device() -> Device {
     #[cfg(feature = "flex")]
     return Device::flex();
     #[cfg(feature = "torch")]
     return Device::libtorch();
 }
 
-/// The device that a pipeline calls `name`: `cpu`, `cuda` or `cuda:0`.
+/// The device that this library computes on where nobody names one; it may not be there.
+pub fn default_device() -> Device {
+    #[cfg(any(feature = "cuda", feature = "wgpu"))]
+    return gpu::default_device();
+    #[cfg(not(any(feature = "cuda", feature = "wgpu")))]
+    cpu_device()
+}
+
+/// The device that a pipeline calls `name`: `cpu`, `cuda` or `wgpu`, the latter with a number too, as in `cuda:0`.
 ///
 /// # Errors
 /// When it is not there.
 pub fn device(name: &str) -> Result<Device> {
+    #[cfg(any(feature = "cuda", feature = "wgpu"))]
+    return gpu::device(name);
+    #[cfg(not(any(feature = "cuda", feature = "wgpu")))]
     if name == "cpu" {
-        return Ok(default_device());
+        return Ok(cpu_device());
     }
-    let missing = |why: &str| Err(Error::Invalid(format!("there is no device `{name}`: {why}")));
-    #[cfg(feature = "flex")]
-    return missing("this backend computes on the CPU");
+    #[cfg(all(feature = "flex", not(any(feature = "cuda", feature = "wgpu"))))]
+    return Err(missing(name, "this backend computes on the CPU"));
     #[cfg(feature = "torch")]
     {
-        let number = name.strip_prefix("cuda").map(|number| number.trim_start_matches(':'));
         let count = tch::Cuda::device_count();
-        match number.map(|number| if number.is_empty() { Ok(0) } else { number.parse::<i32>() }) {
-            Some(Ok(number)) if i64::from(number) < count => Ok(Device::libtorch_cuda(number)),
-            Some(_) if tch::Cuda::is_available() => missing(&format!("CUDA has {count} here")),
-            Some(_) => missing("this libtorch is built without CUDA, or there is no driver"),
-            None => missing("write `cpu`, `cuda` or `cuda:0`"),
+        match numbered(name, "cuda") {
+            Some(number) if (number as i64) < count => Ok(Device::libtorch_cuda(number)),
+            Some(_) if tch::Cuda::is_available() => {
+                Err(missing(name, &format!("CUDA has {count} here")))
+            }
+            Some(_) => {
+                Err(missing(name, "this libtorch is built without CUDA, or there is no driver"))
+            }
+            None => Err(missing(name, "write `cpu`, `cuda` or `cuda:0`")),
         }
     }
+}
+
+/// The number in the name of a device of this kind; without one it is the first.
+#[cfg(any(feature = "torch", feature = "cuda", feature = "wgpu"))]
+fn numbered(name: &str, kind: &str) -> Option<usize> {
+    match name.strip_prefix(kind)? {
+        "" => Some(0),
+        number => number.strip_prefix(':')?.parse().ok(),
+    }
+}
+
+fn missing(name: &str, why: &str) -> Error {
+    Error::Invalid(format!("there is no device `{name}`: {why}"))
+}
+
+/// Refuses a precision that a device does not compute in.
+///
+/// # Errors
+/// When it does not.
+pub fn check_precision(device: &Device, precision: Precision) -> Result<()> {
+    let dtype = match precision {
+        Precision::F32 => DType::F32,
+        Precision::Bf16 => DType::BF16,
+    };
+    if has_fused(device) || device.supports_dtype(dtype) {
+        return Ok(());
+    }
+    Err(Error::Invalid(
+        "this device does not compute in bf16; leave `precision` out, or choose another `backend`"
+            .into(),
+    ))
 }
 
 /// Tells the backend how many threads an operation may use; rayon's are given to it by who calls.

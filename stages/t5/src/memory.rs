@@ -17,6 +17,8 @@ pub(crate) enum Use {
     Train {
         /// Two for AdamW; Adafactor has next to none.
         states: u64,
+        /// Of the products; everything is kept in f32.
+        precision: Precision,
     },
 }
 
@@ -43,7 +45,7 @@ pub(crate) fn estimate(config: &Config, purpose: Use) -> [u64; 2] {
             let logits = BATCH * F32 * config.vocab_size as u64;
             [weights + head, weights + head + loading + cache + logits]
         }
-        Use::Train { states } => {
+        Use::Train { states, .. } => {
             // Those that it started from, those that it has now, and a gradient of each.
             let kept = weights * (3 + states);
             // The gradient of the embedding comes in two parts; the result is written from a copy.

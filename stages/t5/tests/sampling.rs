@@ -1,7 +1,11 @@
 //! Sampling: drawn from the exact distribution, and a row's own business whatever stands beside it.
 
+#[cfg(feature = "cuda")]
+extern crate paraloom_stages_t5_cuda as paraloom_stages_t5;
 #[cfg(feature = "torch")]
 extern crate paraloom_stages_t5_torch as paraloom_stages_t5;
+#[cfg(feature = "wgpu")]
+extern crate paraloom_stages_t5_wgpu as paraloom_stages_t5;
 
 use std::{path::Path, sync::LazyLock};
 
@@ -153,8 +157,8 @@ fn threads_do_not_change_a_row() -> TestResult {
     Ok(())
 }
 
-// Torch does not promise it.
-#[cfg(feature = "flex")]
+// The matrix products of others do not promise it.
+#[cfg(not(any(feature = "cuda", feature = "torch", feature = "wgpu")))]
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(40) })]
 

@@ -2,8 +2,12 @@
 
 #![expect(clippy::print_stdout, reason = "a test that is left out says so")]
 
+#[cfg(feature = "cuda")]
+extern crate paraloom_stages_t5_cuda as paraloom_stages_t5;
 #[cfg(feature = "torch")]
 extern crate paraloom_stages_t5_torch as paraloom_stages_t5;
+#[cfg(feature = "wgpu")]
+extern crate paraloom_stages_t5_wgpu as paraloom_stages_t5;
 
 use std::path::{Path, PathBuf};
 

@@ -1,7 +1,11 @@
 //! What a training run promises: exact resume, and an end to numbers that are none.
 
+#[cfg(feature = "cuda")]
+extern crate paraloom_stages_t5_cuda as paraloom_stages_t5;
 #[cfg(feature = "torch")]
 extern crate paraloom_stages_t5_torch as paraloom_stages_t5;
+#[cfg(feature = "wgpu")]
+extern crate paraloom_stages_t5_wgpu as paraloom_stages_t5;
 
 use paraloom_stages_t5::{
     Error,

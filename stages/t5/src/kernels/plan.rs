@@ -1,6 +1,9 @@
 //! What attends to what, when sequences of different lengths lie one after another without padding.
 
-use std::{ops::Range, sync::Arc};
+use std::{
+    ops::Range,
+    sync::{Arc, OnceLock},
+};
 
 use crate::{model::positions::Buckets, random::Dropout};
 
@@ -56,9 +59,11 @@ pub struct AttentionPlan {
     pub buckets: Option<Arc<Buckets>>,
     /// Dropout of the probabilities.
     pub dropout: Option<Dropout>,
-    /// What the backend makes of all this once for all layers.
+    /// What torch makes of all this once for all layers.
     #[cfg(feature = "torch")]
-    pub(super) layout: Arc<std::sync::OnceLock<super::native::Layout>>,
+    pub(super) layout: Arc<OnceLock<super::native::Layout>>,
+    /// The same for other devices.
+    pub(super) portable: Arc<OnceLock<super::portable::Layout>>,
 }
 
 impl AttentionPlan {
@@ -77,6 +82,7 @@ impl AttentionPlan {
             dropout: None,
             #[cfg(feature = "torch")]
             layout: Arc::default(),
+            portable: Arc::default(),
         }
     }
 

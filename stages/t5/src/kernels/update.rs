@@ -3,6 +3,8 @@
 use burn::backend::{Backend, Dispatch, backend_extension, tensor::FloatTensor};
 use burn::tensor::Tensor;
 
+use super::{is_fused, portable::update as portable};
+
 /// The numbers of one AdamW step, with torch's meaning.
 #[derive(Debug, Clone, Copy)]
 pub struct AdamStep {
@@ -72,6 +74,9 @@ pub fn adam(
     state: &mut [Tensor<2>; 2],
     step: AdamStep,
 ) -> Tensor<2> {
+    if !is_fused(&gradient) {
+        return portable::adam(weight, gradient, state, step);
+    }
     let [first, second] = state.each_mut().map(|mean| take(mean, &gradient));
     let (weight, first, second) =
         Dispatch::t5_adam(weight.into_dispatch(), gradient.into_dispatch(), first, second, step);
@@ -86,6 +91,9 @@ pub fn adafactor(
     state: &mut [Tensor<2>; 2],
     step: AdafactorStep,
 ) -> Tensor<2> {
+    if !is_fused(&gradient) {
+        return portable::adafactor(weight, gradient, state, step);
+    }
     let [rows, columns] = state.each_mut().map(|mean| take(mean, &gradient));
     let (weight, rows, columns) = Dispatch::t5_adafactor(
         weight.into_dispatch(),
@@ -105,6 +113,9 @@ pub fn adafactor_vector(
     state: &mut Tensor<2>,
     step: AdafactorStep,
 ) -> Tensor<2> {
+    if !is_fused(&gradient) {
+        return portable::adafactor_vector(weight, gradient, state, step);
+    }
     let mean = take(state, &gradient);
     let (weight, mean) =
         Dispatch::t5_adafactor_vector(weight.into_dispatch(), gradient.into_dispatch(), mean, step);
@@ -119,6 +130,9 @@ fn take(tensor: &mut Tensor<2>, stand_in: &Tensor<2>) -> FloatTensor<Dispatch> {
 
 /// The sum of squares.
 pub fn square_sum(x: &Tensor<2>) -> f64 {
+    if !is_fused(x) {
+        return portable::square_sum(x);
+    }
     Tensor::<1>::from_dispatch(Dispatch::t5_square_sum(x.clone().into_dispatch()))
         .into_scalar::<f32>()
         .into()

@@ -102,7 +102,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::device::default_device;
+    use crate::device::cpu_device;
 
     #[test]
     fn a_name_of_the_hub_is_told_from_a_path() {
@@ -128,7 +128,7 @@ mod tests {
             tables: &tables,
             sections: vec![("Configuration", json!({ "prefix": "a\n```\nb" }))],
         };
-        let model = Model::initial(Config::small(8, 8, 8, 1, 1), &default_device(), 1)?;
+        let model = Model::initial(Config::small(8, 8, 8, 1, 1), &cpu_device(), 1)?;
         let text = card.text(&model);
         let front = "---\nlibrary_name: transformers\npipeline_tag: text2text-generation\nbase_model: google-t5/t5-small\n";
         assert!(text.starts_with(front), "{text}");

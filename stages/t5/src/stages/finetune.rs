@@ -195,7 +195,7 @@ impl Finetune {
             OptimizerName::AdamW => 2,
             OptimizerName::Adafactor => 0,
         };
-        Use::Train { states }
+        Use::Train { states, precision: self.config.precision }
     }
 }
 
@@ -242,7 +242,7 @@ impl Stage for Finetune {
         let tasks = Tasks::check(default, config.tasks.clone(), inputs)?;
         let planned =
             Planned::new(Self { config, tasks }, [None, Some(Arc::new(metrics_schema()))]);
-        Ok(planned.fingerprint(fingerprint()))
+        Ok(planned.fingerprint(fingerprint()?))
     }
 
     fn run(&self, run: &mut Run) -> Result<()> {

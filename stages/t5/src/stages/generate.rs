@@ -178,7 +178,7 @@ impl MapStage for Generate {
             Field::new(CANDIDATE, DataType::Int64, false),
             Field::new(SCORE, DataType::Float64, true),
         ]);
-        Ok(Planned::new(Self { config, options }, [Some(schema)]).fingerprint(fingerprint()))
+        Ok(Planned::new(Self { config, options }, [Some(schema)]).fingerprint(fingerprint()?))
     }
 
     fn open(&self, run: &Run) -> Result<Worker> {

@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::card::{self, Card};
 use crate::config::Config as T5Config;
-use crate::device::default_device;
+use crate::device::cpu_device;
 use crate::folder::{self, Format, Precision};
 use crate::model::Model;
 use crate::tokenizer::{self, Tokenizer};
@@ -185,7 +185,7 @@ fn check_folder(from: &Path) -> Result<()> {
 /// Copies the files that make up a model, after they were read without error. What is to be of another form is
 /// written anew.
 fn copy(from: &Path, out: &Path, dtype: Option<Precision>) -> Result<()> {
-    let model = folder::load(from, &default_device())?;
+    let model = folder::load(from, &cpu_device())?;
     let tokenizer = Tokenizer::load(from)?;
     if !from.join(tokenizer::FILE).is_file() {
         tokenizer.save(out)?;
@@ -272,7 +272,7 @@ impl ModelStage {
         let mut config =
             T5Config::small(vocabulary, size.d_model, size.d_ff, size.layers, size.heads);
         config.dropout_rate = size.dropout;
-        let model = Model::initial(config, &default_device(), run.seed())?;
+        let model = Model::initial(config, &cpu_device(), run.seed())?;
         let precision = self.config.dtype.unwrap_or_default();
         folder::save_as(&model, out, Format { precision, ..Format::default() })?;
         tokenizer.save(out)?;

@@ -143,7 +143,7 @@ impl MapStage for ScoreStsb {
         rows.text(&config.first, "/first")?;
         rows.text(&config.second, "/second")?;
         let schema = rows.with_fields(stsb_fields(&config));
-        Ok(Planned::new(Self(config), [Some(schema)]).fingerprint(fingerprint()))
+        Ok(Planned::new(Self(config), [Some(schema)]).fingerprint(fingerprint()?))
     }
 
     fn open(&self, run: &Run) -> Result<Self::Worker> {
@@ -212,7 +212,7 @@ impl MapStage for ScoreCola {
         let rows = inputs.table("rows")?;
         rows.text(&config.text, "/text")?;
         let schema = rows.with_fields(cola_fields(&config));
-        Ok(Planned::new(Self(config), [Some(schema)]).fingerprint(fingerprint()))
+        Ok(Planned::new(Self(config), [Some(schema)]).fingerprint(fingerprint()?))
     }
 
     fn open(&self, run: &Run) -> Result<Self::Worker> {
@@ -294,7 +294,7 @@ impl MapStage for ScoreLoss {
         let rows = inputs.table("rows")?;
         config.task().check(&rows, "")?;
         let schema = rows.with_fields([Field::new(&config.into, DataType::Float64, true)]);
-        Ok(Planned::new(Self(config), [Some(schema)]).fingerprint(fingerprint()))
+        Ok(Planned::new(Self(config), [Some(schema)]).fingerprint(fingerprint()?))
     }
 
     fn open(&self, run: &Run) -> Result<Self::Worker> {

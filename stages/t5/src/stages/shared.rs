@@ -8,7 +8,7 @@ use paraloom_sdk::{About, Error as StageError, Result as StageResult, Run, Statu
 use rayon::ThreadPool;
 
 use crate::Error;
-use crate::device::{BATCH_INVARIANT, default_device, device, set_threads};
+use crate::device::{BATCH_INVARIANT, check_precision, cpu_device, device, set_threads};
 use crate::folder;
 use crate::memory::{self, Use};
 use crate::model::Model;
@@ -44,7 +44,9 @@ pub(super) fn load_model(run: &Run, purpose: Use) -> StageResult<Arc<Loaded>> {
         return Ok(loaded);
     }
     let device = device(run.device())?;
-    if device == default_device() {
+    let (Use::Read(precision) | Use::Train { precision, .. }) = purpose;
+    check_precision(&device, precision)?;
+    if device == cpu_device() {
         memory::check(run.services(), &folder::config(directory)?, purpose)?;
     }
     let model = pool(run.threads())?.install(|| -> crate::Result<_> {

@@ -1,12 +1,13 @@
 //! Attention over runs of rows by way of torch's, which wants sequences of one length.
-//!
-//! Sequences are padded to the longest of the batch: queries that stand for nothing attend to what the others of their
-//! sequence do and are left out of the result, keys that stand for nothing are masked.
 
 use tch::Tensor;
 
 use super::ops::{drop, index};
-use crate::kernels::{AttentionPlan, Keys, Segment, graph::Array};
+use crate::kernels::{
+    AttentionPlan,
+    graph::Array,
+    padding::{KeyRows, Padding},
+};
 
 /// The attended values, `[queries, width]`, of queries, keys and values of the same width; `bias` is `[buckets, heads]`.
 pub(super) fn attend(
@@ -46,21 +47,10 @@ fn select(table: &Tensor, rows: Option<&Array>) -> Tensor {
     rows.map_or_else(|| table.shallow_clone(), |rows| table.index_select(0, &rows.tensor))
 }
 
-/// Which rows the keys are.
-#[derive(Debug)]
-enum KeyRows {
-    /// So many from the first on, in order.
-    Run {
-        first: i64,
-        count: i64,
-    },
-    Each(Array),
-}
-
-impl KeyRows {
+impl KeyRows<Array> {
     fn of(&self, table: &Tensor) -> Tensor {
         match self {
-            Self::Run { first, count } => table.narrow(0, *first, *count),
+            Self::Run { first, count } => table.narrow(0, *first as i64, *count as i64),
             Self::Each(rows) => table.index_select(0, &rows.tensor),
         }
     }
@@ -78,7 +68,7 @@ pub(in crate::kernels) struct Layout {
     padded_queries: Option<Array>,
     /// Where the queries are among the padded ones.
     real_queries: Option<Array>,
-    padded_keys: KeyRows,
+    padded_keys: KeyRows<Array>,
     /// The bucket of every distance, `[segments or 1, queries, keys]`.
     buckets: Option<Array>,
     /// Minus infinity where a query must not look, `[segments, 1, queries or 1, keys]`.
@@ -87,30 +77,27 @@ pub(in crate::kernels) struct Layout {
 
 impl Layout {
     fn new(plan: &AttentionPlan, like: &Tensor) -> Self {
-        let longest = |length: fn(&Segment) -> usize| {
-            plan.segments.iter().map(length).max().unwrap_or(0) as i64
-        };
-        let queries = longest(|segment| segment.queries.len());
-        let keys = longest(|segment| segment.keys.len());
+        let padding = Padding::new(plan);
+        let [segments, queries, keys] =
+            [padding.segments, padding.queries, padding.keys].map(|count| count as i64);
         let numbers = |numbers: Vec<i64>| Array::new(index(numbers.into_iter(), like));
-        let is_even = |segment: &Segment| segment.queries.len() as i64 == queries;
-        let is_even = plan.segments.iter().all(is_even);
-        let hidden = hidden(plan, queries, keys)
-            .map(|hidden| Array::new(hidden.to_device(like.device()).to_kind(like.kind())));
-        let buckets = buckets(plan, queries, keys)
-            .map(|buckets| Array::new(index(buckets.into_iter(), like).view([-1, queries, keys])));
+        let hidden = padding.hidden.map(|hidden| {
+            let mask = Tensor::from_slice(&hidden.mask(f32::NEG_INFINITY));
+            let mask = mask.view(hidden.shape.map(|size| size as i64));
+            Array::new(mask.to_device(like.device()).to_kind(like.kind()))
+        });
+        let of_distance = |buckets: Vec<i64>| {
+            Array::new(index(buckets.into_iter(), like).view([-1, queries, keys]))
+        };
         Self {
-            segments: plan.segments.len() as i64,
+            segments,
             heads: plan.heads as i64,
             queries,
             keys,
-            padded_queries: (!is_even).then(|| numbers(padded_queries(plan, queries))),
-            real_queries: (!is_even).then(|| numbers(real_queries(plan, queries))),
-            padded_keys: match run_of_keys(plan, keys) {
-                Some(first) => KeyRows::Run { first, count: plan.segments.len() as i64 * keys },
-                None => KeyRows::Each(numbers(padded_keys(plan, keys))),
-            },
-            buckets,
+            padded_queries: padding.padded_queries.map(numbers),
+            real_queries: padding.real_queries.map(numbers),
+            padded_keys: padding.padded_keys.map(numbers),
+            buckets: padding.buckets.map(of_distance),
             hidden,
         }
     }
@@ -132,79 +119,4 @@ impl Layout {
             (bias, hidden) => bias.or(hidden.as_ref().map(|hidden| hidden.tensor.shallow_clone())),
         }
     }
-}
-
-fn padded_queries(plan: &AttentionPlan, longest: i64) -> Vec<i64> {
-    let row = |segment: &Segment, query: i64| {
-        segment.queries.start as i64 + query.min(segment.queries.len() as i64 - 1)
-    };
-    let segments = plan.segments.iter();
-    segments.flat_map(|segment| (0..longest).map(move |query| row(segment, query))).collect()
-}
-
-fn real_queries(plan: &AttentionPlan, longest: i64) -> Vec<i64> {
-    let lengths = plan.segments.iter().map(|segment| segment.queries.len() as i64);
-    let rows = |(number, length): (i64, i64)| number * longest..number * longest + length;
-    (0..).zip(lengths).flat_map(rows).collect()
-}
-
-/// The first row of the keys, if they are all there is from it on, sequence by sequence of one length.
-fn run_of_keys(plan: &AttentionPlan, longest: i64) -> Option<i64> {
-    let start = |segment: &Segment| match &segment.keys {
-        Keys::Run(run) if run.len() as i64 == longest => Some(run.start as i64),
-        _ => None,
-    };
-    let first = plan.segments.first().and_then(start)?;
-    let mut places = (first..).step_by(longest.max(1) as usize).zip(plan.segments.iter());
-    places.all(|(place, segment)| start(segment) == Some(place)).then_some(first)
-}
-
-fn padded_keys(plan: &AttentionPlan, longest: i64) -> Vec<i64> {
-    let row = |segment: &Segment, key: i64| {
-        segment.keys.row((key as usize).min(segment.keys.len() - 1)) as i64
-    };
-    let segments = plan.segments.iter();
-    segments.flat_map(|segment| (0..longest).map(move |key| row(segment, key))).collect()
-}
-
-fn buckets(plan: &AttentionPlan, queries: i64, keys: i64) -> Option<Vec<i64>> {
-    let buckets = plan.buckets.as_ref()?;
-    let all = buckets.all();
-    let bucket = |query: i64, key: i64| {
-        let at = buckets.zero() as i64 + key - query;
-        i64::from(all[at.clamp(0, all.len() as i64 - 1) as usize])
-    };
-    let of_position = |position: i64| {
-        (position..position + queries)
-            .flat_map(move |query| (0..keys).map(move |key| bucket(query, key)))
-    };
-    Some(distinct_positions(plan).into_iter().flat_map(of_position).collect())
-}
-
-/// The position of each segment's first query, or the one that all have.
-fn distinct_positions(plan: &AttentionPlan) -> Vec<i64> {
-    let mut positions: Vec<_> =
-        plan.segments.iter().map(|segment| segment.position as i64).collect();
-    if positions.iter().all(|position| *position == positions[0]) {
-        positions.truncate(1);
-    }
-    positions
-}
-
-fn hidden(plan: &AttentionPlan, queries: i64, keys: i64) -> Option<Tensor> {
-    let is_even = |segment: &Segment| segment.keys.len() as i64 == keys;
-    if plan.segments.iter().all(is_even) && !plan.causal {
-        return None;
-    }
-    let queries = if plan.causal { queries } else { 1 };
-    let hides = |segment: &Segment, query: i64, key: i64| {
-        key >= segment.keys.len() as i64 || plan.causal && key > segment.position as i64 + query
-    };
-    let value = |hides: bool| if hides { f32::NEG_INFINITY } else { 0.0 };
-    let values = plan.segments.iter().flat_map(|segment| {
-        (0..queries)
-            .flat_map(move |query| (0..keys).map(move |key| value(hides(segment, query, key))))
-    });
-    let values: Vec<f32> = values.collect();
-    Some(Tensor::from_slice(&values).view([plan.segments.len() as i64, 1, queries, keys]))
 }
