@@ -1,4 +1,4 @@
-//! Too little disk, memory or descriptors, odd places and closed outputs: an error that says so, and later the same result.
+//! Too little disk or descriptors, odd places and closed outputs: an error that says so, and later the same result.
 #![cfg(target_os = "linux")]
 
 mod common;
@@ -7,74 +7,82 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::process::{Command, Output, Stdio};
 
-use common::{Project, results, tiny};
+use common::shell::{OUT_OF_SPACE, check_resumes, number, said, shell};
+use common::{Project, tiny};
 
-const OUT_OF_SPACE: i32 = 11;
-
-fn said(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-/// Runs a shell script, with the binary as `$0`, in the directory of the project.
-fn shell(project: &Project, script: &str) -> Output {
-    let mut command = Command::new("sh");
-    let binary = common::paraloom();
-    command.args(["-c", script]).arg(binary.get_program()).current_dir(project.path());
-    for (name, value) in binary.get_envs() {
-        match value {
-            Some(value) => command.env(name, value),
-            None => command.env_remove(name),
-        };
+/// Runs the pipeline with its store on a disk of `size` KiB, and copies the store off it; `None` where nothing can be mounted.
+#[expect(clippy::print_stdout, reason = "a test that is skipped says so")]
+fn on_a_disk(project: &Project, size: usize) -> Option<Output> {
+    if !Command::new("unshare").args(["-rm", "true"]).status().is_ok_and(|done| done.success()) {
+        println!("skipped: no file system can be mounted without privileges here");
+        return None;
     }
-    command.output().expect("a shell")
-}
-
-/// The results of an undisturbed run.
-fn check_resumes(project: &Project) {
-    let straight = tiny();
-    straight.ok(&["run", "p.yaml"]);
-    project.ok(&["run", "p.yaml"]);
-    let all = |project| results(project, &common::TABLES, &common::MODELS);
-    assert!(all(project) == all(&straight));
+    Some(shell(
+        project,
+        &format!(
+            "mkdir disk && exec unshare -rm sh -c '
+            mount -t tmpfs -o size={size}k none disk || exit 99
+            \"$0\" run p.yaml --store disk/store --checkpoint-every 0; code=$?
+            cp -r disk/store .paraloom; exit $code' \"$0\""
+        ),
+    ))
 }
 
 /// What fits on a small disk is kept: the store is copied off it and finished elsewhere.
 #[test]
-#[expect(clippy::print_stdout, reason = "a test that is skipped says so")]
 fn a_full_disk_says_so_and_keeps_what_is_done() {
-    if !Command::new("unshare").args(["-rm", "true"]).status().is_ok_and(|done| done.success()) {
-        println!("skipped: no file system can be mounted without privileges here");
-        return;
-    }
     let step = 640 / common::scale("PARALOOM_DISKS", 3) as usize;
     let mut full = 0;
     for size in (64..704).step_by(step.max(1)) {
         let project = tiny();
-        let output = shell(
-            &project,
-            &format!(
-                "mkdir disk && exec unshare -rm sh -c '
-                mount -t tmpfs -o size={size}k none disk || exit 99
-                \"$0\" run p.yaml --store disk/store --checkpoint-every 0; code=$?
-                cp -r disk/store .paraloom; exit $code' \"$0\""
-            ),
-        );
+        let Some(output) = on_a_disk(&project, size) else { return };
         let said = said(&output);
         assert!(matches!(output.status.code(), Some(OUT_OF_SPACE | 0)), "{size} KiB: {said}");
         if output.status.code() == Some(OUT_OF_SPACE) {
             full += 1;
             assert!(said.contains("disk/store/"), "the error names the place: {said}");
-            let number = |after: &str| {
-                let (before, _) = said.split_once(after).unwrap_or_else(|| panic!("{said}"));
-                before.rsplit(' ').next().and_then(|number| number.parse::<u64>().ok())
-            };
-            assert!(number(" bytes are needed").is_some_and(|needed| needed > 0), "{said}");
-            assert!(number(" are free").is_some(), "and what there is: {said}");
+            assert!(number(&said, " bytes are needed") > 0, "{said}");
+            number(&said, " are free");
             assert!(said.contains("hint: "), "and the way out: {said}");
         }
         check_resumes(&project);
     }
     assert!(full > 0, "no disk was too small");
+}
+
+/// There is room for the rows in the store, and none for them once more.
+#[test]
+fn an_export_on_a_full_disk_says_what_it_needed_and_what_there_was() {
+    // Words that do not repeat, so that no format makes them short.
+    let line = |row: u64| format!("{}\n", paraloom_store::Digest::of(&row.to_le_bytes()));
+    let rows: String = (0..12_000).map(line).collect();
+    for (format, rest) in [("csv", ""), ("tsv", ""), ("jsonl", ", ids: true"), ("parquet", "")] {
+        let pipeline = format!(
+            "paraloom: 1\nnodes:\n\
+             \x20 rows: {{ stage: load, with: {{ from: rows.csv }} }}\n\
+             \x20 file: {{ stage: export, inputs: {{ rows: rows }}, with: {{ format: {format}{rest} }} }}\n"
+        );
+        let project = Project::new(&pipeline);
+        project.write("rows.csv", &format!("text\n{rows}"));
+        let Some(output) = on_a_disk(&project, 1_800) else { return };
+        let said = said(&output);
+        assert_eq!(output.status.code(), Some(OUT_OF_SPACE), "{format}: {said}");
+        assert!(said.contains("error: node `file`: ") && said.contains("hint: "), "{said}");
+        let path = format!("/rows.{format}: at least ");
+        assert!(said.contains("disk/store/tmp/") && said.contains(&path), "{said}");
+        let (needed, free) = (number(&said, " bytes are needed"), number(&said, " are free"));
+        assert!(free > 64 << 10 && needed > free, "{said}");
+        let resumed = project.transcript(&["run", "p.yaml"]);
+        assert!(resumed.contains("cached rows"), "what was done stays: {resumed}");
+        let straight = Project::new(&pipeline);
+        straight.write("rows.csv", &format!("text\n{rows}"));
+        straight.ok(&["run", "p.yaml"]);
+        let file = |project: &Project| {
+            project.ok(&["export", "p.yaml", "file", "--to", "out"]);
+            std::fs::read(project.file(&format!("out/rows.{format}"))).expect("it was written")
+        };
+        assert!(file(&project) == file(&straight), "{format}");
+    }
 }
 
 #[test]
@@ -94,17 +102,6 @@ fn limits_of_the_process_are_errors_and_not_its_end() {
         }
         check_resumes(&project);
     }
-}
-
-/// Address space for nothing but the start, and then some: never a crash that loses anything.
-#[test]
-fn too_little_memory_loses_nothing() {
-    let project = tiny();
-    let output = shell(&project, "ulimit -v 100000; exec \"$0\" run p.yaml");
-    let (code, said) = (output.status.code(), said(&output));
-    // An allocation that fails in the middle of the work ends the process by a signal.
-    assert!(matches!(code, Some(OUT_OF_SPACE | 0 | 8) | None), "{code:?} {said}");
-    check_resumes(&project);
 }
 
 #[test]
@@ -189,37 +186,4 @@ fn a_store_that_is_read_only() {
         assert!(said.contains("/.paraloom/") && said.contains("Read-only file system"), "{said}");
     }
     check_resumes(&project);
-}
-
-/// Memory is bounded, whatever the number of rows: forty times as many, in parts of which there are forty times as many.
-#[test]
-fn memory_does_not_grow_with_rows() {
-    let peak = |rows: usize| {
-        let project = Project::new(
-            "paraloom: 1\n\
-             nodes:\n\
-             \x20 rows: { stage: load, part_rows: 1000, with: { from: rows.csv } }\n\
-             \x20 kept: { stage: threshold, inputs: { rows: rows }, with: { keep: 'score >= 2' } }\n\
-             \x20 file: { stage: export, inputs: { rows: kept.kept }, with: { format: csv } }\n",
-        );
-        let line = |row: usize| format!("sentence number {row} of the table,{}\n", row % 5);
-        let text: String = (0..rows).map(line).collect();
-        project.write("rows.csv", &format!("text,score\n{text}"));
-        let mut run = project.command(&["run", "p.yaml"]).spawn().expect("it starts");
-        let status = format!("/proc/{}/status", run.id());
-        let mut peak = 0;
-        while run.try_wait().expect("it is ours").is_none() {
-            let status = std::fs::read_to_string(&status).unwrap_or_default();
-            let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-            let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok());
-            peak = kib.map_or(peak, |kib: usize| kib.max(peak));
-            std::thread::sleep(std::time::Duration::from_millis(2));
-        }
-        assert!(run.wait().expect("it has ended").success());
-        assert!(peak > 0, "the peak was seen");
-        peak
-    };
-    let (few, many) = (peak(10_000), peak(400_000));
-    // The bound of counting ids in memory lies in between; it takes less than this.
-    assert!(many < few + 12 * 1024, "{few} KiB at 10,000 rows, {many} KiB at 400,000");
 }

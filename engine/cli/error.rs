@@ -13,7 +13,7 @@ pub(crate) const USAGE: u8 = 2;
 const STORE_IN_USE: u8 = 6;
 const STORE_DAMAGED: u8 = 7;
 const LIBRARY_REFUSED: u8 = 8;
-const OUT_OF_SPACE: u8 = 11;
+const OUT_OF_SPACE: u8 = paraloom_alloc::EXIT_CODE;
 
 pub(crate) type Result<T, E = CliError> = std::result::Result<T, E>;
 

@@ -13,8 +13,12 @@ mod hub;
 mod render;
 mod signals;
 
+#[global_allocator]
+static ALLOCATOR: paraloom_alloc::OrExit = paraloom_alloc::OrExit(std::alloc::System);
+
 fn main() -> ExitCode {
     heap::keep_what_is_freed();
+    paraloom_alloc::exit_when_aborted();
     signals::survive_file_size_limit();
     let args = args::Args::parse();
     match commands::dispatch(&args) {

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::io::IsTerminal;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -14,9 +14,12 @@ use super::{CYAN, DIM, GREEN, RED, bytes, duration, note, printable};
 /// Without a terminal, a node that works says so this often.
 const PLAIN_INTERVAL: Duration = Duration::from_secs(10);
 
+/// On a terminal, what moves does so this often.
+const TICK: Duration = Duration::from_millis(120);
+
 /// Shows events as they come.
 pub(crate) struct Progress {
-    state: Mutex<State>,
+    state: Arc<Mutex<State>>,
 }
 
 struct State {
@@ -43,7 +46,19 @@ impl Progress {
         let target = if live { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
         let state =
             State { bars: MultiProgress::with_draw_target(target), live, nodes: HashMap::new() };
-        Self { state: Mutex::new(state) }
+        let state = Arc::new(Mutex::new(state));
+        if live {
+            let shown = Arc::downgrade(&state);
+            // Where no thread can be started, nothing moves between two events.
+            let _ = std::thread::Builder::new().name("progress".to_owned()).spawn(move || {
+                while let Some(state) = shown.upgrade() {
+                    state.lock().unwrap_or_else(PoisonError::into_inner).tick();
+                    drop(state);
+                    std::thread::sleep(TICK);
+                }
+            });
+        }
+        Self { state }
     }
 
     /// Shows one event.
@@ -55,6 +70,10 @@ impl Progress {
 impl State {
     fn line(&self, text: &str) {
         self.bars.suspend(|| note(text));
+    }
+
+    fn tick(&self) {
+        self.nodes.values().for_each(|node| node.bar.tick());
     }
 
     fn show(&mut self, event: &Event) {
@@ -109,7 +128,10 @@ impl State {
                     printable(message)
                 ));
             }
-            Event::RunFinished { .. } => drop(self.bars.clear()),
+            Event::RunFinished { .. } => {
+                self.nodes.clear();
+                drop(self.bars.clear());
+            }
             Event::RunStarted { .. } | Event::Metric { .. } => {}
         }
     }
@@ -119,7 +141,6 @@ impl State {
         let style = ProgressStyle::with_template("    {spinner} {prefix} {msg} {elapsed}");
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
         bar.set_prefix(format!("{node} ({stage})"));
-        bar.enable_steady_tick(Duration::from_millis(120));
         let now = Instant::now();
         let state = Node { bar, started: now, told: now, rows: 0, loss: None, first: None };
         self.nodes.insert(node.to_owned(), state);

@@ -237,6 +237,7 @@ fn pump(receiver: &Receiver<Event>, shared: &Shared, emit: &(dyn Fn(&Event) + Sy
 }
 
 fn run_node(shared: &Shared, node: NodeIndex, events: &Sender<Event>) -> Result<()> {
+    let _at_work = paraloom_alloc::at_work(&shared.graph.node(node).name);
     let result = NodeRun::new(shared, node, events.clone()).work();
     if let Err(error) = &result {
         shared.board.fail();

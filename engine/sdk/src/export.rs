@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use arrow::datatypes::SchemaRef;
 use paraloom_abi::{self as abi, Str, status};
+use paraloom_alloc::at_work;
 use paraloom_ffi::{StreamReader, export_schema, import_batch, import_schema};
 use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
@@ -110,6 +111,7 @@ fn ports(ports: &[Port]) -> *const *const abi::Port {
 /// What a plan owns: the stage, its schemas, and the texts that it lends to the host.
 struct Held<S> {
     stage: S,
+    node: String,
     about: About,
     inputs: PlanInputs,
     outputs: Vec<Option<SchemaRef>>,
@@ -161,6 +163,8 @@ fn plan<S, C: DeserializeOwned>(
     });
     let mut held = Box::new(Held {
         stage: planned.stage,
+        // SAFETY: borrowed for the call, copied here.
+        node: unsafe { args.node.to_text() },
         about,
         inputs,
         c_outputs: c_outputs.collect::<std::result::Result<_, _>>()?,
@@ -245,6 +249,7 @@ extern "C" fn run_whole<S: Stage>(
         let held = unsafe { held::<S>(plan) }?;
         // SAFETY: the arguments are valid for the call.
         let mut run = unsafe { make_run(held, args) }?;
+        let _at_work = at_work(&held.node);
         poisoning(held, || held.stage.run(&mut run))
     })
 }
@@ -299,6 +304,7 @@ fn path(text: String) -> Option<PathBuf> {
 /// What a worker owns.
 struct HeldWorker<W> {
     worker: W,
+    node: String,
     rows: SchemaRef,
     ports: Vec<(&'static str, Option<SchemaRef>)>,
     services: Services,
@@ -320,8 +326,10 @@ extern "C" fn open_map<S: MapStage>(
         let rows = held.inputs.edges.iter().find_map(|edge| edge.schema.clone());
         let rows = rows.ok_or_else(|| Error::internal("a map stage needs a table input"))?;
         let names = held.about.outputs.iter().map(|port| port.name);
+        let _at_work = at_work(&held.node);
         let worker = HeldWorker {
             worker: held.stage.open(&run)?,
+            node: held.node.clone(),
             rows,
             ports: names.zip(held.outputs.iter().cloned()).collect(),
             services: run.services,
@@ -353,6 +361,7 @@ extern "C" fn map_map<S: MapStage>(
         // SAFETY: one sink per output port, for the duration of the call.
         let sinks = unsafe { std::slice::from_raw_parts(sinks, held.ports.len()) };
         let mut emit = Emit { sinks, ports: &held.ports, services: held.services };
+        let _at_work = at_work(&held.node);
         let result = catch(|| S::map(&mut held.worker, rows, &mut emit));
         held.poisoned = matches!(&result, Err(error) if error.status() == Status::Panic);
         result

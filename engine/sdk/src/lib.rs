@@ -66,6 +66,7 @@ pub mod testing;
 
 pub use error::{Error, Result, Status, free_bytes};
 pub use paraloom_abi::{STAGE_BATCH_INVARIANT, STAGE_RESUMABLE, STAGE_USES_SEED};
+pub use paraloom_alloc::{OrExit, free as free_memory};
 pub use paraloom_ffi::StreamReader;
 pub use port::{PlanEdge, PlanInputs, Port, Table, missing_column, nearest};
 pub use run::{Emit, Run, Services};
@@ -79,9 +80,33 @@ pub mod __private {
 /// Makes the crate a stage library: `export_stages! { whole: [Load], map: [Threshold] }`.
 ///
 /// The crate must be built as a `cdylib`, and with unwinding panics.
+///
+/// It also sets the library's global allocator: that of the system, and where that has no memory, the run ends with an
+/// error that says so ([`OrExit`]). A library that has an allocator of its own says `allocator: own`
+/// first, and can wrap it:
+///
+/// ```
+/// # struct Mine;
+/// # unsafe impl std::alloc::GlobalAlloc for Mine {
+/// #     unsafe fn alloc(&self, layout: std::alloc::Layout) -> *mut u8 {
+/// #         unsafe { std::alloc::System.alloc(layout) }
+/// #     }
+/// #     unsafe fn dealloc(&self, pointer: *mut u8, layout: std::alloc::Layout) {
+/// #         unsafe { std::alloc::System.dealloc(pointer, layout) }
+/// #     }
+/// # }
+/// #[global_allocator]
+/// static ALLOCATOR: paraloom_sdk::OrExit<Mine> = paraloom_sdk::OrExit(Mine);
+///
+/// paraloom_sdk::export_stages! { allocator: own, map: [] }
+/// # fn main() {}
+/// ```
 #[macro_export]
 macro_rules! export_stages {
-    ($(whole: [$($whole:ty),* $(,)?])? $(,)? $(map: [$($map:ty),* $(,)?])? $(,)?) => {
+    (allocator: own, $($stages:tt)*) => {
+        $crate::export_stages! { @entry $($stages)* }
+    };
+    (@entry $(whole: [$($whole:ty),* $(,)?])? $(,)? $(map: [$($map:ty),* $(,)?])? $(,)?) => {
         #[cfg(panic = "abort")]
         compile_error!("a stage library must be built with panic = \"unwind\"");
 
@@ -105,5 +130,11 @@ macro_rules! export_stages {
                 })
                 .0
         }
+    };
+    ($(whole: [$($whole:ty),* $(,)?])? $(,)? $(map: [$($map:ty),* $(,)?])? $(,)?) => {
+        #[global_allocator]
+        static ALLOCATOR: $crate::OrExit = $crate::OrExit(::std::alloc::System);
+
+        $crate::export_stages! { @entry $(whole: [$($whole),*],)? $(map: [$($map),*])? }
     };
 }

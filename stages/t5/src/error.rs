@@ -61,6 +61,9 @@ pub enum Error {
         /// The offending value.
         value: f64,
     },
+    /// There is no memory for a batch.
+    #[error("out of memory: {0}")]
+    Memory(String),
     /// The caller asked to stop.
     #[error("cancelled")]
     Cancelled,

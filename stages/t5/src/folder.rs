@@ -50,6 +50,16 @@ pub fn load(directory: &Path, device: &Device) -> Result<Model> {
     })
 }
 
+/// The configuration of the model in a directory.
+///
+/// # Errors
+/// When it cannot be read, or is not that of a T5.
+pub fn config(directory: &Path) -> Result<Config> {
+    let mut config = Config::read(&directory.join(CONFIG))?;
+    config.untied_head = TensorFiles::open(directory)?.has_own_head()?;
+    Ok(config)
+}
+
 /// Says in a model's `config.json` what it is called, where that says nothing yet.
 ///
 /// # Errors

@@ -24,6 +24,7 @@ pub mod device;
 pub mod error;
 pub mod folder;
 pub mod kernels;
+mod memory;
 pub mod model;
 pub mod random;
 pub mod score;

@@ -15,8 +15,8 @@ use crate::{
     tokenizer::Tokenizer,
 };
 
-/// Rows that are scored side by side.
-const BATCH: usize = 64;
+/// Rows that are scored side by side, where nothing else is said.
+pub const BATCH: usize = 64;
 
 /// A closed set of labels, as the tokens of a tokenizer.
 #[derive(Debug, Clone)]
@@ -98,6 +98,7 @@ pub fn probabilities<S: AsRef<[u32]>>(
     model: &Model,
     sources: &[S],
     labels: &Labels,
+    batch_size: usize,
     cancelled: &dyn Fn() -> bool,
 ) -> Result<Vec<Vec<f64>>> {
     sources.iter().try_for_each(|source| model.check_ids(source.as_ref()))?;
@@ -105,7 +106,7 @@ pub fn probabilities<S: AsRef<[u32]>>(
     let mut order: Vec<usize> = (0..sources.len()).collect();
     order.sort_by_key(|&index| std::cmp::Reverse(sources[index].as_ref().len()));
     let mut results = vec![Vec::new(); sources.len()];
-    for batch in order.chunks(BATCH) {
+    for batch in order.chunks(batch_size.max(1)) {
         if cancelled() {
             return Err(Error::Cancelled);
         }

@@ -11,7 +11,7 @@ use paraloom_stages_t5::{
     config::Config,
     device::default_device,
     model::{Model, Packed},
-    score::{Labels, probabilities},
+    score::{BATCH, Labels, probabilities},
     tokenizer::Tokenizer,
 };
 
@@ -52,7 +52,7 @@ fn probabilities_are_those_of_teacher_forcing() -> TestResult {
     let model = Model::initial(Config::small(64, 16, 32, 2, 2), &default_device(), 9)?;
     let sources = [tokenizer.encode(texts[0], None)?, tokenizer.encode("a cat", None)?];
     for labels in [Labels::stsb(&tokenizer)?, Labels::cola(&tokenizer)?] {
-        let found = probabilities(&model, &sources, &labels, &|| false)?;
+        let found = probabilities(&model, &sources, &labels, BATCH, &|| false)?;
         for (source, found) in sources.iter().zip(found) {
             let label = |name: &String| -> Result<f64, Box<dyn std::error::Error>> {
                 Ok(log_probability(&model, source, &tokenizer.pieces(name)?)?.exp())

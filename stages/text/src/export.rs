@@ -1,7 +1,6 @@
 //! `export` writes a table as one file.
 
-use std::fs::File;
-use std::io::BufWriter;
+use std::io::{BufWriter, Write};
 use std::path::Path;
 
 use arrow::array::RecordBatch;
@@ -13,6 +12,8 @@ use paraloom_sdk::{About, Error, PlanInputs, Planned, Port, Result, Run, Stage};
 use parquet::arrow::ArrowWriter;
 use schemars::JsonSchema;
 use serde::Deserialize;
+
+use crate::output::{Failure, Output};
 
 /// Settings of `export`.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -108,10 +109,16 @@ impl Stage for Export {
     }
 }
 
-enum Writer {
-    Delimited(Box<arrow_csv::Writer<BufWriter<File>>>),
-    Json(LineDelimitedWriter<BufWriter<File>>),
-    Parquet(Box<ArrowWriter<BufWriter<File>>>),
+struct Writer {
+    rows: Rows,
+    failure: Failure,
+}
+
+/// Rows on their way into a file.
+enum Rows {
+    Delimited(Box<arrow_csv::Writer<BufWriter<Output>>>),
+    Json(Box<LineDelimitedWriter<BufWriter<Output>>>),
+    Parquet(Box<ArrowWriter<BufWriter<Output>>>),
 }
 
 impl Writer {
@@ -122,41 +129,48 @@ impl Writer {
             Format::Jsonl => ("jsonl", 0),
             Format::Parquet => ("parquet", 0),
         };
-        let file = BufWriter::new(File::create_new(dir.join(format!("{name}.{extension}")))?);
-        Ok(match format {
+        let (file, failure) = Output::create(dir.join(format!("{name}.{extension}")))?;
+        let file = BufWriter::new(file);
+        let rows = match format {
             Format::Csv | Format::Tsv => {
                 let builder = WriterBuilder::new().with_header(true).with_delimiter(delimiter);
                 let mut writer = builder.build(file);
                 // The header stands even if there are no rows.
-                writer.write(&RecordBatch::new_empty(schema.clone()))?;
-                Self::Delimited(Box::new(writer))
+                let header = writer.write(&RecordBatch::new_empty(schema.clone()));
+                header.map_err(|error| failure.or(error))?;
+                Rows::Delimited(Box::new(writer))
             }
-            Format::Jsonl => Self::Json(LineDelimitedWriter::new(file)),
+            Format::Jsonl => Rows::Json(Box::new(LineDelimitedWriter::new(file))),
             Format::Parquet => {
                 let writer = ArrowWriter::try_new(file, schema.clone(), None);
-                Self::Parquet(Box::new(writer.map_err(parquet_error)?))
+                Rows::Parquet(Box::new(writer.map_err(|error| failure.or(parquet_error(error)))?))
             }
-        })
+        };
+        Ok(Self { rows, failure })
     }
 
     fn write(&mut self, rows: &RecordBatch) -> Result<()> {
-        match self {
-            Self::Delimited(writer) => Ok(writer.write(rows)?),
-            Self::Json(writer) => Ok(writer.write(rows)?),
-            Self::Parquet(writer) => writer.write(rows).map_err(parquet_error),
-        }
+        let written = match &mut self.rows {
+            Rows::Delimited(writer) => writer.write(rows).map_err(Error::from),
+            Rows::Json(writer) => writer.write(rows).map_err(Error::from),
+            Rows::Parquet(writer) => writer.write(rows).map_err(parquet_error),
+        };
+        written.map_err(|error| self.failure.or(error))
     }
 
     fn finish(self) -> Result<()> {
-        use std::io::Write;
-        match self {
-            Self::Delimited(writer) => Ok(writer.into_inner().flush()?),
-            Self::Json(mut writer) => {
-                writer.finish()?;
-                Ok(writer.into_inner().flush()?)
-            }
-            Self::Parquet(writer) => Ok(writer.into_inner().map_err(parquet_error)?.flush()?),
-        }
+        let end = || -> Result<()> {
+            let mut file = match self.rows {
+                Rows::Delimited(writer) => writer.into_inner(),
+                Rows::Json(mut writer) => {
+                    writer.finish()?;
+                    writer.into_inner()
+                }
+                Rows::Parquet(writer) => writer.into_inner().map_err(parquet_error)?,
+            };
+            Ok(file.flush()?)
+        };
+        end().map_err(|error| self.failure.or(error))
     }
 }
 

@@ -3,6 +3,7 @@
 mod evaluate;
 mod export;
 mod load;
+mod output;
 mod threshold;
 
 pub use evaluate::Evaluate;

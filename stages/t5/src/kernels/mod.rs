@@ -35,9 +35,11 @@ use crate::{config::Activation, device::has_fused, random::Dropout};
 pub enum Order {
     /// Row by row.
     Plain,
+    /// Row by row, and rounded to bf16 for the product, as is what they are multiplied with; sums are of f32.
+    Halves,
     /// As the matrix product of the CPU reads them. For weights that do not change: there are no gradients.
     Panels,
-    /// The same in bf16, two numbers in the place of one; rows are rounded to bf16 too, and sums are of f32.
+    /// The same in bf16, two numbers in the place of one.
     HalfPanels,
 }
 
@@ -62,7 +64,7 @@ pub fn norm(x: Tensor<2>, w: &Tensor<2>, eps: f64) -> Tensor<2> {
 
 /// `x * w^T`: `[rows, in]` and `[out, in]` give `[rows, out]`.
 pub fn linear(x: Tensor<2>, w: &Tensor<2>, order: Order) -> Tensor<2> {
-    if is_fused(&x) { fused::linear(x, w, order) } else { portable::linear(x, w) }
+    if is_fused(&x) { fused::linear(x, w, order) } else { portable::linear(x, w, order) }
 }
 
 /// `dropout(activation(x) * gate)`, elementwise; without a gate, `dropout(activation(x))`.
@@ -144,7 +146,7 @@ pub fn reordered(weight: &Tensor<2>, order: Order) -> Tensor<2> {
     let [rows, depth] = weight.dims();
     let values = || weight.to_data().try_to_vec::<f32>().expect("weights are read in f32");
     let data = match order {
-        Order::Plain => return weight.clone(),
+        Order::Plain | Order::Halves => return weight.clone(),
         Order::Panels => TensorData::new(cpu::panels(&values(), depth), [rows, depth]),
         Order::HalfPanels => {
             TensorData::new(cpu::half_panels(&values(), depth), [rows, depth.div_ceil(2)])

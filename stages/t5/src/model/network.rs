@@ -10,6 +10,7 @@ use super::{
 };
 use crate::{
     config::Config,
+    folder::Precision,
     kernels::{self, AttentionPlan, Keys, Order, Segment},
     random::{Dropout, mix},
 };
@@ -67,6 +68,15 @@ impl<'a> Network<'a> {
     /// The same computation with linear layers in another order, `output` among them.
     pub(super) fn ordered(self, order: Order, output: &'a Tensor<2>) -> Self {
         Self { order, output, ..self }
+    }
+
+    /// The same computation with linear layers in `precision`, for training: weights and gradients stay as they are.
+    pub fn in_precision(self, precision: Precision) -> Self {
+        let order = match precision {
+            Precision::F32 => Order::Plain,
+            Precision::Bf16 => Order::Halves,
+        };
+        Self { order, ..self }
     }
 
     /// The encoder's output for every source token, `[tokens, d_model]`.

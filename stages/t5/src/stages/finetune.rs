@@ -18,6 +18,7 @@ use super::shared::{Loaded, MAX_SOURCE_TOKENS, load_model, pool};
 use crate::device::fingerprint;
 use crate::error::Error as TrainError;
 use crate::folder::{self, Format, Precision};
+use crate::memory::Use;
 use crate::train::{Example, Length, Optimizer, Options, Schedule, StepMetrics, Trainer};
 
 const METRICS_FILE: &str = "metrics.json";
@@ -117,7 +118,11 @@ pub struct Config {
     #[serde(default)]
     #[schemars(range(min = 1))]
     patience: Option<u64>,
-    /// The numbers that the weights are written as. They are computed with in f32 all the same.
+    /// What matrix products are computed in. bf16 is faster where the processor has instructions for it; weights,
+    /// gradients and the optimizer's state stay in f32.
+    #[serde(default)]
+    precision: Precision,
+    /// The numbers that the weights are written as, whatever they are computed in.
     #[serde(default)]
     dtype: Precision,
     /// Weights that need more than this are written as several files.
@@ -183,6 +188,17 @@ fn metrics_schema() -> Schema {
     ])
 }
 
+impl Finetune {
+    /// What the model is loaded for.
+    fn purpose(&self) -> Use {
+        let states = match self.config.optimizer {
+            OptimizerName::AdamW => 2,
+            OptimizerName::Adafactor => 0,
+        };
+        Use::Train { states, precision: self.config.precision }
+    }
+}
+
 impl Stage for Finetune {
     type Config = Config;
 
@@ -230,9 +246,13 @@ impl Stage for Finetune {
     }
 
     fn run(&self, run: &mut Run) -> Result<()> {
-        let loaded = load_model(run, Precision::F32)?;
-        let (mut examples, tables) = self.examples(&loaded, run.tables("examples"), true)?;
-        let (mut validation, _) = self.examples(&loaded, run.tables("validation"), false)?;
+        let loaded = load_model(run, self.purpose())?;
+        let pool = pool(run.threads())?;
+        let encode = |texts: &[&str], limit| {
+            pool.install(|| loaded.tokenizer.encode_all(texts, Some(limit)))
+        };
+        let (mut examples, tables) = self.examples(encode, run.tables("examples"), true)?;
+        let (mut validation, _) = self.examples(encode, run.tables("validation"), false)?;
         if validation.is_empty() && self.config.validation_split > 0.0 {
             validation = hold_back(&mut examples, self.config.validation_split);
         }
@@ -248,7 +268,7 @@ impl Stage for Finetune {
         };
         let options = self.options(run.seed());
         let services = run.services();
-        let (trainer, metrics) = pool(run.threads())?.install(|| -> Result<_> {
+        let (trainer, metrics) = pool.install(|| -> Result<_> {
             let (mut trainer, mut metrics) = start(&loaded, examples, options, services)?;
             work.train(&mut trainer, &mut metrics)?;
             Ok((trainer, metrics))
@@ -285,23 +305,21 @@ impl Finetune {
             dropout: config.dropout,
             label_smoothing: config.label_smoothing,
             shuffle: config.shuffle,
+            precision: config.precision,
             seed,
         }
     }
 
     fn examples(
         &self,
-        loaded: &Loaded,
+        encode: impl Fn(&[&str], usize) -> crate::Result<Vec<Vec<u32>>>,
         tables: Vec<(String, paraloom_sdk::StreamReader)>,
         weighted: bool,
     ) -> Result<(Vec<Example>, Vec<TableCount>)> {
         let (pairs, counts) = self.tasks.read(tables, weighted)?;
-        let encode = |text: fn(&Pair) -> &str, limit| {
-            let texts: Vec<_> = pairs.iter().map(text).collect();
-            loaded.tokenizer.encode_all(&texts, Some(limit))
-        };
-        let sources = encode(|pair| &pair.source, self.config.max_source_tokens)?;
-        let targets = encode(|pair| &pair.target, self.config.max_target_tokens)?;
+        let texts = |text: fn(&Pair) -> &str| pairs.iter().map(text).collect::<Vec<_>>();
+        let sources = encode(&texts(|pair| &pair.source), self.config.max_source_tokens)?;
+        let targets = encode(&texts(|pair| &pair.target), self.config.max_target_tokens)?;
         let pairs = sources.into_iter().zip(targets);
         Ok((pairs.map(|(source, target)| Example { source, target }).collect(), counts))
     }
@@ -427,7 +445,7 @@ struct Work {
 
 impl Work {
     fn train(&self, trainer: &mut Trainer, metrics: &mut Vec<Metric>) -> Result<()> {
-        let mut saved = Instant::now();
+        let (mut saved, mut halved) = (Instant::now(), false);
         let (total, interval) = (trainer.total_steps(), self.services.checkpoint_interval());
         self.services.progress(trainer.steps_done(), total, "steps");
         loop {
@@ -439,7 +457,16 @@ impl Work {
             if self.services.is_cancelled() {
                 return self.stop(trainer, metrics);
             }
-            let Some(step) = trainer.step()? else { break };
+            let step = match trainer.step() {
+                Err(TrainError::Memory(_)) if !halved => {
+                    self.services.warn("out of memory: going on with every batch in two halves");
+                    trainer.halve_batches();
+                    halved = true;
+                    continue;
+                }
+                step => step?,
+            };
+            let Some(step) = step else { break };
             self.services.metric("loss", step.loss, step.step);
             self.services.metric("learning_rate", step.learning_rate, step.step);
             self.services.metric("gradient_norm", step.gradient_norm, step.step);

@@ -8,7 +8,9 @@ use arrow::array::{
 use arrow::compute::take;
 use arrow::datatypes::{DataType, Field};
 use paraloom_sdk::identity::{child_id, id_field, ids, parent_field, row_seed};
-use paraloom_sdk::{About, Emit, Error, MapStage, PlanInputs, Planned, Port, Result, Run, column};
+use paraloom_sdk::{
+    About, Emit, Error, MapStage, PlanInputs, Planned, Port, Result, Run, Services, column,
+};
 use rayon::ThreadPool;
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -17,6 +19,7 @@ use super::shared::{Loaded, MAX_SOURCE_TOKENS, load_model, pool, row_by_row};
 use crate::decode::{Candidate, EarlyStopping, Options, Row, Strategy, generate};
 use crate::device::fingerprint;
 use crate::folder::Precision;
+use crate::memory::{Use, halving};
 
 /// Settings of `generate`.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -180,7 +183,7 @@ impl MapStage for Generate {
 
     fn open(&self, run: &Run) -> Result<Worker> {
         Ok(Worker {
-            loaded: load_model(run, self.config.precision)?,
+            loaded: load_model(run, Use::Read(self.config.precision))?,
             pool: pool(run.threads())?,
             config: self.config.clone(),
             options: self.options,
@@ -190,7 +193,7 @@ impl MapStage for Generate {
 
     fn map(worker: &mut Worker, rows: RecordBatch, emit: &mut Emit) -> Result<()> {
         let services = emit.services();
-        let texts = worker.write(&rows, &|| services.is_cancelled())?;
+        let texts = worker.write(&rows, services)?;
         emit.push("rows", &worker.output(&rows, &texts)?)
     }
 }
@@ -237,11 +240,7 @@ fn options(config: &Config) -> Result<Options> {
 
 impl Worker {
     /// The candidates of every row; none for a row without a source.
-    fn write(
-        &self,
-        rows: &RecordBatch,
-        cancelled: &(dyn Fn() -> bool + Sync),
-    ) -> Result<Vec<Vec<Candidate>>> {
+    fn write(&self, rows: &RecordBatch, services: Services) -> Result<Vec<Vec<Candidate>>> {
         let sources = column::text(rows, &self.config.source)?;
         let ids = ids(rows)?;
         let present: Vec<_> = (0..rows.num_rows()).filter(|row| sources.is_valid(*row)).collect();
@@ -250,15 +249,18 @@ impl Worker {
             .map(|row| format!("{}{}", self.config.prefix, sources.value(*row)))
             .collect();
         let limit = Some(self.config.max_source_tokens);
-        let encoded = self.loaded.tokenizer.encode_all(&texts, limit)?;
+        let encode = || self.loaded.tokenizer.encode_all(&texts, limit);
+        let encoded = self.pool.install(encode)?;
         let inputs: Vec<_> = encoded
             .into_iter()
             .zip(&present)
             .map(|(tokens, row)| Row { ids: tokens, seed: row_seed(self.seed, ids.value(*row)) })
             .collect();
-        let written = self
-            .pool
-            .install(|| generate(&self.loaded.model, &inputs, &self.options, &|| cancelled()))?;
+        let written = halving(services, self.options.batch_size, |batch_size| {
+            let options = Options { batch_size, ..self.options };
+            let cancelled = || services.is_cancelled();
+            self.pool.install(|| generate(&self.loaded.model, &inputs, &options, &cancelled))
+        })?;
         let mut all = vec![Vec::new(); rows.num_rows()];
         for (row, candidates) in present.into_iter().zip(written) {
             all[row] = candidates;

@@ -18,7 +18,8 @@ use super::examples::{Kind, Task};
 use super::shared::{Loaded, MAX_SOURCE_TOKENS, load_model, pool, row_by_row};
 use crate::device::fingerprint;
 use crate::folder::Precision;
-use crate::score::{Labels, cola_prompt, probabilities, stsb_prompt};
+use crate::memory::{Use, halving};
+use crate::score::{BATCH, Labels, cola_prompt, probabilities, stsb_prompt};
 use crate::train::{Example, mean_loss};
 
 /// A model that judges.
@@ -36,7 +37,7 @@ impl<C> Judge<C> {
         config: C,
         labels: impl FnOnce(&Loaded) -> crate::Result<Option<Labels>>,
     ) -> Result<Self> {
-        let loaded = load_model(run, precision)?;
+        let loaded = load_model(run, Use::Read(precision))?;
         let labels = labels(&loaded)?;
         Ok(Self { loaded, pool: pool(run.threads())?, labels, config })
     }
@@ -50,11 +51,13 @@ impl<C> Judge<C> {
         let labels =
             self.labels.as_ref().ok_or_else(|| Error::internal("a judge without labels"))?;
         let texts: Vec<_> = prompts.iter().flatten().collect();
-        let sources = self.loaded.tokenizer.encode_all(&texts, Some(MAX_SOURCE_TOKENS))?;
-        let model = &self.loaded.model;
-        let judged = self
-            .pool
-            .install(|| probabilities(model, &sources, labels, &|| services.is_cancelled()))?;
+        let Loaded { model, tokenizer } = &*self.loaded;
+        let encode = || tokenizer.encode_all(&texts, Some(MAX_SOURCE_TOKENS));
+        let sources = self.pool.install(encode)?;
+        let judged = halving(services, BATCH, |batch_size| {
+            let cancelled = || services.is_cancelled();
+            self.pool.install(|| probabilities(model, &sources, labels, batch_size, &cancelled))
+        })?;
         let mut judged = judged.into_iter();
         Ok(prompts.iter().map(|prompt| prompt.as_ref().and_then(|_| judged.next())).collect())
     }

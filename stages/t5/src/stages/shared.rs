@@ -8,9 +8,9 @@ use paraloom_sdk::{About, Error as StageError, Result as StageResult, Run, Statu
 use rayon::ThreadPool;
 
 use crate::Error;
-use crate::device::{BATCH_INVARIANT, check_precision, device, set_threads};
+use crate::device::{BATCH_INVARIANT, check_precision, cpu_device, device, set_threads};
 use crate::folder;
-use crate::folder::Precision;
+use crate::memory::{self, Use};
 use crate::model::Model;
 use crate::tokenizer::Tokenizer;
 
@@ -28,24 +28,34 @@ pub(super) struct Loaded {
     pub(super) tokenizer: Tokenizer,
 }
 
-/// By directory, device and precision.
-type InUse = HashMap<(PathBuf, String, Precision), Weak<Loaded>>;
+/// By directory, device and purpose.
+type InUse = HashMap<(PathBuf, String, Use), Weak<Loaded>>;
 
 /// Loads the model that a stage reads, or finds it among those in use: nodes that use the same
 /// model share one copy. Artifacts never change, so the path says which model it is.
-pub(super) fn load_model(run: &Run, precision: Precision) -> StageResult<Arc<Loaded>> {
+pub(super) fn load_model(run: &Run, purpose: Use) -> StageResult<Arc<Loaded>> {
     static IN_USE: Mutex<Option<InUse>> = Mutex::new(None);
     let directory = run.artifact("model")?;
     // Held while loading, so that two nodes do not load the same model side by side.
     let mut in_use = IN_USE.lock().unwrap_or_else(PoisonError::into_inner);
     let models = in_use.get_or_insert_default();
-    let place = (directory.to_owned(), run.device().to_owned(), precision);
+    let place = (directory.to_owned(), run.device().to_owned(), purpose);
     if let Some(loaded) = models.get(&place).and_then(Weak::upgrade) {
         return Ok(loaded);
     }
     let device = device(run.device())?;
+    let (Use::Read(precision) | Use::Train { precision, .. }) = purpose;
     check_precision(&device, precision)?;
-    let model = folder::load(directory, &device)?.prepared(precision);
+    if device == cpu_device() {
+        memory::check(run.services(), &folder::config(directory)?, purpose)?;
+    }
+    let model = pool(run.threads())?.install(|| -> crate::Result<_> {
+        let model = folder::load(directory, &device)?;
+        Ok(match purpose {
+            Use::Read(precision) => model.prepared(precision),
+            Use::Train { .. } => model,
+        })
+    })?;
     let loaded = Arc::new(Loaded { model, tokenizer: Tokenizer::load(directory)? });
     models.retain(|_, model| model.strong_count() > 0);
     models.insert(place, Arc::downgrade(&loaded));
@@ -62,7 +72,10 @@ pub(super) fn pool(threads: usize) -> StageResult<Arc<ThreadPool>> {
         return Ok(Arc::clone(pool));
     }
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
-    let pool = Arc::new(pool.map_err(|error| StageError::resource(error.to_string()))?);
+    let pool = Arc::new(pool.map_err(|error| {
+        StageError::resource(format!("cannot start {threads} threads: {error}"))
+            .hint("allow more memory or processes, or lower --threads")
+    })?);
     pools.insert(threads, Arc::clone(&pool));
     Ok(pool)
 }
@@ -78,6 +91,11 @@ impl From<Error> for StageError {
             | Error::Tokenizer(_)
             | Error::Diverged { .. } => Status::Data,
             Error::Config(_) | Error::Invalid(_) => Status::Config,
+            Error::Memory(_) => {
+                return Self::resource(error.to_string()).hint(
+                    "take smaller batches, shorter texts or a smaller model, or another `device`",
+                );
+            }
             Error::Cancelled => return Self::cancelled(),
         };
         Self::new(status, error.to_string())

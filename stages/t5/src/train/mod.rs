@@ -18,6 +18,7 @@ pub use self::options::{Length, Optimizer, Options, Schedule};
 use crate::{
     Error, Result,
     kernels::{self, LossScale, update::square_sum},
+    memory,
     model::{Model, Network, Packed, Slot, Weights},
     random::mix,
 };
@@ -82,6 +83,8 @@ pub struct Trainer {
     batches: Vec<Vec<usize>>,
     /// Micro-batches of the epoch that are done.
     position: usize,
+    /// Parts that each micro-batch is computed in, one after the other.
+    parts: usize,
     /// The best that [`Trainer::evaluate`] has seen.
     best: Option<Best>,
 }
@@ -120,6 +123,7 @@ impl Trainer {
             epoch: 0,
             batches,
             position: 0,
+            parts: 1,
             best: None,
         })
     }
@@ -183,10 +187,16 @@ impl Trainer {
         self.total_steps
     }
 
+    /// From now on computes every batch in two halves, for want of memory. Only roundings and dropout change.
+    pub fn halve_batches(&mut self) {
+        self.parts = 2;
+    }
+
     /// Does one optimizer step; none when the run is complete.
     ///
     /// # Errors
-    /// [`Error::Diverged`] when the loss or the gradients stop being numbers. The weights are then as before the step.
+    /// [`Error::Diverged`] when the loss or the gradients stop being numbers, [`Error::Memory`] when there is no room for
+    /// them. The weights are then as before the step.
     pub fn step(&mut self) -> Result<Option<StepMetrics>> {
         if self.step >= self.total_steps {
             return Ok(None);
@@ -196,6 +206,7 @@ impl Trainer {
         let end = self.batches.len().min(self.position + self.options.accumulate);
         let micro_batches: Vec<Vec<&Example>> = self.batches[self.position..end]
             .iter()
+            .flat_map(|batch| batch.chunks(batch.len().div_ceil(self.parts)))
             .map(|batch| batch.iter().map(|&index| &self.examples[index]).collect())
             .collect();
         let tokens_of = |count: fn(&Example) -> usize| {
@@ -204,7 +215,7 @@ impl Trainer {
         let targets: usize = tokens_of(|example| example.target.len());
         let sources: usize = tokens_of(|example| example.source.len());
         let examples = micro_batches.iter().map(Vec::len).sum();
-        let (loss, gradients) = self.gradients(&micro_batches, targets)?;
+        let (loss, gradients) = memory::or_error(|| self.gradients(&micro_batches, targets))?;
         let norm = gradients.iter().map(square_sum).sum::<f64>().sqrt();
         self.finite("gradient norm", norm)?;
         let learning_rate = self.options.rate(self.step, self.total_steps);
@@ -297,6 +308,7 @@ impl Trainer {
         let tracked =
             self.model.weights().map(|weight| Tensor::from_inner(weight.clone()).require_grad());
         let network = Network::new(self.model.config(), &tracked, Some(dropout));
+        let network = network.in_precision(self.options.precision);
         let loss = batch_loss(&network, examples, scale);
         let mut gradients = loss.backward();
         let gradient = |weight: &Tensor<2>| {

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::folder::Precision;
+
 /// How weights follow their gradients.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -67,6 +69,9 @@ pub struct Options {
     pub label_smoothing: f64,
     /// Whether examples are shuffled (and batched by length) or taken as they come.
     pub shuffle: bool,
+    /// What linear layers are computed in; weights, gradients and the optimizer's state are f32.
+    #[serde(default)]
+    pub precision: Precision,
     /// Decides order and dropout.
     pub seed: u64,
 }
@@ -87,6 +92,7 @@ impl Default for Options {
             dropout: None,
             label_smoothing: 0.0,
             shuffle: true,
+            precision: Precision::F32,
             seed: 42,
         }
     }

@@ -2,10 +2,10 @@
 //!
 //! A pair is kept in the place of one f32: the first number in the lower half, the second in the upper one.
 
-use half::bf16;
 use pulp::{Simd, WithSimd};
 
 use super::product::Run;
+use super::simd::{for_row_blocks, vectorized};
 
 /// A multiply-add over registers of 32-bit words.
 pub(super) trait Arithmetic<S: Simd> {
@@ -45,12 +45,56 @@ impl<S: Simd> Arithmetic<S> for Pairs {
 
 /// Rows of `depth` numbers as rows of pairs, rounded to even; the last pair is filled up with zero.
 pub(super) fn pairs(rows: &[f32], depth: usize) -> Vec<f32> {
-    let pair = |pair: &[f32]| {
-        let [first, second] = [0, 1].map(|i| pair.get(i).copied().unwrap_or_default());
-        let [first, second] = [first, second].map(|x| u32::from(bf16::from_f32(x).to_bits()));
-        f32::from_bits(second << 16 | first)
-    };
-    rows.chunks_exact(depth).flat_map(|row| row.chunks(2).map(pair)).collect()
+    let width = depth.div_ceil(2);
+    let mut out = vec![0.0; rows.len() / depth * width];
+    for_row_blocks(&mut out, width, |first, block| {
+        vectorized(
+            #[inline(always)]
+            || {
+                let rows = rows[first * depth..].chunks_exact(depth);
+                for (out, row) in block.chunks_exact_mut(width).zip(rows) {
+                    let (whole, rest) = row.as_chunks::<2>();
+                    for (to, &[first, second]) in out.iter_mut().zip(whole) {
+                        *to = pair(first, second);
+                    }
+                    if let [last] = rest {
+                        out[width - 1] = pair(*last, 0.0);
+                    }
+                }
+            },
+        );
+    });
+    out
+}
+
+/// Pairs the numbers of two rows, or of one and zeros.
+#[inline(always)]
+pub(super) fn pair_rows(out: &mut [f32], first: &[f32], second: Option<&[f32]>) {
+    match second {
+        Some(second) => {
+            for ((to, first), second) in out.iter_mut().zip(first).zip(second) {
+                *to = pair(*first, *second);
+            }
+        }
+        None => {
+            for (to, first) in out.iter_mut().zip(first) {
+                *to = pair(*first, 0.0);
+            }
+        }
+    }
+}
+
+/// Two numbers in one word.
+#[inline(always)]
+pub(super) fn pair(first: f32, second: f32) -> f32 {
+    f32::from_bits(rounded(second) & 0xffff_0000 | rounded(first) >> 16)
+}
+
+/// A number whose upper half is the bf16 next to it, and of two the even one.
+#[inline(always)]
+fn rounded(x: f32) -> u32 {
+    let bits = x.to_bits();
+    if x.is_nan() { bits | 0x0040_0000 } else { bits.wrapping_add(0x7fff + (bits >> 16 & 1)) }
 }
 
 /// Products of f32.
@@ -129,6 +173,25 @@ mod avx512 {
             unsafe {
                 let [factor, row] = [factor, row].map(|x| transmute::<f32x16, __m512bh>(x));
                 transmute(_mm512_dpbf16_ps(transmute::<f32x16, __m512>(sum), factor, row))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_rounded_as_the_standard_says() {
+        let odd = [f32::NAN, f32::INFINITY, -0.0, f32::MAX, f32::MIN_POSITIVE, 1e-42];
+        let ties = (0..8).map(|i| f32::from_bits(0x3f80_0000 + i * 0x4000));
+        let many = (0..10_001).map(|i| (i as f32 * 0.7).sin() * 10f32.powi(i % 60 - 30));
+        let numbers: Vec<f32> = odd.into_iter().chain(ties).chain(many).collect();
+        for (pair, numbers) in pairs(&numbers, numbers.len()).iter().zip(numbers.chunks(2)) {
+            for (place, number) in numbers.iter().enumerate() {
+                let ours = (pair.to_bits() >> (16 * place)) as u16;
+                assert_eq!(ours, half::bf16::from_f32(*number).to_bits(), "of {number}");
             }
         }
     }

@@ -3,6 +3,7 @@
 //! Queries, keys and values are rows of `heads * d_kv`. A segment is worked on by one thread, head by head, with
 //! everything it touches in cache; segments are independent, so the thread count never changes a bit.
 
+use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::{
@@ -63,13 +64,13 @@ pub(super) fn forward(inputs: Inputs<'_>, plan: &AttentionPlan) -> (Vec<f32>, Ve
         .with_min_len(segments_per_task(plan, inputs.width))
         .map_init(Scratch::default, |scratch, ((out, segment), &offset)| {
             let work = Work { inputs, plan, segment, bias: &bias, offset };
-            vectorized(
-                #[inline(always)]
-                || match segment.keys {
-                    Keys::Run(_) if segment.queries.len() > 1 => work.forward(scratch, out),
-                    _ => work.forward_row_by_row(out),
-                },
-            )
+            match segment.keys {
+                Keys::Run(_) if segment.queries.len() > 1 => vectorized(
+                    #[inline(always)]
+                    || work.forward(scratch, out),
+                ),
+                _ => Arch::new().dispatch(RowByRow { work, out }),
+            }
         })
         .collect();
     (out, kept)
@@ -192,6 +193,7 @@ struct Scratch {
 }
 
 /// One segment of one attention operation.
+#[derive(Clone, Copy)]
 struct Work<'a> {
     inputs: Inputs<'a>,
     plan: &'a AttentionPlan,
@@ -220,6 +222,12 @@ impl Work<'_> {
         &rows[first * self.inputs.width + head * self.d_kv()..]
     }
 
+    /// The part of `head` in the row of the key at `position`, or in that of its value.
+    #[inline(always)]
+    fn key<'b>(&self, rows: &'b [f32], position: usize, head: usize) -> &'b [f32] {
+        &self.head(rows, self.segment.keys.row(position), head)[..self.d_kv()]
+    }
+
     /// Many queries over a run of keys, by products of small matrices.
     #[inline(always)]
     fn forward(&self, scratch: &mut Scratch, out: &mut [f32]) -> Vec<f32> {
@@ -242,45 +250,6 @@ impl Work<'_> {
         kept
     }
 
-    /// Few queries, or keys from anywhere: one dot product after the other.
-    #[inline(always)]
-    fn forward_row_by_row(&self, out: &mut [f32]) -> Vec<f32> {
-        let (queries, keys, d) = (self.segment.queries.len(), self.segment.keys.len(), self.d_kv());
-        let stride = keys.next_multiple_of(LANES);
-        let mut kept = vec![0.0; scores(self.segment, self.plan.heads)];
-        for (head, kept) in kept.chunks_exact_mut((queries * stride).max(1)).enumerate() {
-            for (row, scores) in kept.chunks_exact_mut(stride).enumerate() {
-                let query = &self.head(self.inputs.q, self.segment.queries.start + row, head)[..d];
-                for (position, score) in scores[..self.visible(row)].iter_mut().enumerate() {
-                    *score = dot(
-                        query,
-                        &self.head(self.inputs.k, self.segment.keys.row(position), head)[..d],
-                    );
-                }
-            }
-            self.normalise(kept, stride, head);
-            let mut dropped;
-            let weights: &[f32] = if self.plan.dropout.is_some() {
-                dropped = kept.to_vec();
-                self.drop(&mut dropped, head);
-                &dropped
-            } else {
-                kept
-            };
-            for (row, weights) in weights.chunks_exact(stride).enumerate() {
-                let sum = &mut out[row * self.inputs.width + head * d..][..d];
-                for (position, &weight) in weights[..self.visible(row)].iter().enumerate() {
-                    let value =
-                        &self.head(self.inputs.v, self.segment.keys.row(position), head)[..d];
-                    for (sum, value) in sum.iter_mut().zip(value) {
-                        *sum += weight * value;
-                    }
-                }
-            }
-        }
-        kept
-    }
-
     /// Bias, mask and softmax over the rows of a head's scores; what a query does not see becomes 0.
     #[inline(always)]
     fn normalise(&self, scores: &mut [f32], stride: usize, head: usize) {
@@ -288,8 +257,9 @@ impl Work<'_> {
             let visible = self.visible(row);
             let (seen, hidden) = scores.split_at_mut(visible);
             add_to(seen, self.bias.row(head, self.segment.position + row));
-            softmax(seen);
-            hidden.fill(0.0);
+            hidden.fill(f32::NEG_INFINITY);
+            softmax(scores);
+            scores[visible..].fill(0.0);
         }
     }
 
@@ -360,6 +330,109 @@ impl Work<'_> {
         for row in 0..self.segment.queries.len() {
             let start = head * self.bias.distances + self.bias.zero - (self.segment.position + row);
             add_to(&mut by_distance[start..], slopes.row(row, self.visible(row)));
+        }
+    }
+}
+
+/// Few queries, or keys from anywhere: one dot product after the other. Keys and values are most of what is read, so the
+/// outer loop is over them, and each comes from memory once and in order.
+struct RowByRow<'a> {
+    work: Work<'a>,
+    out: &'a mut [f32],
+}
+
+impl WithSimd for RowByRow<'_> {
+    type Output = Vec<f32>;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) -> Vec<f32> {
+        let Self { work, out } = self;
+        let (segment, inputs, d) = (work.segment, work.inputs, work.d_kv());
+        let (queries, heads) = (segment.queries.len(), work.plan.heads);
+        let stride = segment.keys.len().next_multiple_of(LANES);
+        let of_head = queries * stride;
+        let mut kept = vec![0.0; scores(segment, heads)];
+        for row in 0..queries {
+            for position in 0..work.visible(row) {
+                for head in 0..heads {
+                    let query = &work.head(inputs.q, segment.queries.start + row, head)[..d];
+                    kept[head * of_head + row * stride + position] =
+                        dot_product(simd, query, work.key(inputs.k, position, head));
+                }
+            }
+        }
+        for (head, kept) in kept.chunks_exact_mut(of_head.max(1)).enumerate() {
+            work.normalise(kept, stride, head);
+        }
+        let mut dropped = Vec::new();
+        let mut weights: &[f32] = &kept;
+        if work.plan.dropout.is_some() {
+            dropped.extend_from_slice(&kept);
+            for (head, weights) in dropped.chunks_exact_mut(of_head.max(1)).enumerate() {
+                work.drop(weights, head);
+            }
+            weights = &dropped;
+        }
+        for row in 0..queries {
+            for first in (0..work.visible(row)).step_by(VALUES) {
+                let positions = first..work.visible(row).min(first + VALUES);
+                for head in 0..heads {
+                    add_weighted(
+                        simd,
+                        &weights[head * of_head + row * stride..][positions.clone()],
+                        #[inline(always)]
+                        |offset| work.key(inputs.v, first + offset, head),
+                        &mut out[row * inputs.width + head * d..][..d],
+                    );
+                }
+            }
+        }
+        kept
+    }
+}
+
+/// Values that are summed up together; their rows stay in the first-level cache.
+const VALUES: usize = 8;
+/// Registers that a weighted sum is collected in at a time.
+const SUMS: usize = 4;
+
+/// The dot product of two equally long slices, in registers.
+#[inline(always)]
+fn dot_product<S: Simd>(simd: S, a: &[f32], b: &[f32]) -> f32 {
+    let ((a, a_rest), (b, b_rest)) = (S::as_simd_f32s(a), S::as_simd_f32s(b));
+    let mut sum = simd.splat_f32s(0.0);
+    for (a, b) in a.iter().zip(b) {
+        sum = simd.mul_add_e_f32s(*a, *b, sum);
+    }
+    let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();
+    simd.reduce_sum_f32s(sum) + rest
+}
+
+/// Adds what `row` gives for each of the weights, times that.
+#[inline(always)]
+fn add_weighted<'a, S: Simd>(
+    simd: S,
+    weights: &[f32],
+    row: impl Fn(usize) -> &'a [f32],
+    out: &mut [f32],
+) {
+    let (registers, rest) = S::as_mut_simd_f32s(out);
+    for (block, out) in registers.chunks_mut(SUMS).enumerate() {
+        let mut sums = [simd.splat_f32s(0.0); SUMS];
+        sums[..out.len()].copy_from_slice(out);
+        for (position, &weight) in weights.iter().enumerate() {
+            let (row, _) = S::as_simd_f32s(row(position));
+            let weight = simd.splat_f32s(weight);
+            for (sum, value) in sums.iter_mut().zip(&row[block * SUMS..]) {
+                *sum = simd.mul_add_e_f32s(weight, *value, *sum);
+            }
+        }
+        out.copy_from_slice(&sums[..out.len()]);
+    }
+    let first = registers.len() * S::F32_LANES;
+    for (position, &weight) in weights.iter().enumerate() {
+        for (sum, value) in rest.iter_mut().zip(&row(position)[first..]) {
+            *sum += weight * value;
         }
     }
 }

@@ -6,7 +6,6 @@ use burn::backend::TensorMetadata;
 
 use super::{attention, elementwise, embedding, linear, loss, norm};
 use crate::kernels::{
-    Order,
     graph::{Array, Operation},
     native::{filled, matrix, scalar, values, values_mut},
     ops::{Activate, Attend, CrossEntropy, Drop, Embed, Linear, Norm},
@@ -58,13 +57,12 @@ impl Operation<2> for Linear {
     }
 
     fn backward(self, [x, w]: Self::Kept, grad: Array) -> [Array; 2] {
-        assert_eq!(self.0, Order::Plain, "weights in panels are only read");
         let [rows, depth, width] = [x.shape()[0], columns(&x), w.shape()[0]];
         let dx = filled(rows, depth, |out| {
-            linear::backward_x(values(&grad), values(&w), width, out);
+            linear::backward_x(values(&grad), values(&w), width, self.0, out);
         });
         let dw = filled(width, depth, |out| {
-            linear::backward_w(values(&grad), values(&x), depth, out);
+            linear::backward_w(values(&grad), values(&x), depth, self.0, out);
         });
         [dx, dw]
     }

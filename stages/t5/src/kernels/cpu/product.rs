@@ -10,8 +10,8 @@
 use pulp::{Arch, Simd};
 use rayon::prelude::*;
 
-use super::arithmetic::{Arithmetic, InPairs, InSingles, pairs};
-use super::simd::LANES;
+use super::arithmetic::{Arithmetic, InPairs, InSingles, pair, pair_rows, pairs};
+use super::simd::{LANES, vectorized};
 
 /// Columns of a panel: three registers of AVX-512, six of AVX2, twelve of NEON.
 pub(super) const PANEL: usize = 3 * LANES;
@@ -58,23 +58,48 @@ impl<'a> Right<'a> {
     fn panel<'b>(
         &self,
         scratch: &'b mut Vec<f32>,
-        [depth, columns]: [usize; 2],
+        depth: Depth,
+        columns: usize,
         [first, width, stride]: [usize; 3],
     ) -> &'b [f32]
     where
         'a: 'b,
     {
         let values = self.values();
-        let there = &values[first * depth..][..width * depth];
+        let rows = depth.words();
         if matches!(self, Self::Panels(_)) && width == stride {
-            return there;
+            return &values[first * rows..][..width * rows];
         }
         scratch.clear();
-        scratch.resize(depth * stride, 0.0);
-        match self {
-            Self::Rows(_) => copy_rows(scratch, stride, &values[first..], columns, width),
-            Self::Panels(_) => copy_rows(scratch, stride, there, width, width),
-            Self::Transposed(_) => transpose(scratch, stride, there, depth),
+        scratch.resize(rows * stride, 0.0);
+        match (self, depth) {
+            (Self::Panels(_), _) => {
+                copy_rows(scratch, stride, &values[first * rows..][..width * rows], width, width);
+            }
+            (Self::Rows(_), Depth::Singles(_)) => {
+                copy_rows(scratch, stride, &values[first..], columns, width);
+            }
+            (Self::Rows(_), Depth::Pairs(_)) => {
+                let rows = values[first..].chunks(2 * columns);
+                for (to, from) in scratch.chunks_exact_mut(stride).zip(rows) {
+                    pair_rows(&mut to[..width], &from[..width], from.get(columns..columns + width));
+                }
+            }
+            (Self::Transposed(_), Depth::Singles(depth)) => {
+                let rows = &values[first * depth..][..width * depth];
+                transpose(scratch, stride, rows, depth, |row, at| row[at]);
+            }
+            (Self::Transposed(_), Depth::Pairs(depth)) => {
+                let rows = &values[first * depth..][..width * depth];
+                transpose(
+                    scratch,
+                    stride,
+                    rows,
+                    depth,
+                    #[inline(always)]
+                    |row, at| pair(row[2 * at], row.get(2 * at + 1).copied().unwrap_or_default()),
+                );
+            }
         }
         scratch
     }
@@ -88,16 +113,41 @@ fn copy_rows(to: &mut [f32], stride: usize, from: &[f32], from_stride: usize, wi
     }
 }
 
-/// Copies the transpose of rows of `depth` to rows `stride` apart.
+/// Copies the transpose of rows of `depth` to rows `stride` apart; `word` is what there is in a row at a place.
 #[inline(always)]
-fn transpose(to: &mut [f32], stride: usize, rows: &[f32], depth: usize) {
+fn transpose(
+    to: &mut [f32],
+    stride: usize,
+    rows: &[f32],
+    depth: usize,
+    word: impl Fn(&[f32], usize) -> f32,
+) {
     // A few rows at a time, which stay in the first-level cache meanwhile.
     for (number, to) in to.chunks_mut(LANES * stride).enumerate() {
         let first = number * LANES;
         for (column, row) in rows.chunks_exact(depth).enumerate() {
-            for (to, from) in to.chunks_exact_mut(stride).zip(&row[first..]) {
-                to[column] = *from;
+            for (offset, to) in to.chunks_exact_mut(stride).enumerate() {
+                to[column] = word(row, first + offset);
             }
+        }
+    }
+}
+
+/// How much of a row is multiplied and added up.
+#[derive(Clone, Copy)]
+enum Depth {
+    /// So many numbers of f32.
+    Singles(usize),
+    /// So many numbers, rounded to bf16 and taken in pairs.
+    Pairs(usize),
+}
+
+impl Depth {
+    /// 32-bit words.
+    fn words(self) -> usize {
+        match self {
+            Self::Singles(numbers) => numbers,
+            Self::Pairs(numbers) => numbers.div_ceil(2),
         }
     }
 }
@@ -106,7 +156,9 @@ fn transpose(to: &mut [f32], stride: usize, rows: &[f32], depth: usize) {
 pub(in crate::kernels) fn panels(rows: &[f32], depth: usize) -> Vec<f32> {
     let mut panels = vec![0.0; rows.len()];
     let tasks = panels.par_chunks_mut(PANEL * depth).zip(rows.par_chunks(PANEL * depth));
-    tasks.for_each(|(panel, rows)| transpose(panel, rows.len() / depth, rows, depth));
+    tasks.for_each(|(panel, rows)| {
+        transpose(panel, rows.len() / depth, rows, depth, |row, at| row[at]);
+    });
     panels
 }
 
@@ -117,28 +169,52 @@ pub(in crate::kernels) fn half_panels(rows: &[f32], depth: usize) -> Vec<f32> {
 
 /// `left` times `right`, into `out`, `[rows, columns]`.
 pub(super) fn multiply(left: Left<'_>, right: Right<'_>, depth: usize, out: &mut [f32]) {
-    tasks(left, right, depth, out, |run| Arch::new().dispatch(InSingles(run)));
+    let columns = right.values().len() / depth;
+    let work = |run: Run<'_>| Arch::new().dispatch(InSingles(run));
+    share(left, right, Depth::Singles(depth), columns, out, work);
 }
 
-/// The product of `left`, `[rows, depth]`, rounded to bf16, and what [`half_panels`] gave, into `out`.
-pub(super) fn multiply_half(left: &[f32], half_panels: &[f32], depth: usize, out: &mut [f32]) {
-    let left = pairs(left, depth);
-    let right = Right::Panels(half_panels);
-    tasks(Left::Rows(&left), right, depth.div_ceil(2), out, |run| InPairs(run).run());
+/// The same of numbers that are rounded to bf16. Panels are those of [`half_panels`].
+pub(super) fn multiply_half(left: Left<'_>, right: Right<'_>, depth: usize, out: &mut [f32]) {
+    let words = Depth::Pairs(depth).words();
+    let columns = match right {
+        Right::Panels(values) => values.len() / words,
+        Right::Rows(values) | Right::Transposed(values) => values.len() / depth,
+    };
+    let rows = out.len() / columns;
+    let left_pairs = match left {
+        Left::Rows(values) => pairs(values, depth),
+        Left::Transposed(values) => {
+            let mut pairs = vec![0.0; words * rows];
+            let columns = pairs.par_chunks_mut(rows).zip(values.par_chunks(2 * rows));
+            columns.with_min_len(16).for_each(|(to, from)| {
+                vectorized(
+                    #[inline(always)]
+                    || pair_rows(to, &from[..rows], from.get(rows..2 * rows)),
+                );
+            });
+            pairs
+        }
+    };
+    let left = match left {
+        Left::Rows(_) => Left::Rows(&left_pairs),
+        Left::Transposed(_) => Left::Transposed(&left_pairs),
+    };
+    share(left, right, Depth::Pairs(depth), columns, out, |run| InPairs(run).run());
 }
 
 /// Shares the work out.
-fn tasks(
+fn share(
     left: Left<'_>,
     right: Right<'_>,
-    depth: usize,
+    depth: Depth,
+    columns: usize,
     out: &mut [f32],
     work: impl Fn(Run<'_>) + Sync,
 ) {
-    let numbers = right.values().len();
-    let columns = numbers / depth;
     let rows = out.len() / columns;
-    let threads = if rows * numbers < PARALLEL_FROM { 1 } else { rayon::current_num_threads() };
+    let work_to_do = rows * columns * depth.words();
+    let threads = if work_to_do < PARALLEL_FROM { 1 } else { rayon::current_num_threads() };
     // Every task gets its part of each of its rows. A panel that has to be made first is made once.
     let block_rows = if matches!(right, Right::Panels(_)) { ROWS } else { rows };
     let group = columns.div_ceil(PANEL).div_ceil(TASKS * threads) * PANEL;
@@ -180,7 +256,7 @@ struct Task<'a> {
     first_column: usize,
     /// Columns of the whole right-hand matrix.
     columns: usize,
-    depth: usize,
+    depth: Depth,
     /// The part of each row.
     out: Vec<&'a mut [f32]>,
 }
@@ -200,7 +276,7 @@ impl Run<'_> {
             let width = PANEL.min(columns - column);
             let stride = width.next_multiple_of(LANES);
             let place = [task.first_column + column, width, stride];
-            let panel = task.right.panel(scratch, [task.depth, task.columns], place);
+            let panel = task.right.panel(scratch, task.depth, task.columns, place);
             for offset in (0..stride / S::F32_LANES).step_by(WIDTH) {
                 let registers = Registers { simd, panel, stride, offset, column, width };
                 match stride / S::F32_LANES - offset {
@@ -251,7 +327,7 @@ impl Task<'_> {
         at: &Registers<'_, S>,
         row: usize,
     ) -> usize {
-        let (depth, first) = (self.depth, self.first_row + row);
+        let (depth, first) = (self.depth.words(), self.first_row + row);
         let sums = match self.left {
             Left::Rows(values) => {
                 let rows: [&[f32]; R] =
@@ -370,26 +446,26 @@ mod tests {
     fn halves_are_rounded_and_summed_in_singles() {
         for [rows, depth, columns] in SHAPES {
             let (a, b) = (matrix(rows, depth, 0.37), matrix(columns, depth, 0.73));
-            let panels = half_panels(&b, depth);
-            let (mut ours, mut emulated) = (vec![0.0; rows * columns], vec![0.0; rows * columns]);
-            multiply_half(&a, &panels, depth, &mut ours);
-            let left = pairs(&a, depth);
-            tasks(
-                Left::Rows(&left),
-                Right::Panels(&panels),
-                depth.div_ceil(2),
-                &mut emulated,
-                |run| {
-                    Arch::new().dispatch(InPairs(run));
-                },
-            );
-            assert_eq!(ours, emulated, "by the instruction and without it");
+            let (panels, left, right) =
+                (half_panels(&b, depth), turned(&a, depth), turned(&b, depth));
+            let mut expected = vec![0.0; rows * columns];
+            let words = pairs(&a, depth);
+            let emulated = |run: Run<'_>| Arch::new().dispatch(InPairs(run));
+            let (words, depths) = (Left::Rows(&words), Depth::Pairs(depth));
+            share(words, Right::Panels(&panels), depths, columns, &mut expected, emulated);
             let round = |x: f32| f64::from(half::bf16::from_f32(x));
-            for (index, value) in ours.iter().enumerate() {
+            for (index, value) in expected.iter().enumerate() {
                 let (x, w) = (&a[index / columns * depth..], &b[index % columns * depth..]);
                 let products = x[..depth].iter().zip(w).map(|(x, w)| round(*x) * round(*w));
                 let exact: f64 = products.sum();
                 assert!((f64::from(*value) - exact).abs() < 1e-4, "{value} is not {exact}");
+            }
+            let forms = [Right::Rows(&right), Right::Transposed(&b), Right::Panels(&panels)];
+            let lefts = [Left::Rows(&a), Left::Transposed(&left)];
+            for (left, right) in lefts.iter().flat_map(|left| forms.map(|right| (*left, right))) {
+                let mut out = vec![0.0; rows * columns];
+                multiply_half(left, right, depth, &mut out);
+                assert_eq!(out, expected, "by the instruction and without it, in every form");
             }
         }
     }

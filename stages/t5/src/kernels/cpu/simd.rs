@@ -134,19 +134,31 @@ pub(super) fn exp(x: f32) -> f32 {
     (p * r * r + r + 1.0) * scale
 }
 
-/// Turns scores into probabilities, in place; returns the logarithm of the sum of their exponentials.
+/// Turns scores into probabilities, in place. The rows are whole registers, so that no loop has a rest: what there is no
+/// score for is negative infinity.
 #[inline(always)]
-pub(super) fn softmax(scores: &mut [f32]) -> f32 {
-    let top = max(scores);
-    for score in scores.iter_mut() {
-        *score = exp(*score - top);
+pub(super) fn softmax(scores: &mut [f32]) {
+    let (registers, _) = scores.as_chunks_mut::<LANES>();
+    let mut tops = [f32::NEG_INFINITY; LANES];
+    for scores in registers.iter() {
+        for lane in 0..LANES {
+            tops[lane] = if scores[lane] > tops[lane] { scores[lane] } else { tops[lane] };
+        }
     }
-    let total = sum(scores);
-    let scale = 1.0 / total;
-    for score in scores.iter_mut() {
-        *score *= scale;
+    let top = tops.iter().fold(f32::NEG_INFINITY, |best, &x| best.max(x));
+    let mut sums = [0.0; LANES];
+    for scores in registers.iter_mut() {
+        for lane in 0..LANES {
+            scores[lane] = exp(scores[lane] - top);
+            sums[lane] += scores[lane];
+        }
     }
-    top + total.ln()
+    let scale = 1.0 / lane_sum(sums);
+    for scores in registers {
+        for score in scores {
+            *score *= scale;
+        }
+    }
 }
 
 /// Numbers whose exponentials are added up in f32 before the sum goes on in f64.

@@ -12,7 +12,7 @@ use burn::tensor::{DType, Device, Int, Tensor, TensorData, activation};
 use rayon::prelude::*;
 
 pub(super) use self::attention::{Layout, attend};
-use super::LossScale;
+use super::{LossScale, Order};
 use crate::{config::Activation, random::Dropout};
 
 pub(super) fn embed(table: &Tensor<2>, ids: &[u32]) -> Tensor<2> {
@@ -27,8 +27,12 @@ pub(super) fn norm(x: Tensor<2>, w: &Tensor<2>, eps: f64) -> Tensor<2> {
     cast(x * scale, dtype) * w.clone()
 }
 
-pub(super) fn linear(x: Tensor<2>, w: &Tensor<2>) -> Tensor<2> {
-    x.matmul(w.clone().transpose())
+pub(super) fn linear(x: Tensor<2>, w: &Tensor<2>, order: Order) -> Tensor<2> {
+    let (dtype, w) = (x.dtype(), w.clone().transpose());
+    match order {
+        Order::Halves => cast(cast(x, DType::BF16).matmul(cast(w, DType::BF16)), dtype),
+        _ => x.matmul(w),
+    }
 }
 
 pub(super) fn activate(

@@ -139,7 +139,7 @@ proptest! {
     fn linear_layers(seed: u64, rows in 1usize..9, depth in 1usize..40, width in 1usize..40) {
         let shapes = [[rows, depth], [width, depth]];
         same(
-            &computed(seed, shapes, |[x, w]| super::linear(x, &w)),
+            &computed(seed, shapes, |[x, w]| super::linear(x, &w, Order::Plain)),
             &computed(seed, shapes, |[x, w]| fused::linear(x, &w, Order::Plain)),
         );
     }

@@ -3,13 +3,13 @@
 use std::fmt::Debug;
 
 use rayon::prelude::*;
-use tch::{Reduction, Tensor};
+use tch::{Kind, Reduction, Tensor};
 
 use super::attention;
 use crate::{
     config::Activation,
     kernels::{
-        LossScale,
+        LossScale, Order,
         graph::Array,
         ops::{Activate, Attend, CrossEntropy, Drop, Embed, Linear, Norm},
     },
@@ -90,12 +90,25 @@ impl TorchOperation<2> for Linear {
     }
 
     fn forward(&self, inputs: [Array; 2]) -> (Array, Self::Kept) {
+        let kind = inputs[0].tensor.kind();
+        let inputs = inputs.map(|array| self.rounded(array));
         let [x, w] = &inputs;
-        (Array::new(x.tensor.linear(&w.tensor, None::<&Tensor>)), inputs)
+        (Array::new(x.tensor.linear(&w.tensor, None::<&Tensor>).to_kind(kind)), inputs)
     }
 
     fn backward(self, [x, w]: Self::Kept, grad: Array) -> [Array; 2] {
-        [grad.tensor.mm(&w.tensor), grad.tensor.tr().mm(&x.tensor)].map(Array::new)
+        let kind = grad.tensor.kind();
+        let grad = self.rounded(grad).tensor;
+        [grad.mm(&w.tensor), grad.tr().mm(&x.tensor)].map(|tensor| Array::new(tensor.to_kind(kind)))
+    }
+}
+
+impl Linear {
+    fn rounded(&self, array: Array) -> Array {
+        match self.0 {
+            Order::Halves => Array::new(array.tensor.to_kind(Kind::BFloat16)),
+            _ => array,
+        }
     }
 }
 

@@ -1,0 +1,147 @@
+//! How much memory the work with a model takes, told before it is taken.
+
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+
+use paraloom_sdk::{Error, Result, Services, free_memory};
+
+use crate::config::Config;
+use crate::folder::Precision;
+use crate::model::Weights;
+
+/// What a model is loaded for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Use {
+    /// Writing and scoring.
+    Read(Precision),
+    /// Training, with so many numbers of the optimizer's for each weight.
+    Train {
+        /// Two for AdamW; Adafactor has next to none.
+        states: u64,
+        /// Of the products; everything is kept in f32.
+        precision: Precision,
+    },
+}
+
+/// Sequences that are computed side by side, and tokens of each that are counted on.
+const BATCH: u64 = 64;
+const TOKENS: u64 = 64;
+
+/// Bytes on the CPU: those of the weights and what belongs to them, and those with a batch of sentences at work.
+///
+/// The second is what was measured for sentences, to within a third; long texts and large batches of training take more.
+pub(crate) fn estimate(config: &Config, purpose: Use) -> [u64; 2] {
+    const F32: u64 = 4;
+    let vocabulary = F32 * (config.vocab_size * config.d_model) as u64;
+    let slots = Weights::layout(config);
+    let weights = F32 * slots.list().iter().map(|slot| slot.len() as u64).sum::<u64>();
+    // Loading copies the largest weight twice.
+    let loading = 2 * vocabulary;
+    match purpose {
+        Use::Read(precision) => {
+            let head = if precision == Precision::Bf16 { vocabulary / 2 } else { vocabulary };
+            let layers = config.num_decoder_layers as u64;
+            // Keys and values, of the source and of what is written.
+            let cache = BATCH * TOKENS * layers * 4 * F32 * config.inner_dim() as u64;
+            let logits = BATCH * F32 * config.vocab_size as u64;
+            [weights + head, weights + head + loading + cache + logits]
+        }
+        Use::Train { states, .. } => {
+            // Those that it started from, those that it has now, and a gradient of each.
+            let kept = weights * (3 + states);
+            // The gradient of the embedding comes in two parts; the result is written from a copy.
+            [kept, kept + loading + weights]
+        }
+    }
+}
+
+/// Bytes below which nobody wants to know.
+const WORTH_TELLING: u64 = 64 << 20;
+
+/// Says how much memory a node is about to take, and refuses what cannot fit.
+///
+/// # Errors
+/// When the weights alone are more than there is room for.
+pub(crate) fn check(services: Services, config: &Config, purpose: Use) -> Result<()> {
+    let [least, likely] = estimate(config, purpose);
+    if likely < WORTH_TELLING {
+        return Ok(());
+    }
+    let Some(free) = free_memory() else {
+        services.info(&format!("needs about {} of memory", size(likely)));
+        return Ok(());
+    };
+    if least > free {
+        let [needed, free] = [least, free].map(size);
+        return Err(Error::resource(format!("out of memory: {needed} are needed, of {free} that are free"))
+            .hint("allow more, or take a smaller model; to write and to score, `precision: bf16` takes half"));
+    }
+    let message =
+        format!("needs about {} of memory, of {} that are free", size(likely), size(free));
+    if likely > free {
+        services.warn(&message)
+    } else {
+        services.info(&message)
+    }
+    Ok(())
+}
+
+/// What the work gives, or [`Error::Memory`] where torch finds no room for it, which it says in a panic. (An allocation of
+/// Rust's that fails ends the process.)
+pub(crate) fn or_error<T>(work: impl FnOnce() -> crate::Result<T>) -> crate::Result<T> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or_default();
+        // On a GPU and on the CPU.
+        if text.contains("out of memory") || text.contains("can't allocate memory") {
+            let line = text.lines().find(|line| line.contains("memory")).unwrap_or_default();
+            return Err(crate::Error::Memory(line.trim().to_owned()));
+        }
+        resume_unwind(panic)
+    })
+}
+
+/// Does work in batches of a size; where memory runs out, it says so and does it once more in batches of half the size.
+pub(crate) fn halving<T>(
+    services: Services,
+    size: usize,
+    work: impl Fn(usize) -> crate::Result<T>,
+) -> crate::Result<T> {
+    match or_error(|| work(size)) {
+        Err(crate::Error::Memory(_)) if size > 1 => {
+            let half = size / 2;
+            services
+                .warn(&format!("out of memory: going on with batches of {half} instead of {size}"));
+            or_error(|| work(half))
+        }
+        result => result,
+    }
+}
+
+fn size(bytes: u64) -> String {
+    let mebibytes = bytes as f64 / f64::from(1 << 20);
+    if mebibytes < 1024.0 {
+        format!("{mebibytes:.0} MiB")
+    } else {
+        format!("{:.1} GiB", mebibytes / 1024.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TORCH: &str = "called `Result::unwrap()` on an `Err` value: Torch(\"[enforce fail at alloc_cpu.cpp:127] err == 0. \
+         DefaultCPUAllocator: can't allocate memory: you tried to allocate 17179869184 bytes. Error code 12\")";
+    const CUDA: &str = "Torch(\"CUDA out of memory. Tried to allocate 2.00 GiB.\")";
+
+    #[test]
+    fn want_of_memory_is_told_from_other_panics() {
+        std::panic::set_hook(Box::new(|_| {}));
+        for text in [TORCH, CUDA] {
+            let result = or_error::<()>(|| panic!("{text}"));
+            assert!(matches!(result, Err(crate::Error::Memory(_))), "{result:?}");
+        }
+        assert!(catch_unwind(|| or_error::<()>(|| panic!("index out of bounds"))).is_err());
+        assert_eq!(or_error(|| Ok(1)).ok(), Some(1));
+    }
+}
