@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Paraloom's T5 beside `transformers` on the same machine, in the same run: rows a second of writing and of training.
 
-    benches/t5.py --tokenizer DIR [--size small] [--backend cpu torch torch:bf16] [--rows 330] [--repeat 3]
+    benches/t5.py --tokenizer DIR [--size small] [--backend cpu cpu:bf16 torch torch:bf16] [--rows 330] [--repeat 3]
 
 DIR has the `tokenizer.json` of a T5. The model has the shape of T5-small or T5-base and random weights: the cost is that of the
 real one. Paraloom is timed by the events of its run, from a node's start to its end, reading of the model included;
@@ -30,7 +30,7 @@ SHAPES = {
 }
 PREFIX = "paraphrase: "
 NEW_TOKENS = 32
-BATCH, TRAIN_BATCH, STEPS = 64, 8, 12
+BATCH, TRAIN_BATCH, STEPS = 64, 8, 24
 WORDS = """the company said its board has approved a plan to raise prices in May after profits fell by three percent last year
 while managers expect demand for new machines to recover before the summer because costs are lower and the bank
 will lend more money to owners of small firms who want to hire staff""".split()
@@ -49,7 +49,8 @@ class Paraloom:
         target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve()
         self.binary = target / "release" / "paraloom"
         generate = dict(prefix=PREFIX, max_new_tokens=NEW_TOKENS, precision=precision)
-        train = dict(prefix=PREFIX, steps=STEPS, batch_size=TRAIN_BATCH, learning_rate=1e-4, dropout=0.0, shuffle=False)
+        train = dict(prefix=PREFIX, steps=STEPS, batch_size=TRAIN_BATCH, learning_rate=1e-4, dropout=0.0, shuffle=False,
+                     precision=precision)
         nodes = dict(
             model=dict(stage="model", **{"with": {"from": "../model"}}),
             rows=dict(stage="load", part_rows=1024, **{"with": {"from": "../rows.csv"}}),
@@ -119,7 +120,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokenizer", type=pathlib.Path, required=True)
     parser.add_argument("--size", choices=SHAPES, default="small")
-    parser.add_argument("--backend", nargs="+", default=["cpu", "torch", "torch:bf16"], help="NAME or NAME:bf16")
+    parser.add_argument("--backend", nargs="+", default=["cpu", "cpu:bf16", "torch", "torch:bf16"], help="NAME or NAME:bf16")
     parser.add_argument("--work", nargs="+", default=["generate", "finetune"])
     parser.add_argument("--rows", type=int, default=330)
     parser.add_argument("--repeat", type=int, default=3)
@@ -153,11 +154,9 @@ def main():
             seconds = {name: [] for name in timed}
             for _ in range(arguments.repeat):
                 for name, run in timed.items():
-                    # Training is in f32 on all backends.
-                    if work == "generate" or "bf16" not in name.split():
-                        seconds[name].append(run(work))
+                    seconds[name].append(run(work))
             count = arguments.rows if work == "generate" else min(STEPS * TRAIN_BATCH, arguments.rows)
-            for name, taken in ((name, taken) for name, taken in seconds.items() if taken):
+            for name, taken in seconds.items():
                 rates = [count / second for second in taken]
                 print(f"| {work} | {name} | {statistics.median(rates):.1f} | "
                       f"{', '.join(f'{rate:.1f}' for rate in rates)} |", flush=True)

@@ -95,17 +95,34 @@ fn a_backend_without_its_library_is_told_from_one_that_is_broken() {
     assert!(said.contains("cargo xtask torch"), "{said}");
 }
 
-/// Whether the backend `torch` is there; CI says that it has to be.
+/// Whether a backend is there; CI says that `torch` has to be.
 #[expect(clippy::print_stdout, reason = "a test that is skipped says so")]
-fn torch_is_there() -> bool {
+fn is_there(backend: &str) -> bool {
     let doctor = paraloom().arg("doctor").output().expect("the binary runs");
     let said = String::from_utf8_lossy(&doctor.stdout).into_owned();
-    let is_there = said.contains("torch  ready");
-    assert!(is_there || std::env::var_os("PARALOOM_TORCH").is_none(), "{said}");
+    let is_there = said.contains(&format!("  {backend:6} ready"));
+    let must = backend == "torch" && std::env::var_os("PARALOOM_TORCH").is_some();
+    assert!(is_there || !must, "{said}");
     if !is_there {
-        println!("skipped: there is no backend `torch`; `cargo xtask torch` makes it");
+        println!("skipped: there is no backend `{backend}`; `cargo xtask {backend}` makes it");
     }
     is_there
+}
+
+/// Before anything is computed, at the node, with the way out.
+#[test]
+fn a_gpu_that_is_not_there_is_missed() {
+    for backend in ["cuda", "wgpu"].into_iter().filter(|backend| is_there(backend)) {
+        let mut check = tiny().command(&["check", "p.yaml", "--backend", backend]);
+        // Whatever this machine has is hidden.
+        check.env("CUDA_VISIBLE_DEVICES", "").env("WGPU_BACKEND", "vulkan");
+        check.env("VK_DRIVER_FILES", "/nonexistent").env("VK_ICD_FILENAMES", "/nonexistent");
+        let output = check.output().expect("the binary runs");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains(&format!("there is no device `{backend}`: no ")), "{said}");
+        assert!(said.contains("install") && said.contains("`backend: cpu`"), "{said}");
+    }
 }
 
 /// A column of the rows that `show --json` printed.
@@ -121,7 +138,7 @@ fn numbers(rows: &[u8], column: &str) -> Vec<f64> {
 /// Training and writing on torch, judging on both, in one process.
 #[test]
 fn two_backends_work_in_one_run() {
-    if !torch_is_there() {
+    if !is_there("torch") {
         return;
     }
     let project = tiny_with(
@@ -152,7 +169,7 @@ fn two_backends_work_in_one_run() {
 /// What is killed goes on to the same bytes, and they are those of the CPU backend.
 #[test]
 fn a_training_on_torch_goes_on_where_it_was_stopped() {
-    if !torch_is_there() {
+    if !is_there("torch") {
         return;
     }
     let (straight, stopped) = (tiny_that_says("backend: torch"), tiny_that_says("backend: torch"));

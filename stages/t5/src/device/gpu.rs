@@ -55,3 +55,22 @@ const NOTHING: &str = if cfg!(feature = "cuda") {
     "no GPU is found by way of Vulkan, Metal or DirectX; install its driver (without a GPU, \
      Mesa's software Vulkan), or compute with `backend: cpu`"
 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_there_is_refused_with_the_way_out() {
+        let said = |name: &str| device(name).expect_err("there is no such device").to_string();
+        for name in ["cpu", "gpu", &format!("{NAME}:"), &format!("{NAME}1")] {
+            let said = said(name);
+            assert!(said.starts_with(&format!("there is no device `{name}`: ")), "{said}");
+            assert!(said.contains("leave `device` out"), "{said}");
+        }
+        let far = said(&format!("{NAME}:9999"));
+        let way_out = if ALL.is_empty() { "install" } else { "from `" };
+        assert!(far.contains(way_out), "{far}");
+        assert_eq!(device(NAME).is_ok(), !ALL.is_empty());
+    }
+}

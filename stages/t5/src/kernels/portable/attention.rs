@@ -20,7 +20,8 @@ pub(in crate::kernels) fn attend(
     let layout = plan.portable.get_or_init(|| Layout::new(plan, &q.device()));
     let [_, width] = q.dims();
     let q = layout.heads(select(q, layout.padded_queries.as_ref()), layout.queries);
-    let [k, v] = [k, v].map(|rows| layout.heads(layout.padded_keys.of(rows), layout.keys));
+    let [k, v] =
+        [k, v].map(|rows| layout.heads(select_keys(rows, &layout.padded_keys), layout.keys));
     let dtype = v.dtype();
     let mut scores = cast(q.matmul(k.transpose()), DType::F32);
     if let Some(mask) = layout.mask(bias) {
@@ -39,12 +40,10 @@ fn select(table: Tensor<2>, rows: Option<&Tensor<1, Int>>) -> Tensor<2> {
     }
 }
 
-impl KeyRows<Tensor<1, Int>> {
-    fn of(&self, table: Tensor<2>) -> Tensor<2> {
-        match self {
-            Self::Run { first, count } => table.narrow(0, *first, *count),
-            Self::Each(rows) => table.select(0, rows.clone()),
-        }
+fn select_keys(table: Tensor<2>, rows: &KeyRows<Tensor<1, Int>>) -> Tensor<2> {
+    match rows {
+        KeyRows::Run { first, count } => table.narrow(0, *first, *count),
+        KeyRows::Each(rows) => table.select(0, rows.clone()),
     }
 }
 

@@ -17,7 +17,8 @@ pub(super) fn attend(
 ) -> Tensor {
     let layout = plan.layout.get_or_init(|| Layout::new(plan, q));
     let q = layout.heads(&select(q, layout.padded_queries.as_ref()), layout.queries);
-    let [k, v] = [k, v].map(|rows| layout.heads(&layout.padded_keys.of(rows), layout.keys));
+    let [k, v] =
+        [k, v].map(|rows| layout.heads(&select_keys(rows, &layout.padded_keys), layout.keys));
     let mask = layout.mask(bias, &q);
     let attended = match plan.dropout {
         None => Tensor::scaled_dot_product_attention(
@@ -47,12 +48,10 @@ fn select(table: &Tensor, rows: Option<&Array>) -> Tensor {
     rows.map_or_else(|| table.shallow_clone(), |rows| table.index_select(0, &rows.tensor))
 }
 
-impl KeyRows<Array> {
-    fn of(&self, table: &Tensor) -> Tensor {
-        match self {
-            Self::Run { first, count } => table.narrow(0, *first as i64, *count as i64),
-            Self::Each(rows) => table.index_select(0, &rows.tensor),
-        }
+fn select_keys(table: &Tensor, rows: &KeyRows<Array>) -> Tensor {
+    match rows {
+        KeyRows::Run { first, count } => table.narrow(0, *first as i64, *count as i64),
+        KeyRows::Each(rows) => table.index_select(0, &rows.tensor),
     }
 }
 
