@@ -87,18 +87,11 @@ impl<'a> Right<'a> {
             }
             (Self::Transposed(_), Depth::Singles(depth)) => {
                 let rows = &values[first * depth..][..width * depth];
-                transpose(scratch, stride, rows, depth, |row, at| row[at]);
+                transpose(scratch, stride, rows, depth, singles_at);
             }
             (Self::Transposed(_), Depth::Pairs(depth)) => {
                 let rows = &values[first * depth..][..width * depth];
-                transpose(
-                    scratch,
-                    stride,
-                    rows,
-                    depth,
-                    #[inline(always)]
-                    |row, at| pair(row[2 * at], row.get(2 * at + 1).copied().unwrap_or_default()),
-                );
+                transpose(scratch, stride, rows, depth, pairs_at);
             }
         }
         scratch
@@ -113,24 +106,49 @@ fn copy_rows(to: &mut [f32], stride: usize, from: &[f32], from_stride: usize, wi
     }
 }
 
-/// Copies the transpose of rows of `depth` to rows `stride` apart; `word` is what there is in a row at a place.
+/// Copies the transpose of rows of `depth` to rows `stride` apart; `words` gives some words of a row.
 #[inline(always)]
 fn transpose(
     to: &mut [f32],
     stride: usize,
     rows: &[f32],
     depth: usize,
-    word: impl Fn(&[f32], usize) -> f32,
+    words: impl Fn(&[f32], usize) -> [f32; LANES],
 ) {
     // A few rows at a time, which stay in the first-level cache meanwhile.
     for (number, to) in to.chunks_mut(LANES * stride).enumerate() {
-        let first = number * LANES;
         for (column, row) in rows.chunks_exact(depth).enumerate() {
-            for (offset, to) in to.chunks_exact_mut(stride).enumerate() {
-                to[column] = word(row, first + offset);
+            let words = words(row, number * LANES);
+            for (to, word) in to.chunks_exact_mut(stride).zip(words) {
+                to[column] = word;
             }
         }
     }
+}
+
+/// The words of a row from the one at `first` on, as they are; zeros past its end.
+#[inline(always)]
+fn singles_at(row: &[f32], first: usize) -> [f32; LANES] {
+    let row = &row[first..];
+    if let Some(words) = row.first_chunk() {
+        return *words;
+    }
+    let mut words = [0.0; LANES];
+    words[..row.len()].copy_from_slice(row);
+    words
+}
+
+/// The same of the pairs of a row.
+#[inline(always)]
+fn pairs_at(row: &[f32], first: usize) -> [f32; LANES] {
+    let (one, other) = (singles_at(row, 2 * first), 2 * first + LANES);
+    let other = if other < row.len() { singles_at(row, other) } else { [0.0; LANES] };
+    let mut words = [0.0; LANES];
+    for half in 0..LANES / 2 {
+        words[half] = pair(one[2 * half], one[2 * half + 1]);
+        words[LANES / 2 + half] = pair(other[2 * half], other[2 * half + 1]);
+    }
+    words
 }
 
 /// How much of a row is multiplied and added up.
@@ -157,7 +175,7 @@ pub(in crate::kernels) fn panels(rows: &[f32], depth: usize) -> Vec<f32> {
     let mut panels = vec![0.0; rows.len()];
     let tasks = panels.par_chunks_mut(PANEL * depth).zip(rows.par_chunks(PANEL * depth));
     tasks.for_each(|(panel, rows)| {
-        transpose(panel, rows.len() / depth, rows, depth, |row, at| row[at]);
+        transpose(panel, rows.len() / depth, rows, depth, singles_at);
     });
     panels
 }

@@ -30,12 +30,12 @@ pub(in crate::kernels) fn adafactor(
     let [height, width] = weight.dims();
     let gradient = gradient * step.gradient_scale;
     let squares = gradient.clone().square() + AdafactorStep::TINY;
-    *rows = step.blend(rows, squares.clone().mean_dim(1).reshape([1, height]));
-    *columns = step.blend(columns, squares.mean_dim(0).reshape([1, width]));
+    *rows = blend(&step, rows, squares.clone().mean_dim(1).reshape([1, height]));
+    *columns = blend(&step, columns, squares.mean_dim(0).reshape([1, width]));
     let row_factors = (rows.clone() / rows.clone().mean_dim(1)).sqrt().recip();
     let column_factors = columns.clone().sqrt().recip();
     let update = gradient * row_factors.reshape([height, 1]) * column_factors;
-    step.apply(weight, update)
+    apply(&step, weight, update)
 }
 
 pub(in crate::kernels) fn adafactor_vector(
@@ -45,33 +45,32 @@ pub(in crate::kernels) fn adafactor_vector(
     step: AdafactorStep,
 ) -> Tensor<2> {
     let gradient = gradient * step.gradient_scale;
-    *mean = step.blend(mean, gradient.clone().square() + AdafactorStep::TINY);
+    *mean = blend(&step, mean, gradient.clone().square() + AdafactorStep::TINY);
     let update = gradient / mean.clone().sqrt();
-    step.apply(weight, update)
+    apply(&step, weight, update)
 }
 
 pub(in crate::kernels) fn square_sum(x: &Tensor<2>) -> f64 {
     x.clone().square().sum().into_scalar::<f32>().into()
 }
 
-impl AdafactorStep {
-    /// A running mean, moved towards `new`.
-    fn blend(&self, mean: &Tensor<2>, new: Tensor<2>) -> Tensor<2> {
-        let keep = self.keep();
-        mean.clone() * keep + new * (1.0 - keep)
-    }
+/// A running mean, moved towards `new`.
+fn blend(step: &AdafactorStep, mean: &Tensor<2>, new: Tensor<2>) -> Tensor<2> {
+    let keep = step.keep();
+    mean.clone() * keep + new * (1.0 - keep)
+}
 
-    /// Subtracts the clipped and scaled update.
-    fn apply(&self, weight: Tensor<2>, update: Tensor<2>) -> Tensor<2> {
-        let root_mean_square = |x: &Tensor<2>| x.clone().square().mean().sqrt().reshape([1, 1]);
-        let cut = (root_mean_square(&update) / Self::CLIP).clamp_min(1.0).recip();
-        if self.scale_parameter {
-            let rate = root_mean_square(&weight).clamp_min(Self::SMALLEST) * self.learning_rate;
-            let decay = rate.clone() * -self.weight_decay + 1.0;
-            weight * decay - update * (rate * cut)
-        } else {
-            let decay = 1.0 - self.learning_rate * self.weight_decay;
-            weight * decay - update * (cut * self.learning_rate)
-        }
+/// Subtracts the clipped and scaled update.
+fn apply(step: &AdafactorStep, weight: Tensor<2>, update: Tensor<2>) -> Tensor<2> {
+    let root_mean_square = |x: &Tensor<2>| x.clone().square().mean().sqrt().reshape([1, 1]);
+    let cut = (root_mean_square(&update) / AdafactorStep::CLIP).clamp_min(1.0).recip();
+    if step.scale_parameter {
+        let rate =
+            root_mean_square(&weight).clamp_min(AdafactorStep::SMALLEST) * step.learning_rate;
+        let decay = rate.clone() * -step.weight_decay + 1.0;
+        weight * decay - update * (rate * cut)
+    } else {
+        let decay = 1.0 - step.learning_rate * step.weight_decay;
+        weight * decay - update * (cut * step.learning_rate)
     }
 }
