@@ -148,7 +148,8 @@ fn where_locks_keep_nobody_out_two_may_hold_one() {
     let store = unlocked(&dir.path().join("store")).expect("no trouble");
     let held = store.lock_exclusive().expect("nobody else");
     let as_well = store.lock_exclusive().expect("nobody is kept out");
-    drop((held, as_well));
+    let shared = store.lock_shared().expect("nobody waits");
+    drop((held, as_well, shared));
 }
 
 #[test]
