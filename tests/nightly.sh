@@ -22,6 +22,11 @@ PARALOOM_KILLS=$kills cargo test --release --test resume --test rerun --test lim
 PARALOOM_KILLS=10 cargo test --release "${ours[@]}" --test flips --test power --test damage --test races --test gc
 cargo test --release "${ours[@]}" --lib -- board::
 
+# Which lines of the engine are run: nine of ten at least, and all of those that commit a result.
+if [ "${1:-}" != middle ]; then
+  tests/coverage/run.sh
+fi
+
 # Whether a test notices what is changed in the store and in the keys, one thing at a time: 19 of 20 at least.
 if [ "${1:-}" != middle ] && cargo mutants --version; then
   out="$(mktemp -d)"

@@ -105,16 +105,15 @@ fn exit(needed: Option<usize>, room: Option<Room>) -> ! {
             // The cursor may be at the end of a line that shows progress.
             let _ = text.write_str("\n");
         }
-        message(&mut text, needed, room);
+        let _ = text.write_str("error: ");
+        place::write(&mut text);
+        tell(&mut text, needed, room);
         libc::write(libc::STDERR_FILENO, text.bytes().as_ptr().cast(), text.bytes().len());
         libc::_exit(i32::from(EXIT_CODE))
     }
 }
 
-fn message(text: &mut impl std::fmt::Write, needed: Option<usize>, room: Option<Room>) {
-    // A text that is full is cut short.
-    let _ = text.write_str("error: ");
-    place::write(text);
+fn tell(text: &mut impl std::fmt::Write, needed: Option<usize>, room: Option<Room>) {
     let _ = text.write_str("out of memory");
     let _ = match (needed, room) {
         (Some(needed), Some(Room { free, .. })) => {
@@ -131,7 +130,7 @@ fn message(text: &mut impl std::fmt::Write, needed: Option<usize>, room: Option<
     );
 }
 
-/// Text on the stack.
+/// Text on the stack; what is too much is left out.
 struct Text<const N: usize> {
     bytes: [u8; N],
     used: usize,
@@ -161,5 +160,45 @@ impl<const N: usize> std::fmt::Write for Text<N> {
         room[..fits].copy_from_slice(&text.as_bytes()[..fits]);
         self.used += fits;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use room::Limit;
+
+    #[test]
+    fn a_message_says_what_is_known_and_what_to_do() {
+        let said = |needed, room| {
+            let mut text = String::new();
+            tell(&mut text, needed, room);
+            text
+        };
+        let way_out = ", or lower batch_size or --jobs, and run again: what is done stays\n";
+        for (of, remedy) in [
+            (Limit::AddressSpace, "raise the limit on address space (`ulimit -v`)"),
+            (Limit::Data, "raise the limit on data (`ulimit -d`)"),
+            (Limit::Promises, "raise `vm.overcommit_ratio`"),
+            (Limit::Group, "raise the memory limit of the container"),
+            (Limit::Machine, "end other programs"),
+        ] {
+            let room = Some(Room { free: 5, of });
+            let hint = format!("\nhint: {remedy}{way_out}");
+            let all = format!("out of memory: 7 bytes are needed, 5 are free{hint}");
+            assert_eq!(said(Some(7), room), all);
+            assert_eq!(said(None, room), format!("out of memory: 5 bytes are free{hint}"));
+        }
+        let hint = format!("\nhint: allow more memory{way_out}");
+        assert_eq!(said(Some(7), None), format!("out of memory: 7 bytes are needed{hint}"));
+        assert_eq!(said(None, None), format!("out of memory{hint}"));
+    }
+
+    #[test]
+    fn text_that_does_not_fit_is_cut_short() {
+        let mut text = Text::<8>::default();
+        let _ = write!(text, "{}, {}", 12345, 678);
+        assert_eq!(text.bytes(), b"12345, 6");
+        assert_eq!(text.as_str(), "12345, 6");
     }
 }

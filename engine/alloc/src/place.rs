@@ -28,18 +28,21 @@ impl Drop for AtWork {
     }
 }
 
-/// Writes the node whose thread this is, or else all that are at work. The main thread is nobody's.
+/// Writes which node finds no memory, as far as that can be said.
 pub(crate) fn write(text: &mut impl std::fmt::Write) {
     // Whoever holds it may be this thread, which then finds no memory for a name.
-    let nodes = match AT_WORK.try_lock() {
-        Ok(nodes) => nodes,
-        Err(TryLockError::Poisoned(nodes)) => nodes.into_inner(),
-        Err(TryLockError::WouldBlock) => return,
-    };
-    let Some(thread) = thread_name() else { return };
-    let is_ours = |node: &&String| cut(node) == thread;
-    let own = nodes.iter().find(is_ours).map(std::slice::from_ref);
-    let may_be = own.unwrap_or(&nodes);
+    match AT_WORK.try_lock() {
+        Ok(nodes) => write_one(text, &nodes, thread_name()),
+        Err(TryLockError::Poisoned(nodes)) => write_one(text, &nodes.into_inner(), thread_name()),
+        Err(TryLockError::WouldBlock) => {}
+    }
+}
+
+/// Writes the node whose thread it is, or else those that it may have worked for.
+fn write_one(text: &mut impl std::fmt::Write, nodes: &[String], thread: Option<Name>) {
+    let Some(thread) = thread else { return };
+    let own = nodes.iter().find(|node| cut(node) == thread).map(std::slice::from_ref);
+    let may_be = own.unwrap_or(nodes);
     if may_be.is_empty() || may_be.len() > MANY {
         return;
     }
@@ -85,4 +88,53 @@ fn thread_name() -> Option<Name> {
         libc::pthread_getname_np(libc::pthread_self(), name.as_mut_ptr().cast(), name.len());
     }
     Some(cut(std::ffi::CStr::from_bytes_until_nul(&name).ok()?.to_str().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_node_is_that_of_the_thread_or_one_of_those_at_work() {
+        let said = |nodes: &[&str], thread: Option<&str>| {
+            let nodes: Vec<_> = nodes.iter().map(ToString::to_string).collect();
+            let mut text = String::new();
+            write_one(&mut text, &nodes, thread.map(cut));
+            text
+        };
+        // Of a long name the system keeps 15 bytes, wherever they end.
+        let long = "umschreibungen-für-alle";
+        assert_eq!(said(&["other", long], Some(long)), format!("node `{long}`: "));
+        assert_eq!(cut(long)[14..], *b"-\0");
+        assert_eq!(said(&["one"], Some("pool")), "node `one`: ");
+        assert_eq!(said(&["one", "other"], Some("pool")), "node `one` or `other`: ");
+        for (nodes, thread) in
+            [(&["a", "b", "c", "d"][..], Some("pool")), (&[], Some("pool")), (&["one"], None)]
+        {
+            assert_eq!(said(nodes, thread), "", "{nodes:?} {thread:?}");
+        }
+    }
+
+    #[test]
+    fn a_thread_has_its_name_and_nodes_are_at_work_for_a_while() {
+        let said = || {
+            let mut text = String::new();
+            write(&mut text);
+            text
+        };
+        let named = |name: &str, said: &(dyn Fn() -> String + Sync)| {
+            let thread = std::thread::Builder::new().name(name.to_owned());
+            std::thread::scope(|scope| {
+                let thread = thread.spawn_scoped(scope, said).expect("there is a thread");
+                thread.join().expect("no panic")
+            })
+        };
+        let work = [at_work("one"), at_work("another")];
+        assert_eq!(named("another", &said), "node `another`: ");
+        assert_eq!(named("third", &said), "node `one` or `another`: ");
+        let held = AT_WORK.lock().expect("no panic");
+        assert_eq!(named("one", &said), "", "a name may just be put in");
+        drop((held, work));
+        assert_eq!(named("one", &said), "");
+    }
 }

@@ -67,7 +67,7 @@ mod linux {
             room(Limit::Data, limit(libc::RLIMIT_DATA), used.1),
             promises(machine).filter(|_| strict),
             free(machine),
-            group(&mut buffer),
+            group(c"/proc/self/cgroup", "/sys/fs/cgroup", &mut buffer),
         ]
     }
 
@@ -110,15 +110,15 @@ mod linux {
     }
 
     /// The tightest limit of the groups that this process is in (cgroup v2).
-    fn group(buffer: &mut Buffer) -> Option<Room> {
+    fn group(own: &CStr, root: &str, buffer: &mut Buffer) -> Option<Room> {
         let mut path = Text::<512>::default();
-        let group = read(c"/proc/self/cgroup", buffer)?;
+        let group = read(own, buffer)?;
         let group = group.lines().find_map(|line| line.strip_prefix("0::"))?;
         let _ = path.write_str(group);
         let mut group = path.as_str().trim_end_matches('/');
         let mut least: Option<u64> = None;
         loop {
-            if let Some(free) = group_free(group, buffer) {
+            if let Some(free) = group_free(root, group, buffer) {
                 least = Some(least.map_or(free, |least| least.min(free)));
             }
             let Some((above, _)) = group.rsplit_once('/') else { break };
@@ -127,10 +127,10 @@ mod linux {
         least.map(|free| Room { free, of: Limit::Group })
     }
 
-    fn group_free(group: &str, buffer: &mut Buffer) -> Option<u64> {
+    fn group_free(root: &str, group: &str, buffer: &mut Buffer) -> Option<u64> {
         let mut value = |file: &str, name: &str| {
             let mut path = Text::<1024>::default();
-            let _ = write!(path, "/sys/fs/cgroup{group}/{file}\0");
+            let _ = write!(path, "{root}{group}/{file}\0");
             number(read(CStr::from_bytes_with_nul(path.bytes()).ok()?, buffer)?, name)
         };
         let used = value("memory.current", "")?;
@@ -178,6 +178,38 @@ Committed_AS:     80 kB
         fn more_than_all_is_in_use_where_a_limit_came_late() {
             assert_eq!(room(Limit::Data, Some(3), 5).map(|room| room.free), Some(0));
             assert_eq!(room(Limit::Data, None, 5), None);
+        }
+
+        #[test]
+        fn the_tightest_group_counts_without_what_was_read_from_files() {
+            let root = tempfile::tempdir().expect("a directory");
+            let write = |name: &str, text: &str| {
+                let path = root.path().join(name);
+                std::fs::create_dir_all(path.parent().expect("it is below")).expect("it is ours");
+                std::fs::write(path, text).expect("it is ours");
+            };
+            let mut buffer = [0; 4096];
+            let mut free = |own: &str| {
+                write("own", own);
+                let own = format!("{}/own\0", root.path().display());
+                let own = CStr::from_bytes_with_nul(own.as_bytes()).expect("a path");
+                group(own, root.path().to_str().expect("text"), &mut buffer)
+            };
+            let room = |free| Some(Room { free, of: Limit::Group });
+            assert_eq!(free("4:memory:/\n"), None, "no groups of this kind");
+            assert_eq!(free("0::/job/run\n"), None, "no limits");
+            write("job/run/memory.max", "max\n");
+            write("job/run/memory.current", "50\n");
+            write("job/memory.max", "1000\n");
+            write("job/memory.current", "900\n");
+            assert_eq!(free("4:memory:/\n0::/job/run\n"), room(100));
+            write("job/memory.stat", "anon 1\ninactive_file 300\n");
+            assert_eq!(free("0::/job/run\n"), room(400));
+            write("job/run/memory.max", "60\n");
+            assert_eq!(free("0::/job/run\n"), room(10));
+            write("memory.max", "7\n");
+            write("memory.current", "1\n");
+            assert_eq!(free("0::/\n"), room(6), "in a container its own group is the root");
         }
 
         #[test]

@@ -94,7 +94,13 @@ impl RunError {
             HostError::Engine(source) => match source.downcast::<Self>() {
                 Ok(error) => *error,
                 Err(source) => match source.downcast::<StoreError>() {
-                    Ok(error) => Self::Store(*error),
+                    // Rows that cannot be kept are the stage's fault; anything else is not.
+                    Ok(error) => match *error {
+                        StoreError::Rows { .. } => {
+                            Self::Output { node: node.to_owned(), what: error.to_string() }
+                        }
+                        error => Self::Store(error),
+                    },
                     Err(source) => {
                         Self::Host { node: node.to_owned(), source: HostError::Engine(source) }
                     }

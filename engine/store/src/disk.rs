@@ -102,15 +102,17 @@ impl Disk {
         if path.is_dir() {
             return Ok(());
         }
-        if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-            self.create_dir_all(parent)?;
-        }
+        self.create_parent(path)?;
         self.try_to(Operation::CreateDir, path, || match fs::create_dir(path) {
             // Somebody else was faster.
             Err(error) if error.kind() == ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
             result => result,
         })?;
         self.sync_parent(path)
+    }
+
+    fn create_parent(&self, path: &Path) -> Result<()> {
+        parent(path).map_or(Ok(()), |parent| self.create_dir_all(parent))
     }
 
     /// Removes a file, or a directory with all that is in it. Of a link, the link.
@@ -209,9 +211,7 @@ impl Disk {
         let mut attempt = 0;
         loop {
             attempt += 1;
-            if let Some(parent) = to.parent() {
-                self.create_dir_all(parent)?;
-            }
+            self.create_parent(to)?;
             if to.symlink_metadata().is_ok() {
                 if is_sound()? {
                     // Whoever put it there may have died before its name was durable.
@@ -238,10 +238,7 @@ impl Disk {
 
     /// Makes the name of a path durable.
     pub(crate) fn sync_parent(&self, path: &Path) -> Result<()> {
-        match path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-            Some(parent) => self.sync(parent),
-            None => Ok(()),
-        }
+        parent(path).map_or(Ok(()), |parent| self.sync(parent))
     }
 
     /// Makes the content of a file, or the names in a directory, durable.
@@ -281,18 +278,18 @@ impl Disk {
         Ok(Scratch { disk: self.clone(), path, file })
     }
 
-    /// Whether locks keep anybody out.
-    pub(crate) fn locks(&self) -> bool {
-        self.watch.as_ref().is_none_or(|watch| watch.locks())
-    }
-
-    /// A file to lock, made if there is none.
-    pub(crate) fn open_lock(&self, path: &Path) -> Result<File> {
-        if let Some(parent) = path.parent() {
-            self.create_dir_all(parent)?;
-        }
+    /// Opens a file, which is made if there is none, and takes its lock, if locks keep anybody out.
+    pub(crate) fn lock(
+        &self,
+        path: &Path,
+        take: impl FnOnce(&File) -> std::io::Result<()>,
+    ) -> Result<File> {
+        self.create_parent(path)?;
+        let locks = self.watch.as_ref().is_none_or(|watch| watch.locks());
         self.try_to(Operation::Lock, path, || {
-            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)
+            let mut open = OpenOptions::new();
+            let file = open.read(true).write(true).create(true).truncate(false).open(path)?;
+            if locks { take(&file).map(|()| file) } else { Ok(file) }
         })
     }
 }
@@ -317,6 +314,11 @@ impl Scratch {
         let write = || self.file.write_all_at(bytes, offset);
         self.disk.try_to(Operation::WriteScratch(bytes), &self.path, write)
     }
+}
+
+/// The directory that a path is in; none of the root, and of a name alone.
+fn parent(path: &Path) -> Option<&Path> {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty())
 }
 
 /// Whether it is a directory and not a link to one.
@@ -374,181 +376,4 @@ fn ending(file: &mut File) -> std::io::Result<(u64, bool)> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::os::unix::fs::symlink;
-    use std::sync::Mutex;
-
-    use super::*;
-
-    /// Does what another process might do just before an operation, as often as it is asked to.
-    struct Meddler {
-        before: &'static str,
-        times: Mutex<usize>,
-        act: Box<Act>,
-    }
-
-    type Act = dyn Fn(&Path) -> std::io::Result<()> + Send + Sync;
-
-    impl std::fmt::Debug for Meddler {
-        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-            write!(f, "Meddler({})", self.before)
-        }
-    }
-
-    impl Watch for Meddler {
-        fn before(&self, operation: Operation<'_>, path: &Path) -> std::io::Result<()> {
-            let mut times = self.times.lock().expect("no panic");
-            if operation.verb() != self.before || *times == 0 {
-                return Ok(());
-            }
-            *times -= 1;
-            (self.act)(path)
-        }
-    }
-
-    /// A disk on which somebody does something before an operation; with it, how often he still would.
-    fn meddled(
-        dir: &Path,
-        before: &'static str,
-        times: usize,
-        act: impl Fn(&Path) -> std::io::Result<()> + Send + Sync + 'static,
-    ) -> (Disk, impl Fn() -> usize) {
-        let meddler = Arc::new(Meddler { before, times: Mutex::new(times), act: Box::new(act) });
-        let disk = Disk::new(dir.join("tmp"), Some(Arc::clone(&meddler) as _));
-        (disk, move || *meddler.times.lock().expect("no panic"))
-    }
-
-    fn dir() -> tempfile::TempDir {
-        tempfile::tempdir().expect("a directory")
-    }
-
-    #[test]
-    fn two_may_make_a_directory_at_once() {
-        let dir = dir();
-        let path = dir.path().join("a/b");
-        let (disk, left) = meddled(dir.path(), "create", 2, |path| fs::create_dir(path));
-        disk.create_dir_all(&path).expect("somebody was faster");
-        assert!(path.is_dir() && left() == 0);
-        let path = dir.path().join("c");
-        let (disk, _) = meddled(dir.path(), "create", 1, |path| fs::write(path, ""));
-        disk.create_dir_all(&path).expect_err("that is no directory");
-    }
-
-    fn place(disk: &Disk, dir: &Path, content: &str) -> Result<String> {
-        let (from, to) = (dir.join("from"), dir.join("place/to"));
-        fs::create_dir_all(&from).expect("it is ours");
-        fs::write(from.join("file"), content).expect("it is ours");
-        let read = || fs::read_to_string(to.join("file")).expect("it is there");
-        disk.place_dir(&from, &to, || Ok(read() == content))?;
-        assert!(!from.exists());
-        Ok(read())
-    }
-
-    fn put(content: &'static str) -> impl Fn(&Path) -> std::io::Result<()> {
-        move |to| {
-            fs::create_dir(to)?;
-            fs::write(to.join("file"), content)
-        }
-    }
-
-    #[test]
-    fn many_may_want_the_same_place() {
-        let dir = dir();
-        for (theirs, times) in [("ours", 1), ("damaged", 1), ("damaged", 3)] {
-            let (disk, left) = meddled(dir.path(), "rename", times, put(theirs));
-            assert_eq!(place(&disk, dir.path(), "ours").expect("no trouble"), "ours");
-            assert_eq!(left(), 0, "{theirs} {times}");
-            fs::remove_dir_all(dir.path().join("place")).expect("it is ours");
-        }
-    }
-
-    #[test]
-    fn a_place_is_not_tried_for_ever_nor_after_another_error() {
-        let dir = dir();
-        let (disk, left) = meddled(dir.path(), "rename", 1000, put("damaged"));
-        place(&disk, dir.path(), "ours").expect_err("somebody always wins");
-        assert_eq!(left(), 1000 - ATTEMPTS);
-        fs::remove_dir_all(dir.path().join("place")).expect("it is ours");
-        let refuse = |_: &Path| Err(ErrorKind::PermissionDenied.into());
-        let (disk, left) = meddled(dir.path(), "rename", 1000, refuse);
-        place(&disk, dir.path(), "ours").expect_err("it is not allowed");
-        assert_eq!(left(), 999);
-    }
-
-    #[test]
-    fn removing_is_tried_again_only_while_somebody_puts_things_in() {
-        use ErrorKind::{DirectoryNotEmpty, NotFound, PermissionDenied};
-        // How often which error comes, and then none; how often it is tried, and whether that was enough.
-        for (errors, error, tries, succeeds) in [
-            (0, NotFound, 1, true),
-            (1, NotFound, 1, true),
-            (2, DirectoryNotEmpty, 3, true),
-            (1, PermissionDenied, 1, false),
-            (1000, DirectoryNotEmpty, ATTEMPTS, false),
-        ] {
-            let mut tried = 0;
-            let result = insist(|| {
-                tried += 1;
-                if tried <= errors { Err(error.into()) } else { Ok(()) }
-            });
-            assert_eq!((tried, result.is_ok()), (tries, succeeds), "{error}");
-        }
-    }
-
-    /// What cannot be opened may well be there.
-    #[test]
-    fn an_error_is_not_the_same_as_nothing() {
-        let dir = dir();
-        let disk = Disk::new(dir.path().join("tmp"), None);
-        let (absent, circle) = (dir.path().join("absent"), dir.path().join("circle"));
-        symlink(&circle, &circle).expect("it is ours");
-        assert!(disk.read_if_exists(&absent).expect("no trouble").is_none());
-        assert_eq!(disk.lines_if_exists(&absent).expect("no trouble").count(), 0);
-        assert!(disk.list(&absent).expect("no trouble").is_empty());
-        disk.read_if_exists(&circle).expect_err("it leads nowhere");
-        assert!(disk.lines_if_exists(&circle).is_err(), "it leads nowhere");
-        disk.list(&circle).expect_err("it leads nowhere");
-        // A directory can be opened, and not be read as a file.
-        let mut lines = disk.lines_if_exists(dir.path()).expect("no trouble");
-        assert!(lines.next().is_some_and(|line| line.is_err()));
-    }
-
-    #[test]
-    fn a_line_follows_the_last_whole_one_or_ends_a_torn_one() {
-        let dir = dir();
-        let disk = Disk::new(dir.path().join("tmp"), None);
-        let path = dir.path().join("log");
-        for line in ["one", "two"] {
-            disk.append_line(&path, line).expect("no trouble");
-        }
-        let mut file = disk.open_to_append(&path).expect("no trouble");
-        file.write_all(b"to").expect("it is ours");
-        disk.append_line(&path, "three").expect("no trouble");
-        assert_eq!(fs::read(&path).expect("it is there"), b"one\ntwo\nto\nthree\n");
-        for (place, line) in [(0, "one"), (4, "two"), (8, "to"), (11, "three")] {
-            assert_eq!(disk.line_at(&path, place).expect("no trouble"), line.as_bytes());
-        }
-    }
-
-    #[test]
-    fn a_full_disk_says_what_it_was_to_write() {
-        let dir = dir();
-        let full = |_: &Path| Err(ErrorKind::StorageFull.into());
-        let (disk, _) = meddled(dir.path(), "write", 2, full);
-        let path = dir.path().join("file");
-        let aside = disk.write_atomic(&path, b"12345").expect_err("it is full").to_string();
-        assert!(aside.contains(": 5 bytes are needed, "), "{aside}");
-        let log = disk.append_line(&path, "1234").expect_err("it is full").to_string();
-        assert!(log.contains("file: 5 bytes are needed, "), "{log}");
-        let (disk, _) = meddled(dir.path(), "sync", 1, full);
-        let sync = disk.sync(&path).expect_err("it is full").to_string();
-        assert!(sync.contains("sync ") && !sync.contains("needed"), "{sync}");
-    }
-
-    #[test]
-    fn a_watch_that_says_nothing_of_locks_has_them() {
-        let dir = dir();
-        let (disk, _) = meddled(dir.path(), "read", 0, |_| Ok(()));
-        assert!(disk.locks());
-    }
-}
+mod tests;

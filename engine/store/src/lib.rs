@@ -122,7 +122,9 @@ impl Store {
 
     /// The format is written before any result: without it, somebody has removed it.
     fn refuse_results_of_unknown_format(&self) -> Result<()> {
-        if self.disk.list(&self.root.join("results"))?.is_empty() {
+        let has_results = !self.disk.list(&self.root.join("results"))?.is_empty();
+        // Somebody else may have made the store, and results, since its format was looked for.
+        if !has_results || self.format()?.is_some() {
             return Ok(());
         }
         let reason = format!(

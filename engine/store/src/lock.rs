@@ -3,8 +3,8 @@
 //! The text in a lock file is for messages only. Correctness never depends on a lock:
 //! writers use unique names and atomic renames.
 
-use std::fs::{File, TryLockError};
-use std::io::{Read, Seek, Write};
+use std::fs::File;
+use std::io::{ErrorKind, Seek, Write};
 use std::path::Path;
 
 use crate::disk::Disk;
@@ -19,34 +19,25 @@ pub struct Lock {
 impl Lock {
     /// Waits until no one holds the lock alone.
     pub(crate) fn shared(disk: &Disk, path: &Path) -> Result<Self> {
-        let file = disk.open_lock(path)?;
-        if disk.locks() {
-            file.lock_shared().map_err(|error| StoreError::io("lock", path, error))?;
-            // Whoever signed is gone; who is refused from now on must not be told that name.
-            let _ = file.set_len(0);
-        }
+        let file = disk.lock(path, File::lock_shared)?;
+        // Whoever signed is gone; who is refused from now on must not be told that name.
+        let _ = file.set_len(0);
         Ok(Self { _file: file })
     }
 
     /// Takes the lock alone, or says who holds it.
     pub(crate) fn try_exclusive(disk: &Disk, path: &Path) -> Result<Self> {
-        let mut file = disk.open_lock(path)?;
-        if !disk.locks() {
-            return Ok(Self { _file: file });
-        }
-        match file.try_lock() {
-            Ok(()) => {
-                sign(&mut file);
-                Ok(Self { _file: file })
-            }
-            Err(TryLockError::WouldBlock) => {
-                let mut holder = String::new();
-                let _ = file.read_to_string(&mut holder);
+        match disk.lock(path, |file| Ok(file.try_lock()?)) {
+            Err(StoreError::Io { source, .. }) if source.kind() == ErrorKind::WouldBlock => {
+                let holder = std::fs::read_to_string(path).unwrap_or_default();
                 let holder =
                     if holder.trim().is_empty() { "another process" } else { holder.trim() };
                 Err(StoreError::Locked { path: path.to_owned(), holder: holder.to_owned() })
             }
-            Err(TryLockError::Error(error)) => Err(StoreError::io("lock", path, error)),
+            locked => locked.map(|mut file| {
+                sign(&mut file);
+                Self { _file: file }
+            }),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! A part is a run of consecutive rows of a table: one Parquet file, named by content.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -44,31 +45,35 @@ pub fn write_parquet(schema: &SchemaRef, rows: &RecordBatch) -> Result<Vec<u8>> 
         .set_statistics_enabled(EnabledStatistics::Chunk)
         .set_max_row_group_row_count(Some(1 << 20))
         .build();
-    let fail = |error: parquet::errors::ParquetError| StoreError::Rows {
-        action: "write",
-        reason: error.to_string(),
-    };
-    let mut writer =
-        ArrowWriter::try_new(Vec::new(), Arc::clone(schema), Some(properties)).map_err(fail)?;
-    writer.write(rows).map_err(fail)?;
-    writer.into_inner().map_err(fail)
+    let written = caught("writer", || {
+        let mut writer = ArrowWriter::try_new(Vec::new(), Arc::clone(schema), Some(properties))?;
+        writer.write(rows)?;
+        writer.into_inner()
+    });
+    written.map_err(|reason| StoreError::Rows { action: "write", reason })
+}
+
+/// Parquet panics on some malformed files, and on types that it has no answer to.
+fn caught<T>(
+    what: &str,
+    act: impl FnOnce() -> parquet::errors::Result<T>,
+) -> std::result::Result<T, String> {
+    let done = catch_unwind(AssertUnwindSafe(act));
+    let done = done.map_err(|_| format!("the Parquet {what} panicked"))?;
+    done.map_err(|error| error.to_string())
 }
 
 /// All rows of Parquet bytes that have passed their digest.
 pub fn read_parquet(path: &Path, bytes: Vec<u8>) -> Result<RecordBatch> {
-    // Bytes with the right digest are what was written; but a digest can be forged, and
-    // the Parquet reader panics on some malformed files.
-    let read = std::panic::catch_unwind(|| -> std::result::Result<RecordBatch, String> {
-        let reader = ParquetRecordBatchReaderBuilder::try_new(bytes::Bytes::from(bytes))
-            .and_then(ParquetRecordBatchReaderBuilder::build)
-            .map_err(|error| error.to_string())?;
+    // Bytes with the right digest are what was written; but a digest can be forged.
+    let read = caught("reader", || {
+        let reader =
+            ParquetRecordBatchReaderBuilder::try_new(bytes::Bytes::from(bytes))?.build()?;
         let schema = arrow::array::RecordBatchReader::schema(&reader);
-        let batches: std::result::Result<Vec<_>, _> = reader.collect();
-        let batches = batches.map_err(|error| error.to_string())?;
-        concat_batches(&schema, &batches).map_err(|error| error.to_string())
+        let batches = reader.collect::<std::result::Result<Vec<_>, _>>()?;
+        Ok(concat_batches(&schema, &batches)?)
     });
-    read.unwrap_or_else(|_| Err("the Parquet reader panicked".to_owned()))
-        .map_err(|reason| StoreError::damaged(path, reason))
+    read.map_err(|reason| StoreError::damaged(path, reason))
 }
 
 impl PartFile {

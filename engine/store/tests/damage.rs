@@ -6,6 +6,7 @@ mod common;
 use std::collections::HashSet;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use common::{
     PARTS, Plain, Results, copy, expected, files, first_part, half_done, half_preimage, map_entry,
@@ -227,9 +228,26 @@ fn a_part_has_the_rows_and_columns_that_are_said_of_it() {
     let error = map.read_part(&more).expect_err("there are fewer").to_string();
     assert!(error.ends_with(&format!("{} rows instead of {}", part.rows, more.rows)), "{error}");
     let rows = map.read_part(&part).expect("it is sound");
-    let none = std::sync::Arc::new(arrow::datatypes::Schema::empty());
+    let none = Arc::new(arrow::datatypes::Schema::empty());
     let error = map.write_part(&none, &rows).expect_err("there are more columns");
     assert!(matches!(error, StoreError::Rows { action: "write", .. }), "{error}");
+}
+
+#[test]
+fn what_parquet_has_no_type_for_is_an_error() {
+    use arrow::datatypes::{DataType, Field, Fields, Schema, UnionFields, UnionMode};
+    let dir = scratch();
+    let store = Store::create(&dir.path().join("store")).expect("no trouble");
+    for (of, reason) in [
+        (DataType::Struct(Fields::empty()), "empty structs"),
+        (DataType::Union(UnionFields::empty(), UnionMode::Sparse), "the Parquet writer panicked"),
+    ] {
+        let schema = Arc::new(Schema::new(vec![Field::new("text", of, false)]));
+        let rows = arrow::array::RecordBatch::new_empty(Arc::clone(&schema));
+        let error = map_entry(&store).write_part(&schema, &rows).expect_err("it is not written");
+        let said = error.to_string();
+        assert!(said.starts_with("cannot write rows: ") && said.contains(reason), "{said}");
+    }
 }
 
 #[test]
@@ -298,7 +316,12 @@ fn a_checkpoint_that_cannot_be_read_just_now_is_an_error() {
         std::fs::remove_file(&path).expect("it is ours");
         std::fs::rename(dir.path().join(name), &path).expect("it is ours");
     }
-    assert!(half.latest_checkpoint().expect("it can be read").is_some());
+    // The last of all names, but none that a checkpoint has.
+    for name in ["step-one-too-many", "the-last"] {
+        std::fs::create_dir(checkpoint.with_file_name(name)).expect("it is ours");
+    }
+    let found = half.latest_checkpoint().expect("it can be read");
+    assert_eq!(found.map(|(dir, _)| dir), Some(checkpoint));
 }
 
 /// It may just make the part again, and then its record counts.

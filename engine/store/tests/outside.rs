@@ -7,8 +7,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use common::{Plain, first_part, map_entry, results, scratch, work};
-use paraloom_store::{Digest, DigestCache, Store};
+use common::{Plain, first_part, map_entry, map_preimage, records, results, scratch, work};
+use paraloom_store::{Digest, DigestCache, Store, StoreError};
 
 #[test]
 fn a_link_back_to_its_own_directory_is_an_error() {
@@ -91,6 +91,27 @@ fn a_digest_is_remembered_while_the_file_stays_as_it_was() {
     std::fs::remove_file(&link).expect("it is ours");
     cache.save(&store);
     assert_eq!(remembered(&store), Some(serde_json::json!({})));
+}
+
+/// Each stands for a lack of rights, which root does not know.
+#[test]
+fn what_cannot_be_read_just_now_is_not_made_again() {
+    let dir = scratch();
+    let store = Store::create(&dir.path().join("store")).expect("no trouble");
+    work(&store, &Plain).expect("no trouble");
+    let map = map_entry(&store);
+    let [key, log] = ["key.json", "parts.log"].map(|name| map.dir().join(name));
+    for path in [&key, &log] {
+        std::fs::remove_file(path).expect("it is ours");
+    }
+    symlink(&key, &key).expect("it is ours");
+    let error = map.prepare(&map_preimage()).expect_err("it leads nowhere");
+    assert!(matches!(error, StoreError::Io { action: "read", .. }), "{error}");
+    assert!(key.is_symlink(), "it stays as it was");
+    // A directory can be opened like a file, and then not be read like one.
+    std::fs::create_dir(&log).expect("it is ours");
+    let error = records(&map).expect_err("it is no file");
+    assert!(matches!(error, StoreError::Io { action: "read", .. }), "{error}");
 }
 
 #[test]

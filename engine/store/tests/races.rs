@@ -96,6 +96,30 @@ fn eight_threads_without_locks_give_the_same_bytes() {
     }
 }
 
+/// Makes a store with results just before somebody else looks for some.
+#[derive(Debug, Default)]
+struct Faster(AtomicBool);
+
+impl Watch for Faster {
+    fn before(&self, operation: Operation<'_>, path: &Path) -> io::Result<()> {
+        let looks = operation == Operation::Read && path.ends_with("results");
+        if looks && !self.0.swap(true, Ordering::Relaxed) {
+            let store = Store::create(path.parent().expect("a store")).expect("no trouble");
+            work(&store, &Plain).expect("no trouble");
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn a_store_may_be_made_and_filled_while_another_is_about_to() {
+    let dir = scratch();
+    let faster = Arc::new(Faster::default());
+    let store = Store::create_watched(&dir.path().join("store"), Some(Arc::clone(&faster) as _));
+    store.expect("it is of this format");
+    assert!(faster.0.load(Ordering::Relaxed), "it was filled meanwhile");
+}
+
 /// The results are the expected ones, and `gc` finds nothing that it cannot name.
 fn all_is_well(root: &Path, expected: &common::Results) {
     let store = Store::create(root).expect("no trouble");
@@ -124,7 +148,8 @@ fn where_locks_keep_nobody_out_two_may_hold_one() {
     let store = unlocked(&dir.path().join("store")).expect("no trouble");
     let held = store.lock_exclusive().expect("nobody else");
     let as_well = store.lock_exclusive().expect("nobody is kept out");
-    drop((held, as_well));
+    let shared = store.lock_shared().expect("nobody waits");
+    drop((held, as_well, shared));
 }
 
 #[test]
