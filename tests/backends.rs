@@ -113,10 +113,13 @@ fn is_there(backend: &str) -> bool {
 #[test]
 fn a_gpu_that_is_not_there_is_missed() {
     for backend in ["cuda", "wgpu"].into_iter().filter(|backend| is_there(backend)) {
-        let mut check = tiny().command(&["check", "p.yaml", "--backend", backend]);
+        let project = tiny();
+        let mut check = project.command(&["check", "p.yaml", "--backend", backend]);
         // Whatever this machine has is hidden.
-        check.env("CUDA_VISIBLE_DEVICES", "").env("WGPU_BACKEND", "vulkan");
-        check.env("VK_DRIVER_FILES", "/nonexistent").env("VK_ICD_FILENAMES", "/nonexistent");
+        check.env("CUDA_VISIBLE_DEVICES", "");
+        for driver in ["VK_DRIVER_FILES", "VK_ICD_FILENAMES", "__EGL_VENDOR_LIBRARY_FILENAMES"] {
+            check.env(driver, "/nonexistent");
+        }
         let output = check.output().expect("the binary runs");
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(2), "{said}");
@@ -133,6 +136,36 @@ fn numbers(rows: &[u8], column: &str) -> Vec<f64> {
         row[column].as_f64().expect("a number")
     };
     text.lines().map(number).collect()
+}
+
+/// One node on a GPU, or on what stands in for one, and the rest on the CPU.
+#[test]
+#[expect(clippy::print_stdout, reason = "a test that is skipped says so")]
+fn a_gpu_judges_as_the_cpu_does() {
+    // Matrix products by way of CUDA have fewer digits.
+    for (backend, bar) in [("cuda", 0.05), ("wgpu", 1e-4)] {
+        if !is_there(backend) {
+            continue;
+        }
+        let twice = format!(
+            "  twice: {{ stage: score-stsb, backend: {backend}, inputs: {{ model: blank, rows: paraphrases }} }}\n"
+        );
+        let project = tiny_with("  grammar: {", &format!("{twice}  grammar: {{"));
+        let check = project.run(&["check", "p.yaml"]);
+        if !check.status.success() {
+            println!("skipped: {}", String::from_utf8_lossy(&check.stderr));
+            continue;
+        }
+        project.ok(&["run", "p.yaml"]);
+        let means = |node: &str| {
+            numbers(project.ok(&["show", "p.yaml", node, "--json"]).as_bytes(), "stsb_mean")
+        };
+        let (cpu, gpu) = (means("similarity"), means("twice"));
+        assert!(!cpu.is_empty() && cpu.len() == gpu.len());
+        for (cpu, gpu) in cpu.iter().zip(&gpu) {
+            assert!((cpu - gpu).abs() < bar, "{gpu} on {backend}, {cpu} on the CPU");
+        }
+    }
 }
 
 /// Training and writing on torch, judging on both, in one process.

@@ -27,6 +27,13 @@ if [ "${1:-}" != middle ]; then
   tests/coverage/run.sh
 fi
 
+# The T5 suites on wgpu, where there is Vulkan: Mesa's software one does (mesa-vulkan-drivers), in some ten minutes.
+if [ "${1:-}" != middle ] && compgen -G "/usr/share/vulkan/icd.d/*.json" >/dev/null; then
+  cargo xtask wgpu
+  cargo xtask wgpu test
+  cargo test --release --test backends
+fi
+
 # Whether a test notices what is changed in the store and in the keys, one thing at a time: 19 of 20 at least.
 if [ "${1:-}" != middle ] && cargo mutants --version; then
   out="$(mktemp -d)"

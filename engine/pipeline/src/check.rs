@@ -84,12 +84,8 @@ impl Pass<'_> {
         let found = match self.catalog.stage(name, backend(node)) {
             Ok(found) => found,
             Err(failure) => {
-                // All nodes have the same one: once is enough.
-                if !self.errors.iter().any(|error| error.message == failure.message) {
-                    let span = node.backend.1.or(node.device.1).unwrap_or(*span);
-                    let error = Diagnostic::error(failure.message, span).maybe_hint(failure.hint);
-                    self.errors.push(error);
-                }
+                let span = node.backend.1.or(node.device.1).unwrap_or(*span);
+                self.once(Diagnostic::error(failure.message, span).maybe_hint(failure.hint));
                 // What else is wrong with the node can be said all the same.
                 self.catalog.stage(name, ALWAYS).ok().flatten()
             }
@@ -117,10 +113,22 @@ impl Pass<'_> {
         Some(State { stage, edges, planned })
     }
 
+    /// Notes an error that all nodes have alike: of these the first says enough.
+    fn once(&mut self, error: Diagnostic) {
+        if !self.errors.iter().any(|noted| noted.message == error.message) {
+            self.errors.push(error);
+        }
+    }
+
     /// A stage that does not compute takes no notice of the device; only the one that a backend offers does.
     fn device(&mut self, node: &ResolvedNode, stage: &StageInfo) {
         let (device, span) = &node.device;
-        let span = span.or(node.backend.1).unwrap_or(node.stage.1);
+        let written = span.or(node.backend.1);
+        let span = written.unwrap_or(node.stage.1);
+        let note = |pass: &mut Self, error| match written {
+            Some(_) => pass.errors.push(error),
+            None => pass.once(error),
+        };
         let kind = kind(device);
         let is_device = match device[kind.len()..].strip_prefix(':') {
             None => matches!(kind, DEFAULT_DEVICE | "cuda" | "wgpu"),
@@ -128,7 +136,7 @@ impl Pass<'_> {
         };
         if !is_device {
             let error = Diagnostic::error(format!("there is no device `{device}`"), span);
-            self.errors.push(error.hint("write `cpu`, `cuda`, `cuda:0`, `wgpu` or `wgpu:0`"));
+            note(self, error.hint("write `cpu`, `cuda`, `cuda:0`, `wgpu` or `wgpu:0`"));
             return;
         }
         // What the always present backend offers may be something that does not compute.
@@ -138,11 +146,12 @@ impl Pass<'_> {
         };
         if !computes_on(backend, kind) {
             let message = format!("the backend `{backend}` has no `{device}`");
-            self.errors.push(Diagnostic::error(message, span).hint(match kind {
+            let hint = match kind {
                 "cuda" => "leave `backend` out, or write `torch` or `cuda`",
                 "wgpu" => "leave `backend` out, or write `wgpu`",
                 _ => "leave `device` out, or `backend`",
-            }));
+            };
+            note(self, Diagnostic::error(message, span).hint(hint));
         }
     }
 
