@@ -8,7 +8,6 @@ mod args;
 mod commands;
 mod context;
 mod error;
-mod heap;
 mod hub;
 mod render;
 mod signals;
@@ -17,7 +16,7 @@ mod signals;
 static ALLOCATOR: paraloom_alloc::OrExit = paraloom_alloc::OrExit(std::alloc::System);
 
 fn main() -> ExitCode {
-    heap::keep_what_is_freed();
+    paraloom_alloc::keep_what_is_freed();
     paraloom_alloc::exit_when_aborted();
     signals::survive_file_size_limit();
     let args = args::Args::parse();

@@ -6,6 +6,7 @@
 //!
 //! Every stage library has a copy of its own, since it has its own copy of Rust's allocator.
 
+mod heap;
 mod place;
 mod room;
 
@@ -13,6 +14,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+pub use heap::keep_what_is_freed;
 pub use place::{AtWork, at_work};
 use room::Room;
 

@@ -6,8 +6,7 @@
 /// page by page, they cost as much time as the arithmetic. So large blocks come from the heap, and there is one heap for
 /// all threads, since those that glibc makes for further threads are too small for them.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
-#[expect(unsafe_code, reason = "mallopt is C")]
-pub(crate) fn keep_what_is_freed() {
+pub fn keep_what_is_freed() {
     for (parameter, value) in
         [(libc::M_ARENA_MAX, 1), (libc::M_MMAP_MAX, 0), (libc::M_TRIM_THRESHOLD, -1)]
     {
@@ -18,4 +17,4 @@ pub(crate) fn keep_what_is_freed() {
 
 /// Elsewhere the allocator does as it likes.
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
-pub(crate) fn keep_what_is_freed() {}
+pub fn keep_what_is_freed() {}
