@@ -78,9 +78,9 @@ pub(crate) fn check(services: Services, config: &Config, purpose: Use) -> Result
     let message =
         format!("needs about {} of memory, of {} that are free", size(likely), size(free));
     if likely > free {
-        services.warn(&message)
+        services.warn(&message);
     } else {
-        services.info(&message)
+        services.info(&message);
     }
     Ok(())
 }

@@ -92,7 +92,6 @@ fn training_in_bf16_learns_as_well() -> TestResult {
         Ok((before, trainer.evaluate(&examples(), &|| false)?))
     };
     let ((before, single), (_, half)) = (losses(Precision::F32)?, losses(Precision::Bf16)?);
-    println!("{before} before, {single} after steps in f32, {half} in bf16");
     assert!(single < before / 2.0, "{before} before, {single} after");
     assert!(
         (half / single - 1.0).abs() < 0.01 * before / single,

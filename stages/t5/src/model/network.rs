@@ -71,6 +71,7 @@ impl<'a> Network<'a> {
     }
 
     /// The same computation with linear layers in `precision`, for training: weights and gradients stay as they are.
+    #[must_use]
     pub fn in_precision(self, precision: Precision) -> Self {
         let order = match precision {
             Precision::F32 => Order::Plain,

@@ -211,10 +211,10 @@ impl Operation<1> for CrossEntropy {
     }
 
     fn backward(self, mut slope: Self::Kept, grad: Array) -> [Array; 1] {
-        let factor = values(&grad)[0];
-        // The loss is the root in training.
-        if factor != 1.0 {
-            values_mut(&mut slope).iter_mut().for_each(|value| *value *= factor);
+        match values(&grad) {
+            // The loss is the root in training.
+            [1.0] => {}
+            factor => values_mut(&mut slope).iter_mut().for_each(|value| *value *= factor[0]),
         }
         [slope]
     }

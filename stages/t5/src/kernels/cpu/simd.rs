@@ -190,7 +190,7 @@ pub(in crate::kernels) fn highest(scores: &[f32]) -> usize {
         #[inline(always)]
         || {
             let top = max(scores);
-            scores.iter().position(|&score| score == top).unwrap_or_default()
+            scores.iter().position(|&score| score >= top).unwrap_or_default()
         },
     )
 }
