@@ -2,9 +2,9 @@
 //!
 //! A T5 step made of burn's own operations spends much of its time moving intermediate results through memory. On the
 //! CPU and on libtorch whole pieces (a norm, an attention, a loss) are therefore one operation each, with a hand-written
-//! backward pass, over rows that lie one after another without padding: [`fused`], which `flex` brings for burn's CPU
+//! backward pass, over rows that lie one after another without padding: `fused`, which `flex` brings for burn's CPU
 //! backend and `torch` for libtorch, one to a library. On the other devices that burn has they are made of burn's own
-//! operations, which burn differentiates: [`portable`]. The functions here go one way or the other by where the first
+//! operations, which burn differentiates: `portable`. The functions here go one way or the other by where the first
 //! tensor is.
 
 mod cpu;
