@@ -103,7 +103,7 @@ impl Layout {
 
     /// `[segments * length, width]` as `[segments, heads, length, d_kv]`.
     fn heads(&self, rows: &Tensor, length: i64) -> Tensor {
-        rows.view([self.segments, length, self.heads, -1]).transpose(1, 2)
+        rows.reshape([self.segments, length, self.heads, -1]).transpose(1, 2)
     }
 
     /// What is added to the scores, `[segments or 1, heads or 1, queries or 1, keys]`.

@@ -56,7 +56,7 @@ impl<F: Function<N>, const N: usize> TorchOperation<N> for F {
     fn backward(self, (result, leaves): Self::Kept, grad: Array) -> [Array; N] {
         let inputs = leaves.each_ref().map(|leaf| &leaf.tensor);
         // Torch starts from a scalar, whose gradient with respect to the result is this.
-        let scalar = result.tensor.view(-1).dot(&grad.tensor.reshape([-1]));
+        let scalar = result.tensor.reshape([-1]).dot(&grad.tensor.reshape([-1]));
         let gradients = Tensor::run_backward(&[scalar], &inputs, false, false);
         let mut gradients = gradients.into_iter().map(Array::new);
         leaves.map(|leaf| gradients.next().unwrap_or_else(|| Array::new(leaf.tensor.zeros_like())))
