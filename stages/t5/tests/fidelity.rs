@@ -28,8 +28,10 @@ use serde_json::Value;
 /// Largest differences, each relative to the size of what is compared.
 mod bar {
     pub(super) const LOGITS: f64 = 2e-5;
-    /// The one of transformers' own bf16 weights (docs/design/fidelity.md).
+    /// The one of bf16 weights (docs/design/fidelity.md).
     pub(super) const BF16: f64 = 3e-2;
+    /// Where torch's own operations have what is between the products in bf16 as well.
+    pub(super) const ALL_BF16: f64 = 6e-2;
     pub(super) const LOSS: f64 = 1e-4;
     pub(super) const GRADIENT_NORM: f64 = 1e-3;
     pub(super) const WEIGHTS: f64 = 1e-4;
@@ -144,7 +146,9 @@ fn logits_are_the_reference_s() -> TestResult {
         let prepared = fixture.model.clone().prepared(Precision::F32);
         report("logits, prepared", &fixture.name, bar::LOGITS, off(&prepared)?);
         let half = fixture.model.clone().prepared(Precision::Bf16);
-        report("logits, precision bf16", &fixture.name, bar::BF16, off(&half)?);
+        let torch_alone = std::env::var_os("PARALOOM_TORCH_KERNELS").is_some();
+        let bar = if torch_alone { bar::ALL_BF16 } else { bar::BF16 };
+        report("logits, precision bf16", &fixture.name, bar, off(&half)?);
     }
     Ok(())
 }
