@@ -17,8 +17,6 @@ use paraloom_stages_t5::{
     model::Model,
     random::{Stream, mix},
 };
-#[cfg(feature = "flex")]
-use proptest::{prelude::*, strategy::Strategy as _};
 use serde_json::Value;
 
 type TestResult = Result<(), Box<dyn std::error::Error>>;
@@ -159,26 +157,32 @@ fn threads_do_not_change_a_row() -> TestResult {
 
 // The matrix products of others do not promise it.
 #[cfg(not(any(feature = "cuda", feature = "torch", feature = "wgpu")))]
-proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(40) })]
+mod alone {
+    use proptest::{prelude::*, strategy::Strategy as _};
 
-    /// Any rows in any order, cut into any calls, computed in batches of any size, give what all together gave.
-    #[test]
-    fn a_row_does_not_depend_on_its_neighbours(
-        order in Just((0..48usize).collect::<Vec<_>>()).prop_shuffle(),
-        count in 1..48usize,
-        part in 1..48usize,
-        batch_size in 1..70usize,
-        which in 0..3usize,
-    ) {
-        let (options, expected) = &TOGETHER[which];
-        let options = Options { batch_size, ..*options };
-        let all = rows();
-        for part in order[..count].chunks(part) {
-            let rows: Vec<Row> = part.iter().map(|&index| all[index].clone()).collect();
-            let found = generate(&TINY, &rows, &options, &|| false).expect("it generates");
-            for (index, found) in part.iter().zip(found) {
-                prop_assert_eq!(&found, &expected[*index]);
+    use super::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(40) })]
+
+        /// Any rows in any order, cut into any calls, computed in batches of any size, give what all together gave.
+        #[test]
+        fn a_row_does_not_depend_on_its_neighbours(
+            order in Just((0..48usize).collect::<Vec<_>>()).prop_shuffle(),
+            count in 1..48usize,
+            part in 1..48usize,
+            batch_size in 1..70usize,
+            which in 0..3usize,
+        ) {
+            let (options, expected) = &TOGETHER[which];
+            let options = Options { batch_size, ..*options };
+            let all = rows();
+            for part in order[..count].chunks(part) {
+                let rows: Vec<Row> = part.iter().map(|&index| all[index].clone()).collect();
+                let found = generate(&TINY, &rows, &options, &|| false).expect("it generates");
+                for (index, found) in part.iter().zip(found) {
+                    prop_assert_eq!(&found, &expected[*index]);
+                }
             }
         }
     }
