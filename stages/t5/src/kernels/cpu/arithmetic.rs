@@ -43,11 +43,9 @@ impl<S: Simd> Arithmetic<S> for Pairs {
     }
 }
 
-/// Rows of `depth` numbers as rows of pairs, rounded to even; the last pair is filled up with zero.
-pub(super) fn pairs(rows: &[f32], depth: usize) -> Vec<f32> {
-    let width = depth.div_ceil(2);
-    let mut out = vec![0.0; rows.len() / depth * width];
-    for_row_blocks(&mut out, width, |first, block| {
+/// Rows of `depth` numbers as rows of pairs, rounded to even, in rows of `width` words, which are zero past the last one.
+pub(super) fn pairs(out: &mut [f32], rows: &[f32], depth: usize, width: usize) {
+    for_row_blocks(out, width, |first, block| {
         vectorized(
             #[inline(always)]
             || {
@@ -58,13 +56,12 @@ pub(super) fn pairs(rows: &[f32], depth: usize) -> Vec<f32> {
                         *to = pair(first, second);
                     }
                     if let [last] = rest {
-                        out[width - 1] = pair(*last, 0.0);
+                        out[whole.len()] = pair(*last, 0.0);
                     }
                 }
             },
         );
     });
-    out
 }
 
 /// Pairs the numbers of two rows, or of one and zeros.
@@ -105,7 +102,7 @@ impl WithSimd for InSingles<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        self.0.all::<S, Singles>(simd);
+        self.0.vectors::<S, Singles>(simd);
     }
 }
 
@@ -117,7 +114,7 @@ impl WithSimd for InPairs<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        self.0.all::<S, Pairs>(simd);
+        self.0.vectors::<S, Pairs>(simd);
     }
 }
 
@@ -156,7 +153,7 @@ mod avx512 {
             enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512bf16,avx2,fma,bmi1,bmi2,lzcnt,popcnt"
         )]
         fn with_instruction(v4: V4, run: Run<'_>) {
-            run.all::<V4, Pairs>(v4);
+            run.vectors::<V4, Pairs>(v4);
         }
         // SAFETY: `available` gave `v4`, so the processor has all of these.
         unsafe { with_instruction(v4, run) }
@@ -188,7 +185,9 @@ mod tests {
         let ties = (0..8).map(|i| f32::from_bits(0x3f80_0000 + i * 0x4000));
         let many = (0..10_001).map(|i| (i as f32 * 0.7).sin() * 10f32.powi(i % 60 - 30));
         let numbers: Vec<f32> = odd.into_iter().chain(ties).chain(many).collect();
-        for (pair, numbers) in pairs(&numbers, numbers.len()).iter().zip(numbers.chunks(2)) {
+        let mut words = vec![0.0; numbers.len().div_ceil(2)];
+        pairs(&mut words, &numbers, numbers.len(), numbers.len().div_ceil(2));
+        for (pair, numbers) in words.iter().zip(numbers.chunks(2)) {
             for (place, number) in numbers.iter().enumerate() {
                 let ours = (pair.to_bits() >> (16 * place)) as u16;
                 assert_eq!(ours, half::bf16::from_f32(*number).to_bits(), "of {number}");

@@ -1,6 +1,7 @@
 //! `x * w^T`, with its gradients.
 
-use super::product::{Left, Right, multiply, multiply_half};
+use super::operands::{Left, Right};
+use super::product::{multiply, multiply_half};
 use crate::kernels::Order;
 
 /// The product of `x`, rows of `depth`, and the transpose of `w`, into `out`.

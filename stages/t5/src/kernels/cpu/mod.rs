@@ -12,11 +12,13 @@ mod embedding;
 mod linear;
 mod loss;
 mod norm;
+mod operands;
 mod ops;
 mod panel;
 mod product;
 mod simd;
+mod tiles;
 pub(super) mod update;
 
-pub(super) use self::product::{half_panels, panels};
+pub(super) use self::operands::{half_panels, panels};
 pub(super) use self::simd::{highest, log_sum_exp};

@@ -10,8 +10,10 @@
 use pulp::{Arch, Simd};
 use rayon::prelude::*;
 
-use super::arithmetic::{Arithmetic, InPairs, InSingles, pair, pair_rows, pairs};
+use super::arithmetic::{Arithmetic, InPairs, InSingles};
+use super::operands::{Depth, Left, Right};
 use super::simd::{LANES, vectorized};
+use super::tiles::{self, Factors, SIDE, Tiles};
 
 /// Columns of a panel: three registers of AVX-512, six of AVX2, twelve of NEON.
 pub(super) const PANEL: usize = 3 * LANES;
@@ -26,165 +28,6 @@ const PARALLEL_FROM: usize = 1 << 19;
 /// Tasks that every thread gets, so that a slow one does not hold up the rest.
 const TASKS: usize = 4;
 
-/// The left-hand matrix, `[rows, depth]`.
-#[derive(Clone, Copy)]
-pub(super) enum Left<'a> {
-    /// As it is.
-    Rows(&'a [f32]),
-    /// As its transpose, `[depth, rows]`.
-    Transposed(&'a [f32]),
-}
-
-/// The right-hand matrix, `[depth, columns]`.
-#[derive(Clone, Copy)]
-pub(super) enum Right<'a> {
-    /// As it is.
-    Rows(&'a [f32]),
-    /// As its transpose, `[columns, depth]`: a weight as it is stored, `[out, in]`.
-    Transposed(&'a [f32]),
-    /// In panels, as [`panels`] gives them.
-    Panels(&'a [f32]),
-}
-
-impl<'a> Right<'a> {
-    fn values(&self) -> &'a [f32] {
-        match self {
-            Self::Rows(values) | Self::Transposed(values) | Self::Panels(values) => values,
-        }
-    }
-
-    /// The panel of `width` columns from `first` on, its rows filled up with zeros to `stride`, a multiple of registers.
-    #[inline(always)]
-    fn panel<'b>(
-        &self,
-        scratch: &'b mut Vec<f32>,
-        depth: Depth,
-        columns: usize,
-        [first, width, stride]: [usize; 3],
-    ) -> &'b [f32]
-    where
-        'a: 'b,
-    {
-        let values = self.values();
-        let rows = depth.words();
-        if matches!(self, Self::Panels(_)) && width == stride {
-            return &values[first * rows..][..width * rows];
-        }
-        scratch.clear();
-        scratch.resize(rows * stride, 0.0);
-        match (self, depth) {
-            (Self::Panels(_), _) => {
-                copy_rows(scratch, stride, &values[first * rows..][..width * rows], width, width);
-            }
-            (Self::Rows(_), Depth::Singles(_)) => {
-                copy_rows(scratch, stride, &values[first..], columns, width);
-            }
-            (Self::Rows(_), Depth::Pairs(_)) => {
-                let rows = values[first..].chunks(2 * columns);
-                for (to, from) in scratch.chunks_exact_mut(stride).zip(rows) {
-                    pair_rows(&mut to[..width], &from[..width], from.get(columns..columns + width));
-                }
-            }
-            (Self::Transposed(_), Depth::Singles(depth)) => {
-                let rows = &values[first * depth..][..width * depth];
-                transpose(scratch, stride, rows, depth, singles_at);
-            }
-            (Self::Transposed(_), Depth::Pairs(depth)) => {
-                let rows = &values[first * depth..][..width * depth];
-                transpose(scratch, stride, rows, depth, pairs_at);
-            }
-        }
-        scratch
-    }
-}
-
-/// Copies rows of `width`, `from_stride` apart, to rows `stride` apart.
-#[inline(always)]
-fn copy_rows(to: &mut [f32], stride: usize, from: &[f32], from_stride: usize, width: usize) {
-    for (to, from) in to.chunks_exact_mut(stride).zip(from.chunks(from_stride)) {
-        to[..width].copy_from_slice(&from[..width]);
-    }
-}
-
-/// Copies the transpose of rows of `depth` to rows `stride` apart; `words` gives some words of a row.
-#[inline(always)]
-fn transpose(
-    to: &mut [f32],
-    stride: usize,
-    rows: &[f32],
-    depth: usize,
-    words: impl Fn(&[f32], usize) -> [f32; LANES],
-) {
-    // A few rows at a time, which stay in the first-level cache meanwhile.
-    for (number, to) in to.chunks_mut(LANES * stride).enumerate() {
-        for (column, row) in rows.chunks_exact(depth).enumerate() {
-            let words = words(row, number * LANES);
-            for (to, word) in to.chunks_exact_mut(stride).zip(words) {
-                to[column] = word;
-            }
-        }
-    }
-}
-
-/// The words of a row from the one at `first` on, as they are; zeros past its end.
-#[inline(always)]
-fn singles_at(row: &[f32], first: usize) -> [f32; LANES] {
-    let row = &row[first..];
-    if let Some(words) = row.first_chunk() {
-        return *words;
-    }
-    let mut words = [0.0; LANES];
-    words[..row.len()].copy_from_slice(row);
-    words
-}
-
-/// The same of the pairs of a row.
-#[inline(always)]
-fn pairs_at(row: &[f32], first: usize) -> [f32; LANES] {
-    let (one, other) = (singles_at(row, 2 * first), 2 * first + LANES);
-    let other = if other < row.len() { singles_at(row, other) } else { [0.0; LANES] };
-    let mut words = [0.0; LANES];
-    for half in 0..LANES / 2 {
-        words[half] = pair(one[2 * half], one[2 * half + 1]);
-        words[LANES / 2 + half] = pair(other[2 * half], other[2 * half + 1]);
-    }
-    words
-}
-
-/// How much of a row is multiplied and added up.
-#[derive(Clone, Copy)]
-enum Depth {
-    /// So many numbers of f32.
-    Singles(usize),
-    /// So many numbers, rounded to bf16 and taken in pairs.
-    Pairs(usize),
-}
-
-impl Depth {
-    /// 32-bit words.
-    fn words(self) -> usize {
-        match self {
-            Self::Singles(numbers) => numbers,
-            Self::Pairs(numbers) => numbers.div_ceil(2),
-        }
-    }
-}
-
-/// A weight `[columns, depth]` in panels.
-pub(in crate::kernels) fn panels(rows: &[f32], depth: usize) -> Vec<f32> {
-    let mut panels = vec![0.0; rows.len()];
-    let tasks = panels.par_chunks_mut(PANEL * depth).zip(rows.par_chunks(PANEL * depth));
-    tasks.for_each(|(panel, rows)| {
-        transpose(panel, rows.len() / depth, rows, depth, singles_at);
-    });
-    panels
-}
-
-/// The same of pairs of numbers in bf16, half as much: the panels of `[columns, depth / 2]`.
-pub(in crate::kernels) fn half_panels(rows: &[f32], depth: usize) -> Vec<f32> {
-    panels(&pairs(rows, depth), depth.div_ceil(2))
-}
-
 /// `left` times `right`, into `out`, `[rows, columns]`.
 pub(super) fn multiply(left: Left<'_>, right: Right<'_>, depth: usize, out: &mut [f32]) {
     let columns = right.values().len() / depth;
@@ -192,33 +35,56 @@ pub(super) fn multiply(left: Left<'_>, right: Right<'_>, depth: usize, out: &mut
     share(left, right, Depth::Singles(depth), columns, out, work);
 }
 
-/// The same of numbers that are rounded to bf16. Panels are those of [`half_panels`].
+/// The same of numbers that are rounded to bf16. Panels are those of [`half_panels`](super::half_panels).
 pub(super) fn multiply_half(left: Left<'_>, right: Right<'_>, depth: usize, out: &mut [f32]) {
-    let words = Depth::Pairs(depth).words();
-    let columns = match right {
-        Right::Panels(values) => values.len() / words,
-        Right::Rows(values) | Right::Transposed(values) => values.len() / depth,
-    };
-    let rows = out.len() / columns;
-    let left_pairs = match left {
-        Left::Rows(values) => pairs(values, depth),
-        Left::Transposed(values) => {
-            let mut pairs = vec![0.0; words * rows];
-            let columns = pairs.par_chunks_mut(rows).zip(values.par_chunks(2 * rows));
-            columns.with_min_len(16).for_each(|(to, from)| {
-                vectorized(
-                    #[inline(always)]
-                    || pair_rows(to, &from[..rows], from.get(rows..2 * rows)),
-                );
-            });
-            pairs
-        }
-    };
+    match tiles::available() {
+        Some(tiles) => multiply_tiles(left, right, depth, out, tiles),
+        None => multiply_pairs(left, right, depth, out, |run| InPairs(run).run()),
+    }
+}
+
+/// By instructions for vectors.
+fn multiply_pairs(
+    left: Left<'_>,
+    right: Right<'_>,
+    depth: usize,
+    out: &mut [f32],
+    work: impl Fn(Run<'_>) + Sync,
+) {
+    let columns = half_columns(right, depth);
+    let words = left.pairs(out.len() / columns, depth);
     let left = match left {
-        Left::Rows(_) => Left::Rows(&left_pairs),
-        Left::Transposed(_) => Left::Transposed(&left_pairs),
+        Left::Rows(_) => Left::Rows(&words),
+        Left::Transposed(_) => Left::Transposed(&words),
     };
-    share(left, right, Depth::Pairs(depth), columns, out, |run| InPairs(run).run());
+    share(left, right, Depth::Pairs(depth), columns, out, work);
+}
+
+/// By instructions for tiles.
+fn multiply_tiles(
+    left: Left<'_>,
+    right: Right<'_>,
+    depth: usize,
+    out: &mut [f32],
+    tiles: impl Tiles,
+) {
+    let columns = half_columns(right, depth);
+    let left = left.tiles(out.len() / columns, depth);
+    let work = |run: Run<'_>| {
+        vectorized(
+            #[inline(always)]
+            || run.tiles(tiles),
+        );
+    };
+    share(Left::Rows(&left), right, Depth::Tiles(depth), columns, out, work);
+}
+
+/// Columns of a matrix of `depth` rows, whose panels are of pairs.
+fn half_columns(right: Right<'_>, depth: usize) -> usize {
+    match right {
+        Right::Panels(values) => values.len() / depth.div_ceil(2),
+        Right::Rows(values) | Right::Transposed(values) => values.len() / depth,
+    }
 }
 
 /// Shares the work out.
@@ -286,39 +152,71 @@ pub(super) struct Run<'a> {
 }
 
 impl Run<'_> {
+    /// Calls `work` with each panel of the task.
     #[inline(always)]
-    pub(super) fn all<S: Simd, A: Arithmetic<S>>(self, simd: S) {
+    fn panels(self, work: impl Fn(&mut Task<'_>, Panel<'_>)) {
         let Self { mut task, scratch } = self;
         let columns = task.out.first().map_or(0, |part| part.len());
         for column in (0..columns).step_by(PANEL) {
             let width = PANEL.min(columns - column);
             let stride = width.next_multiple_of(LANES);
             let place = [task.first_column + column, width, stride];
-            let panel = task.right.panel(scratch, task.depth, task.columns, place);
-            for offset in (0..stride / S::F32_LANES).step_by(WIDTH) {
-                let registers = Registers { simd, panel, stride, offset, column, width };
-                match stride / S::F32_LANES - offset {
-                    1 => task.columns::<S, A, 1>(&registers),
-                    2 => task.columns::<S, A, 2>(&registers),
-                    _ => task.columns::<S, A, WIDTH>(&registers),
-                }
-            }
+            let values = task.right.panel(scratch, task.depth, task.columns, place);
+            work(&mut task, Panel { values, stride, column, width });
         }
+    }
+
+    /// By multiply-adds of vectors.
+    #[inline(always)]
+    pub(super) fn vectors<S: Simd, A: Arithmetic<S>>(self, simd: S) {
+        self.panels(
+            #[inline(always)]
+            |task, panel| {
+                for offset in (0..panel.stride / S::F32_LANES).step_by(WIDTH) {
+                    let registers = Registers { simd, panel, offset };
+                    match panel.stride / S::F32_LANES - offset {
+                        1 => task.columns::<S, A, 1>(&registers),
+                        2 => task.columns::<S, A, 2>(&registers),
+                        _ => task.columns::<S, A, WIDTH>(&registers),
+                    }
+                }
+            },
+        );
+    }
+
+    /// By products of tiles.
+    #[inline(always)]
+    fn tiles(self, tiles: impl Tiles) {
+        tiles.with_registers(
+            #[inline(always)]
+            || {
+                self.panels(
+                    #[inline(always)]
+                    |task, panel| task.tiles(tiles, panel),
+                );
+            },
+        );
     }
 }
 
-/// Where in a panel a tile is.
-struct Registers<'a, S> {
-    simd: S,
-    panel: &'a [f32],
-    /// Numbers in a row of the panel.
+/// Some columns of the right-hand matrix.
+#[derive(Clone, Copy)]
+struct Panel<'a> {
+    values: &'a [f32],
+    /// Words in a row.
     stride: usize,
-    /// The first register of the row.
-    offset: usize,
-    /// The panel's first column in the part of the task.
+    /// The first column in the part of the task.
     column: usize,
     /// Columns that there are, without the padding.
     width: usize,
+}
+
+/// Where in a panel a register tile is.
+struct Registers<'a, S> {
+    simd: S,
+    panel: Panel<'a>,
+    /// The first register of the row.
+    offset: usize,
 }
 
 impl Task<'_> {
@@ -383,10 +281,31 @@ impl Task<'_> {
         for (out, sums) in self.out[row..].iter_mut().zip(&sums) {
             let (registers, _) = S::as_mut_simd_f32s(&mut buffer);
             registers[..C].copy_from_slice(sums);
-            let width = lanes.min(at.width.saturating_sub(start));
-            out[at.column + start..][..width].copy_from_slice(&buffer[..width]);
+            let width = lanes.min(at.panel.width.saturating_sub(start));
+            out[at.panel.column + start..][..width].copy_from_slice(&buffer[..width]);
         }
         R
+    }
+
+    /// All rows of a panel.
+    #[inline(always)]
+    fn tiles(&mut self, tiles: impl Tiles, panel: Panel<'_>) {
+        let Left::Rows(left) = self.left else { unreachable!("tiles are read row by row") };
+        let stride = self.depth.filled();
+        let mut sums = [[0.0; PANEL]; 2 * SIDE];
+        for (number, out) in self.out.chunks_mut(2 * SIDE).enumerate() {
+            let first = self.first_row + number * 2 * SIDE;
+            let factors = Factors {
+                left: &left[first * stride..][..out.len().next_multiple_of(SIDE) * stride],
+                left_stride: stride,
+                right: panel.values,
+                right_stride: panel.stride,
+            };
+            tiles.multiply(factors, &mut sums);
+            for (out, sums) in out.iter_mut().zip(&sums) {
+                out[panel.column..][..panel.width].copy_from_slice(&sums[..panel.width]);
+            }
+        }
     }
 }
 
@@ -397,9 +316,9 @@ fn sums<S: Simd, A: Arithmetic<S>, const R: usize, const C: usize>(
     depth: usize,
     factors: impl Fn(usize) -> [f32; R],
 ) -> [[S::f32s; C]; R] {
-    let (panel, _) = S::as_simd_f32s(at.panel);
+    let (panel, _) = S::as_simd_f32s(at.panel.values);
     let mut sums = [[at.simd.splat_f32s(0.0); C]; R];
-    for (k, row) in panel.chunks_exact(at.stride / S::F32_LANES).enumerate().take(depth) {
+    for (k, row) in panel.chunks_exact(at.panel.stride / S::F32_LANES).enumerate().take(depth) {
         let row = &row[at.offset..][..C];
         let row: [S::f32s; C] = std::array::from_fn(|j| row[j]);
         let factors = factors(k);
@@ -414,6 +333,7 @@ fn sums<S: Simd, A: Arithmetic<S>, const R: usize, const C: usize>(
 
 #[cfg(test)]
 mod tests {
+    use super::super::operands::{half_panels, panels};
     use super::*;
 
     fn matrix(rows: usize, columns: usize, seed: f32) -> Vec<f32> {
@@ -460,31 +380,57 @@ mod tests {
         }
     }
 
-    #[test]
-    fn halves_are_rounded_and_summed_in_singles() {
-        for [rows, depth, columns] in SHAPES {
+    /// `multiply` of halves agrees with the definition in every form, and all forms with each other to the bit: the
+    /// products.
+    fn halves(multiply: impl Fn(Left<'_>, Right<'_>, usize, &mut [f32])) -> Vec<Vec<f32>> {
+        let round = |x: f32| f64::from(half::bf16::from_f32(x));
+        let products = SHAPES.map(|[rows, depth, columns]| {
             let (a, b) = (matrix(rows, depth, 0.37), matrix(columns, depth, 0.73));
             let (panels, left, right) =
                 (half_panels(&b, depth), turned(&a, depth), turned(&b, depth));
-            let mut expected = vec![0.0; rows * columns];
-            let words = pairs(&a, depth);
-            let emulated = |run: Run<'_>| Arch::new().dispatch(InPairs(run));
-            let (words, depths) = (Left::Rows(&words), Depth::Pairs(depth));
-            share(words, Right::Panels(&panels), depths, columns, &mut expected, emulated);
-            let round = |x: f32| f64::from(half::bf16::from_f32(x));
-            for (index, value) in expected.iter().enumerate() {
+            let forms = [Right::Rows(&right), Right::Transposed(&b), Right::Panels(&panels)];
+            let lefts = [Left::Rows(&a), Left::Transposed(&left)];
+            let products = lefts.iter().flat_map(|left| forms.map(|right| (*left, right)));
+            let products = products.map(|(left, right)| {
+                let mut out = vec![0.0; rows * columns];
+                multiply(left, right, depth, &mut out);
+                out
+            });
+            let products: Vec<_> = products.collect();
+            for (index, value) in products[0].iter().enumerate() {
                 let (x, w) = (&a[index / columns * depth..], &b[index % columns * depth..]);
                 let products = x[..depth].iter().zip(w).map(|(x, w)| round(*x) * round(*w));
                 let exact: f64 = products.sum();
                 assert!((f64::from(*value) - exact).abs() < 1e-4, "{value} is not {exact}");
             }
-            let forms = [Right::Rows(&right), Right::Transposed(&b), Right::Panels(&panels)];
-            let lefts = [Left::Rows(&a), Left::Transposed(&left)];
-            for (left, right) in lefts.iter().flat_map(|left| forms.map(|right| (*left, right))) {
-                let mut out = vec![0.0; rows * columns];
-                multiply_half(left, right, depth, &mut out);
-                assert_eq!(out, expected, "by the instruction and without it, in every form");
-            }
+            assert!(products.iter().all(|product| *product == products[0]));
+            products.into_iter().next().unwrap_or_default()
+        });
+        products.into()
+    }
+
+    #[test]
+    fn pairs_are_summed_in_singles_with_the_instruction_and_without_it() {
+        let emulated = |run: Run<'_>| Arch::new().dispatch(InPairs(run));
+        let emulated = halves(|left, right, depth, out| {
+            multiply_pairs(left, right, depth, out, emulated);
+        });
+        let fastest = halves(|left, right, depth, out| {
+            multiply_pairs(left, right, depth, out, |run| InPairs(run).run());
+        });
+        assert_eq!(emulated, fastest);
+    }
+
+    #[test]
+    fn tiles_are_summed_in_singles_with_the_instruction_and_without_it() {
+        let emulated = halves(|left, right, depth, out| {
+            multiply_tiles(left, right, depth, out, tiles::Emulated);
+        });
+        if let Some(tiles) = tiles::available() {
+            let fastest = halves(|left, right, depth, out| {
+                multiply_tiles(left, right, depth, out, tiles);
+            });
+            assert_eq!(emulated, fastest);
         }
     }
 
@@ -493,13 +439,21 @@ mod tests {
         let (depth, columns) = (96, 530);
         let panels = panels(&matrix(columns, depth, 0.31), depth);
         let panels = Right::Panels(&panels);
+        let halves = half_panels(&matrix(columns, depth, 0.31), depth);
+        let halves = Right::Panels(&halves);
         let x = matrix(77, depth, 0.17);
-        let mut all = vec![0.0; 77 * columns];
-        multiply(Left::Rows(&x), panels, depth, &mut all);
+        let of = |rows: usize| {
+            let x = Left::Rows(&x[..rows * depth]);
+            let mut products = [vec![0.0; rows * columns], vec![0.0; rows * columns]];
+            multiply(x, panels, depth, &mut products[0]);
+            multiply_half(x, halves, depth, &mut products[1]);
+            products
+        };
+        let all = of(77);
         for rows in [1, 2, 5, 11, 64] {
-            let mut some = vec![0.0; rows * columns];
-            multiply(Left::Rows(&x[..rows * depth]), panels, depth, &mut some);
-            assert_eq!(some, all[..some.len()]);
+            for (some, all) in of(rows).iter().zip(&all) {
+                assert_eq!(*some, all[..some.len()]);
+            }
         }
     }
 }
