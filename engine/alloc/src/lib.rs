@@ -7,6 +7,7 @@
 //! Every stage library has a copy of its own, since it has its own copy of Rust's allocator.
 
 mod heap;
+mod lines;
 mod place;
 mod room;
 
@@ -15,6 +16,7 @@ use std::fmt::Write as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 pub use heap::keep_what_is_freed;
+pub use lines::CacheLines;
 pub use place::{AtWork, at_work};
 use room::Room;
 

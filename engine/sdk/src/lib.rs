@@ -66,7 +66,7 @@ pub mod testing;
 
 pub use error::{Error, Result, Status, free_bytes};
 pub use paraloom_abi::{STAGE_BATCH_INVARIANT, STAGE_RESUMABLE, STAGE_USES_SEED};
-pub use paraloom_alloc::{OrExit, free as free_memory};
+pub use paraloom_alloc::{CacheLines, OrExit, free as free_memory};
 pub use paraloom_ffi::StreamReader;
 pub use port::{PlanEdge, PlanInputs, Port, Table, missing_column, nearest};
 pub use run::{Emit, Run, Services};

@@ -35,7 +35,15 @@ pub mod train;
 pub use error::{Error, Result};
 pub use stages::{Finetune, Generate, ModelStage, ScoreCola, ScoreLoss, ScoreStsb};
 
+// The loops read whole registers, and tiles, from wherever a block of memory begins.
+use paraloom_sdk::CacheLines;
+
+#[global_allocator]
+static ALLOCATOR: paraloom_sdk::OrExit<CacheLines> =
+    paraloom_sdk::OrExit(CacheLines(std::alloc::System));
+
 paraloom_sdk::export_stages! {
+    allocator: own,
     whole: [ModelStage, Finetune],
     map: [Generate, ScoreStsb, ScoreCola, ScoreLoss],
 }

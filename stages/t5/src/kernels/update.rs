@@ -1,5 +1,7 @@
 //! Optimizer steps: one pass over a weight, its gradient and its state.
 
+use std::sync::Arc;
+
 use burn::backend::{Backend, Dispatch, backend_extension, tensor::FloatTensor};
 use burn::tensor::Tensor;
 
@@ -63,6 +65,12 @@ pub trait UpdateBackend: Backend {
         mean: FloatTensor<Self>,
         step: AdafactorStep,
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
+    /// `table` with every row of `rows` added to the row that its id names, in order.
+    fn t5_add_rows(
+        table: FloatTensor<Self>,
+        rows: FloatTensor<Self>,
+        ids: Arc<[u32]>,
+    ) -> FloatTensor<Self>;
     /// The sum of squares, `[1]`.
     fn t5_square_sum(x: FloatTensor<Self>) -> FloatTensor<Self>;
 }
@@ -126,6 +134,16 @@ pub fn adafactor_vector(
 /// Takes a tensor out, so that it has one owner and can be updated in place; anything may stand in meanwhile.
 fn take(tensor: &mut Tensor<2>, stand_in: &Tensor<2>) -> FloatTensor<Dispatch> {
     std::mem::replace(tensor, stand_in.clone()).into_dispatch()
+}
+
+/// `table` with every row of `rows` added to the row that its id names, in order. Memory that nobody else holds is
+/// updated in place.
+pub fn add_rows(table: Tensor<2>, ids: &[u32], rows: Tensor<2>) -> Tensor<2> {
+    if !is_fused(&table) {
+        return portable::add_rows(table, ids, rows);
+    }
+    let sum = Dispatch::t5_add_rows(table.into_dispatch(), rows.into_dispatch(), ids.into());
+    Tensor::from_dispatch(sum)
 }
 
 /// The sum of squares.

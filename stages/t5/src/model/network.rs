@@ -1,6 +1,10 @@
 //! The forward pass, for training (on tracked weights, with dropout) and for inference alike.
 
-use std::{cell::Cell, ops::Range, sync::Arc};
+use std::{
+    cell::{Cell, RefCell},
+    ops::Range,
+    sync::Arc,
+};
 
 use burn::tensor::{DType, Tensor};
 
@@ -55,6 +59,16 @@ pub struct Network<'a> {
     order: Order,
     /// What makes logits of decoder outputs, in that order too.
     output: &'a Tensor<2>,
+    /// What was embedded in training.
+    embedded: RefCell<Vec<Embedded>>,
+}
+
+/// Tokens, and their rows of the embedding as a leaf of their own for the backward pass: its gradient is much smaller
+/// than one of the whole embedding.
+#[derive(Debug)]
+pub(crate) struct Embedded {
+    pub(crate) ids: Vec<u32>,
+    pub(crate) rows: Tensor<2>,
 }
 
 impl<'a> Network<'a> {
@@ -62,7 +76,15 @@ impl<'a> Network<'a> {
     pub fn new(config: &'a Config, weights: &'a Weights<Tensor<2>>, dropout: Option<u64>) -> Self {
         let dropout = dropout.filter(|_| config.dropout_rate > 0.0);
         let output = weights.output();
-        Self { config, weights, dropout, sites: Cell::new(0), order: Order::Plain, output }
+        Self {
+            config,
+            weights,
+            dropout,
+            sites: Cell::new(0),
+            order: Order::Plain,
+            output,
+            embedded: RefCell::default(),
+        }
     }
 
     /// The same computation with linear layers in another order, `output` among them.
@@ -130,7 +152,21 @@ impl<'a> Network<'a> {
 
     /// Embedded tokens, `[tokens, d_model]`.
     pub(super) fn embed(&self, ids: &[u32]) -> Tensor<2> {
-        kernels::drop(kernels::embed(&self.weights.shared, ids), self.site())
+        let table = &self.weights.shared;
+        let rows = if table.is_require_grad() {
+            let rows = kernels::embed(&table.clone().inner(), ids);
+            let rows = Tensor::from_inner(rows).require_grad();
+            self.embedded.borrow_mut().push(Embedded { ids: ids.to_vec(), rows: rows.clone() });
+            rows
+        } else {
+            kernels::embed(table, ids)
+        };
+        kernels::drop(rows, self.site())
+    }
+
+    /// What was embedded. The gradients of its rows are part of that of the embedding.
+    pub(crate) fn into_embedded(self) -> Vec<Embedded> {
+        self.embedded.into_inner()
     }
 
     /// Final norm and dropout.

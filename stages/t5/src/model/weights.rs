@@ -251,7 +251,7 @@ impl<P> Weights<P> {
         list
     }
 
-    /// The weights as a flat list, in the fixed order.
+    /// The weights as a flat list, in the fixed order: the embedding comes first.
     pub fn list(&self) -> Vec<&P> {
         let mut list = vec![&self.shared];
         self.encoder.collect(&mut list);

@@ -17,7 +17,10 @@ use self::optimizer::{State, Step};
 pub use self::options::{Length, Optimizer, Options, Schedule};
 use crate::{
     Error, Result,
-    kernels::{self, LossScale, update::square_sum},
+    kernels::{
+        self, LossScale,
+        update::{add_rows, square_sum},
+    },
     memory,
     model::{Model, Network, Packed, Slot, Weights},
     random::mix,
@@ -311,13 +314,18 @@ impl Trainer {
         let network = network.in_precision(self.options.precision);
         let loss = batch_loss(&network, examples, scale);
         let mut gradients = loss.backward();
-        let gradient = |weight: &Tensor<2>| {
+        let mut gradient = |weight: &Tensor<2>| {
             // A weight that no token reached, such as an unused bucket of a batch, still counts: with zeros.
             weight
                 .grad_remove(&mut gradients)
                 .unwrap_or_else(|| weight.clone().inner().zeros_like())
         };
-        (f64::from(loss.into_scalar::<f32>()), tracked.list().into_iter().map(gradient).collect())
+        let embedded = network.into_embedded();
+        let shared = embedded.into_iter().fold(gradient(&tracked.shared), |sum, embedded| {
+            add_rows(sum, &embedded.ids, gradient(&embedded.rows))
+        });
+        let rest = tracked.list().into_iter().skip(1).map(gradient);
+        (f64::from(loss.into_scalar::<f32>()), std::iter::once(shared).chain(rest).collect())
     }
 
     /// Moves the weights.

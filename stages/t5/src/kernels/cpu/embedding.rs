@@ -12,18 +12,18 @@ pub(super) fn gather(table: &[f32], width: usize, ids: &[u32]) -> Vec<f32> {
     out
 }
 
-/// Adds every row of `grad` to the row of a zeroed table that its id names, in order.
-pub(super) fn scatter(grad: &[f32], width: usize, ids: &[u32], rows: usize) -> Vec<f32> {
-    let mut table = vec![0.0; rows * width];
+/// Adds every row of `rows` to the row of `table` that its id names, in order.
+pub(in crate::kernels) fn add_rows(table: &mut [f32], width: usize, ids: &[u32], rows: &[f32]) {
     // Threads own ranges of the table, so that each row is summed in the order of `ids`.
-    let share = rows.div_ceil(rayon::current_num_threads().max(1)).max(1);
+    let height = table.len() / width;
+    let share = height.div_ceil(rayon::current_num_threads().max(1)).max(1);
     table.par_chunks_mut(share * width).enumerate().for_each(|(part, chunk)| {
         let first = part * share;
         let owned = first..first + chunk.len() / width;
         vectorized(
             #[inline(always)]
             || {
-                for (&id, row) in ids.iter().zip(grad.chunks_exact(width)) {
+                for (&id, row) in ids.iter().zip(rows.chunks_exact(width)) {
                     if owned.contains(&(id as usize)) {
                         add_to(&mut chunk[(id as usize - first) * width..][..width], row);
                     }
@@ -31,5 +31,4 @@ pub(super) fn scatter(grad: &[f32], width: usize, ids: &[u32], rows: usize) -> V
             },
         );
     });
-    table
 }

@@ -1,11 +1,19 @@
-//! `x * w^T`, with its gradients.
+//! `x * w^T`, with its gradients. Each writes all of `out`.
+
+use std::mem::MaybeUninit;
 
 use super::operands::{Left, Right};
 use super::product::{multiply, multiply_half};
 use crate::kernels::Order;
 
 /// The product of `x`, rows of `depth`, and the transpose of `w`, into `out`.
-pub(super) fn forward(x: &[f32], w: &[f32], depth: usize, order: Order, out: &mut [f32]) {
+pub(super) fn forward(
+    x: &[f32],
+    w: &[f32],
+    depth: usize,
+    order: Order,
+    out: &mut [MaybeUninit<f32>],
+) {
     let x = Left::Rows(x);
     match order {
         Order::Plain => multiply(x, Right::Transposed(w), depth, out),
@@ -16,16 +24,28 @@ pub(super) fn forward(x: &[f32], w: &[f32], depth: usize, order: Order, out: &mu
 }
 
 /// The gradient of `x`, into `out`, from that of the product, rows of `columns`.
-pub(super) fn backward_x(grad: &[f32], w: &[f32], columns: usize, order: Order, out: &mut [f32]) {
+pub(super) fn backward_x(
+    grad: &[f32],
+    w: &[f32],
+    columns: usize,
+    order: Order,
+    out: &mut [MaybeUninit<f32>],
+) {
     product(order)(Left::Rows(grad), Right::Rows(w), columns, out);
 }
 
 /// The gradient of `w`, into `out`.
-pub(super) fn backward_w(grad: &[f32], x: &[f32], depth: usize, order: Order, out: &mut [f32]) {
+pub(super) fn backward_w(
+    grad: &[f32],
+    x: &[f32],
+    depth: usize,
+    order: Order,
+    out: &mut [MaybeUninit<f32>],
+) {
     product(order)(Left::Transposed(grad), Right::Rows(x), x.len() / depth, out);
 }
 
-fn product(order: Order) -> impl Fn(Left<'_>, Right<'_>, usize, &mut [f32]) {
+fn product(order: Order) -> impl Fn(Left<'_>, Right<'_>, usize, &mut [MaybeUninit<f32>]) {
     match order {
         Order::Plain => multiply,
         Order::Halves => multiply_half,

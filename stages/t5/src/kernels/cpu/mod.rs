@@ -8,7 +8,7 @@
 mod arithmetic;
 mod attention;
 mod elementwise;
-mod embedding;
+pub(super) mod embedding;
 mod linear;
 mod loss;
 mod norm;

@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use super::arithmetic::{pair, pair_rows, pairs};
 use super::product::PANEL;
-use super::simd::{LANES, vectorized};
+use super::simd::{LANES, for_row_blocks, vectorized};
 
 /// The left-hand matrix, `[rows, depth]`.
 #[derive(Clone, Copy)]
@@ -15,24 +15,49 @@ pub(super) enum Left<'a> {
     Transposed(&'a [f32]),
 }
 
+/// A part of a matrix.
+#[derive(Clone, Copy)]
+pub(super) struct Place {
+    /// The first column, and how many.
+    pub(super) first: usize,
+    pub(super) width: usize,
+    /// Words from one row to the next where the part is copied to.
+    pub(super) stride: usize,
+}
+
 impl Left<'_> {
-    /// The words of this matrix of `rows`, whose numbers are rounded to bf16, in the same order.
-    pub(super) fn pairs(&self, rows: usize, depth: usize) -> Vec<f32> {
-        let words = depth.div_ceil(2);
-        let mut to = vec![0.0; words * rows];
-        match self {
-            Left::Rows(values) => pairs(&mut to, values, depth, words),
-            Left::Transposed(values) => {
-                let tasks = to.par_chunks_mut(rows).zip(values.par_chunks(2 * rows));
-                tasks.with_min_len(16).for_each(|(to, from)| {
-                    vectorized(
-                        #[inline(always)]
-                        || pair_rows(to, &from[..rows], from.get(rows..2 * rows)),
-                    );
-                });
-            }
-        }
+    /// The words of this matrix of `rows` in strips: rows in groups of `most`, and of fewer at the end, as [`height`]
+    /// says, each strip column after column.
+    pub(super) fn strips(&self, rows: usize, depth: Depth, most: usize) -> Vec<f32> {
+        let mut to = vec![0.0; rows * depth.words()];
+        for_row_blocks(&mut to, most * depth.words(), |first, to| {
+            vectorized(
+                #[inline(always)]
+                || self.fill_strips(to, first * most, rows, depth, most),
+            );
+        });
         to
+    }
+
+    #[inline(always)]
+    fn fill_strips(
+        &self,
+        mut to: &mut [f32],
+        mut first: usize,
+        rows: usize,
+        depth: Depth,
+        most: usize,
+    ) {
+        while !to.is_empty() {
+            let height = height(to.len() / depth.words(), most);
+            let (strip, rest) = to.split_at_mut(height * depth.words());
+            let place = Place { first, width: height, stride: height };
+            match self {
+                Left::Rows(values) => from_columns(strip, values, depth, place),
+                Left::Transposed(values) => from_rows(strip, values, depth, rows, place),
+            }
+            (to, first) = (rest, first + height);
+        }
     }
 
     /// The same row by row, with zeros up to whole tiles in both directions.
@@ -53,6 +78,19 @@ impl Left<'_> {
             }
         }
         to
+    }
+}
+
+/// Rows of the left-hand matrix in a register tile: with three registers in its width, 24 sums and what feeds them fit
+/// into 32 registers.
+pub(super) const STRIP: usize = 8;
+
+/// Rows of the next strip, where so many are left.
+pub(super) fn height(left: usize, most: usize) -> usize {
+    match most.min(left) {
+        2 | 3 => 2,
+        4..STRIP => 4,
+        height => height,
     }
 }
 
@@ -98,50 +136,82 @@ impl<'a> Right<'a> {
         }
     }
 
-    /// The panel of `width` columns from `first` on, its rows filled up with zeros to `stride`, a multiple of registers.
+    /// Where the panel after `panel`, the one at a place, lies in one piece, if it does.
+    #[inline(always)]
+    pub(super) fn next(&self, panel: &[f32], depth: Depth, place: Place) -> *const f32 {
+        match self {
+            Self::Panels(_) => panel.as_ptr_range().end,
+            Self::Transposed(values) => {
+                values.as_ptr().wrapping_add((place.first + place.width) * depth.numbers())
+            }
+            Self::Rows(_) => panel.as_ptr(),
+        }
+    }
+
+    /// The panel at a place. Its rows are filled up with zeros to the stride, and their number to what the product reads.
     #[inline(always)]
     pub(super) fn panel<'b>(
         &self,
         scratch: &'b mut Vec<f32>,
         depth: Depth,
         columns: usize,
-        [first, width, stride]: [usize; 3],
+        place: Place,
     ) -> &'b [f32]
     where
         'a: 'b,
     {
-        let values = self.values();
-        let rows = depth.words();
-        let is_whole = width == stride && rows == depth.filled();
-        if matches!(self, Self::Panels(_)) && is_whole {
-            return &values[first * rows..][..width * rows];
+        let Place { first, width, stride } = place;
+        let words = depth.words();
+        if let Self::Panels(values) = self
+            && width == stride
+            && words == depth.filled()
+        {
+            return &values[first * words..][..words * width];
         }
-        scratch.clear();
-        scratch.resize(depth.filled() * stride, 0.0);
-        let to = &mut scratch[..rows * stride];
-        match (self, depth) {
-            (Self::Panels(_), _) => {
-                copy_rows(to, stride, &values[first * rows..][..width * rows], width, width);
-            }
-            (Self::Rows(_), Depth::Singles(_)) => {
-                copy_rows(to, stride, &values[first..], columns, width);
-            }
-            (Self::Rows(_), Depth::Pairs(_) | Depth::Tiles(_)) => {
-                let rows = values[first..].chunks(2 * columns);
-                for (to, from) in to.chunks_exact_mut(stride).zip(rows) {
-                    pair_rows(&mut to[..width], &from[..width], from.get(columns..columns + width));
-                }
-            }
-            (Self::Transposed(_), Depth::Singles(depth)) => {
-                let rows = &values[first * depth..][..width * depth];
-                transpose(to, stride, rows, depth, singles_at);
-            }
-            (Self::Transposed(_), Depth::Pairs(depth) | Depth::Tiles(depth)) => {
-                let rows = &values[first * depth..][..width * depth];
-                transpose(to, stride, rows, depth, pairs_at);
+        if scratch.len() != depth.filled() * stride || width < stride {
+            scratch.clear();
+            scratch.resize(depth.filled() * stride, 0.0);
+        }
+        let to = &mut scratch[..words * stride];
+        match self {
+            Self::Rows(values) => from_rows(to, values, depth, columns, place),
+            Self::Transposed(values) => from_columns(to, values, depth, place),
+            Self::Panels(values) => {
+                copy_rows(to, stride, &values[first * words..][..words * width], width, width);
             }
         }
         scratch
+    }
+}
+
+/// Copies a part of a matrix that lies column after column.
+#[inline(always)]
+fn from_columns(to: &mut [f32], values: &[f32], depth: Depth, place: Place) {
+    let Place { first, width, stride } = place;
+    let numbers = depth.numbers();
+    let columns = &values[first * numbers..][..width * numbers];
+    match depth {
+        Depth::Singles(_) => transpose(to, stride, columns, numbers, singles_at),
+        Depth::Pairs(_) | Depth::Tiles(_) => {
+            transpose(to, stride, columns, numbers, pairs_at);
+        }
+    }
+}
+
+/// The same of a matrix that lies row after row.
+#[inline(always)]
+fn from_rows(to: &mut [f32], values: &[f32], depth: Depth, columns: usize, place: Place) {
+    let Place { first, width, stride } = place;
+    match depth {
+        Depth::Singles(_) => {
+            copy_rows(to, stride, &values[first..], columns, width);
+        }
+        Depth::Pairs(_) | Depth::Tiles(_) => {
+            let rows = values[first..].chunks(2 * columns);
+            for (to, from) in to.chunks_exact_mut(stride).zip(rows) {
+                pair_rows(&mut to[..width], &from[..width], from.get(columns..columns + width));
+            }
+        }
     }
 }
 
@@ -210,6 +280,13 @@ pub(super) enum Depth {
 }
 
 impl Depth {
+    /// Numbers in a row.
+    fn numbers(self) -> usize {
+        match self {
+            Self::Singles(numbers) | Self::Pairs(numbers) | Self::Tiles(numbers) => numbers,
+        }
+    }
+
     /// 32-bit words that the numbers take.
     pub(super) fn words(self) -> usize {
         match self {

@@ -7,7 +7,7 @@ use burn::backend::TensorMetadata;
 use super::{attention, elementwise, embedding, linear, loss, norm};
 use crate::kernels::{
     graph::{Array, Operation},
-    native::{filled, matrix, scalar, values, values_mut},
+    native::{matrix, scalar, values, values_mut, written},
     ops::{Activate, Attend, CrossEntropy, Drop, Embed, Linear, Norm},
 };
 
@@ -26,7 +26,9 @@ impl Operation<1> for Embed {
     }
 
     fn backward(self, (rows, width): Self::Kept, grad: Array) -> [Array; 1] {
-        [matrix(embedding::scatter(values(&grad), width, &self.ids, rows), width)]
+        let mut table = vec![0.0; rows * width];
+        embedding::add_rows(&mut table, width, &self.ids, values(&grad));
+        [matrix(table, width)]
     }
 }
 
@@ -44,27 +46,33 @@ impl Operation<2> for Norm {
     }
 }
 
+#[expect(
+    unsafe_code,
+    reason = "zeros that are written over at once cost as much as an optimizer's step"
+)]
 impl Operation<2> for Linear {
     type Kept = [Array; 2];
 
     fn forward(&self, inputs: [Array; 2]) -> (Array, Self::Kept) {
         let [x, w] = &inputs;
         let [rows, depth, width] = [x.shape()[0], columns(x), w.shape()[0]];
-        let out = filled(rows, width, |out| {
-            linear::forward(values(x), values(w), depth, self.0, out);
-        });
+        // SAFETY: the product writes all of it.
+        let out = unsafe {
+            written(rows, width, |out| linear::forward(values(x), values(w), depth, self.0, out))
+        };
         (out, inputs)
     }
 
     fn backward(self, [x, w]: Self::Kept, grad: Array) -> [Array; 2] {
         let [rows, depth, width] = [x.shape()[0], columns(&x), w.shape()[0]];
-        let dx = filled(rows, depth, |out| {
-            linear::backward_x(values(&grad), values(&w), width, self.0, out);
-        });
-        let dw = filled(width, depth, |out| {
-            linear::backward_w(values(&grad), values(&x), depth, self.0, out);
-        });
-        [dx, dw]
+        let [x, w, grad] = [values(&x), values(&w), values(&grad)];
+        // SAFETY: the products write all of them.
+        unsafe {
+            [
+                written(rows, depth, |out| linear::backward_x(grad, w, width, self.0, out)),
+                written(width, depth, |out| linear::backward_w(grad, x, depth, self.0, out)),
+            ]
+        }
     }
 }
 

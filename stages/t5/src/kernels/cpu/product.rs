@@ -7,20 +7,18 @@
 //!
 //! Beside the general products of MKL and `gemm` this is about twice as fast for the shapes of T5.
 
-use pulp::{Arch, Simd};
+use std::mem::MaybeUninit;
+
+use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::arithmetic::{Arithmetic, InPairs, InSingles};
-use super::operands::{Depth, Left, Right};
-use super::simd::{LANES, vectorized};
+use super::operands::{Depth, Left, Place, Right, STRIP, height};
+use super::simd::{LANES, prefetch, vectorized};
 use super::tiles::{self, Factors, SIDE, Tiles};
 
 /// Columns of a panel: three registers of AVX-512, six of AVX2, twelve of NEON.
 pub(super) const PANEL: usize = 3 * LANES;
-/// Rows of the left-hand matrix in a register tile.
-const TILE: usize = 8;
-/// Registers in the width of a tile: with 8 rows, 24 sums and what feeds them fit into 32 registers.
-const WIDTH: usize = 3;
 /// Rows of the left-hand matrix that stay in the second-level cache.
 const ROWS: usize = 256;
 /// Multiplications below which one thread does it all.
@@ -28,15 +26,26 @@ const PARALLEL_FROM: usize = 1 << 19;
 /// Tasks that every thread gets, so that a slow one does not hold up the rest.
 const TASKS: usize = 4;
 
-/// `left` times `right`, into `out`, `[rows, columns]`.
-pub(super) fn multiply(left: Left<'_>, right: Right<'_>, depth: usize, out: &mut [f32]) {
+/// `left` times `right`, into `out`, `[rows, columns]`, all of which is written.
+pub(super) fn multiply(
+    left: Left<'_>,
+    right: Right<'_>,
+    depth: usize,
+    out: &mut [MaybeUninit<f32>],
+) {
     let columns = right.values().len() / depth;
-    let work = |run: Run<'_>| Arch::new().dispatch(InSingles(run));
-    share(left, right, Depth::Singles(depth), columns, out, work);
+    let depth = Depth::Singles(depth);
+    let strips = left.strips(out.len() / columns, depth, strip_height());
+    share(&strips, right, depth, columns, out, |run| Arch::new().dispatch(InSingles(run)));
 }
 
 /// The same of numbers that are rounded to bf16. Panels are those of [`half_panels`](super::half_panels).
-pub(super) fn multiply_half(left: Left<'_>, right: Right<'_>, depth: usize, out: &mut [f32]) {
+pub(super) fn multiply_half(
+    left: Left<'_>,
+    right: Right<'_>,
+    depth: usize,
+    out: &mut [MaybeUninit<f32>],
+) {
     match tiles::available() {
         Some(tiles) => multiply_tiles(left, right, depth, out, tiles),
         None => multiply_pairs(left, right, depth, out, |run| InPairs(run).run()),
@@ -48,16 +57,13 @@ fn multiply_pairs(
     left: Left<'_>,
     right: Right<'_>,
     depth: usize,
-    out: &mut [f32],
+    out: &mut [MaybeUninit<f32>],
     work: impl Fn(Run<'_>) + Sync,
 ) {
     let columns = half_columns(right, depth);
-    let words = left.pairs(out.len() / columns, depth);
-    let left = match left {
-        Left::Rows(_) => Left::Rows(&words),
-        Left::Transposed(_) => Left::Transposed(&words),
-    };
-    share(left, right, Depth::Pairs(depth), columns, out, work);
+    let depth = Depth::Pairs(depth);
+    let strips = left.strips(out.len() / columns, depth, strip_height());
+    share(&strips, right, depth, columns, out, work);
 }
 
 /// By instructions for tiles.
@@ -65,7 +71,7 @@ fn multiply_tiles(
     left: Left<'_>,
     right: Right<'_>,
     depth: usize,
-    out: &mut [f32],
+    out: &mut [MaybeUninit<f32>],
     tiles: impl Tiles,
 ) {
     let columns = half_columns(right, depth);
@@ -76,7 +82,7 @@ fn multiply_tiles(
             || run.tiles(tiles),
         );
     };
-    share(Left::Rows(&left), right, Depth::Tiles(depth), columns, out, work);
+    share(&left, right, Depth::Tiles(depth), columns, out, work);
 }
 
 /// Columns of a matrix of `depth` rows, whose panels are of pairs.
@@ -87,13 +93,27 @@ fn half_columns(right: Right<'_>, depth: usize) -> usize {
     }
 }
 
-/// Shares the work out.
+/// Rows of a register tile on this machine.
+fn strip_height() -> usize {
+    struct Height;
+    impl WithSimd for Height {
+        type Output = usize;
+
+        fn with_simd<S: Simd>(self, _: S) -> usize {
+            // Of 16 registers, as AVX2 has them, four rows leave some to read into.
+            if S::REGISTER_COUNT < 32 { STRIP / 2 } else { STRIP }
+        }
+    }
+    Arch::new().dispatch(Height)
+}
+
+/// Shares the work out. `left` is as the work wants it.
 fn share(
-    left: Left<'_>,
+    left: &[f32],
     right: Right<'_>,
     depth: Depth,
     columns: usize,
-    out: &mut [f32],
+    out: &mut [MaybeUninit<f32>],
     work: impl Fn(Run<'_>) + Sync,
 ) {
     let rows = out.len() / columns;
@@ -108,7 +128,6 @@ fn share(
         tasks.extend((0..columns).step_by(group).map(|first_column| Task {
             left,
             first_row: number * block_rows,
-            rows,
             right,
             first_column,
             columns,
@@ -132,17 +151,16 @@ fn share(
 
 /// Some rows and columns of the result.
 struct Task<'a> {
-    left: Left<'a>,
+    /// The whole left-hand matrix.
+    left: &'a [f32],
     first_row: usize,
-    /// Rows of the whole left-hand matrix.
-    rows: usize,
     right: Right<'a>,
     first_column: usize,
     /// Columns of the whole right-hand matrix.
     columns: usize,
     depth: Depth,
     /// The part of each row.
-    out: Vec<&'a mut [f32]>,
+    out: Vec<&'a mut [MaybeUninit<f32>]>,
 }
 
 /// A task, and room for a panel.
@@ -159,27 +177,24 @@ impl Run<'_> {
         let columns = task.out.first().map_or(0, |part| part.len());
         for column in (0..columns).step_by(PANEL) {
             let width = PANEL.min(columns - column);
-            let stride = width.next_multiple_of(LANES);
-            let place = [task.first_column + column, width, stride];
+            let (first, stride) = (task.first_column + column, width.next_multiple_of(LANES));
+            let place = Place { first, width, stride };
             let values = task.right.panel(scratch, task.depth, task.columns, place);
-            work(&mut task, Panel { values, stride, column, width });
+            let next = task.right.next(values, task.depth, place);
+            work(&mut task, Panel { values, next, stride, column, width });
         }
     }
 
     /// By multiply-adds of vectors.
     #[inline(always)]
     pub(super) fn vectors<S: Simd, A: Arithmetic<S>>(self, simd: S) {
+        let most = if S::REGISTER_COUNT < 32 { STRIP / 2 } else { STRIP };
         self.panels(
             #[inline(always)]
-            |task, panel| {
-                for offset in (0..panel.stride / S::F32_LANES).step_by(WIDTH) {
-                    let registers = Registers { simd, panel, offset };
-                    match panel.stride / S::F32_LANES - offset {
-                        1 => task.columns::<S, A, 1>(&registers),
-                        2 => task.columns::<S, A, 2>(&registers),
-                        _ => task.columns::<S, A, WIDTH>(&registers),
-                    }
-                }
+            |task, panel| match panel.stride / LANES {
+                1 => task.strips::<S, A, 1>(simd, most, panel),
+                2 => task.strips::<S, A, 2>(simd, most, panel),
+                _ => task.strips::<S, A, 3>(simd, most, panel),
             },
         );
     }
@@ -203,6 +218,8 @@ impl Run<'_> {
 #[derive(Clone, Copy)]
 struct Panel<'a> {
     values: &'a [f32],
+    /// What is likely to be read after it.
+    next: *const f32,
     /// Words in a row.
     stride: usize,
     /// The first column in the part of the task.
@@ -211,124 +228,114 @@ struct Panel<'a> {
     width: usize,
 }
 
-/// Where in a panel a register tile is.
-struct Registers<'a, S> {
-    simd: S,
-    panel: Panel<'a>,
-    /// The first register of the row.
-    offset: usize,
-}
-
 impl Task<'_> {
-    /// All rows of the columns of one to three registers.
+    /// All rows of a panel, whose width is `C` registers of AVX-512.
     #[inline(always)]
-    fn columns<S: Simd, A: Arithmetic<S>, const C: usize>(&mut self, at: &Registers<'_, S>) {
+    fn strips<S: Simd, A: Arithmetic<S>, const C: usize>(
+        &mut self,
+        simd: S,
+        most: usize,
+        panel: Panel<'_>,
+    ) {
         let mut row = 0;
         while row < self.out.len() {
-            // Of 16 registers, as AVX2 has them, four rows leave some to read into.
-            let most = if S::REGISTER_COUNT < 32 { TILE / 2 } else { TILE };
-            row += match most.min(self.out.len() - row) {
-                1 => self.tile::<S, A, 1, C>(at, row),
-                2 | 3 => self.tile::<S, A, 2, C>(at, row),
-                4..8 => self.tile::<S, A, 4, C>(at, row),
-                _ => self.tile::<S, A, TILE, C>(at, row),
+            let height = height(self.out.len() - row, most);
+            // The next panel is asked for line by line, one with each row of this one.
+            let asked = (row / most * self.depth.words() * LANES).min(panel.values.len());
+            let next = panel.next.wrapping_add(asked);
+            match height {
+                1 => self.strip::<S, A, 1, C>(simd, row, panel, next),
+                2 => self.strip::<S, A, 2, C>(simd, row, panel, next),
+                4 => self.strip::<S, A, 4, C>(simd, row, panel, next),
+                _ => self.strip::<S, A, STRIP, C>(simd, row, panel, next),
             }
+            row += height;
         }
     }
 
-    /// So many rows of them, which it returns.
+    /// `R` of them.
     #[inline(always)]
-    fn tile<S: Simd, A: Arithmetic<S>, const R: usize, const C: usize>(
+    fn strip<S: Simd, A: Arithmetic<S>, const R: usize, const C: usize>(
         &mut self,
-        at: &Registers<'_, S>,
+        simd: S,
         row: usize,
-    ) -> usize {
-        let (depth, first) = (self.depth.words(), self.first_row + row);
-        let sums = match self.left {
-            Left::Rows(values) => {
-                let rows: [&[f32]; R] =
-                    std::array::from_fn(|i| &values[(first + i) * depth..][..depth]);
-                sums::<S, A, R, C>(
-                    at,
-                    depth,
-                    #[inline(always)]
-                    |k| {
-                        std::array::from_fn(
-                            #[inline(always)]
-                            |i| rows[i][k],
-                        )
-                    },
-                )
+        panel: Panel<'_>,
+        next: *const f32,
+    ) {
+        let depth = self.depth.words();
+        let strip = &self.left[(self.first_row + row) * depth..][..R * depth];
+        let (left, _) = strip.as_chunks::<R>();
+        let (right, _) = S::as_simd_f32s(panel.values);
+        let stride = panel.stride / S::F32_LANES;
+        // With narrower registers there are more of them than stay in the processor.
+        for part in 0..LANES / S::F32_LANES {
+            let first = (part * C * S::F32_LANES).min(panel.width);
+            let width = (C * S::F32_LANES).min(panel.width - first);
+            let sums = sums::<S, A, R, C>(simd, left, right[part * C..].chunks(stride), next);
+            for (out, sums) in self.out[row..].iter_mut().zip(sums) {
+                store(simd, &mut out[panel.column + first..][..width], sums);
             }
-            Left::Transposed(values) => {
-                let values = &values[first..];
-                sums::<S, A, R, C>(
-                    at,
-                    depth,
-                    #[inline(always)]
-                    |k| {
-                        let column = &values[k * self.rows..][..R];
-                        std::array::from_fn(
-                            #[inline(always)]
-                            |i| column[i],
-                        )
-                    },
-                )
-            }
-        };
-        let (start, lanes) = (at.offset * S::F32_LANES, C * S::F32_LANES);
-        let mut buffer = [0.0; PANEL];
-        for (out, sums) in self.out[row..].iter_mut().zip(&sums) {
-            let (registers, _) = S::as_mut_simd_f32s(&mut buffer);
-            registers[..C].copy_from_slice(sums);
-            let width = lanes.min(at.panel.width.saturating_sub(start));
-            out[at.panel.column + start..][..width].copy_from_slice(&buffer[..width]);
         }
-        R
     }
 
     /// All rows of a panel.
     #[inline(always)]
     fn tiles(&mut self, tiles: impl Tiles, panel: Panel<'_>) {
-        let Left::Rows(left) = self.left else { unreachable!("tiles are read row by row") };
         let stride = self.depth.filled();
         let mut sums = [[0.0; PANEL]; 2 * SIDE];
         for (number, out) in self.out.chunks_mut(2 * SIDE).enumerate() {
             let first = self.first_row + number * 2 * SIDE;
             let factors = Factors {
-                left: &left[first * stride..][..out.len().next_multiple_of(SIDE) * stride],
+                left: &self.left[first * stride..][..out.len().next_multiple_of(SIDE) * stride],
                 left_stride: stride,
                 right: panel.values,
                 right_stride: panel.stride,
+                // Two of these ask for the whole of it.
+                next: panel.next.wrapping_add(number.min(2) * panel.values.len() / 2),
             };
             tiles.multiply(factors, &mut sums);
             for (out, sums) in out.iter_mut().zip(&sums) {
-                out[panel.column..][..panel.width].copy_from_slice(&sums[..panel.width]);
+                out[panel.column..][..panel.width].write_copy_of_slice(&sums[..panel.width]);
             }
         }
     }
 }
 
-/// The sums of a tile; `factors` gives the left-hand numbers of a step in depth.
+/// The sums over the depth.
 #[inline(always)]
-fn sums<S: Simd, A: Arithmetic<S>, const R: usize, const C: usize>(
-    at: &Registers<'_, S>,
-    depth: usize,
-    factors: impl Fn(usize) -> [f32; R],
+fn sums<'a, S: Simd, A: Arithmetic<S>, const R: usize, const C: usize>(
+    simd: S,
+    left: &[[f32; R]],
+    right: impl Iterator<Item = &'a [S::f32s]>,
+    mut next: *const f32,
 ) -> [[S::f32s; C]; R] {
-    let (panel, _) = S::as_simd_f32s(at.panel.values);
-    let mut sums = [[at.simd.splat_f32s(0.0); C]; R];
-    for (k, row) in panel.chunks_exact(at.panel.stride / S::F32_LANES).enumerate().take(depth) {
-        let row = &row[at.offset..][..C];
-        let row: [S::f32s; C] = std::array::from_fn(|j| row[j]);
-        let factors = factors(k);
+    let mut sums = [[simd.splat_f32s(0.0); C]; R];
+    for (factors, row) in left.iter().zip(right) {
+        let Some(row) = row.first_chunk::<C>() else { break };
+        prefetch(next);
+        next = next.wrapping_add(LANES);
         for i in 0..R {
             for j in 0..C {
-                sums[i][j] = A::multiply_add(at.simd, factors[i], row[j], sums[i][j]);
+                sums[i][j] = A::multiply_add(simd, factors[i], row[j], sums[i][j]);
             }
         }
     }
     sums
+}
+
+/// Writes as many of the sums as there are columns.
+#[inline(always)]
+fn store<S: Simd, const C: usize>(simd: S, out: &mut [MaybeUninit<f32>], sums: [S::f32s; C]) {
+    let (whole, rest) = S::as_uninit_mut_simd_f32s(out);
+    let count = whole.len();
+    for (out, sums) in whole.iter_mut().zip(sums) {
+        out.write(sums);
+    }
+    if !rest.is_empty() {
+        let mut last = [0.0; LANES];
+        simd.partial_store_f32s(&mut last[..rest.len()], sums[count]);
+        rest.write_copy_of_slice(&last[..rest.len()]);
+    }
 }
 
 #[cfg(test)]
@@ -345,6 +352,14 @@ mod tests {
             .flat_map(|column| matrix.iter().skip(column).step_by(columns))
             .copied()
             .collect()
+    }
+
+    /// Numbers that `write` writes over others.
+    fn written(count: usize, write: impl FnOnce(&mut [MaybeUninit<f32>])) -> Vec<f32> {
+        let mut out = vec![MaybeUninit::new(f32::NAN); count];
+        write(&mut out);
+        // SAFETY: all are numbers from the start.
+        out.into_iter().map(|number| unsafe { number.assume_init() }).collect()
     }
 
     const SHAPES: [[usize; 3]; 7] = [
@@ -370,8 +385,7 @@ mod tests {
             let forms = [Right::Rows(&right), Right::Transposed(&b), Right::Panels(&panels)];
             let lefts = [Left::Rows(&a), Left::Transposed(&left)];
             for (left, right) in lefts.iter().flat_map(|left| forms.map(|right| (*left, right))) {
-                let mut out = vec![0.0; rows * columns];
-                multiply(left, right, depth, &mut out);
+                let out = written(rows * columns, |out| multiply(left, right, depth, out));
                 for (index, value) in out.iter().enumerate() {
                     let exact = exact(index / columns, index % columns);
                     assert!((f64::from(*value) - exact).abs() < 1e-4, "{value} is not {exact}");
@@ -382,7 +396,9 @@ mod tests {
 
     /// `multiply` of halves agrees with the definition in every form, and all forms with each other to the bit: the
     /// products.
-    fn halves(multiply: impl Fn(Left<'_>, Right<'_>, usize, &mut [f32])) -> Vec<Vec<f32>> {
+    fn halves(
+        multiply: impl Fn(Left<'_>, Right<'_>, usize, &mut [MaybeUninit<f32>]),
+    ) -> Vec<Vec<f32>> {
         let round = |x: f32| f64::from(half::bf16::from_f32(x));
         let products = SHAPES.map(|[rows, depth, columns]| {
             let (a, b) = (matrix(rows, depth, 0.37), matrix(columns, depth, 0.73));
@@ -392,9 +408,7 @@ mod tests {
             let lefts = [Left::Rows(&a), Left::Transposed(&left)];
             let products = lefts.iter().flat_map(|left| forms.map(|right| (*left, right)));
             let products = products.map(|(left, right)| {
-                let mut out = vec![0.0; rows * columns];
-                multiply(left, right, depth, &mut out);
-                out
+                written(rows * columns, |out| multiply(left, right, depth, out))
             });
             let products: Vec<_> = products.collect();
             for (index, value) in products[0].iter().enumerate() {
@@ -444,10 +458,10 @@ mod tests {
         let x = matrix(77, depth, 0.17);
         let of = |rows: usize| {
             let x = Left::Rows(&x[..rows * depth]);
-            let mut products = [vec![0.0; rows * columns], vec![0.0; rows * columns]];
-            multiply(x, panels, depth, &mut products[0]);
-            multiply_half(x, halves, depth, &mut products[1]);
-            products
+            [
+                written(rows * columns, |out| multiply(x, panels, depth, out)),
+                written(rows * columns, |out| multiply_half(x, halves, depth, out)),
+            ]
         };
         let all = of(77);
         for rows in [1, 2, 5, 11, 64] {

@@ -18,6 +18,8 @@ pub(super) struct Factors<'a> {
     pub(super) right: &'a [f32],
     /// Words in a row of it.
     pub(super) right_stride: usize,
+    /// What to ask for meanwhile: the next right-hand side, likely.
+    pub(super) next: *const f32,
 }
 
 /// The sums of [`Tiles::multiply`].
@@ -123,7 +125,7 @@ mod amx {
         }
 
         fn multiply(self, factors: Factors<'_>, sums: &mut Sums) {
-            let Factors { left, left_stride, right, right_stride } = factors;
+            let Factors { left, left_stride, right, right_stride, next } = factors;
             let (rows, columns) = (left.len() / left_stride / SIDE, right_stride / SIDE);
             assert!(left_stride.is_multiple_of(SIDE) && left.len() == rows * SIDE * left_stride);
             assert!(right_stride.is_multiple_of(SIDE) && right.len() >= left_stride * right_stride);
@@ -135,6 +137,7 @@ mod amx {
                 left_stride: left_stride * size_of::<f32>(),
                 right_stride: right_stride * size_of::<f32>(),
                 steps: left_stride / SIDE,
+                next: next.wrapping_add(if column == 0 { 0 } else { left_stride / SIDE * AHEAD }),
             };
             // SAFETY: the sides are as large as the assertions say, which is what the loops read; the sums are as large
             // as two by three tiles.
@@ -164,7 +167,11 @@ mod amx {
         left_stride: usize,
         right_stride: usize,
         steps: usize,
+        next: *const f32,
     }
+
+    /// Words that a step asks for: twelve cache lines, so that those of 64 rows ask for the whole of the next panel.
+    pub(super) const AHEAD: usize = 12 * SIDE;
 
     /// A loop over the depth. The left-hand tiles are in tmm4 and, of two, tmm5; the right-hand ones after them.
     macro_rules! loops {
@@ -182,6 +189,19 @@ mod amx {
                             $($zero,)*
                             "2:",
                             $($step,)*
+                            "prefetcht1 [r12]",
+                            "prefetcht1 [r12 + 64]",
+                            "prefetcht1 [r12 + 128]",
+                            "prefetcht1 [r12 + 192]",
+                            "prefetcht1 [r12 + 256]",
+                            "prefetcht1 [r12 + 320]",
+                            "prefetcht1 [r12 + 384]",
+                            "prefetcht1 [r12 + 448]",
+                            "prefetcht1 [r12 + 512]",
+                            "prefetcht1 [r12 + 576]",
+                            "prefetcht1 [r12 + 640]",
+                            "prefetcht1 [r12 + 704]",
+                            "add r12, 768",
                             "add rsi, 64",
                             "add rdi, 64",
                             "add rdx, rax",
@@ -192,6 +212,7 @@ mod amx {
                             inout("rdi") next_row => _,
                             inout("rdx") self.right => _,
                             inout("rcx") self.steps => _,
+                            inout("r12") self.next => _,
                             in("rax") SIDE * self.right_stride,
                             in("r8") self.left_stride,
                             in("r9") self.right_stride,
@@ -260,7 +281,7 @@ impl Tiles for Emulated {
     }
 
     fn multiply(self, factors: Factors<'_>, sums: &mut Sums) {
-        let Factors { left, left_stride, right, right_stride } = factors;
+        let Factors { left, left_stride, right, right_stride, .. } = factors;
         let number = |word: f32, place: u32| f32::from_bits(word.to_bits() >> (16 * place) << 16);
         for (left, sums) in left.chunks_exact(left_stride).zip(sums) {
             for (column, sum) in sums[..right_stride].iter_mut().enumerate() {

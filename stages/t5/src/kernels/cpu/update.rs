@@ -3,6 +3,7 @@
 use burn::backend::TensorMetadata;
 use rayon::prelude::*;
 
+use super::embedding;
 use super::simd::{for_row_blocks, reduce_rows, vectorized};
 use crate::kernels::{
     graph::Array,
@@ -112,6 +113,14 @@ pub(in crate::kernels) fn adafactor_vector(tensors: [Array; 3], step: AdafactorS
         .map(|(g, mean)| g * scale / mean.sqrt())
         .collect();
     [apply(step, weight, &update), mean]
+}
+
+/// [`UpdateBackend::t5_add_rows`](crate::kernels::update::UpdateBackend::t5_add_rows).
+pub(in crate::kernels) fn add_rows(table: Array, rows: Array, ids: &[u32]) -> Array {
+    let [mut table, rows] = [table, rows].map(dense);
+    let width = table.shape()[1];
+    embedding::add_rows(values_mut(&mut table), width, ids, values(&rows));
+    table
 }
 
 /// The sum of squares, `[1]`.

@@ -1,4 +1,7 @@
 //! Tensors as slices.
+#![expect(unsafe_code, reason = "memory that is written before it is read")]
+
+use std::mem::MaybeUninit;
 
 use burn::tensor::TensorData;
 
@@ -32,13 +35,19 @@ pub(in crate::kernels) fn matrix(values: Vec<f32>, columns: usize) -> Array {
     Array::from_data(TensorData::new(values, [rows, columns]))
 }
 
-/// A matrix whose values `fill` writes into zeros.
-pub(in crate::kernels) fn filled(
+/// A matrix whose values `write` writes.
+///
+/// # Safety
+///
+/// It writes all of them.
+pub(in crate::kernels) unsafe fn written(
     rows: usize,
     columns: usize,
-    fill: impl FnOnce(&mut [f32]),
+    write: impl FnOnce(&mut [MaybeUninit<f32>]),
 ) -> Array {
-    let mut values = vec![0.0; rows * columns];
-    fill(&mut values);
+    let mut values = Vec::with_capacity(rows * columns);
+    write(&mut values.spare_capacity_mut()[..rows * columns]);
+    // SAFETY: there is room for so many, and the caller says that they are written.
+    unsafe { values.set_len(rows * columns) };
     matrix(values, columns)
 }

@@ -1,5 +1,7 @@
 //! Optimizer steps, which are the loops of [`cpu`](crate::kernels::cpu).
 
+use std::sync::Arc;
+
 use burn::backend::Flex;
 
 use crate::kernels::cpu::update;
@@ -29,6 +31,10 @@ impl UpdateBackend for Flex {
 
     fn t5_adafactor_vector(w: Array, g: Array, mean: Array, step: AdafactorStep) -> (Array, Array) {
         update::adafactor_vector([w, g, mean], step).into()
+    }
+
+    fn t5_add_rows(table: Array, rows: Array, ids: Arc<[u32]>) -> Array {
+        update::add_rows(table, rows, &ids)
     }
 
     fn t5_square_sum(x: Array) -> Array {

@@ -1,9 +1,16 @@
 //! Optimizer steps. What is a number of the whole weight stays on the device: reading it would wait for all that is
 //! still being computed.
 
-use burn::tensor::Tensor;
+use burn::tensor::{IndexingUpdateOp, Tensor};
 
+use super::index;
 use crate::kernels::update::{AdafactorStep, AdamStep};
+
+pub(in crate::kernels) fn add_rows(table: Tensor<2>, ids: &[u32], rows: Tensor<2>) -> Tensor<2> {
+    let ids = ids.iter().map(|&id| i64::from(id)).collect();
+    let ids = index(ids, &table.device());
+    table.select_assign(0, ids, rows, IndexingUpdateOp::Add)
+}
 
 pub(in crate::kernels) fn adam(
     weight: Tensor<2>,

@@ -1,6 +1,8 @@
 //! Torch's tensors on the CPU as slices.
 #![expect(unsafe_code, reason = "tch gives the memory of a tensor as a pointer")]
 
+use std::mem::MaybeUninit;
+
 use burn::backend::TensorMetadata;
 use tch::{Kind, Tensor};
 
@@ -55,14 +57,20 @@ pub(in crate::kernels) fn matrix(values: Vec<f32>, columns: usize) -> Array {
     Array::new(Tensor::from_slice(&values).view([rows as i64, columns as i64]))
 }
 
-/// A matrix whose values `fill` writes into zeros.
-pub(in crate::kernels) fn filled(
+/// A matrix whose values `write` writes.
+///
+/// # Safety
+///
+/// It writes all of them.
+pub(in crate::kernels) unsafe fn written(
     rows: usize,
     columns: usize,
-    fill: impl FnOnce(&mut [f32]),
+    write: impl FnOnce(&mut [MaybeUninit<f32>]),
 ) -> Array {
     let shape = [rows as i64, columns as i64];
-    let mut array = Array::new(Tensor::zeros(shape, (Kind::Float, tch::Device::Cpu)));
-    fill(values_mut(&mut array));
+    let array = Array::new(Tensor::empty(shape, (Kind::Float, tch::Device::Cpu)));
+    let (first, count) = memory(&array.tensor);
+    // SAFETY: the tensor has so many values from there on, and nobody else has it.
+    write(unsafe { std::slice::from_raw_parts_mut(first.cast(), count) });
     array
 }

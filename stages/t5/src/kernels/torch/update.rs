@@ -1,9 +1,12 @@
 //! Optimizer steps on libtorch.
 
+use std::sync::Arc;
+
 use burn::backend::LibTorch;
 use tch::{Kind, Tensor};
 
 use super::choice::is_ours;
+use super::ops::index;
 use crate::kernels::cpu::update;
 use crate::kernels::graph::Array;
 use crate::kernels::update::{AdafactorStep, AdamStep, UpdateBackend};
@@ -70,6 +73,14 @@ impl UpdateBackend for LibTorch {
         let mean = step.blend(mean, &squares);
         let update = gradient * mean.rsqrt();
         (step.apply(weight, update), Array::new(mean))
+    }
+
+    fn t5_add_rows(table: Array, rows: Array, ids: Arc<[u32]>) -> Array {
+        if is_ours(&table) {
+            return update::add_rows(table, rows, &ids);
+        }
+        let ids = index(ids.iter().map(|&id| i64::from(id)), &table.tensor);
+        Array::new(owned(table).index_add_(0, &ids, &rows.tensor))
     }
 
     fn t5_square_sum(x: Array) -> Array {
