@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use super::arithmetic::{pair, pair_rows, pairs};
 use super::product::PANEL;
-use super::simd::{LANES, for_row_blocks, vectorized};
+use super::simd::{LANES, for_row_blocks, prefetch, vectorized};
 
 /// The left-hand matrix, `[rows, depth]`.
 #[derive(Clone, Copy)]
@@ -209,9 +209,21 @@ fn from_rows(to: &mut [f32], values: &[f32], depth: Depth, columns: usize, place
         Depth::Pairs(_) | Depth::Tiles(_) => {
             let rows = values[first..].chunks(2 * columns);
             for (to, from) in to.chunks_exact_mut(stride).zip(rows) {
+                ask_for_later(from, columns, width);
+                ask_for_later(&from[from.len().min(columns)..], columns, width);
                 pair_rows(&mut to[..width], &from[..width], from.get(columns..columns + width));
             }
         }
+    }
+}
+
+/// Asks for a piece of a row that comes a little later: pieces are short and far apart, which the processor does not
+/// foresee.
+#[inline(always)]
+fn ask_for_later(from: &[f32], stride: usize, width: usize) {
+    const ROWS: usize = 16;
+    for line in (0..width).step_by(LANES) {
+        prefetch(from.as_ptr().wrapping_add(ROWS * stride + line));
     }
 }
 
@@ -219,6 +231,7 @@ fn from_rows(to: &mut [f32], values: &[f32], depth: Depth, columns: usize, place
 #[inline(always)]
 fn copy_rows(to: &mut [f32], stride: usize, from: &[f32], from_stride: usize, width: usize) {
     for (to, from) in to.chunks_exact_mut(stride).zip(from.chunks(from_stride)) {
+        ask_for_later(from, from_stride, width);
         to[..width].copy_from_slice(&from[..width]);
     }
 }
