@@ -222,10 +222,10 @@ impl Work<'_> {
         &rows[first * self.inputs.width + head * self.d_kv()..]
     }
 
-    /// The part of `head` in the row of the key at `position`, or in that of its value.
+    /// A row.
     #[inline(always)]
-    fn key<'b>(&self, rows: &'b [f32], position: usize, head: usize) -> &'b [f32] {
-        &self.head(rows, self.segment.keys.row(position), head)[..self.d_kv()]
+    fn row<'b>(&self, rows: &'b [f32], row: usize) -> &'b [f32] {
+        &rows[row * self.inputs.width..][..self.inputs.width]
     }
 
     /// Many queries over a run of keys, by products of small matrices.
@@ -353,11 +353,12 @@ impl WithSimd for RowByRow<'_> {
         let of_head = queries * stride;
         let mut kept = vec![0.0; scores(segment, heads)];
         for row in 0..queries {
+            let query = work.row(inputs.q, segment.queries.start + row);
             for position in 0..work.visible(row) {
-                for head in 0..heads {
-                    let query = &work.head(inputs.q, segment.queries.start + row, head)[..d];
-                    kept[head * of_head + row * stride + position] =
-                        dot_product(simd, query, work.key(inputs.k, position, head));
+                let key = work.row(inputs.k, segment.keys.row(position));
+                let heads = query.chunks_exact(d).zip(key.chunks_exact(d));
+                for (head, (query, key)) in heads.enumerate() {
+                    kept[head * of_head + row * stride + position] = dot_product(simd, query, key);
                 }
             }
         }
@@ -373,17 +374,16 @@ impl WithSimd for RowByRow<'_> {
             }
             weights = &dropped;
         }
-        for row in 0..queries {
+        for (row, out) in out.chunks_exact_mut(inputs.width).enumerate() {
             for first in (0..work.visible(row)).step_by(VALUES) {
-                let positions = first..work.visible(row).min(first + VALUES);
-                for head in 0..heads {
-                    add_weighted(
-                        simd,
-                        &weights[head * of_head + row * stride..][positions.clone()],
-                        #[inline(always)]
-                        |offset| work.key(inputs.v, first + offset, head),
-                        &mut out[row * inputs.width + head * d..][..d],
-                    );
+                let count = VALUES.min(work.visible(row) - first);
+                let mut values: [&[f32]; VALUES] = [&[]; VALUES];
+                for (offset, values) in values[..count].iter_mut().enumerate() {
+                    *values = work.row(inputs.v, segment.keys.row(first + offset));
+                }
+                for (head, out) in out.chunks_exact_mut(d).enumerate() {
+                    let weights = &weights[head * of_head + row * stride + first..][..count];
+                    add_weighted(simd, weights, &values[..count], head * d, out);
                 }
             }
         }
@@ -408,30 +408,41 @@ fn dot_product<S: Simd>(simd: S, a: &[f32], b: &[f32]) -> f32 {
     simd.reduce_sum_f32s(sum) + rest
 }
 
-/// Adds what `row` gives for each of the weights, times that.
+/// Adds rows, from a column on, each times its weight.
 #[inline(always)]
-fn add_weighted<'a, S: Simd>(
+fn add_weighted<S: Simd>(
     simd: S,
     weights: &[f32],
-    row: impl Fn(usize) -> &'a [f32],
+    rows: &[&[f32]],
+    column: usize,
     out: &mut [f32],
 ) {
+    let width = out.len();
     let (registers, rest) = S::as_mut_simd_f32s(out);
-    for (block, out) in registers.chunks_mut(SUMS).enumerate() {
-        let mut sums = [simd.splat_f32s(0.0); SUMS];
-        sums[..out.len()].copy_from_slice(out);
-        for (position, &weight) in weights.iter().enumerate() {
-            let (row, _) = S::as_simd_f32s(row(position));
-            let weight = simd.splat_f32s(weight);
-            for (sum, value) in sums.iter_mut().zip(&row[block * SUMS..]) {
-                *sum = simd.mul_add_e_f32s(weight, *value, *sum);
+    let whole = registers.len();
+    let (blocks, single) = registers.as_chunks_mut::<SUMS>();
+    for (block, out) in blocks.iter_mut().enumerate() {
+        // Of its own, so that it stays in registers.
+        let mut sums = *out;
+        for (weight, row) in weights.iter().zip(rows) {
+            let (row, _) = S::as_simd_f32s(&row[column..][..width]);
+            let Some(row) = row[block * SUMS..].first_chunk::<SUMS>() else { break };
+            let weight = simd.splat_f32s(*weight);
+            for index in 0..SUMS {
+                sums[index] = simd.mul_add_e_f32s(weight, row[index], sums[index]);
             }
         }
-        out.copy_from_slice(&sums[..out.len()]);
+        *out = sums;
     }
-    let first = registers.len() * S::F32_LANES;
-    for (position, &weight) in weights.iter().enumerate() {
-        for (sum, value) in rest.iter_mut().zip(&row(position)[first..]) {
+    for (index, out) in single.iter_mut().enumerate() {
+        let index = whole / SUMS * SUMS + index;
+        for (weight, row) in weights.iter().zip(rows) {
+            let (row, _) = S::as_simd_f32s(&row[column..][..width]);
+            *out = simd.mul_add_e_f32s(simd.splat_f32s(*weight), row[index], *out);
+        }
+    }
+    for (weight, row) in weights.iter().zip(rows) {
+        for (sum, value) in rest.iter_mut().zip(&row[column + whole * S::F32_LANES..]) {
             *sum += weight * value;
         }
     }

@@ -15,6 +15,7 @@ mod norm;
 mod operands;
 mod ops;
 mod panel;
+mod part;
 mod product;
 mod simd;
 mod tiles;

@@ -25,6 +25,15 @@ pub(super) struct Place {
     pub(super) stride: usize,
 }
 
+impl Place {
+    /// The panel from a column on.
+    #[inline(always)]
+    pub(super) fn new(first: usize, columns: usize) -> Self {
+        let width = PANEL.min(columns - first);
+        Self { first, width, stride: width.next_multiple_of(LANES) }
+    }
+}
+
 impl Left<'_> {
     /// The words of this matrix of `rows` in strips: rows in groups of `most`, and of fewer at the end, as [`height`]
     /// says, each strip column after column.
@@ -81,16 +90,20 @@ impl Left<'_> {
     }
 }
 
-/// Rows of the left-hand matrix in a register tile: with three registers in its width, 24 sums and what feeds them fit
-/// into 32 registers.
-pub(super) const STRIP: usize = 8;
+/// Rows of the left-hand matrix in a register tile: with two registers in its width, 24 sums and what feeds them fit into
+/// 32 registers.
+pub(super) const STRIP: usize = 12;
+/// The same of 16 registers, as AVX2 has them.
+pub(super) const SHORT_STRIP: usize = STRIP / 2;
 
 /// Rows of the next strip, where so many are left.
 pub(super) fn height(left: usize, most: usize) -> usize {
-    match most.min(left) {
-        2 | 3 => 2,
-        4..STRIP => 4,
-        height => height,
+    match left {
+        left if left >= most => most,
+        8.. => 8,
+        4.. => 4,
+        2.. => 2,
+        left => left,
     }
 }
 
@@ -126,25 +139,44 @@ pub(super) enum Right<'a> {
     Transposed(&'a [f32]),
     /// In panels, as [`panels`] gives them.
     Panels(&'a [f32]),
+    /// In panels with all their padding, as [`Right::packed`] gives them.
+    Packed(&'a [f32]),
 }
 
 impl<'a> Right<'a> {
     /// Numbers or words, in whatever order.
     pub(super) fn values(&self) -> &'a [f32] {
         match self {
-            Self::Rows(values) | Self::Transposed(values) | Self::Panels(values) => values,
+            Self::Rows(values)
+            | Self::Transposed(values)
+            | Self::Panels(values)
+            | Self::Packed(values) => values,
         }
+    }
+
+    /// All panels of a matrix of so many columns, for [`Right::Packed`].
+    pub(super) fn packed(&self, depth: Depth, columns: usize) -> Vec<f32> {
+        let mut to = vec![0.0; columns.next_multiple_of(LANES) * depth.filled()];
+        let panels = to.par_chunks_mut(PANEL * depth.filled()).enumerate();
+        panels.for_each_init(Vec::new, |scratch, (number, to)| {
+            let place = Place::new(number * PANEL, columns);
+            vectorized(
+                #[inline(always)]
+                || to.copy_from_slice(self.panel(scratch, depth, columns, place)),
+            );
+        });
+        to
     }
 
     /// Where the panel after `panel`, the one at a place, lies in one piece, if it does.
     #[inline(always)]
-    pub(super) fn next(&self, panel: &[f32], depth: Depth, place: Place) -> *const f32 {
+    pub(super) fn next(&self, panel: &[f32], depth: Depth, place: Place) -> Option<*const f32> {
         match self {
-            Self::Panels(_) => panel.as_ptr_range().end,
+            Self::Panels(_) => Some(panel.as_ptr_range().end),
             Self::Transposed(values) => {
-                values.as_ptr().wrapping_add((place.first + place.width) * depth.numbers())
+                Some(values.as_ptr().wrapping_add((place.first + place.width) * depth.numbers()))
             }
-            Self::Rows(_) => panel.as_ptr(),
+            Self::Rows(_) | Self::Packed(_) => None,
         }
     }
 
@@ -168,6 +200,9 @@ impl<'a> Right<'a> {
         {
             return &values[first * words..][..words * width];
         }
+        if let Self::Packed(values) = self {
+            return &values[first * depth.filled()..][..depth.filled() * stride];
+        }
         if scratch.len() != depth.filled() * stride || width < stride {
             scratch.clear();
             scratch.resize(depth.filled() * stride, 0.0);
@@ -176,7 +211,7 @@ impl<'a> Right<'a> {
         match self {
             Self::Rows(values) => from_rows(to, values, depth, columns, place),
             Self::Transposed(values) => from_columns(to, values, depth, place),
-            Self::Panels(values) => {
+            Self::Panels(values) | Self::Packed(values) => {
                 copy_rows(to, stride, &values[first * words..][..words * width], width, width);
             }
         }

@@ -13,14 +13,17 @@ use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::arithmetic::{Arithmetic, InPairs, InSingles};
-use super::operands::{Depth, Left, Place, Right, STRIP, height};
+use super::operands::{Depth, Left, Place, Right, SHORT_STRIP, STRIP, height};
+use super::part::Part;
 use super::simd::{LANES, prefetch, vectorized};
 use super::tiles::{self, Factors, SIDE, Tiles};
 
-/// Columns of a panel: three registers of AVX-512, six of AVX2, twelve of NEON.
-pub(super) const PANEL: usize = 3 * LANES;
-/// Rows of the left-hand matrix that stay in the second-level cache.
-const ROWS: usize = 256;
+/// Columns of a panel: two registers of AVX-512, four of AVX2, eight of NEON; two tiles of AMX.
+pub(super) const PANEL: usize = 2 * LANES;
+/// Rows of the left-hand matrix that stay in the second-level cache: a multiple of the rows of all register tiles.
+const ROWS: usize = 24 * STRIP;
+/// Rows of it that stay in the first-level cache, as many as all register tiles can share.
+const FEW_ROWS: usize = 8 * STRIP;
 /// Multiplications below which one thread does it all.
 const PARALLEL_FROM: usize = 1 << 19;
 /// Tasks that every thread gets, so that a slow one does not hold up the rest.
@@ -89,7 +92,9 @@ fn multiply_tiles(
 fn half_columns(right: Right<'_>, depth: usize) -> usize {
     match right {
         Right::Panels(values) => values.len() / depth.div_ceil(2),
-        Right::Rows(values) | Right::Transposed(values) => values.len() / depth,
+        Right::Rows(values) | Right::Transposed(values) | Right::Packed(values) => {
+            values.len() / depth
+        }
     }
 }
 
@@ -100,8 +105,7 @@ fn strip_height() -> usize {
         type Output = usize;
 
         fn with_simd<S: Simd>(self, _: S) -> usize {
-            // Of 16 registers, as AVX2 has them, four rows leave some to read into.
-            if S::REGISTER_COUNT < 32 { STRIP / 2 } else { STRIP }
+            if S::REGISTER_COUNT < 32 { SHORT_STRIP } else { STRIP }
         }
     }
     Arch::new().dispatch(Height)
@@ -119,32 +123,33 @@ fn share(
     let rows = out.len() / columns;
     let work_to_do = rows * columns * depth.words();
     let threads = if work_to_do < PARALLEL_FROM { 1 } else { rayon::current_num_threads() };
-    // Every task gets its part of each of its rows. A panel that has to be made first is made once.
-    let block_rows = if matches!(right, Right::Panels(_)) { ROWS } else { rows };
+    // A panel that has to be made is made once: by the task that has its columns, or for all tasks beforehand where there
+    // are more rows than columns. Then rows are shared out, and are written in order.
+    let by_rows = rows >= columns && matches!(right, Right::Rows(_));
+    let packed = if by_rows { right.packed(depth, columns) } else { Vec::new() };
+    let right = if by_rows { Right::Packed(&packed) } else { right };
     let group = columns.div_ceil(PANEL).div_ceil(TASKS * threads) * PANEL;
-    let mut tasks: Vec<Task<'_>> = Vec::new();
-    for (number, block) in out.chunks_mut(block_rows * columns).enumerate() {
-        let first = tasks.len();
-        tasks.extend((0..columns).step_by(group).map(|first_column| Task {
-            left,
-            first_row: number * block_rows,
-            right,
-            first_column,
-            columns,
-            depth,
-            out: Vec::with_capacity(block.len() / columns),
-        }));
-        for row in block.chunks_exact_mut(columns) {
-            for (task, part) in tasks[first..].iter_mut().zip(row.chunks_mut(group)) {
-                task.out.push(part);
-            }
-        }
-    }
+    let [high, wide] = match right {
+        Right::Packed(_) => [FEW_ROWS, columns],
+        Right::Panels(_) => [ROWS, group],
+        Right::Rows(_) | Right::Transposed(_) => [rows, group],
+    };
+    let tasks = Part::whole(out, columns).cut(high, wide);
+    let tasks = tasks.map(|([first_row, first_column], out)| Task {
+        left,
+        first_row,
+        right,
+        first_column,
+        columns,
+        depth,
+        out,
+    });
     let run = |scratch: &mut Vec<f32>, task| work(Run { task, scratch });
     if threads == 1 {
         let mut scratch = Vec::new();
-        tasks.into_iter().for_each(|task| run(&mut scratch, task));
+        tasks.for_each(|task| run(&mut scratch, task));
     } else {
+        let tasks: Vec<_> = tasks.collect();
         tasks.into_par_iter().for_each_init(Vec::new, run);
     }
 }
@@ -159,8 +164,7 @@ struct Task<'a> {
     /// Columns of the whole right-hand matrix.
     columns: usize,
     depth: Depth,
-    /// The part of each row.
-    out: Vec<&'a mut [MaybeUninit<f32>]>,
+    out: Part<'a>,
 }
 
 /// A task, and room for a panel.
@@ -174,11 +178,9 @@ impl Run<'_> {
     #[inline(always)]
     fn panels(self, work: impl Fn(&mut Task<'_>, Panel<'_>)) {
         let Self { mut task, scratch } = self;
-        let columns = task.out.first().map_or(0, |part| part.len());
-        for column in (0..columns).step_by(PANEL) {
-            let width = PANEL.min(columns - column);
-            let (first, stride) = (task.first_column + column, width.next_multiple_of(LANES));
-            let place = Place { first, width, stride };
+        for column in (0..task.out.columns()).step_by(PANEL) {
+            let place = Place::new(task.first_column + column, task.columns);
+            let Place { width, stride, .. } = place;
             let values = task.right.panel(scratch, task.depth, task.columns, place);
             let next = task.right.next(values, task.depth, place);
             work(&mut task, Panel { values, next, stride, column, width });
@@ -188,13 +190,12 @@ impl Run<'_> {
     /// By multiply-adds of vectors.
     #[inline(always)]
     pub(super) fn vectors<S: Simd, A: Arithmetic<S>>(self, simd: S) {
-        let most = if S::REGISTER_COUNT < 32 { STRIP / 2 } else { STRIP };
+        let most = if S::REGISTER_COUNT < 32 { SHORT_STRIP } else { STRIP };
         self.panels(
             #[inline(always)]
             |task, panel| match panel.stride / LANES {
                 1 => task.strips::<S, A, 1>(simd, most, panel),
-                2 => task.strips::<S, A, 2>(simd, most, panel),
-                _ => task.strips::<S, A, 3>(simd, most, panel),
+                _ => task.strips::<S, A, 2>(simd, most, panel),
             },
         );
     }
@@ -219,7 +220,7 @@ impl Run<'_> {
 struct Panel<'a> {
     values: &'a [f32],
     /// What is likely to be read after it.
-    next: *const f32,
+    next: Option<*const f32>,
     /// Words in a row.
     stride: usize,
     /// The first column in the part of the task.
@@ -238,15 +239,17 @@ impl Task<'_> {
         panel: Panel<'_>,
     ) {
         let mut row = 0;
-        while row < self.out.len() {
-            let height = height(self.out.len() - row, most);
+        while row < self.out.rows() {
+            let height = height(self.out.rows() - row, most);
             // The next panel is asked for line by line, one with each row of this one.
             let asked = (row / most * self.depth.words() * LANES).min(panel.values.len());
-            let next = panel.next.wrapping_add(asked);
+            let next = panel.next.unwrap_or(panel.values.as_ptr()).wrapping_add(asked);
             match height {
                 1 => self.strip::<S, A, 1, C>(simd, row, panel, next),
                 2 => self.strip::<S, A, 2, C>(simd, row, panel, next),
                 4 => self.strip::<S, A, 4, C>(simd, row, panel, next),
+                SHORT_STRIP => self.strip::<S, A, SHORT_STRIP, C>(simd, row, panel, next),
+                8 => self.strip::<S, A, 8, C>(simd, row, panel, next),
                 _ => self.strip::<S, A, STRIP, C>(simd, row, panel, next),
             }
             row += height;
@@ -272,8 +275,8 @@ impl Task<'_> {
             let first = (part * C * S::F32_LANES).min(panel.width);
             let width = (C * S::F32_LANES).min(panel.width - first);
             let sums = sums::<S, A, R, C>(simd, left, right[part * C..].chunks(stride), next);
-            for (out, sums) in self.out[row..].iter_mut().zip(sums) {
-                store(simd, &mut out[panel.column + first..][..width], sums);
+            for (row, sums) in (row..).zip(sums) {
+                store(simd, &mut self.out.row(row)[panel.column + first..][..width], sums);
             }
         }
     }
@@ -282,20 +285,30 @@ impl Task<'_> {
     #[inline(always)]
     fn tiles(&mut self, tiles: impl Tiles, panel: Panel<'_>) {
         let stride = self.depth.filled();
-        let mut sums = [[0.0; PANEL]; 2 * SIDE];
-        for (number, out) in self.out.chunks_mut(2 * SIDE).enumerate() {
-            let first = self.first_row + number * 2 * SIDE;
+        let mut padded = [MaybeUninit::uninit(); 2 * SIDE * PANEL];
+        for (number, row) in (0..self.out.rows()).step_by(2 * SIDE).enumerate() {
+            let rows = (self.out.rows() - row).min(2 * SIDE);
+            let whole = rows.next_multiple_of(SIDE);
             let factors = Factors {
-                left: &self.left[first * stride..][..out.len().next_multiple_of(SIDE) * stride],
+                left: &self.left[(self.first_row + row) * stride..][..whole * stride],
                 left_stride: stride,
                 right: panel.values,
                 right_stride: panel.stride,
                 // Two of these ask for the whole of it.
-                next: panel.next.wrapping_add(number.min(2) * panel.values.len() / 2),
+                next: panel.next.filter(|_| number < 2).map(
+                    #[inline(always)]
+                    |next| next.wrapping_add(number * panel.values.len() / 2),
+                ),
             };
-            tiles.multiply(factors, &mut sums);
-            for (out, sums) in out.iter_mut().zip(&sums) {
-                out[panel.column..][..panel.width].write_copy_of_slice(&sums[..panel.width]);
+            if rows == whole && panel.width == panel.stride {
+                tiles.multiply(factors, self.out.area([row, rows], [panel.column, panel.width]));
+                continue;
+            }
+            let padded = &mut padded[..whole * panel.stride];
+            tiles.multiply(factors, Part::whole(padded, panel.stride));
+            for (row, sums) in (row..row + rows).zip(padded.chunks_exact(panel.stride)) {
+                let out = &mut self.out.row(row)[panel.column..][..panel.width];
+                out.copy_from_slice(&sums[..panel.width]);
             }
         }
     }

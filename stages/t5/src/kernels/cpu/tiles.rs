@@ -4,6 +4,8 @@
 //! second in another, and the sum of the two is added to what the tiles before gave. So it is in any batch and on any
 //! number of threads, but not what multiply-adds of vectors give, to the bit.
 
+use super::part::Part;
+
 /// Rows of a tile, and words of a row.
 pub(super) const SIDE: usize = super::simd::LANES;
 
@@ -14,24 +16,21 @@ pub(super) struct Factors<'a> {
     pub(super) left: &'a [f32],
     /// Words in a row of it.
     pub(super) left_stride: usize,
-    /// One to three tiles of columns, as long as a row of the left-hand side.
+    /// One or two tiles of columns, as long as a row of the left-hand side.
     pub(super) right: &'a [f32],
     /// Words in a row of it.
     pub(super) right_stride: usize,
     /// What to ask for meanwhile: the next right-hand side, likely.
-    pub(super) next: *const f32,
+    pub(super) next: Option<*const f32>,
 }
-
-/// The sums of [`Tiles::multiply`].
-pub(super) type Sums = [[f32; super::product::PANEL]; 2 * SIDE];
 
 /// A way to multiply tiles.
 pub(super) trait Tiles: Copy + Sync {
     /// Calls `work`, which multiplies.
     fn with_registers(self, work: impl FnOnce());
 
-    /// The product, into the first rows and columns of `sums`.
-    fn multiply(self, factors: Factors<'_>, sums: &mut Sums);
+    /// The product, into all of `out`, which is as many whole tiles.
+    fn multiply(self, factors: Factors<'_>, out: Part<'_>);
 }
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
@@ -46,7 +45,7 @@ pub(super) fn available() -> Option<impl Tiles> {
         fn with_registers(self, _: impl FnOnce()) {
             match self {}
         }
-        fn multiply(self, _: Factors<'_>, _: &mut Sums) {
+        fn multiply(self, _: Factors<'_>, _: Part<'_>) {
             match self {}
         }
     }
@@ -60,7 +59,8 @@ mod amx {
     use std::arch::{asm, x86_64::__cpuid_count};
     use std::sync::LazyLock;
 
-    use super::{Factors, SIDE, Sums, Tiles};
+    use super::super::part::Part;
+    use super::{Factors, SIDE, Tiles};
 
     /// AMX, on a processor that has it, under a kernel that saves its registers.
     #[derive(Clone, Copy)]
@@ -124,35 +124,31 @@ mod amx {
             work();
         }
 
-        fn multiply(self, factors: Factors<'_>, sums: &mut Sums) {
+        fn multiply(self, factors: Factors<'_>, mut out: Part<'_>) {
             let Factors { left, left_stride, right, right_stride, next } = factors;
             let (rows, columns) = (left.len() / left_stride / SIDE, right_stride / SIDE);
             assert!(left_stride.is_multiple_of(SIDE) && left.len() == rows * SIDE * left_stride);
             assert!(right_stride.is_multiple_of(SIDE) && right.len() >= left_stride * right_stride);
-            let first_sum = (&raw mut *sums).cast::<f32>();
-            let of = |column: usize| Pointers {
+            assert!(out.rows() == rows * SIDE && out.columns() == columns * SIDE);
+            let pointers = Pointers {
                 left: left.as_ptr(),
-                right: right[column * SIDE..].as_ptr(),
-                sums: first_sum.wrapping_add(column * SIDE),
+                right: right.as_ptr(),
+                out: out.first(),
                 left_stride: left_stride * size_of::<f32>(),
                 right_stride: right_stride * size_of::<f32>(),
+                out_stride: out.stride() * size_of::<f32>(),
                 steps: left_stride / SIDE,
-                next: next.wrapping_add(if column == 0 { 0 } else { left_stride / SIDE * AHEAD }),
+                next: next.unwrap_or(std::ptr::null()),
             };
-            // SAFETY: the sides are as large as the assertions say, which is what the loops read; the sums are as large
-            // as two by three tiles.
+            // SAFETY: all three are as large as the assertions say, which is what the loops read and write.
             unsafe {
-                match (rows, columns) {
-                    (_, 0) => {}
-                    (1, 1) => of(0).one_by_one(),
-                    (1, 2) => of(0).one_by_two(),
-                    (1, 3) => of(0).one_by_three(),
-                    (2, 1) => of(0).two_by_one(),
-                    (2, 2) => of(0).two_by_two(),
-                    (2, 3) => {
-                        of(0).two_by_two();
-                        of(2).two_by_one();
-                    }
+                match (rows, columns, next) {
+                    (1, 1, _) => pointers.one_by_one(),
+                    (1, 2, None) => pointers.one_by_two(),
+                    (1, 2, Some(_)) => pointers.one_by_two_and_next(),
+                    (2, 1, _) => pointers.two_by_one(),
+                    (2, 2, None) => pointers.two_by_two(),
+                    (2, 2, Some(_)) => pointers.two_by_two_and_next(),
                     _ => unreachable!("{rows} by {columns} tiles"),
                 }
             }
@@ -163,15 +159,13 @@ mod amx {
     struct Pointers {
         left: *const f32,
         right: *const f32,
-        sums: *mut f32,
+        out: *mut f32,
         left_stride: usize,
         right_stride: usize,
+        out_stride: usize,
         steps: usize,
         next: *const f32,
     }
-
-    /// Words that a step asks for: twelve cache lines, so that those of 64 rows ask for the whole of the next panel.
-    pub(super) const AHEAD: usize = 12 * SIDE;
 
     /// A loop over the depth. The left-hand tiles are in tmm4 and, of two, tmm5; the right-hand ones after them.
     macro_rules! loops {
@@ -181,7 +175,8 @@ mod amx {
                 ///
                 /// The pointers are good for so many tiles, and the registers are set up.
                 unsafe fn $name(self) {
-                    let next_row = self.left.wrapping_byte_add(SIDE * self.left_stride);
+                    let left_below = self.left.wrapping_byte_add(SIDE * self.left_stride);
+                    let out_below = self.out.wrapping_byte_add(SIDE * self.out_stride);
                     // SAFETY: as the caller says. A step goes on by the sixteen words of a left-hand tile, and by the
                     // sixteen rows of a right-hand one.
                     unsafe {
@@ -189,19 +184,6 @@ mod amx {
                             $($zero,)*
                             "2:",
                             $($step,)*
-                            "prefetcht1 [r12]",
-                            "prefetcht1 [r12 + 64]",
-                            "prefetcht1 [r12 + 128]",
-                            "prefetcht1 [r12 + 192]",
-                            "prefetcht1 [r12 + 256]",
-                            "prefetcht1 [r12 + 320]",
-                            "prefetcht1 [r12 + 384]",
-                            "prefetcht1 [r12 + 448]",
-                            "prefetcht1 [r12 + 512]",
-                            "prefetcht1 [r12 + 576]",
-                            "prefetcht1 [r12 + 640]",
-                            "prefetcht1 [r12 + 704]",
-                            "add r12, 768",
                             "add rsi, 64",
                             "add rdi, 64",
                             "add rdx, rax",
@@ -209,15 +191,16 @@ mod amx {
                             "jnz 2b",
                             $($store,)*
                             inout("rsi") self.left => _,
-                            inout("rdi") next_row => _,
+                            inout("rdi") left_below => _,
                             inout("rdx") self.right => _,
                             inout("rcx") self.steps => _,
                             inout("r12") self.next => _,
                             in("rax") SIDE * self.right_stride,
                             in("r8") self.left_stride,
                             in("r9") self.right_stride,
-                            in("r10") self.sums,
-                            in("r11") size_of::<Sums>() / (2 * SIDE),
+                            in("r10") self.out,
+                            in("r11") self.out_stride,
+                            in("r13") out_below,
                             out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
                             out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
                             options(nostack),
@@ -228,34 +211,50 @@ mod amx {
         };
     }
 
+    /// The loops for tiles that there are two of beside each other, with and without asking for what comes next: for
+    /// sixteen cache lines a step, so that those of 64 rows ask for the whole of the next panel.
+    macro_rules! with_next {
+        ($($name:ident, $asking:ident: [$($zero:literal)*] [$($step:literal)*] [$($store:literal)*])*) => {
+            loops! {
+                $($name: [$($zero)*] [$($step)*] [$($store)*]
+                $asking: [$($zero)*] [
+                    $($step)*
+                    "prefetcht1 [r12]" "prefetcht1 [r12 + 64]"
+                    "prefetcht1 [r12 + 128]" "prefetcht1 [r12 + 192]"
+                    "prefetcht1 [r12 + 256]" "prefetcht1 [r12 + 320]"
+                    "prefetcht1 [r12 + 384]" "prefetcht1 [r12 + 448]"
+                    "prefetcht1 [r12 + 512]" "prefetcht1 [r12 + 576]"
+                    "prefetcht1 [r12 + 640]" "prefetcht1 [r12 + 704]"
+                    "prefetcht1 [r12 + 768]" "prefetcht1 [r12 + 832]"
+                    "prefetcht1 [r12 + 896]" "prefetcht1 [r12 + 960]"
+                    "add r12, 1024"
+                ] [$($store)*])*
+            }
+        };
+    }
+
     loops! {
         one_by_one: ["tilezero tmm0"] [
             "tileloadd tmm4, [rsi + r8]"
             "tileloadd tmm5, [rdx + r9]" "tdpbf16ps tmm0, tmm4, tmm5"
         ] ["tilestored [r10 + r11], tmm0"]
-        one_by_two: ["tilezero tmm0" "tilezero tmm1"] [
-            "tileloadd tmm4, [rsi + r8]"
-            "tileloadd tmm5, [rdx + r9]" "tdpbf16ps tmm0, tmm4, tmm5"
-            "tileloadd tmm6, [rdx + r9 + 64]" "tdpbf16ps tmm1, tmm4, tmm6"
-        ] ["tilestored [r10 + r11], tmm0" "tilestored [r10 + r11 + 64], tmm1"]
-        one_by_three: ["tilezero tmm0" "tilezero tmm1" "tilezero tmm2"] [
-            "tileloadd tmm4, [rsi + r8]"
-            "tileloadd tmm5, [rdx + r9]" "tdpbf16ps tmm0, tmm4, tmm5"
-            "tileloadd tmm6, [rdx + r9 + 64]" "tdpbf16ps tmm1, tmm4, tmm6"
-            "tileloadd tmm7, [rdx + r9 + 128]" "tdpbf16ps tmm2, tmm4, tmm7"
-        ] [
-            "tilestored [r10 + r11], tmm0"
-            "tilestored [r10 + r11 + 64], tmm1"
-            "tilestored [r10 + r11 + 128], tmm2"
-        ]
         two_by_one: ["tilezero tmm0" "tilezero tmm1"] [
             "tileloadd tmm4, [rsi + r8]" "tileloadd tmm6, [rdx + r9]" "tdpbf16ps tmm0, tmm4, tmm6"
             "tileloadd tmm5, [rdi + r8]" "tdpbf16ps tmm1, tmm5, tmm6"
         ] [
             "tilestored [r10 + r11], tmm0"
-            "tilestored [r10 + r11 + 16 * 192], tmm1"
+            "tilestored [r13 + r11], tmm1"
         ]
-        two_by_two: ["tilezero tmm0" "tilezero tmm1" "tilezero tmm2" "tilezero tmm3"] [
+    }
+
+    with_next! {
+        one_by_two, one_by_two_and_next: ["tilezero tmm0" "tilezero tmm1"] [
+            "tileloadd tmm4, [rsi + r8]"
+            "tileloadd tmm5, [rdx + r9]" "tdpbf16ps tmm0, tmm4, tmm5"
+            "tileloadd tmm6, [rdx + r9 + 64]" "tdpbf16ps tmm1, tmm4, tmm6"
+        ] ["tilestored [r10 + r11], tmm0" "tilestored [r10 + r11 + 64], tmm1"]
+        two_by_two, two_by_two_and_next:
+        ["tilezero tmm0" "tilezero tmm1" "tilezero tmm2" "tilezero tmm3"] [
             "tileloadd tmm4, [rsi + r8]" "tileloadd tmm6, [rdx + r9]" "tdpbf16ps tmm0, tmm4, tmm6"
             "tileloadd tmm7, [rdx + r9 + 64]" "tdpbf16ps tmm1, tmm4, tmm7"
             "tileloadd tmm5, [rdi + r8]" "tdpbf16ps tmm2, tmm5, tmm6"
@@ -263,8 +262,8 @@ mod amx {
         ] [
             "tilestored [r10 + r11], tmm0"
             "tilestored [r10 + r11 + 64], tmm1"
-            "tilestored [r10 + r11 + 16 * 192], tmm2"
-            "tilestored [r10 + r11 + 16 * 192 + 64], tmm3"
+            "tilestored [r13 + r11], tmm2"
+            "tilestored [r13 + r11 + 64], tmm3"
         ]
     }
 }
@@ -280,12 +279,12 @@ impl Tiles for Emulated {
         work();
     }
 
-    fn multiply(self, factors: Factors<'_>, sums: &mut Sums) {
+    fn multiply(self, factors: Factors<'_>, mut out: Part<'_>) {
         let Factors { left, left_stride, right, right_stride, .. } = factors;
         let number = |word: f32, place: u32| f32::from_bits(word.to_bits() >> (16 * place) << 16);
-        for (left, sums) in left.chunks_exact(left_stride).zip(sums) {
-            for (column, sum) in sums[..right_stride].iter_mut().enumerate() {
-                *sum = 0.0;
+        for (row, left) in left.chunks_exact(left_stride).enumerate() {
+            for (column, out) in out.row(row).iter_mut().enumerate() {
+                let mut sum = 0.0;
                 let right = right[column..].iter().step_by(right_stride);
                 let words: Vec<_> = left.iter().zip(right).collect();
                 for tile in words.chunks(SIDE) {
@@ -294,8 +293,9 @@ impl Tiles for Emulated {
                             tile.iter().map(|(a, b)| [number(**a, place), number(**b, place)]);
                         products.fold(0.0, |sum: f32, [a, b]| a.mul_add(b, sum))
                     };
-                    *sum += chain(0) + chain(1);
+                    sum += chain(0) + chain(1);
                 }
+                out.write(sum);
             }
         }
     }
