@@ -24,15 +24,6 @@ pub(super) struct Inputs<'a> {
     pub(super) bias: Option<&'a [f32]>,
 }
 
-/// Gradients of all inputs.
-pub(super) struct Gradients {
-    pub(super) q: Vec<f32>,
-    pub(super) k: Vec<f32>,
-    pub(super) v: Vec<f32>,
-    /// Zeros where there is no bias.
-    pub(super) bias: Vec<f32>,
-}
-
 /// Probabilities that a segment keeps for the backward pass, rows padded to whole registers.
 fn scores(segment: &Segment, heads: usize) -> usize {
     heads * segment.queries.len() * segment.keys.len().next_multiple_of(LANES)
@@ -48,17 +39,13 @@ fn score_offsets(plan: &AttentionPlan) -> Vec<usize> {
     starts.collect()
 }
 
-/// The attended values, `[queries, width]`, and each segment's probabilities for [`backward`].
-pub(super) fn forward(inputs: Inputs<'_>, plan: &AttentionPlan) -> (Vec<f32>, Vec<Vec<f32>>) {
-    let mut out = vec![0.0; inputs.q.len()];
+/// The attended values, `[queries, width]`, into zeros, and each segment's probabilities for [`backward`].
+pub(super) fn forward(inputs: Inputs<'_>, plan: &AttentionPlan, out: &mut [f32]) -> Vec<Vec<f32>> {
     let bias = BiasByDistance::new(inputs.bias, plan);
     let offsets = score_offsets(plan);
-    let rows = split_rows(
-        &mut out,
-        plan.segments.iter().map(|segment| segment.queries.len() * inputs.width),
-    );
-    let kept = rows
-        .into_par_iter()
+    let rows =
+        split_rows(out, plan.segments.iter().map(|segment| segment.queries.len() * inputs.width));
+    rows.into_par_iter()
         .zip(&*plan.segments)
         .zip(&offsets)
         .with_min_len(segments_per_task(plan, inputs.width))
@@ -72,28 +59,27 @@ pub(super) fn forward(inputs: Inputs<'_>, plan: &AttentionPlan) -> (Vec<f32>, Ve
                 _ => Arch::new().dispatch(RowByRow { work, out }),
             }
         })
-        .collect();
-    (out, kept)
+        .collect()
 }
 
-/// Gradients, from that of the attended values and what [`forward`] kept.
+/// Gradients of queries, keys and values, into zeros, and of the bias, from that of the attended values and what
+/// [`forward`] kept. The last is of zeros where there is no bias.
 pub(super) fn backward(
     inputs: Inputs<'_>,
     plan: &AttentionPlan,
     kept: &[Vec<f32>],
     grad: &[f32],
-) -> Gradients {
+    [dq, dk, dv]: [&mut [f32]; 3],
+) -> Vec<f32> {
     let width = inputs.width;
-    let (mut dq, mut dk, mut dv) =
-        (vec![0.0; inputs.q.len()], vec![0.0; inputs.k.len()], vec![0.0; inputs.v.len()]);
     let bias = BiasByDistance::new(inputs.bias, plan);
     let offsets = score_offsets(plan);
     let query_rows = || plan.segments.iter().map(|segment| segment.queries.len() * width);
     let key_rows = || plan.segments.iter().map(|segment| segment.keys.len() * width);
-    let slots: Vec<_> = split_rows(&mut dq, query_rows())
+    let slots: Vec<_> = split_rows(dq, query_rows())
         .into_iter()
-        .zip(split_rows(&mut dk, key_rows()))
-        .zip(split_rows(&mut dv, key_rows()))
+        .zip(split_rows(dk, key_rows()))
+        .zip(split_rows(dv, key_rows()))
         .collect();
     let by_distance: Vec<Vec<f32>> = slots
         .into_par_iter()
@@ -107,7 +93,7 @@ pub(super) fn backward(
             )
         })
         .collect();
-    Gradients { q: dq, k: dk, v: dv, bias: bias.gather(plan, &by_distance) }
+    bias.gather(plan, &by_distance)
 }
 
 /// Cuts a matrix into the given consecutive pieces.

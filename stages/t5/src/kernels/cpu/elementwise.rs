@@ -12,16 +12,16 @@ const CUBIC: f32 = 0.044_715;
 /// `2 * sqrt(2 / pi)`: the tanh form of GELU is `x * sigmoid(2 u)`.
 const TWICE_ROOT: f32 = 1.595_769;
 
-/// `drop(act(x) * gate)`; without a gate, `drop(act(x))`.
+/// `drop(act(x) * gate)`, into `out`; without a gate, `drop(act(x))`.
 pub(super) fn activate(
     x: &[f32],
     gate: Option<&[f32]>,
     activation: Activation,
     drop: Option<Dropout>,
-) -> Vec<f32> {
-    let mut out = vec![0.0; x.len()];
+    out: &mut [f32],
+) {
     each(
-        &mut out,
+        out,
         #[inline(always)]
         |first, y| {
             let x = &x[first..first + y.len()];
@@ -34,21 +34,19 @@ pub(super) fn activate(
             apply(drop, first, y);
         },
     );
-    out
 }
 
-/// Gradients of [`activate`] with respect to `x` and the gate.
+/// Gradients of [`activate`] with respect to `x`, in the place of that of its result, and to the gate, into its place there.
 pub(super) fn activate_backward(
     x: &[f32],
-    gate: Option<&[f32]>,
+    gate: Option<(&[f32], &mut [f32])>,
     activation: Activation,
     drop: Option<Dropout>,
-    grad: &[f32],
-) -> (Vec<f32>, Option<Vec<f32>>) {
-    let mut dx = grad.to_vec();
-    let Some(gate) = gate else {
-        each(
-            &mut dx,
+    grad: &mut [f32],
+) {
+    let Some((gate, dgate)) = gate else {
+        return each(
+            grad,
             #[inline(always)]
             |first, d| {
                 apply(drop, first, d);
@@ -57,10 +55,8 @@ pub(super) fn activate_backward(
                 }
             },
         );
-        return (dx, None);
     };
-    let mut dgate = vec![0.0; x.len()];
-    let blocks = dx.par_chunks_mut(BLOCK).zip(dgate.par_chunks_mut(BLOCK)).enumerate();
+    let blocks = grad.par_chunks_mut(BLOCK).zip(dgate.par_chunks_mut(BLOCK)).enumerate();
     blocks.with_min_len(4).for_each(|(block, (dx, dgate))| {
         let first = block * BLOCK;
         vectorized(
@@ -77,14 +73,12 @@ pub(super) fn activate_backward(
             },
         );
     });
-    (dx, Some(dgate))
 }
 
-/// `residual + drop(x)`.
-pub(super) fn add_dropped(residual: &[f32], x: &[f32], drop: Dropout) -> Vec<f32> {
-    let mut out = residual.to_vec();
+/// Adds `drop(x)`.
+pub(super) fn add_dropped(sum: &mut [f32], x: &[f32], drop: Dropout) {
     each(
-        &mut out,
+        sum,
         #[inline(always)]
         |first, y| {
             for (offset, (y, x)) in y.iter_mut().zip(&x[first..]).enumerate() {
@@ -92,7 +86,6 @@ pub(super) fn add_dropped(residual: &[f32], x: &[f32], drop: Dropout) -> Vec<f32
             }
         },
     );
-    out
 }
 
 /// Multiplies every element by its dropout factor.

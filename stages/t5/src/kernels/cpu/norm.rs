@@ -2,11 +2,10 @@
 
 use super::simd::{dot, for_row_blocks, reduce_rows, vectorized};
 
-/// The norm of every `w.len()`-wide row of `x`.
-pub(super) fn forward(x: &[f32], w: &[f32], eps: f32) -> Vec<f32> {
+/// The norm of every `w.len()`-wide row of `x`, into `out`.
+pub(super) fn forward(x: &[f32], w: &[f32], eps: f32, out: &mut [f32]) {
     let width = w.len();
-    let mut out = vec![0.0; x.len()];
-    for_row_blocks(&mut out, width, |first, block| {
+    for_row_blocks(out, width, |first, block| {
         vectorized(
             #[inline(always)]
             || {
@@ -21,14 +20,12 @@ pub(super) fn forward(x: &[f32], w: &[f32], eps: f32) -> Vec<f32> {
             },
         );
     });
-    out
 }
 
-/// Gradients of [`forward`] with respect to `x` and `w`, given that of its result.
-pub(super) fn backward(x: &[f32], w: &[f32], eps: f32, grad: &[f32]) -> (Vec<f32>, Vec<f32>) {
+/// Gradients of [`forward`] with respect to `x`, into `dx`, and `w`, given that of its result.
+pub(super) fn backward(x: &[f32], w: &[f32], eps: f32, grad: &[f32], dx: &mut [f32]) -> Vec<f32> {
     let width = w.len();
-    let mut dx = vec![0.0; x.len()];
-    for_row_blocks(&mut dx, width, |first, block| {
+    for_row_blocks(dx, width, |first, block| {
         let rows =
             x[first * width..].chunks_exact(width).zip(grad[first * width..].chunks_exact(width));
         vectorized(
@@ -47,7 +44,7 @@ pub(super) fn backward(x: &[f32], w: &[f32], eps: f32, grad: &[f32]) -> (Vec<f32
             },
         );
     });
-    let dw = reduce_rows(x.len() / width, width, |rows, partial| {
+    reduce_rows(x.len() / width, width, |rows, partial| {
         let span = rows.start * width..rows.end * width;
         vectorized(
             #[inline(always)]
@@ -62,8 +59,7 @@ pub(super) fn backward(x: &[f32], w: &[f32], eps: f32, grad: &[f32]) -> (Vec<f32
                 }
             },
         );
-    });
-    (dx, dw)
+    })
 }
 
 #[inline(always)]

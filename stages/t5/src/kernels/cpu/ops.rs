@@ -7,13 +7,18 @@ use burn::backend::TensorMetadata;
 use super::{attention, elementwise, embedding, linear, loss, norm};
 use crate::kernels::{
     graph::{Array, Operation},
-    native::{matrix, scalar, values, values_mut, written},
+    native::{matrix, scalar, values, values_mut, written, zeros},
     ops::{Activate, Attend, CrossEntropy, Drop, Embed, Linear, Norm},
 };
 
 /// Columns of a matrix.
 fn columns(array: &Array) -> usize {
     array.shape()[1]
+}
+
+/// Zeros in the shape of a matrix.
+fn zeros_like(array: &Array) -> Array {
+    zeros(array.shape()[0], columns(array))
 }
 
 impl Operation<1> for Embed {
@@ -37,12 +42,16 @@ impl Operation<2> for Norm {
 
     fn forward(&self, inputs: [Array; 2]) -> (Array, Self::Kept) {
         let [x, w] = &inputs;
-        (matrix(norm::forward(values(x), values(w), self.eps), columns(x)), inputs)
+        let mut out = zeros_like(x);
+        norm::forward(values(x), values(w), self.eps, values_mut(&mut out));
+        (out, inputs)
     }
 
     fn backward(self, [x, w]: Self::Kept, grad: Array) -> [Array; 2] {
-        let (dx, dw) = norm::backward(values(&x), values(&w), self.eps, values(&grad));
-        [matrix(dx, columns(&x)), matrix(dw, columns(&x))]
+        let mut dx = zeros_like(&x);
+        let grad = values(&grad);
+        let dw = norm::backward(values(&x), values(&w), self.eps, grad, values_mut(&mut dx));
+        [dx, matrix(dw, columns(&x))]
     }
 }
 
@@ -80,24 +89,17 @@ impl Operation<1> for Activate {
     type Kept = Array;
 
     fn forward(&self, [x]: [Array; 1]) -> (Array, Self::Kept) {
-        (
-            matrix(
-                elementwise::activate(values(&x), None, self.activation, self.dropout),
-                columns(&x),
-            ),
-            x,
-        )
+        let mut out = zeros_like(&x);
+        let Self { activation, dropout } = *self;
+        elementwise::activate(values(&x), None, activation, dropout, values_mut(&mut out));
+        (out, x)
     }
 
-    fn backward(self, x: Self::Kept, grad: Array) -> [Array; 1] {
-        let (dx, _) = elementwise::activate_backward(
-            values(&x),
-            None,
-            self.activation,
-            self.dropout,
-            values(&grad),
-        );
-        [matrix(dx, columns(&x))]
+    fn backward(self, x: Self::Kept, mut grad: Array) -> [Array; 1] {
+        let Self { activation, dropout } = self;
+        let place = values_mut(&mut grad);
+        elementwise::activate_backward(values(&x), None, activation, dropout, place);
+        [grad]
     }
 }
 
@@ -106,21 +108,18 @@ impl Operation<2> for Activate {
 
     fn forward(&self, inputs: [Array; 2]) -> (Array, Self::Kept) {
         let [x, gate] = &inputs;
-        let out =
-            elementwise::activate(values(x), Some(values(gate)), self.activation, self.dropout);
-        (matrix(out, columns(x)), inputs)
+        let mut out = zeros_like(x);
+        let (gate, place) = (Some(values(gate)), values_mut(&mut out));
+        elementwise::activate(values(x), gate, self.activation, self.dropout, place);
+        (out, inputs)
     }
 
-    fn backward(self, [x, gate]: Self::Kept, grad: Array) -> [Array; 2] {
-        let gate = Some(values(&gate));
-        let (dx, dgate) = elementwise::activate_backward(
-            values(&x),
-            gate,
-            self.activation,
-            self.dropout,
-            values(&grad),
-        );
-        [matrix(dx, columns(&x)), matrix(dgate.unwrap_or_default(), columns(&x))]
+    fn backward(self, [x, gate]: Self::Kept, mut grad: Array) -> [Array; 2] {
+        let mut dgate = zeros_like(&gate);
+        let gate = Some((values(&gate), values_mut(&mut dgate)));
+        let place = values_mut(&mut grad);
+        elementwise::activate_backward(values(&x), gate, self.activation, self.dropout, place);
+        [grad, dgate]
     }
 }
 
@@ -141,8 +140,9 @@ impl Operation<1> for Drop {
 impl Operation<2> for Drop {
     type Kept = ();
 
-    fn forward(&self, [residual, x]: [Array; 2]) -> (Array, ()) {
-        (matrix(elementwise::add_dropped(values(&residual), values(&x), self.0), columns(&x)), ())
+    fn forward(&self, [mut residual, x]: [Array; 2]) -> (Array, ()) {
+        elementwise::add_dropped(values_mut(&mut residual), values(&x), self.0);
+        (residual, ())
     }
 
     fn backward(self, (): (), grad: Array) -> [Array; 2] {
@@ -167,8 +167,9 @@ impl Attend {
     }
 
     fn attend<const N: usize>(&self, inputs: [Array; N]) -> (Array, AttendKept<N>) {
-        let (out, kept) = attention::forward(Self::inputs(&inputs), &self.0);
-        (matrix(out, columns(&inputs[0])), (inputs, Arc::new(kept)))
+        let mut out = zeros_like(&inputs[0]);
+        let kept = attention::forward(Self::inputs(&inputs), &self.0, values_mut(&mut out));
+        (out, (inputs, Arc::new(kept)))
     }
 
     fn gradients<const N: usize>(
@@ -176,9 +177,11 @@ impl Attend {
         (inputs, kept): AttendKept<N>,
         grad: Array,
     ) -> ([Array; 3], Vec<f32>) {
-        let grads = attention::backward(Self::inputs(&inputs), &self.0, &kept, values(&grad));
-        let width = columns(&inputs[0]);
-        ([grads.q, grads.k, grads.v].map(|values| matrix(values, width)), grads.bias)
+        let [mut dq, mut dk, mut dv] = [0, 1, 2].map(|index: usize| zeros_like(&inputs[index]));
+        let places = [&mut dq, &mut dk, &mut dv].map(values_mut);
+        let grad = values(&grad);
+        let bias = attention::backward(Self::inputs(&inputs), &self.0, &kept, grad, places);
+        ([dq, dk, dv], bias)
     }
 }
 

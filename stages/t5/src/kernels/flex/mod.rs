@@ -3,7 +3,7 @@
 mod array;
 mod update;
 
-pub(super) use self::array::{dense, matrix, scalar, values, values_mut, written};
+pub(super) use self::array::{dense, matrix, scalar, values, values_mut, written, zeros};
 
 /// Where an operation is computed: there is only the CPU.
 pub(super) fn here<O>(operation: O) -> O {
