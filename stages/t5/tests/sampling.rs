@@ -158,9 +158,9 @@ fn threads_do_not_change_a_row() -> TestResult {
 // The matrix products of others do not promise it.
 #[cfg(not(any(feature = "cuda", feature = "torch", feature = "wgpu")))]
 mod alone {
-    use proptest::{prelude::*, strategy::Strategy as _};
+    use proptest::prelude::*;
 
-    use super::*;
+    use super::{Options, Row, TINY, TOGETHER, generate, rows};
 
     proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(40) })]

@@ -69,15 +69,13 @@ pub(super) fn search(
         }
         let mut lanes: Vec<Lane> = beams(&sentences).map(|beam| beam.lane.clone()).collect();
         let decoded = session.step(&mut lanes);
-        let mut logits = session.network().logits(decoded).into_data();
-        let logits =
-            logits.as_mut_slice::<f32>().map_err(|error| Error::Weights(format!("{error:?}")))?;
-        let tops: Vec<Vec<(f32, usize)>> = beams(&sentences)
-            .collect::<Vec<_>>()
-            .into_par_iter()
-            .zip(logits.par_chunks_exact_mut(model.config().vocab_size))
-            .map(|(beam, logits)| rules.best_tokens(beam, logits))
-            .collect();
+        let open: Vec<&Beam> = beams(&sentences).collect();
+        let tops = kernels::with_values(session.network().logits(decoded), |logits| {
+            open.into_par_iter()
+                .zip(logits.par_chunks_exact_mut(model.config().vocab_size))
+                .map(|(beam, logits)| rules.best_tokens(beam, logits))
+                .collect::<Vec<Vec<(f32, usize)>>>()
+        })?;
         let (mut lanes, mut tops) = (lanes.into_iter(), tops.into_iter());
         for sentence in sentences.iter_mut().filter(|sentence| !sentence.done) {
             for (beam, lane) in sentence.open.iter_mut().zip(&mut lanes) {

@@ -44,13 +44,12 @@ pub(super) fn search(
             return Err(Error::Cancelled);
         }
         let decoded = session.step(&mut lanes);
-        let mut logits = session.network().logits(decoded).into_data();
-        let logits =
-            logits.as_mut_slice::<f32>().map_err(|error| Error::Weights(format!("{error:?}")))?;
-        writings
-            .par_iter_mut()
-            .zip(logits.par_chunks_exact_mut(model.config().vocab_size))
-            .for_each(|(writing, logits)| writing.go_on(logits, options));
+        kernels::with_values(session.network().logits(decoded), |logits| {
+            writings
+                .par_iter_mut()
+                .zip(logits.par_chunks_exact_mut(model.config().vocab_size))
+                .for_each(|(writing, logits)| writing.go_on(logits, options));
+        })?;
         let eos = model.config().eos_token_id;
         let mut still = Vec::with_capacity(writings.len());
         let mut open = Vec::with_capacity(lanes.len());

@@ -15,6 +15,7 @@ mod padding;
 mod plan;
 mod portable;
 pub mod update;
+mod values;
 
 #[cfg(feature = "flex")]
 #[path = "flex/mod.rs"]
@@ -28,6 +29,7 @@ use std::sync::Arc;
 use burn::tensor::{Device, Tensor, TensorData};
 
 pub use self::plan::{AttentionPlan, Keys, Segment};
+pub use self::values::with_values;
 use crate::{config::Activation, device::has_fused, random::Dropout};
 
 /// How the values of a weight, `[out, in]`, lie in memory.

@@ -59,8 +59,8 @@ pub struct Network<'a> {
     order: Order,
     /// What makes logits of decoder outputs, in that order too.
     output: &'a Tensor<2>,
-    /// What was embedded in training.
-    embedded: RefCell<Vec<Embedded>>,
+    /// What was embedded, where that is kept apart.
+    embedded: Option<RefCell<Vec<Embedded>>>,
 }
 
 /// Tokens, and their rows of the embedding as a leaf of their own for the backward pass: its gradient is much smaller
@@ -83,7 +83,7 @@ impl<'a> Network<'a> {
             sites: Cell::new(0),
             order: Order::Plain,
             output,
-            embedded: RefCell::default(),
+            embedded: None,
         }
     }
 
@@ -100,6 +100,11 @@ impl<'a> Network<'a> {
             Precision::Bf16 => Order::Halves,
         };
         Self { order, ..self }
+    }
+
+    /// The same computation on tracked weights, with what is embedded apart: as leaves that [`Network::into_embedded`] gives.
+    pub(crate) fn embedding_apart(self) -> Self {
+        Self { embedded: Some(RefCell::default()), ..self }
     }
 
     /// The encoder's output for every source token, `[tokens, d_model]`.
@@ -153,20 +158,21 @@ impl<'a> Network<'a> {
     /// Embedded tokens, `[tokens, d_model]`.
     pub(super) fn embed(&self, ids: &[u32]) -> Tensor<2> {
         let table = &self.weights.shared;
-        let rows = if table.is_require_grad() {
-            let rows = kernels::embed(&table.clone().inner(), ids);
-            let rows = Tensor::from_inner(rows).require_grad();
-            self.embedded.borrow_mut().push(Embedded { ids: ids.to_vec(), rows: rows.clone() });
-            rows
-        } else {
-            kernels::embed(table, ids)
+        let rows = match &self.embedded {
+            Some(embedded) => {
+                let rows = kernels::embed(&table.clone().inner(), ids);
+                let rows = Tensor::from_inner(rows).require_grad();
+                embedded.borrow_mut().push(Embedded { ids: ids.to_vec(), rows: rows.clone() });
+                rows
+            }
+            None => kernels::embed(table, ids),
         };
         kernels::drop(rows, self.site())
     }
 
-    /// What was embedded. The gradients of its rows are part of that of the embedding.
+    /// What was embedded apart. The gradients of its rows are to be added to that of the embedding.
     pub(crate) fn into_embedded(self) -> Vec<Embedded> {
-        self.embedded.into_inner()
+        self.embedded.map(RefCell::into_inner).unwrap_or_default()
     }
 
     /// Final norm and dropout.

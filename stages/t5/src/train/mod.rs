@@ -311,7 +311,7 @@ impl Trainer {
         let tracked =
             self.model.weights().map(|weight| Tensor::from_inner(weight.clone()).require_grad());
         let network = Network::new(self.model.config(), &tracked, Some(dropout));
-        let network = network.in_precision(self.options.precision);
+        let network = network.in_precision(self.options.precision).embedding_apart();
         let loss = batch_loss(&network, examples, scale);
         let mut gradients = loss.backward();
         let mut gradient = |weight: &Tensor<2>| {

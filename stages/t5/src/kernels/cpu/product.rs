@@ -368,10 +368,11 @@ mod tests {
     }
 
     /// Numbers that `write` writes over others.
+    #[expect(unsafe_code, reason = "they are numbers from the start")]
     fn written(count: usize, write: impl FnOnce(&mut [MaybeUninit<f32>])) -> Vec<f32> {
         let mut out = vec![MaybeUninit::new(f32::NAN); count];
         write(&mut out);
-        // SAFETY: all are numbers from the start.
+        // SAFETY: as it says above.
         out.into_iter().map(|number| unsafe { number.assume_init() }).collect()
     }
 

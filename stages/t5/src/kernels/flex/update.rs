@@ -7,6 +7,17 @@ use burn::backend::Flex;
 use crate::kernels::cpu::update;
 use crate::kernels::graph::Array;
 use crate::kernels::update::{AdafactorStep, AdamStep, UpdateBackend};
+use crate::kernels::values::ValuesBackend;
+
+use super::array::{dense, values_mut};
+
+impl ValuesBackend for Flex {
+    fn t5_with_values(x: Array, work: &mut dyn FnMut(&mut [f32])) -> Array {
+        let mut x = dense(x);
+        work(values_mut(&mut x));
+        x
+    }
+}
 
 impl UpdateBackend for Flex {
     fn t5_adam(

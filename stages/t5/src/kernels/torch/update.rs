@@ -5,11 +5,24 @@ use std::sync::Arc;
 use burn::backend::LibTorch;
 use tch::{Kind, Tensor};
 
+use super::array::{dense, values_mut};
 use super::choice::is_ours;
 use super::ops::index;
 use crate::kernels::cpu::update;
 use crate::kernels::graph::Array;
 use crate::kernels::update::{AdafactorStep, AdamStep, UpdateBackend};
+use crate::kernels::values::ValuesBackend;
+
+impl ValuesBackend for LibTorch {
+    fn t5_with_values(x: Array, work: &mut dyn FnMut(&mut [f32])) -> Array {
+        if !is_ours(&x) {
+            return x;
+        }
+        let mut x = dense(x);
+        work(values_mut(&mut x));
+        x
+    }
+}
 
 impl UpdateBackend for LibTorch {
     fn t5_adam(
