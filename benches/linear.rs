@@ -2,6 +2,8 @@
 //!
 //!     cargo bench -p paraloom-stages-t5 --bench linear -- [WORDS THAT A LINE HAS...]
 
+#![expect(clippy::print_stdout, reason = "the result")]
+
 use std::time::{Duration, Instant};
 
 use burn::tensor::{Distribution, Tensor};

@@ -44,6 +44,8 @@ pub(super) trait T5Backend: Backend {
         x: FloatTensor<Self>,
         dropout: Dropout,
     ) -> FloatTensor<Self>;
+    /// The sum of two matrices.
+    fn t5_add(residual: FloatTensor<Self>, x: FloatTensor<Self>) -> FloatTensor<Self>;
     /// Dropout.
     fn t5_drop(x: FloatTensor<Self>, dropout: Dropout) -> FloatTensor<Self>;
     /// Attention without a position bias.
@@ -106,6 +108,9 @@ macro_rules! implement {
             dropout: Dropout,
         ) -> FloatTensor<Self> {
             $execute(here(ops::Drop(dropout)), [residual, x])
+        }
+        fn t5_add(residual: FloatTensor<Self>, x: FloatTensor<Self>) -> FloatTensor<Self> {
+            $execute(here(ops::Add), [residual, x])
         }
         fn t5_drop(x: FloatTensor<Self>, dropout: Dropout) -> FloatTensor<Self> {
             $execute(here(ops::Drop(dropout)), [x])
@@ -172,6 +177,10 @@ pub(super) fn activate(
 
 pub(super) fn add_dropped(residual: Tensor<2>, x: Tensor<2>, dropout: Dropout) -> Tensor<2> {
     wrap(Dispatch::t5_add_dropped(residual.into_dispatch(), x.into_dispatch(), dropout))
+}
+
+pub(super) fn add(residual: Tensor<2>, x: Tensor<2>) -> Tensor<2> {
+    wrap(Dispatch::t5_add(residual.into_dispatch(), x.into_dispatch()))
 }
 
 pub(super) fn drop(x: Tensor<2>, dropout: Dropout) -> Tensor<2> {

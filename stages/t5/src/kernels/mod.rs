@@ -87,6 +87,7 @@ pub fn activate(
 pub fn add(residual: Tensor<2>, x: Tensor<2>, dropout: Option<Dropout>) -> Tensor<2> {
     match dropout {
         Some(dropout) if is_fused(&x) => fused::add_dropped(residual, x, dropout),
+        None if is_fused(&x) => fused::add(residual, x),
         _ => residual + portable::drop(x, dropout),
     }
 }

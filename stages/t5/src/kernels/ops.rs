@@ -32,6 +32,10 @@ pub(super) struct Activate {
 #[derive(Debug, Clone)]
 pub(super) struct Drop(pub(super) Dropout);
 
+/// The sum of two matrices, in the memory of the second where nobody else holds it.
+#[derive(Debug, Clone)]
+pub(super) struct Add;
+
 /// Attention; a fourth input is the position bias.
 #[derive(Debug, Clone)]
 pub(super) struct Attend(pub(super) Arc<AttentionPlan>);

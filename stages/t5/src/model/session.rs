@@ -169,7 +169,7 @@ fn attend_to_own(
     }
     let [k, v] = memory.decoded.clone();
     let attended = kernels::attend(q, k, v, Some(&network.weights.decoder.position_bias), plan);
-    x + network.linear(attended, &layer.o)
+    kernels::add(x, network.linear(attended, &layer.o), None)
 }
 
 fn attend_to_source(
@@ -182,5 +182,6 @@ fn attend_to_source(
     let Some(layer) = &block.cross else { return x };
     let q = network.linear(network.norm(x.clone(), &layer.norm), &layer.q);
     let [k, v] = memory.source.clone();
-    x + network.linear(kernels::attend(q, k, v, None, plan), &layer.o)
+    let attended = kernels::attend(q, k, v, None, plan);
+    kernels::add(x, network.linear(attended, &layer.o), None)
 }

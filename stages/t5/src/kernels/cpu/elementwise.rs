@@ -12,21 +12,19 @@ const CUBIC: f32 = 0.044_715;
 /// `2 * sqrt(2 / pi)`: the tanh form of GELU is `x * sigmoid(2 u)`.
 const TWICE_ROOT: f32 = 1.595_769;
 
-/// `drop(act(x) * gate)`, into `out`; without a gate, `drop(act(x))`.
+/// `drop(act(x) * gate)`, in the place of `x`; without a gate, `drop(act(x))`.
 pub(super) fn activate(
-    x: &[f32],
+    x: &mut [f32],
     gate: Option<&[f32]>,
     activation: Activation,
     drop: Option<Dropout>,
-    out: &mut [f32],
 ) {
     each(
-        out,
+        x,
         #[inline(always)]
         |first, y| {
-            let x = &x[first..first + y.len()];
-            for (y, &x) in y.iter_mut().zip(x) {
-                *y = value(activation, x);
+            for y in y.iter_mut() {
+                *y = value(activation, *y);
             }
             if let Some(gate) = gate {
                 multiply(y, &gate[first..]);
@@ -73,6 +71,19 @@ pub(super) fn activate_backward(
             },
         );
     });
+}
+
+/// Adds `x`.
+pub(super) fn add(sum: &mut [f32], x: &[f32]) {
+    each(
+        sum,
+        #[inline(always)]
+        |first, sum| {
+            for (y, x) in sum.iter_mut().zip(&x[first..]) {
+                *y += x;
+            }
+        },
+    );
 }
 
 /// Adds `drop(x)`.

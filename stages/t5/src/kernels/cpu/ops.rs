@@ -8,7 +8,7 @@ use super::{attention, elementwise, embedding, linear, loss, norm};
 use crate::kernels::{
     graph::{Array, Operation},
     native::{matrix, scalar, values, values_mut, written, zeros},
-    ops::{Activate, Attend, CrossEntropy, Drop, Embed, Linear, Norm},
+    ops::{Activate, Add, Attend, CrossEntropy, Drop, Embed, Linear, Norm},
 };
 
 /// Columns of a matrix.
@@ -88,11 +88,13 @@ impl Operation<2> for Linear {
 impl Operation<1> for Activate {
     type Kept = Array;
 
+    fn result(&self, [mut x]: [Array; 1]) -> Array {
+        elementwise::activate(values_mut(&mut x), None, self.activation, self.dropout);
+        x
+    }
+
     fn forward(&self, [x]: [Array; 1]) -> (Array, Self::Kept) {
-        let mut out = zeros_like(&x);
-        let Self { activation, dropout } = *self;
-        elementwise::activate(values(&x), None, activation, dropout, values_mut(&mut out));
-        (out, x)
+        (Operation::result(self, [x.clone()]), x)
     }
 
     fn backward(self, x: Self::Kept, mut grad: Array) -> [Array; 1] {
@@ -106,12 +108,14 @@ impl Operation<1> for Activate {
 impl Operation<2> for Activate {
     type Kept = [Array; 2];
 
+    fn result(&self, [mut x, gate]: [Array; 2]) -> Array {
+        let gate = Some(values(&gate));
+        elementwise::activate(values_mut(&mut x), gate, self.activation, self.dropout);
+        x
+    }
+
     fn forward(&self, inputs: [Array; 2]) -> (Array, Self::Kept) {
-        let [x, gate] = &inputs;
-        let mut out = zeros_like(x);
-        let (gate, place) = (Some(values(gate)), values_mut(&mut out));
-        elementwise::activate(values(x), gate, self.activation, self.dropout, place);
-        (out, inputs)
+        (Operation::result(self, inputs.clone()), inputs)
     }
 
     fn backward(self, [x, gate]: Self::Kept, mut grad: Array) -> [Array; 2] {
@@ -120,6 +124,19 @@ impl Operation<2> for Activate {
         let place = values_mut(&mut grad);
         elementwise::activate_backward(values(&x), gate, self.activation, self.dropout, place);
         [grad, dgate]
+    }
+}
+
+impl Operation<2> for Add {
+    type Kept = ();
+
+    fn forward(&self, [residual, mut x]: [Array; 2]) -> (Array, ()) {
+        elementwise::add(values_mut(&mut x), values(&residual));
+        (x, ())
+    }
+
+    fn backward(self, (): (), grad: Array) -> [Array; 2] {
+        [grad.clone(), grad]
     }
 }
 

@@ -150,7 +150,7 @@ fn share(
         tasks.for_each(|task| run(&mut scratch, task));
     } else {
         let tasks: Vec<_> = tasks.collect();
-        tasks.into_par_iter().for_each_init(Vec::new, run);
+        tasks.into_par_iter().with_max_len(1).for_each_init(Vec::new, run);
     }
 }
 
@@ -229,6 +229,14 @@ struct Panel<'a> {
     width: usize,
 }
 
+/// What to ask for with each row of a panel.
+#[derive(Clone, Copy)]
+struct Ahead {
+    next: *const f32,
+    /// Words from one row to the next.
+    step: usize,
+}
+
 impl Task<'_> {
     /// All rows of a panel, whose width is `C` registers of AVX-512.
     #[inline(always)]
@@ -238,19 +246,25 @@ impl Task<'_> {
         most: usize,
         panel: Panel<'_>,
     ) {
+        // The next panel is asked for bit by bit, as much of it with each row of this one, so that memory keeps up.
+        let depth = self.depth.words();
+        let rows = self.out.rows().div_ceil(most) * depth;
+        let ahead = Ahead {
+            next: panel.next.unwrap_or(panel.values.as_ptr()),
+            step: panel.next.map_or(0, |_| panel.values.len().div_ceil(rows).min(LANES)),
+        };
         let mut row = 0;
         while row < self.out.rows() {
             let height = height(self.out.rows() - row, most);
-            // The next panel is asked for line by line, one with each row of this one.
-            let asked = (row / most * self.depth.words() * LANES).min(panel.values.len());
-            let next = panel.next.unwrap_or(panel.values.as_ptr()).wrapping_add(asked);
+            let ahead =
+                Ahead { next: ahead.next.wrapping_add(row / most * depth * ahead.step), ..ahead };
             match height {
-                1 => self.strip::<S, A, 1, C>(simd, row, panel, next),
-                2 => self.strip::<S, A, 2, C>(simd, row, panel, next),
-                4 => self.strip::<S, A, 4, C>(simd, row, panel, next),
-                SHORT_STRIP => self.strip::<S, A, SHORT_STRIP, C>(simd, row, panel, next),
-                8 => self.strip::<S, A, 8, C>(simd, row, panel, next),
-                _ => self.strip::<S, A, STRIP, C>(simd, row, panel, next),
+                1 => self.strip::<S, A, 1, C>(simd, row, panel, ahead),
+                2 => self.strip::<S, A, 2, C>(simd, row, panel, ahead),
+                4 => self.strip::<S, A, 4, C>(simd, row, panel, ahead),
+                SHORT_STRIP => self.strip::<S, A, SHORT_STRIP, C>(simd, row, panel, ahead),
+                8 => self.strip::<S, A, 8, C>(simd, row, panel, ahead),
+                _ => self.strip::<S, A, STRIP, C>(simd, row, panel, ahead),
             }
             row += height;
         }
@@ -263,7 +277,7 @@ impl Task<'_> {
         simd: S,
         row: usize,
         panel: Panel<'_>,
-        next: *const f32,
+        ahead: Ahead,
     ) {
         let depth = self.depth.words();
         let strip = &self.left[(self.first_row + row) * depth..][..R * depth];
@@ -274,7 +288,7 @@ impl Task<'_> {
         for part in 0..LANES / S::F32_LANES {
             let first = (part * C * S::F32_LANES).min(panel.width);
             let width = (C * S::F32_LANES).min(panel.width - first);
-            let sums = sums::<S, A, R, C>(simd, left, right[part * C..].chunks(stride), next);
+            let sums = sums::<S, A, R, C>(simd, left, right[part * C..].chunks(stride), ahead);
             for (row, sums) in (row..).zip(sums) {
                 store(simd, &mut self.out.row(row)[panel.column + first..][..width], sums);
             }
@@ -320,13 +334,14 @@ fn sums<'a, S: Simd, A: Arithmetic<S>, const R: usize, const C: usize>(
     simd: S,
     left: &[[f32; R]],
     right: impl Iterator<Item = &'a [S::f32s]>,
-    mut next: *const f32,
+    ahead: Ahead,
 ) -> [[S::f32s; C]; R] {
     let mut sums = [[simd.splat_f32s(0.0); C]; R];
+    let mut next = ahead.next;
     for (factors, row) in left.iter().zip(right) {
         let Some(row) = row.first_chunk::<C>() else { break };
         prefetch(next);
-        next = next.wrapping_add(LANES);
+        next = next.wrapping_add(ahead.step);
         for i in 0..R {
             for j in 0..C {
                 sums[i][j] = A::multiply_add(simd, factors[i], row[j], sums[i][j]);

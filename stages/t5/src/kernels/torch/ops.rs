@@ -11,7 +11,7 @@ use crate::{
     kernels::{
         LossScale, Order,
         graph::Array,
-        ops::{Activate, Attend, CrossEntropy, Drop, Embed, Linear, Norm},
+        ops::{Activate, Add, Attend, CrossEntropy, Drop, Embed, Linear, Norm},
     },
     random::Dropout,
 };
@@ -136,6 +136,12 @@ impl Function<2> for Activate {
 impl Function<1> for Drop {
     fn call(&self, [x]: [&Tensor; 1]) -> Tensor {
         drop(x.shallow_clone(), Some(self.0))
+    }
+}
+
+impl Function<2> for Add {
+    fn call(&self, [residual, x]: [&Tensor; 2]) -> Tensor {
+        residual + x
     }
 }
 
