@@ -196,7 +196,7 @@ fn two_backends_work_in_one_run() {
     let again = project.ok(&["plan", "p.yaml", "--backend", "torch", "--json"]);
     assert!(!again.contains("\"run\""), "{again}");
     let other = project.ok(&["plan", "p.yaml"]);
-    assert!(other.contains("fingerprint `burn-tch f32 2` -> `burn-flex f32 2`"), "{other}");
+    assert!(other.contains("fingerprint `burn-tch f32 3` -> `burn-flex f32 3`"), "{other}");
 }
 
 /// What is killed goes on to the same bytes, and they are those of the CPU backend.

@@ -83,7 +83,7 @@ pub mod __private {
 ///
 /// It also sets the library's global allocator: that of the system, and where that has no memory, the run ends with an
 /// error that says so ([`OrExit`]). A library that has an allocator of its own says `allocator: own`
-/// first, and can wrap it:
+/// first, and can wrap it; [`CacheLines`] is one, for loops over whole registers:
 ///
 /// ```
 /// # struct Mine;

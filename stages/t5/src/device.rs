@@ -33,9 +33,9 @@ pub fn fingerprint() -> Result<&'static str> {
     #[cfg(any(feature = "cuda", feature = "wgpu"))]
     return gpu::device(gpu::NAME).map(|_| gpu::FINGERPRINT);
     #[cfg(all(feature = "flex", not(any(feature = "cuda", feature = "wgpu"))))]
-    return Ok("burn-flex f32 2");
+    return Ok("burn-flex f32 3");
     #[cfg(feature = "torch")]
-    Ok(if torch_only() { "burn-tch f32" } else { "burn-tch f32 2" })
+    Ok(if torch_only() { "burn-tch f32 by torch 2" } else { "burn-tch f32 3" })
 }
 
 /// Whether a row's numbers are the same, to the bit, in any batch. On a GPU they are not.

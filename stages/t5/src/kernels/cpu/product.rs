@@ -36,10 +36,14 @@ pub(super) fn multiply(
     depth: usize,
     out: &mut [MaybeUninit<f32>],
 ) {
+    if out.is_empty() {
+        return;
+    }
     let columns = right.values().len() / depth;
-    let depth = Depth::Singles(depth);
-    let strips = left.strips(out.len() / columns, depth, strip_height());
-    share(&strips, right, depth, columns, out, |run| Arch::new().dispatch(InSingles(run)));
+    let (depth, height) = (Depth::Singles(depth), strip_height());
+    let strips = left.strips(out.len() / columns, depth, height);
+    let work = |run: Run<'_>| Arch::new().dispatch(InSingles(run));
+    share((&strips, height), right, depth, columns, out, work);
 }
 
 /// The same of numbers that are rounded to bf16. Panels are those of [`half_panels`](super::half_panels).
@@ -49,6 +53,9 @@ pub(super) fn multiply_half(
     depth: usize,
     out: &mut [MaybeUninit<f32>],
 ) {
+    if out.is_empty() {
+        return;
+    }
     match tiles::available() {
         Some(tiles) => multiply_tiles(left, right, depth, out, tiles),
         None => multiply_pairs(left, right, depth, out, |run| InPairs(run).run()),
@@ -64,9 +71,9 @@ fn multiply_pairs(
     work: impl Fn(Run<'_>) + Sync,
 ) {
     let columns = half_columns(right, depth);
-    let depth = Depth::Pairs(depth);
-    let strips = left.strips(out.len() / columns, depth, strip_height());
-    share(&strips, right, depth, columns, out, work);
+    let (depth, height) = (Depth::Pairs(depth), strip_height());
+    let strips = left.strips(out.len() / columns, depth, height);
+    share((&strips, height), right, depth, columns, out, work);
 }
 
 /// By instructions for tiles.
@@ -85,7 +92,7 @@ fn multiply_tiles(
             || run.tiles(tiles),
         );
     };
-    share(&left, right, Depth::Tiles(depth), columns, out, work);
+    share((&left, SIDE), right, Depth::Tiles(depth), columns, out, work);
 }
 
 /// Columns of a matrix of `depth` rows, whose panels are of pairs.
@@ -111,9 +118,9 @@ fn strip_height() -> usize {
     Arch::new().dispatch(Height)
 }
 
-/// Shares the work out. `left` is as the work wants it.
+/// Shares the work out. `left` is as the work wants it, in strips or tiles of so many rows.
 fn share(
-    left: &[f32],
+    (left, height): (&[f32], usize),
     right: Right<'_>,
     depth: Depth,
     columns: usize,
@@ -137,6 +144,7 @@ fn share(
     let tasks = Part::whole(out, columns).cut(high, wide);
     let tasks = tasks.map(|([first_row, first_column], out)| Task {
         left,
+        height,
         first_row,
         right,
         first_column,
@@ -158,6 +166,8 @@ fn share(
 struct Task<'a> {
     /// The whole left-hand matrix.
     left: &'a [f32],
+    /// Rows of its strips or tiles.
+    height: usize,
     first_row: usize,
     right: Right<'a>,
     first_column: usize,
@@ -190,12 +200,11 @@ impl Run<'_> {
     /// By multiply-adds of vectors.
     #[inline(always)]
     pub(super) fn vectors<S: Simd, A: Arithmetic<S>>(self, simd: S) {
-        let most = if S::REGISTER_COUNT < 32 { SHORT_STRIP } else { STRIP };
         self.panels(
             #[inline(always)]
             |task, panel| match panel.stride / LANES {
-                1 => task.strips::<S, A, 1>(simd, most, panel),
-                _ => task.strips::<S, A, 2>(simd, most, panel),
+                1 => task.strips::<S, A, 1>(simd, panel),
+                _ => task.strips::<S, A, 2>(simd, panel),
             },
         );
     }
@@ -240,14 +249,9 @@ struct Ahead {
 impl Task<'_> {
     /// All rows of a panel, whose width is `C` registers of AVX-512.
     #[inline(always)]
-    fn strips<S: Simd, A: Arithmetic<S>, const C: usize>(
-        &mut self,
-        simd: S,
-        most: usize,
-        panel: Panel<'_>,
-    ) {
+    fn strips<S: Simd, A: Arithmetic<S>, const C: usize>(&mut self, simd: S, panel: Panel<'_>) {
         // The next panel is asked for bit by bit, as much of it with each row of this one, so that memory keeps up.
-        let depth = self.depth.words();
+        let (depth, most) = (self.depth.words(), self.height);
         let rows = self.out.rows().div_ceil(most) * depth;
         let ahead = Ahead {
             next: panel.next.unwrap_or(panel.values.as_ptr()),
@@ -452,6 +456,30 @@ mod tests {
         products.into()
     }
 
+    /// The products as processors with narrower and fewer registers have them.
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn vectors_of_any_width_give_the_same() {
+        let Some(v3) = pulp::x86::V3::try_new() else { return };
+        for [rows, depth, columns] in SHAPES {
+            let (a, b) = (matrix(rows, depth, 0.37), matrix(columns, depth, 0.73));
+            let (left, right) = (Left::Rows(&a), Right::Transposed(&b));
+            let narrow = |depth, work: &(dyn Fn(Run<'_>) + Sync)| {
+                let strips = left.strips(rows, depth, SHORT_STRIP);
+                let left = (strips.as_slice(), SHORT_STRIP);
+                written(rows * columns, |out| share(left, right, depth, columns, out, work))
+            };
+            let widest = written(rows * columns, |out| multiply(left, right, depth, out));
+            let work = |run: Run<'_>| Simd::vectorize(v3, InSingles(run));
+            assert_eq!(widest, narrow(Depth::Singles(depth), &work));
+            let widest = written(rows * columns, |out| {
+                multiply_pairs(left, right, depth, out, |run| InPairs(run).run());
+            });
+            let work = |run: Run<'_>| Simd::vectorize(v3, InPairs(run));
+            assert_eq!(widest, narrow(Depth::Pairs(depth), &work));
+        }
+    }
+
     #[test]
     fn pairs_are_summed_in_singles_with_the_instruction_and_without_it() {
         let emulated = |run: Run<'_>| Arch::new().dispatch(InPairs(run));
@@ -474,6 +502,14 @@ mod tests {
                 multiply_tiles(left, right, depth, out, tiles);
             });
             assert_eq!(emulated, fastest);
+        }
+    }
+
+    #[test]
+    fn matrices_without_rows_or_columns_have_no_product() {
+        for multiply in [multiply, multiply_half] {
+            multiply(Left::Rows(&[]), Right::Transposed(&[1.0; 12]), 4, &mut []);
+            multiply(Left::Rows(&[1.0; 12]), Right::Rows(&[]), 4, &mut []);
         }
     }
 
