@@ -59,8 +59,8 @@ SAMPLINGS = [
 
 # A run is only worth recording where the reference agrees with itself this much better than the bars, however its
 # first weights are rounded: so many times they are nudged by about one rounding of f32.
-SELF_AGREEMENT = dict(loss=1e-5, norm=1e-4, weights=3e-5)
-NUDGES = 5
+SELF_AGREEMENT = dict(loss=1e-5, norm=1e-4, weights=1e-5)
+NUDGES = 8
 
 # The same for searches: a source is only worth recording where the reference writes the same with weights that are
 # nudged by some roundings. Elsewhere two candidates are as good as each other.
