@@ -158,11 +158,11 @@ impl<'a> Right<'a> {
     pub(super) fn packed(&self, depth: Depth, columns: usize) -> Vec<f32> {
         let mut to = vec![0.0; columns.next_multiple_of(LANES) * depth.filled()];
         let panels = to.par_chunks_mut(PANEL * depth.filled()).enumerate();
-        panels.for_each_init(Vec::new, |scratch, (number, to)| {
+        panels.for_each(|(number, to)| {
             let place = Place::new(number * PANEL, columns);
             vectorized(
                 #[inline(always)]
-                || to.copy_from_slice(self.panel(scratch, depth, columns, place)),
+                || self.fill(&mut to[..depth.words() * place.stride], depth, columns, place),
             );
         });
         to
@@ -207,7 +207,14 @@ impl<'a> Right<'a> {
             scratch.clear();
             scratch.resize(depth.filled() * stride, 0.0);
         }
-        let to = &mut scratch[..words * stride];
+        self.fill(&mut scratch[..words * stride], depth, columns, place);
+        scratch
+    }
+
+    /// Copies the words of the panel at a place.
+    #[inline(always)]
+    fn fill(&self, to: &mut [f32], depth: Depth, columns: usize, place: Place) {
+        let (Place { first, width, stride }, words) = (place, depth.words());
         match self {
             Self::Rows(values) => from_rows(to, values, depth, columns, place),
             Self::Transposed(values) => from_columns(to, values, depth, place),
@@ -215,7 +222,6 @@ impl<'a> Right<'a> {
                 copy_rows(to, stride, &values[first * words..][..words * width], width, width);
             }
         }
-        scratch
     }
 }
 
