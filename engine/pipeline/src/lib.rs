@@ -42,5 +42,5 @@ pub const PARENT_COLUMN: &str = "_parent";
 pub const DEFAULT_BACKEND: &str = "auto";
 /// The device, unless the pipeline says otherwise.
 pub const DEFAULT_DEVICE: &str = "cpu";
-/// Rows of a part, unless the pipeline says otherwise.
-pub const DEFAULT_PART_ROWS: usize = 32;
+/// Rows of a part, unless the pipeline says otherwise: as many as T5 writes side by side, which is when it is fastest.
+pub const DEFAULT_PART_ROWS: usize = 128;

@@ -35,7 +35,7 @@ pub fn fingerprint() -> Result<&'static str> {
     #[cfg(all(feature = "flex", not(any(feature = "cuda", feature = "wgpu"))))]
     return Ok("burn-flex f32 3");
     #[cfg(feature = "torch")]
-    Ok(if torch_only() { "burn-tch f32 by torch 2" } else { "burn-tch f32 3" })
+    Ok(if torch_only() { "burn-tch f32 by torch 3" } else { "burn-tch f32 3" })
 }
 
 /// Whether a row's numbers are the same, to the bit, in any batch. On a GPU they are not.

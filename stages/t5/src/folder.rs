@@ -13,6 +13,7 @@ use std::{
 };
 
 use burn::tensor::Device;
+use rayon::prelude::*;
 use safetensors::{Dtype, tensor::Metadata};
 use serde_json::Value;
 
@@ -155,7 +156,7 @@ impl TensorFiles {
         let Some(shared) = SHARED_ALIASES.iter().find_map(|name| self.places.get(*name)) else {
             return Ok(true);
         };
-        Ok(head.dtype != shared.dtype || read_bytes(head)? != read_bytes(shared)?)
+        Ok(head.dtype != shared.dtype || head.read_bytes()? != shared.read_bytes()?)
     }
 
     /// The values of the first of `names` that exists, as f32.
@@ -170,31 +171,65 @@ impl TensorFiles {
                 format!("`{}` is {:?}, but config.json says {shape:?}", names[0], place.shape);
             return Err(Error::malformed(&place.file, message));
         }
-        let bytes = read_bytes(place)?;
-        let values = match place.dtype {
-            Dtype::F32 => decode(&bytes, f32::from_le_bytes),
-            Dtype::BF16 => decode(&bytes, |pair| half::bf16::from_le_bytes(pair).to_f32()),
-            Dtype::F16 => decode(&bytes, |pair| half::f16::from_le_bytes(pair).to_f32()),
+        match place.dtype {
+            Dtype::F32 => place.read_f32(),
+            Dtype::BF16 => place.read_halves(|bytes| half::bf16::from_le_bytes(bytes).to_f32()),
+            Dtype::F16 => place.read_halves(|bytes| half::f16::from_le_bytes(bytes).to_f32()),
             other => {
                 let message =
                     format!("`{}` is stored as {other:?}; known are F32, BF16 and F16", names[0]);
-                return Err(Error::malformed(&place.file, message));
+                Err(Error::malformed(&place.file, message))
             }
-        };
-        Ok(values)
+        }
     }
 }
 
-fn decode<const N: usize>(bytes: &[u8], value: impl Fn([u8; N]) -> f32) -> Vec<f32> {
-    bytes.as_chunks::<N>().0.iter().map(|chunk| value(*chunk)).collect()
-}
+/// Numbers that a thread reads or looks at in one go: where a file is in memory already, to copy it is most of the work.
+const PIECE: usize = 1 << 18;
 
-fn read_bytes(place: &Place) -> Result<Vec<u8>> {
-    let mut file = File::open(&place.file).map_err(Error::io(&place.file))?;
-    file.seek(SeekFrom::Start(place.offset)).map_err(Error::io(&place.file))?;
-    let mut bytes = vec![0; place.bytes];
-    file.read_exact(&mut bytes).map_err(Error::io(&place.file))?;
-    Ok(bytes)
+impl Place {
+    /// Fills `bytes` from a place in this tensor on.
+    fn read(&self, from: usize, bytes: &mut [u8]) -> Result<()> {
+        let mut file = File::open(&self.file).map_err(Error::io(&self.file))?;
+        let start = SeekFrom::Start(self.offset + from as u64);
+        file.seek(start).map_err(Error::io(&self.file))?;
+        file.read_exact(bytes).map_err(Error::io(&self.file))
+    }
+
+    fn read_bytes(&self) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; self.bytes];
+        self.read(0, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    fn read_f32(&self) -> Result<Vec<f32>> {
+        self.read_pieces(|from, values| {
+            self.read(from * size_of::<f32>(), bytemuck::cast_slice_mut(values))?;
+            // Files are little-endian.
+            values.iter_mut().for_each(|value| *value = f32::from_bits(value.to_bits().to_le()));
+            Ok(())
+        })
+    }
+
+    fn read_halves(&self, value: impl Fn([u8; 2]) -> f32 + Sync) -> Result<Vec<f32>> {
+        self.read_pieces(|from, values| {
+            let mut halves = vec![[0; 2]; values.len()];
+            self.read(from * size_of::<[u8; 2]>(), halves.as_flattened_mut())?;
+            values.iter_mut().zip(halves).for_each(|(to, half)| *to = value(half));
+            Ok(())
+        })
+    }
+
+    /// All values, which `read` reads piece by piece from the one with a number on.
+    fn read_pieces(
+        &self,
+        read: impl Fn(usize, &mut [f32]) -> Result<()> + Sync,
+    ) -> Result<Vec<f32>> {
+        let mut values = vec![0.0; self.shape.iter().product()];
+        let pieces = values.par_chunks_mut(PIECE).enumerate();
+        pieces.try_for_each(|(number, piece)| read(number * PIECE, piece))?;
+        Ok(values)
+    }
 }
 
 /// The files that an index names, each once.

@@ -9,7 +9,7 @@ use crate::folder::Precision;
 use crate::model::Weights;
 
 /// What a model is loaded for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) enum Use {
     /// Writing and scoring.
     Read(Precision),
@@ -23,7 +23,7 @@ pub(crate) enum Use {
 }
 
 /// Sequences that are computed side by side, and tokens of each that are counted on.
-const BATCH: u64 = 64;
+const BATCH: u64 = 128;
 const TOKENS: u64 = 64;
 
 /// Bytes on the CPU: those of the weights and what belongs to them, and those with a batch of sentences at work.

@@ -69,9 +69,12 @@ pub struct Options {
     pub repetition_penalty: f64,
     /// No run of so many tokens occurs twice; 0 to allow it.
     pub no_repeat_ngram_size: usize,
-    /// Sequences that are computed side by side.
+    /// Sequences that are computed side by side, fewer of long sources.
     pub batch_size: usize,
 }
+
+/// Source tokens for each sequence of a batch, in the mean: a batch of longer sources is smaller, for want of memory.
+const SOURCE_TOKENS: usize = 256;
 
 impl Default for Options {
     fn default() -> Self {
@@ -81,7 +84,7 @@ impl Default for Options {
             max_new_tokens: 128,
             repetition_penalty: 1.0,
             no_repeat_ngram_size: 0,
-            batch_size: 64,
+            batch_size: 128,
         }
     }
 }
@@ -117,7 +120,12 @@ pub fn generate(
         _ => options.candidates,
     };
     let mut results = vec![Vec::new(); rows.len()];
-    for batch in order.chunks((options.batch_size / lanes_per_row).max(1)) {
+    let most_rows = (options.batch_size / lanes_per_row).max(1);
+    let mut rest = order.as_slice();
+    while let Some(&longest) = rest.first() {
+        let fit = (options.batch_size * SOURCE_TOKENS / rows[longest].ids.len()).max(1);
+        let (batch, others) = rest.split_at(rest.len().min(most_rows).min(fit));
+        rest = others;
         let batch_rows: Vec<&Row> = batch.iter().map(|&index| &rows[index]).collect();
         let candidates = match options.strategy {
             Strategy::Beam { beams, length_penalty, early_stopping } => {

@@ -14,7 +14,7 @@ pub(super) const NAME: &str = if cfg!(feature = "cuda") { "cuda" } else { "wgpu"
 
 /// See [`super::fingerprint`].
 pub(super) const FINGERPRINT: &str =
-    if cfg!(feature = "cuda") { "burn-cuda f32 2" } else { "burn-wgpu f32 2" };
+    if cfg!(feature = "cuda") { "burn-cuda f32 3" } else { "burn-wgpu f32 3" };
 
 /// What there is; looked for once, without opening any.
 static ALL: LazyLock<Vec<Device>> = LazyLock::new(|| {

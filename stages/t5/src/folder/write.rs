@@ -3,14 +3,16 @@
 use std::{borrow::Cow, collections::HashMap, path::Path};
 
 use burn::tensor::Tensor;
+use rayon::prelude::*;
 use safetensors::{Dtype, View};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::{CONFIG, GENERATION, INDEX, WEIGHTS};
+use super::{CONFIG, GENERATION, INDEX, PIECE, WEIGHTS};
 use crate::{
     Error, Result,
+    kernels::read_values,
     model::{Model, Slot, Weights},
 };
 
@@ -201,10 +203,12 @@ struct Stored<'a> {
 impl<'a> Stored<'a> {
     /// Refuses weights that nobody could use.
     fn new(slot: &'a Slot, tensor: &'a Tensor<2>, precision: Precision) -> Result<Self> {
-        let data = tensor.to_data();
-        let values =
-            data.as_slice::<f32>().map_err(|error| Error::Weights(format!("{error:?}")))?;
-        match values.iter().find(|&&value| !precision.round(value).is_finite()) {
+        let unusable = read_values(tensor, |values| {
+            let unusable = |value: &f32| !precision.round(*value).is_finite();
+            let pieces = values.par_chunks(PIECE);
+            pieces.find_map_first(|piece| piece.iter().copied().find(unusable))
+        })?;
+        match unusable {
             Some(value) => Err(Error::Weights(format!(
                 "`{}` holds {value}; the model was not saved. Lower the learning rate",
                 slot.name
@@ -227,14 +231,14 @@ impl View for &Stored<'_> {
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
-        let data = self.tensor.to_data();
-        match self.precision {
-            Precision::F32 => data.as_bytes().to_vec().into(),
+        let bytes = read_values(self.tensor, |values| match self.precision {
+            Precision::F32 => bytemuck::cast_slice(values).to_vec(),
             Precision::Bf16 => {
-                let halves = data.iter::<f32>().map(half::bf16::from_f32);
-                halves.flat_map(half::bf16::to_le_bytes).collect::<Vec<u8>>().into()
+                let halves = values.par_iter().map(|&value| half::bf16::from_f32(value));
+                halves.flat_map_iter(half::bf16::to_le_bytes).collect()
             }
-        }
+        });
+        bytes.expect("`new` has read them before").into()
     }
 
     fn data_len(&self) -> usize {

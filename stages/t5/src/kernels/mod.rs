@@ -29,7 +29,7 @@ use std::sync::Arc;
 use burn::tensor::{Device, Tensor, TensorData};
 
 pub use self::plan::{AttentionPlan, Keys, Segment};
-pub use self::values::with_values;
+pub use self::values::{read_values, with_values};
 use crate::{config::Activation, device::has_fused, random::Dropout};
 
 /// How the values of a weight, `[out, in]`, lie in memory.
@@ -147,13 +147,12 @@ pub fn has_panels(device: &Device) -> bool {
 /// A weight, `[out, in]`, in another order.
 pub fn reordered(weight: &Tensor<2>, order: Order) -> Tensor<2> {
     let [rows, depth] = weight.dims();
-    let values = || weight.to_data().try_to_vec::<f32>().expect("weights are read in f32");
-    let data = match order {
+    let panels = match order {
         Order::Plain | Order::Halves => return weight.clone(),
-        Order::Panels => TensorData::new(cpu::panels(&values(), depth), [rows, depth]),
-        Order::HalfPanels => {
-            TensorData::new(cpu::half_panels(&values(), depth), [rows, depth.div_ceil(2)])
-        }
+        Order::Panels => read_values(weight, |values| cpu::panels(values, depth)),
+        Order::HalfPanels => read_values(weight, |values| cpu::half_panels(values, depth)),
     };
-    Tensor::from_data(data, &weight.device())
+    let panels = panels.expect("weights are of f32");
+    let width = panels.len() / rows;
+    Tensor::from_data(TensorData::new(panels, [rows, width]), &weight.device())
 }

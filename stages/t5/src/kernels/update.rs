@@ -42,6 +42,8 @@ pub struct AdafactorStep {
 /// A burn backend that has the optimizer steps. Weights are `[rows, columns]`.
 #[backend_extension(Flex: cfg(feature = "flex"), LibTorch: cfg(feature = "torch"))]
 pub trait UpdateBackend: Backend {
+    /// Zeros in the shape of a weight.
+    fn t5_zeros(like: FloatTensor<Self>) -> FloatTensor<Self>;
     /// The new weight and its two running means.
     fn t5_adam(
         weight: FloatTensor<Self>,
@@ -73,6 +75,14 @@ pub trait UpdateBackend: Backend {
     ) -> FloatTensor<Self>;
     /// The sum of squares, `[1]`.
     fn t5_square_sum(x: FloatTensor<Self>) -> FloatTensor<Self>;
+}
+
+/// Zeros in the shape of a weight, as an optimizer starts with.
+pub fn zeros_like(weight: &Tensor<2>) -> Tensor<2> {
+    if !is_fused(weight) {
+        return weight.zeros_like();
+    }
+    Tensor::from_dispatch(Dispatch::t5_zeros(weight.clone().into_dispatch()))
 }
 
 /// One AdamW step: the new weight; the state moves along. Memory that nobody else holds is updated in place.

@@ -1,7 +1,7 @@
 //! The values of a tensor where they are.
 
 use burn::backend::{Backend, Dispatch, backend_extension, tensor::FloatTensor};
-use burn::tensor::Tensor;
+use burn::tensor::{DataError, Tensor};
 
 use super::is_fused;
 use crate::error::{Error, Result};
@@ -11,10 +11,12 @@ use crate::error::{Error, Result};
 pub(super) trait ValuesBackend: Backend {
     /// Calls `work` with the values, if they are there.
     fn t5_with_values(x: FloatTensor<Self>, work: &mut dyn FnMut(&mut [f32])) -> FloatTensor<Self>;
+    /// The same without changing them.
+    fn t5_read_values(x: FloatTensor<Self>, work: &mut dyn FnMut(&[f32])) -> FloatTensor<Self>;
 }
 
-/// Calls `work` with the values of a matrix, row after row, which it may change. Only what is not in the memory of this
-/// process is copied.
+/// Calls `work` with the values of a matrix, row after row, which it may change: in place where nobody else has the
+/// matrix and it is in the memory of this process.
 ///
 /// # Errors
 /// [`Error::Weights`] when they are not of f32.
@@ -24,10 +26,28 @@ pub fn with_values<R>(mut x: Tensor<2>, work: impl FnOnce(&mut [f32]) -> R) -> R
         let mut once = |values: &mut [f32]| result = work.take().map(|work| work(values));
         x = Tensor::from_dispatch(Dispatch::t5_with_values(x.into_dispatch(), &mut once));
     }
-    let Some(work) = work else {
-        return result.ok_or_else(|| Error::Weights("they were not read".into()));
-    };
-    let mut data = x.into_data();
-    let values = data.as_mut_slice::<f32>();
-    Ok(work(values.map_err(|error| Error::Weights(format!("{error:?}")))?))
+    match work {
+        Some(work) => Ok(work(x.into_data().as_mut_slice().map_err(not_f32)?)),
+        None => result.ok_or_else(|| Error::Weights("they were not read".into())),
+    }
+}
+
+/// Calls `work` with the values of a matrix, row after row. Only what is not in the memory of this process is copied.
+///
+/// # Errors
+/// As [`with_values`].
+pub fn read_values<R>(x: &Tensor<2>, work: impl FnOnce(&[f32]) -> R) -> Result<R> {
+    let (mut work, mut result) = (Some(work), None);
+    if is_fused(x) {
+        let mut once = |values: &[f32]| result = work.take().map(|work| work(values));
+        Dispatch::t5_read_values(x.clone().into_dispatch(), &mut once);
+    }
+    match work {
+        Some(work) => Ok(work(x.to_data().as_slice().map_err(not_f32)?)),
+        None => result.ok_or_else(|| Error::Weights("they were not read".into())),
+    }
+}
+
+fn not_f32(error: DataError) -> Error {
+    Error::Weights(format!("{error:?}"))
 }

@@ -14,11 +14,13 @@ use serde_json::json;
 
 use super::card::{self, Card};
 use super::examples::{Kind, Pair, TableCount, Task, Tasks};
-use super::shared::{Loaded, MAX_SOURCE_TOKENS, load_model, pool};
+use super::shared::{Loaded, MAX_SOURCE_TOKENS, pool};
 use crate::device::fingerprint;
 use crate::error::Error as TrainError;
 use crate::folder::{self, Format, Precision};
 use crate::memory::Use;
+use crate::model::Model;
+use crate::tokenizer::Tokenizer;
 use crate::train::{Example, Length, Optimizer, Options, Schedule, StepMetrics, Trainer};
 
 const METRICS_FILE: &str = "metrics.json";
@@ -246,11 +248,10 @@ impl Stage for Finetune {
     }
 
     fn run(&self, run: &mut Run) -> Result<()> {
-        let loaded = load_model(run, self.purpose())?;
+        let Loaded { model, tokenizer } = Loaded::read(run, self.purpose())?;
         let pool = pool(run.threads())?;
-        let encode = |texts: &[&str], limit| {
-            pool.install(|| loaded.tokenizer.encode_all(texts, Some(limit)))
-        };
+        let encode =
+            |texts: &[&str], limit| pool.install(|| tokenizer.encode_all(texts, Some(limit)));
         let (mut examples, tables) = self.examples(encode, run.tables("examples"), true)?;
         let (mut validation, _) = self.examples(encode, run.tables("validation"), false)?;
         if validation.is_empty() && self.config.validation_split > 0.0 {
@@ -269,12 +270,13 @@ impl Stage for Finetune {
         let options = self.options(run.seed());
         let services = run.services();
         let (trainer, metrics) = pool.install(|| -> Result<_> {
-            let (mut trainer, mut metrics) = start(&loaded, examples, options, services)?;
+            let (mut trainer, mut metrics) = start(model, examples, options, services)?;
             work.train(&mut trainer, &mut metrics)?;
             Ok((trainer, metrics))
         })?;
         run.push("metrics", &to_rows(&metrics)?)?;
-        self.save(trainer, &loaded, &tables, &metrics, run.output_dir("model")?)
+        let out = run.output_dir("model")?;
+        pool.install(|| self.save(trainer, &tokenizer, &tables, &metrics, out))
     }
 }
 
@@ -328,7 +330,7 @@ impl Finetune {
     fn save(
         &self,
         trainer: Trainer,
-        loaded: &Loaded,
+        tokenizer: &Tokenizer,
         tables: &[TableCount],
         metrics: &[Metric],
         out: &Path,
@@ -340,7 +342,7 @@ impl Finetune {
             max_shard_bytes: folder::parse_size(&self.config.max_shard_size)?,
         };
         folder::save_as(&model, out, format)?;
-        loaded.tokenizer.save(out)?;
+        tokenizer.save(out)?;
         let result = json!({
             "steps": metrics.len(),
             "loss": metrics.last().map(|metric| f64::from_bits(metric.numbers[0])),
@@ -348,7 +350,7 @@ impl Finetune {
         });
         let card = Card {
             what: "fine-tuned from examples",
-            base: card::hub_name(loaded.model.config()),
+            base: card::hub_name(model.config()),
             tables,
             sections: vec![("Configuration", card::section(&self.config)), ("Result", result)],
         };
@@ -420,18 +422,21 @@ fn to_rows(metrics: &[Metric]) -> Result<RecordBatch> {
 
 /// Goes on from the newest checkpoint, or starts.
 fn start(
-    loaded: &Loaded,
+    model: Model,
     examples: Vec<Example>,
     options: Options,
     services: Services,
 ) -> Result<(Trainer, Vec<Metric>)> {
     let Some((dir, step)) = services.checkpoint_latest()? else {
-        return Ok((Trainer::new(loaded.model.clone(), examples, options)?, Vec::new()));
+        return Ok((Trainer::new(model, examples, options)?, Vec::new()));
     };
     let metrics = std::fs::read(dir.join(METRICS_FILE))?;
     let metrics = serde_json::from_slice(&metrics)
         .map_err(|error| Error::data(format!("{}: {error}", dir.join(METRICS_FILE).display())))?;
-    let trainer = Trainer::load(&dir, examples, options, &loaded.model.device())?;
+    let device = model.device();
+    // The checkpoint has one of its own.
+    drop(model);
+    let trainer = Trainer::load(&dir, examples, options, &device)?;
     services.info(&format!("goes on from step {step}"));
     Ok((trainer, metrics))
 }

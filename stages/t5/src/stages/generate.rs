@@ -19,7 +19,7 @@ use super::shared::{Loaded, MAX_SOURCE_TOKENS, load_model, pool, row_by_row};
 use crate::decode::{Candidate, EarlyStopping, Options, Row, Strategy, generate};
 use crate::device::fingerprint;
 use crate::folder::Precision;
-use crate::memory::{Use, halving};
+use crate::memory::halving;
 
 /// Settings of `generate`.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -183,7 +183,7 @@ impl MapStage for Generate {
 
     fn open(&self, run: &Run) -> Result<Worker> {
         Ok(Worker {
-            loaded: load_model(run, Use::Read(self.config.precision))?,
+            loaded: load_model(run, self.config.precision)?,
             pool: pool(run.threads())?,
             config: self.config.clone(),
             options: self.options,

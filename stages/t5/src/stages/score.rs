@@ -18,7 +18,7 @@ use super::examples::{Kind, Task};
 use super::shared::{Loaded, MAX_SOURCE_TOKENS, load_model, pool, row_by_row};
 use crate::device::fingerprint;
 use crate::folder::Precision;
-use crate::memory::{Use, halving};
+use crate::memory::halving;
 use crate::score::{BATCH, Labels, cola_prompt, probabilities, stsb_prompt};
 use crate::train::{Example, mean_loss};
 
@@ -37,7 +37,7 @@ impl<C> Judge<C> {
         config: C,
         labels: impl FnOnce(&Loaded) -> crate::Result<Option<Labels>>,
     ) -> Result<Self> {
-        let loaded = load_model(run, Use::Read(precision))?;
+        let loaded = load_model(run, precision)?;
         let labels = labels(&loaded)?;
         Ok(Self { loaded, pool: pool(run.threads())?, labels, config })
     }

@@ -9,7 +9,7 @@ use rayon::ThreadPool;
 
 use crate::Error;
 use crate::device::{BATCH_INVARIANT, check_precision, cpu_device, device, set_threads};
-use crate::folder;
+use crate::folder::{self, Precision};
 use crate::memory::{self, Use};
 use crate::model::Model;
 use crate::tokenizer::Tokenizer;
@@ -28,35 +28,42 @@ pub(super) struct Loaded {
     pub(super) tokenizer: Tokenizer,
 }
 
-/// By directory, device and purpose.
-type InUse = HashMap<(PathBuf, String, Use), Weak<Loaded>>;
+impl Loaded {
+    /// Reads the model of a stage.
+    pub(super) fn read(run: &Run, purpose: Use) -> StageResult<Self> {
+        let (directory, device) = (run.artifact("model")?, device(run.device())?);
+        let (Use::Read(precision) | Use::Train { precision, .. }) = purpose;
+        check_precision(&device, precision)?;
+        if device == cpu_device() {
+            memory::check(run.services(), &folder::config(directory)?, purpose)?;
+        }
+        let model = pool(run.threads())?.install(|| -> crate::Result<_> {
+            let model = folder::load(directory, &device)?;
+            Ok(match purpose {
+                Use::Read(precision) => model.prepared(precision),
+                Use::Train { .. } => model,
+            })
+        })?;
+        Ok(Self { model, tokenizer: Tokenizer::load(directory)? })
+    }
+}
 
-/// Loads the model that a stage reads, or finds it among those in use: nodes that use the same
+/// By directory, device and precision.
+type InUse = HashMap<(PathBuf, String, Precision), Weak<Loaded>>;
+
+/// Loads the model that a stage writes or scores with, or finds it among those in use: nodes that use the same
 /// model share one copy. Artifacts never change, so the path says which model it is.
-pub(super) fn load_model(run: &Run, purpose: Use) -> StageResult<Arc<Loaded>> {
+pub(super) fn load_model(run: &Run, precision: Precision) -> StageResult<Arc<Loaded>> {
     static IN_USE: Mutex<Option<InUse>> = Mutex::new(None);
     let directory = run.artifact("model")?;
     // Held while loading, so that two nodes do not load the same model side by side.
     let mut in_use = IN_USE.lock().unwrap_or_else(PoisonError::into_inner);
     let models = in_use.get_or_insert_default();
-    let place = (directory.to_owned(), run.device().to_owned(), purpose);
+    let place = (directory.to_owned(), run.device().to_owned(), precision);
     if let Some(loaded) = models.get(&place).and_then(Weak::upgrade) {
         return Ok(loaded);
     }
-    let device = device(run.device())?;
-    let (Use::Read(precision) | Use::Train { precision, .. }) = purpose;
-    check_precision(&device, precision)?;
-    if device == cpu_device() {
-        memory::check(run.services(), &folder::config(directory)?, purpose)?;
-    }
-    let model = pool(run.threads())?.install(|| -> crate::Result<_> {
-        let model = folder::load(directory, &device)?;
-        Ok(match purpose {
-            Use::Read(precision) => model.prepared(precision),
-            Use::Train { .. } => model,
-        })
-    })?;
-    let loaded = Arc::new(Loaded { model, tokenizer: Tokenizer::load(directory)? });
+    let loaded = Arc::new(Loaded::read(run, Use::Read(precision))?);
     models.retain(|_, model| model.strong_count() > 0);
     models.insert(place, Arc::downgrade(&loaded));
     Ok(loaded)

@@ -4,7 +4,7 @@ use burn::tensor::Tensor;
 
 use super::options::{Optimizer, Options};
 use crate::{
-    kernels::update::{AdafactorStep, AdamStep, adafactor, adafactor_vector, adam},
+    kernels::update::{AdafactorStep, AdamStep, adafactor, adafactor_vector, adam, zeros_like},
     model::{Slot, Weights},
 };
 
@@ -22,12 +22,9 @@ pub(super) enum State {
 impl State {
     /// The state before the first step.
     pub(super) fn initial(optimizer: Optimizer, slot: &Slot, weight: &Tensor<2>) -> Self {
-        let device = weight.device();
-        let zeros = |rows: usize, columns: usize| Tensor::zeros([rows, columns], &device);
+        let zeros = |rows: usize, columns: usize| Tensor::zeros([rows, columns], &weight.device());
         match optimizer {
-            Optimizer::AdamW { .. } => {
-                Self::Adam([zeros(slot.rows, slot.columns), zeros(slot.rows, slot.columns)])
-            }
+            Optimizer::AdamW { .. } => Self::Adam([zeros_like(weight), zeros_like(weight)]),
             Optimizer::Adafactor { .. } if slot.is_vector() => Self::Vector(zeros(1, slot.columns)),
             Optimizer::Adafactor { .. } => {
                 Self::Factored([zeros(1, slot.rows), zeros(1, slot.columns)])

@@ -5,7 +5,7 @@
 use pulp::{Simd, WithSimd};
 
 use super::product::Run;
-use super::simd::{for_row_blocks, vectorized};
+use super::simd::{made_in_blocks, vectorized};
 
 /// A multiply-add over registers of 32-bit words.
 pub(super) trait Arithmetic<S: Simd> {
@@ -43,13 +43,13 @@ impl<S: Simd> Arithmetic<S> for Pairs {
     }
 }
 
-/// Rows of `depth` numbers as rows of pairs, rounded to even, in rows of `width` words, which are zero past the last one.
-pub(super) fn pairs(out: &mut [f32], rows: &[f32], depth: usize, width: usize) {
-    for_row_blocks(out, width, |first, block| {
+/// Rows of `depth` numbers as rows of pairs, rounded to even: so many rows and words in each, zero where there is no number.
+pub(super) fn pairs(rows: &[f32], depth: usize, [count, width]: [usize; 2]) -> Vec<f32> {
+    made_in_blocks(count * width, width, |first, block| {
         vectorized(
             #[inline(always)]
             || {
-                let rows = rows[first * depth..].chunks_exact(depth);
+                let rows = rows.chunks_exact(depth).skip(first);
                 for (out, row) in block.chunks_exact_mut(width).zip(rows) {
                     let (whole, rest) = row.as_chunks::<2>();
                     for (to, &[first, second]) in out.iter_mut().zip(whole) {
@@ -61,7 +61,7 @@ pub(super) fn pairs(out: &mut [f32], rows: &[f32], depth: usize, width: usize) {
                 }
             },
         );
-    });
+    })
 }
 
 /// Pairs the numbers of two rows, or of one and zeros.
@@ -185,8 +185,7 @@ mod tests {
         let ties = (0..8).map(|i| f32::from_bits(0x3f80_0000 + i * 0x4000));
         let many = (0..10_001).map(|i| (i as f32 * 0.7).sin() * 10f32.powi(i % 60 - 30));
         let numbers: Vec<f32> = odd.into_iter().chain(ties).chain(many).collect();
-        let mut words = vec![0.0; numbers.len().div_ceil(2)];
-        pairs(&mut words, &numbers, numbers.len(), numbers.len().div_ceil(2));
+        let words = pairs(&numbers, numbers.len(), [1, numbers.len().div_ceil(2)]);
         for (pair, numbers) in words.iter().zip(numbers.chunks(2)) {
             for (place, number) in numbers.iter().enumerate() {
                 let ours = (pair.to_bits() >> (16 * place)) as u16;

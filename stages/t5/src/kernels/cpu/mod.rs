@@ -22,4 +22,5 @@ mod tiles;
 pub(super) mod update;
 
 pub(super) use self::operands::{half_panels, panels};
+pub(super) use self::ops::zeros_like;
 pub(super) use self::simd::{highest, log_sum_exp};

@@ -1,10 +1,8 @@
 //! What the matrix product multiplies: either side as it lies in memory, and the orders in which the loops want it.
 
-use rayon::prelude::*;
-
 use super::arithmetic::{pair, pair_rows, pairs};
 use super::product::PANEL;
-use super::simd::{LANES, for_row_blocks, prefetch, vectorized};
+use super::simd::{LANES, made_in_blocks, prefetch, vectorized};
 
 /// The left-hand matrix, `[rows, depth]`.
 #[derive(Clone, Copy)]
@@ -38,14 +36,12 @@ impl Left<'_> {
     /// The words of this matrix of `rows` in strips: rows in groups of `most`, and of fewer at the end, as [`height`]
     /// says, each strip column after column.
     pub(super) fn strips(&self, rows: usize, depth: Depth, most: usize) -> Vec<f32> {
-        let mut to = vec![0.0; rows * depth.words()];
-        for_row_blocks(&mut to, most * depth.words(), |first, to| {
+        made_in_blocks(rows * depth.words(), most * depth.words(), |first, to| {
             vectorized(
                 #[inline(always)]
                 || self.fill_strips(to, first * most, rows, depth, most),
             );
-        });
-        to
+        })
     }
 
     #[inline(always)]
@@ -72,21 +68,22 @@ impl Left<'_> {
     /// The same row by row, with zeros up to whole tiles in both directions.
     pub(super) fn tiles(&self, rows: usize, depth: usize) -> Vec<f32> {
         let words = Depth::Tiles(depth).filled();
-        let mut to = vec![0.0; words * rows.next_multiple_of(LANES)];
-        let filled = &mut to[..words * rows];
+        let filled = rows.next_multiple_of(LANES);
         match self {
-            Left::Rows(values) => pairs(filled, values, depth, words),
+            Left::Rows(values) => pairs(values, depth, [filled, words]),
             Left::Transposed(values) => {
-                let tasks = filled.par_chunks_mut(words * TURNED).enumerate();
-                tasks.for_each(|(number, to)| {
-                    vectorized(
-                        #[inline(always)]
-                        || turn(to, words, &values[number * TURNED..], rows),
-                    );
-                });
+                made_in_blocks(filled * words, words * TURNED, |block, to| {
+                    for (number, to) in (block..).zip(to.chunks_mut(words * TURNED)) {
+                        let from = &values[number * TURNED..];
+                        let count = (to.len() / words).min(rows - number * TURNED);
+                        vectorized(
+                            #[inline(always)]
+                            || turn(&mut to[..words * count], words, from, rows),
+                        );
+                    }
+                })
             }
         }
-        to
     }
 }
 
@@ -156,16 +153,16 @@ impl<'a> Right<'a> {
 
     /// All panels of a matrix of so many columns, for [`Right::Packed`].
     pub(super) fn packed(&self, depth: Depth, columns: usize) -> Vec<f32> {
-        let mut to = vec![0.0; columns.next_multiple_of(LANES) * depth.filled()];
-        let panels = to.par_chunks_mut(PANEL * depth.filled()).enumerate();
-        panels.for_each(|(number, to)| {
-            let place = Place::new(number * PANEL, columns);
-            vectorized(
-                #[inline(always)]
-                || self.fill(&mut to[..depth.words() * place.stride], depth, columns, place),
-            );
-        });
-        to
+        let (size, panel) = (columns.next_multiple_of(LANES) * depth.filled(), PANEL * depth.filled());
+        made_in_blocks(size, panel, |block, to| {
+            for (number, to) in (block..).zip(to.chunks_mut(panel)) {
+                let place = Place::new(number * PANEL, columns);
+                vectorized(
+                    #[inline(always)]
+                    || self.fill(&mut to[..depth.words() * place.stride], depth, columns, place),
+                );
+            }
+        })
     }
 
     /// Where the panel after `panel`, the one at a place, lies in one piece, if it does.
@@ -203,12 +200,14 @@ impl<'a> Right<'a> {
         if let Self::Packed(values) = self {
             return &values[first * depth.filled()..][..depth.filled() * stride];
         }
-        if scratch.len() != depth.filled() * stride || width < stride {
-            scratch.clear();
-            scratch.resize(depth.filled() * stride, 0.0);
+        let size = depth.filled() * stride;
+        scratch.resize(size.max(scratch.len()), 0.0);
+        let to = &mut scratch[..size];
+        if width < stride || words < depth.filled() {
+            to.fill(0.0);
         }
-        self.fill(&mut scratch[..words * stride], depth, columns, place);
-        scratch
+        self.fill(&mut to[..words * stride], depth, columns, place);
+        to
     }
 
     /// Copies the words of the panel at a place.
@@ -271,9 +270,32 @@ fn ask_for_later(from: &[f32], stride: usize, width: usize) {
 /// Copies rows of `width`, `from_stride` apart, to rows `stride` apart.
 #[inline(always)]
 fn copy_rows(to: &mut [f32], stride: usize, from: &[f32], from_stride: usize, width: usize) {
+    match width {
+        PANEL => copy_rows_of::<PANEL>(to, stride, from, from_stride),
+        LANES => copy_rows_of::<LANES>(to, stride, from, from_stride),
+        STRIP => copy_rows_of::<STRIP>(to, stride, from, from_stride),
+        SHORT_STRIP => copy_rows_of::<SHORT_STRIP>(to, stride, from, from_stride),
+        _ => {
+            for (to, from) in to.chunks_exact_mut(stride).zip(from.chunks(from_stride)) {
+                to[..width].copy_from_slice(&from[..width]);
+            }
+        }
+    }
+}
+
+/// The same of a width that the compiler knows: a call for each of these short rows costs more than the copy.
+#[inline(always)]
+fn copy_rows_of<const WIDTH: usize>(
+    to: &mut [f32],
+    stride: usize,
+    from: &[f32],
+    from_stride: usize,
+) {
     for (to, from) in to.chunks_exact_mut(stride).zip(from.chunks(from_stride)) {
-        ask_for_later(from, from_stride, width);
-        to[..width].copy_from_slice(&from[..width]);
+        ask_for_later(from, from_stride, WIDTH);
+        if let (Some(to), Some(from)) = (to.first_chunk_mut(), from.first_chunk::<WIDTH>()) {
+            *to = *from;
+        }
     }
 }
 
@@ -360,18 +382,16 @@ impl Depth {
 
 /// A weight `[columns, depth]` in panels.
 pub(in crate::kernels) fn panels(rows: &[f32], depth: usize) -> Vec<f32> {
-    let mut panels = vec![0.0; rows.len()];
-    let tasks = panels.par_chunks_mut(PANEL * depth).zip(rows.par_chunks(PANEL * depth));
-    tasks.for_each(|(panel, rows)| {
-        transpose(panel, rows.len() / depth, rows, depth, singles_at);
-    });
-    panels
+    let panel = PANEL * depth;
+    made_in_blocks(rows.len(), panel, |block, to| {
+        for (panel, rows) in to.chunks_mut(panel).zip(rows[block * panel..].chunks(panel)) {
+            transpose(panel, rows.len() / depth, rows, depth, singles_at);
+        }
+    })
 }
 
 /// The same of pairs of numbers in bf16, half as much: the panels of `[columns, depth / 2]`.
 pub(in crate::kernels) fn half_panels(rows: &[f32], depth: usize) -> Vec<f32> {
     let words = depth.div_ceil(2);
-    let mut pairs_of_rows = vec![0.0; rows.len() / depth * words];
-    pairs(&mut pairs_of_rows, rows, depth, words);
-    panels(&pairs_of_rows, words)
+    panels(&pairs(rows, depth, [rows.len() / depth, words]), words)
 }

@@ -1,13 +1,14 @@
 //! The operations themselves: each says what it keeps for the backward pass and calls its kernel.
 
-use std::sync::Arc;
+use std::{mem::MaybeUninit, sync::Arc};
 
 use burn::backend::TensorMetadata;
+use rayon::prelude::*;
 
 use super::{attention, elementwise, embedding, linear, loss, norm};
 use crate::kernels::{
     graph::{Array, Operation},
-    native::{matrix, scalar, values, values_mut, written, zeros},
+    native::{matrix, scalar, values, values_mut, written},
     ops::{Activate, Add, Attend, CrossEntropy, Drop, Embed, Linear, Norm},
 };
 
@@ -16,9 +17,16 @@ fn columns(array: &Array) -> usize {
     array.shape()[1]
 }
 
-/// Zeros in the shape of a matrix.
-fn zeros_like(array: &Array) -> Array {
-    zeros(array.shape()[0], columns(array))
+/// Zeros in the shape of a matrix, to be changed in place.
+#[expect(unsafe_code, reason = "memory that is cleared by many threads")]
+pub(in crate::kernels) fn zeros_like(array: &Array) -> Array {
+    // As much as the allocator gets from the system at least: to get it is most of the work.
+    const PIECE: usize = 1 << 18;
+    let clear = |out: &mut [MaybeUninit<f32>]| {
+        out.par_chunks_mut(PIECE).for_each(|piece| piece.fill(MaybeUninit::new(0.0)));
+    };
+    // SAFETY: the pieces are all of it.
+    unsafe { written(array.shape()[0], columns(array), clear) }
 }
 
 impl Operation<1> for Embed {

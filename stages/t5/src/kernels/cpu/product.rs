@@ -7,7 +7,7 @@
 //!
 //! `benches/linear.rs` times it; docs/design/performance.md has it beside the general products of MKL and `gemm`.
 
-use std::mem::MaybeUninit;
+use std::{cell::RefCell, mem::MaybeUninit};
 
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
@@ -28,6 +28,11 @@ const FEW_ROWS: usize = 8 * STRIP;
 const PARALLEL_FROM: usize = 1 << 19;
 /// Tasks that every thread gets, so that a slow one does not hold up the rest.
 const TASKS: usize = 4;
+
+thread_local! {
+    /// Room for a panel, kept from one task to the next.
+    static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
 
 /// `left` times `right`, into `out`, `[rows, columns]`, all of which is written.
 pub(super) fn multiply(
@@ -152,13 +157,12 @@ fn share(
         depth,
         out,
     });
-    let run = |scratch: &mut Vec<f32>, task| work(Run { task, scratch });
+    let run = |task| SCRATCH.with_borrow_mut(|scratch| work(Run { task, scratch }));
     if threads == 1 {
-        let mut scratch = Vec::new();
-        tasks.for_each(|task| run(&mut scratch, task));
+        tasks.for_each(run);
     } else {
         let tasks: Vec<_> = tasks.collect();
-        tasks.into_par_iter().with_max_len(1).for_each_init(Vec::new, run);
+        tasks.into_par_iter().with_max_len(1).for_each(run);
     }
 }
 

@@ -4,6 +4,8 @@
 //! Every result is a fixed function of its inputs: blocks have fixed sizes and partial sums are added in a fixed
 //! order, so the number of threads never changes a bit.
 
+use std::mem::MaybeUninit;
+
 use rayon::prelude::*;
 
 /// Lanes of the explicit accumulators: one AVX-512 register, two of AVX2, four of NEON.
@@ -36,11 +38,35 @@ pub(super) fn prefetch(address: *const f32) {
 
 /// Calls `f(first_row, rows)` on blocks of `width`-wide rows of `out`, in parallel where that pays.
 pub(super) fn for_row_blocks(out: &mut [f32], width: usize, f: impl Fn(usize, &mut [f32]) + Sync) {
+    in_blocks(out, width, f);
+}
+
+fn in_blocks<T: Send>(out: &mut [T], width: usize, f: impl Fn(usize, &mut [T]) + Sync) {
     if out.len() < PARALLEL_FROM {
         return f(0, out);
     }
     let rows = (PARALLEL_FROM / 4 / width).max(1);
     out.par_chunks_mut(rows * width).enumerate().for_each(|(block, chunk)| f(block * rows, chunk));
+}
+
+/// `len` numbers in `width`-wide rows, which `f(first_row, rows)` makes of zeros, block by block.
+///
+/// Each block is cleared by the thread that fills it and just before, so that the zeros do not get beyond its cache.
+#[expect(unsafe_code, reason = "memory that is cleared block by block")]
+pub(super) fn made_in_blocks(
+    len: usize,
+    width: usize,
+    f: impl Fn(usize, &mut [f32]) + Sync,
+) -> Vec<f32> {
+    let mut made = Vec::with_capacity(len);
+    in_blocks(&mut made.spare_capacity_mut()[..len], width, |first, block| {
+        block.fill(MaybeUninit::new(0.0));
+        // SAFETY: the line above has made them numbers.
+        f(first, unsafe { block.assume_init_mut() });
+    });
+    // SAFETY: there is room for so many, and the blocks are all of them.
+    unsafe { made.set_len(len) };
+    made
 }
 
 /// Sums over rows: `f(rows, partial)` adds the contribution of a range of rows to a zeroed `partial` of `width`.

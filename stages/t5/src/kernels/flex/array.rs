@@ -35,11 +35,6 @@ pub(in crate::kernels) fn matrix(values: Vec<f32>, columns: usize) -> Array {
     Array::from_data(TensorData::new(values, [rows, columns]))
 }
 
-/// A matrix of zeros, to be changed in place.
-pub(in crate::kernels) fn zeros(rows: usize, columns: usize) -> Array {
-    matrix(vec![0.0; rows * columns], columns)
-}
-
 /// A matrix whose values `write` writes.
 ///
 /// # Safety

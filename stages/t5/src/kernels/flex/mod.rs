@@ -3,7 +3,7 @@
 mod array;
 mod update;
 
-pub(super) use self::array::{dense, matrix, scalar, values, values_mut, written, zeros};
+pub(super) use self::array::{dense, matrix, scalar, values, values_mut, written};
 
 /// Where an operation is computed: there is only the CPU.
 pub(super) fn here<O>(operation: O) -> O {

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use burn::backend::Flex;
 
-use crate::kernels::cpu::update;
+use crate::kernels::cpu::{update, zeros_like};
 use crate::kernels::graph::Array;
 use crate::kernels::update::{AdafactorStep, AdamStep, UpdateBackend};
 use crate::kernels::values::ValuesBackend;
 
-use super::array::{dense, values_mut};
+use super::array::{dense, values, values_mut};
 
 impl ValuesBackend for Flex {
     fn t5_with_values(x: Array, work: &mut dyn FnMut(&mut [f32])) -> Array {
@@ -17,9 +17,19 @@ impl ValuesBackend for Flex {
         work(values_mut(&mut x));
         x
     }
+
+    fn t5_read_values(x: Array, work: &mut dyn FnMut(&[f32])) -> Array {
+        let x = dense(x);
+        work(values(&x));
+        x
+    }
 }
 
 impl UpdateBackend for Flex {
+    fn t5_zeros(like: Array) -> Array {
+        zeros_like(&like)
+    }
+
     fn t5_adam(
         w: Array,
         g: Array,

@@ -57,12 +57,6 @@ pub(in crate::kernels) fn matrix(values: Vec<f32>, columns: usize) -> Array {
     Array::new(Tensor::from_slice(&values).view([rows as i64, columns as i64]))
 }
 
-/// A matrix of zeros, to be changed in place.
-pub(in crate::kernels) fn zeros(rows: usize, columns: usize) -> Array {
-    let shape = [rows as i64, columns as i64];
-    Array::new(Tensor::zeros(shape, (Kind::Float, tch::Device::Cpu)))
-}
-
 /// A matrix whose values `write` writes.
 ///
 /// # Safety

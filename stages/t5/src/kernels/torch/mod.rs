@@ -9,6 +9,6 @@ mod choice;
 mod ops;
 mod update;
 
-pub(super) use self::array::{dense, matrix, scalar, values, values_mut, written, zeros};
+pub(super) use self::array::{dense, matrix, scalar, values, values_mut, written};
 pub(super) use self::attention::Layout;
 pub(super) use self::choice::{has_panels, here};

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use burn::backend::LibTorch;
 use tch::{Kind, Tensor};
 
-use super::array::{dense, values_mut};
+use super::array::{dense, values, values_mut};
 use super::choice::is_ours;
 use super::ops::index;
-use crate::kernels::cpu::update;
+use crate::kernels::cpu::{update, zeros_like};
 use crate::kernels::graph::Array;
 use crate::kernels::update::{AdafactorStep, AdamStep, UpdateBackend};
 use crate::kernels::values::ValuesBackend;
@@ -22,9 +22,22 @@ impl ValuesBackend for LibTorch {
         work(values_mut(&mut x));
         x
     }
+
+    fn t5_read_values(x: Array, work: &mut dyn FnMut(&[f32])) -> Array {
+        if !is_ours(&x) {
+            return x;
+        }
+        let x = dense(x);
+        work(values(&x));
+        x
+    }
 }
 
 impl UpdateBackend for LibTorch {
+    fn t5_zeros(like: Array) -> Array {
+        if is_ours(&like) { zeros_like(&like) } else { Array::new(like.tensor.zeros_like()) }
+    }
+
     fn t5_adam(
         weight: Array,
         gradient: Array,
