@@ -18,6 +18,7 @@
     )
 )]
 
+mod batch;
 pub mod config;
 pub mod decode;
 pub mod device;

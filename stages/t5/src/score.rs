@@ -10,13 +10,15 @@ use burn::tensor::Tensor;
 use rayon::prelude::*;
 
 use crate::{
-    Error, Result, kernels,
+    Error, Result,
+    batch::in_batches,
+    kernels,
     model::{Lane, Model, Network, Packed, Session},
     tokenizer::Tokenizer,
 };
 
 /// Rows that are scored side by side, where nothing else is said.
-pub const BATCH: usize = 64;
+pub const BATCH: usize = 128;
 
 /// A closed set of labels, as the tokens of a tokenizer.
 #[derive(Debug, Clone)]
@@ -94,30 +96,24 @@ pub fn cola_prompt(sentence: &str) -> String {
 ///
 /// # Errors
 /// When a source does not fit the model, or `cancelled` says so between two batches.
-pub fn probabilities<S: AsRef<[u32]>>(
+pub fn probabilities<S: AsRef<[u32]> + Sync>(
     model: &Model,
     sources: &[S],
     labels: &Labels,
     batch_size: usize,
-    cancelled: &dyn Fn() -> bool,
+    cancelled: &(dyn Fn() -> bool + Sync),
 ) -> Result<Vec<Vec<f64>>> {
     sources.iter().try_for_each(|source| model.check_ids(source.as_ref()))?;
     labels.tree.check(model)?;
-    let mut order: Vec<usize> = (0..sources.len()).collect();
-    order.sort_by_key(|&index| std::cmp::Reverse(sources[index].as_ref().len()));
-    let mut results = vec![Vec::new(); sources.len()];
-    for batch in order.chunks(batch_size.max(1)) {
+    let lengths: Vec<usize> = sources.iter().map(|source| source.as_ref().len()).collect();
+    in_batches(&model.device(), &lengths, batch_size, |batch| {
         if cancelled() {
             return Err(Error::Cancelled);
         }
         let packed = Packed::new(batch.iter().map(|&index| sources[index].as_ref()));
-        for (&index, logs) in
-            batch.iter().zip(log_probabilities(model, packed, batch.len(), labels)?)
-        {
-            results[index] = normalise(&logs);
-        }
-    }
-    Ok(results)
+        let logs = log_probabilities(model, packed, batch.len(), labels)?;
+        Ok(logs.iter().map(|logs| normalise(logs)).collect())
+    })
 }
 
 /// A place in the tree for one row.

@@ -9,7 +9,7 @@ mod beam;
 mod choose;
 mod search;
 
-use crate::{Error, Result, model::Model};
+use crate::{Error, Result, batch::in_batches, model::Model};
 
 /// A source and the seed of its randomness.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,9 +73,6 @@ pub struct Options {
     pub batch_size: usize,
 }
 
-/// Source tokens for each sequence of a batch, in the mean: a batch of longer sources is smaller, for want of memory.
-const SOURCE_TOKENS: usize = 256;
-
 impl Default for Options {
     fn default() -> Self {
         Self {
@@ -108,37 +105,25 @@ pub fn generate(
     model: &Model,
     rows: &[Row],
     options: &Options,
-    cancelled: &dyn Fn() -> bool,
+    cancelled: &(dyn Fn() -> bool + Sync),
 ) -> Result<Vec<Vec<Candidate>>> {
     check(model, options)?;
     rows.iter().try_for_each(|row| model.check_ids(&row.ids))?;
-    // Long rows first: neighbours then take about as long, and memory peaks at once instead of at the end.
-    let mut order: Vec<usize> = (0..rows.len()).collect();
-    order.sort_by_key(|&index| std::cmp::Reverse(rows[index].ids.len()));
     let lanes_per_row = match options.strategy {
         Strategy::Beam { beams, .. } => beams,
         _ => options.candidates,
     };
-    let mut results = vec![Vec::new(); rows.len()];
-    let most_rows = (options.batch_size / lanes_per_row).max(1);
-    let mut rest = order.as_slice();
-    while let Some(&longest) = rest.first() {
-        let fit = (options.batch_size * SOURCE_TOKENS / rows[longest].ids.len()).max(1);
-        let (batch, others) = rest.split_at(rest.len().min(most_rows).min(fit));
-        rest = others;
-        let batch_rows: Vec<&Row> = batch.iter().map(|&index| &rows[index]).collect();
-        let candidates = match options.strategy {
+    let lengths: Vec<usize> = rows.iter().map(|row| row.ids.len()).collect();
+    in_batches(&model.device(), &lengths, options.batch_size / lanes_per_row, |batch| {
+        let rows: Vec<&Row> = batch.iter().map(|&index| &rows[index]).collect();
+        match options.strategy {
             Strategy::Beam { beams, length_penalty, early_stopping } => {
                 let rules = beam::Rules { beams, length_penalty, early_stopping, options };
-                beam::search(model, &batch_rows, &rules, cancelled)?
+                beam::search(model, &rows, &rules, cancelled)
             }
-            _ => search::search(model, &batch_rows, options, cancelled)?,
-        };
-        for (&index, candidates) in batch.iter().zip(candidates) {
-            results[index] = candidates;
+            _ => search::search(model, &rows, options, cancelled),
         }
-    }
-    Ok(results)
+    })
 }
 
 fn check(model: &Model, options: &Options) -> Result<()> {

@@ -153,7 +153,8 @@ impl<'a> Right<'a> {
 
     /// All panels of a matrix of so many columns, for [`Right::Packed`].
     pub(super) fn packed(&self, depth: Depth, columns: usize) -> Vec<f32> {
-        let (size, panel) = (columns.next_multiple_of(LANES) * depth.filled(), PANEL * depth.filled());
+        let (size, panel) =
+            (columns.next_multiple_of(LANES) * depth.filled(), PANEL * depth.filled());
         made_in_blocks(size, panel, |block, to| {
             for (number, to) in (block..).zip(to.chunks_mut(panel)) {
                 let place = Place::new(number * PANEL, columns);
