@@ -60,6 +60,26 @@ fn a_stage_without_memory_says_where_and_how_much() {
     assert!(all(&project) == all(&straight));
 }
 
+/// The models do not exist yet: that they have the shape of the first one is known.
+#[test]
+fn a_plan_tells_the_memory_of_every_node_before_anything_runs() {
+    let project = tiny_with("d_model: 16, d_ff: 32", "d_model: 64, d_ff: 65536");
+    let plan = shell(&project, "ulimit -v 250000; exec \"$0\" plan p.yaml");
+    let plan = String::from_utf8_lossy(&plan.stdout);
+    let of = |node: &str| plan.lines().find(|line| line.starts_with(node)).unwrap_or_default();
+    for node in ["t5p ", "custom "] {
+        let [needed, free] = ["needs about ", " of memory, and "].map(|before| {
+            let text = of(node).split_once(before).map_or("", |(_, text)| text);
+            text.split(' ').next().and_then(|number| number.parse::<f64>().ok()).unwrap_or(0.0)
+        });
+        // Three matrices in each of two layers, with a gradient of each and two means of it.
+        assert!((384.0..400.0).contains(&needed), "MiB: {plan}");
+        assert!(free > 0.0 && free < needed, "{plan}");
+    }
+    assert!(of("paraphrases ").contains("; needs about "), "{plan}");
+    assert!(!of("pairs ").contains("needs") && !of("qualified ").contains("needs"), "{plan}");
+}
+
 /// Memory is bounded, whatever the number of rows: forty times as many, in parts of which there are forty times as many.
 #[test]
 fn memory_does_not_grow_with_rows() {

@@ -1,4 +1,4 @@
-/* The paraloom stage ABI, version 1.1.
+/* The paraloom stage ABI, version 1.2.
  *
  * A stage library is a shared library that exports one symbol,
  * `paraloom_stages_v1`. It returns a static table that describes the stages the
@@ -25,7 +25,7 @@ extern "C" {
 #endif
 
 #define PARALOOM_ABI_MAJOR 1u
-#define PARALOOM_ABI_MINOR 1u
+#define PARALOOM_ABI_MINOR 2u
 #define PARALOOM_ENTRY_SYMBOL "paraloom_stages_v1"
 
 /* True if `field` lies inside the table that the other side handed over. */
@@ -189,6 +189,7 @@ struct paraloom_plan_input {
   uint32_t port;               /* index into the stage's input ports */
   struct paraloom_str label;   /* of an edge into a MANY port, otherwise empty */
   const struct ArrowSchema* schema; /* NULL for artifacts; borrowed */
+  struct paraloom_str note;    /* of an artifact: what the stage that makes it says of it; since 1.2 */
 };
 
 struct paraloom_plan_args {
@@ -211,6 +212,12 @@ struct paraloom_plan {
   struct paraloom_str fingerprint;
   void (*release)(struct paraloom_plan*);
   void* private_data;
+  /* Since 1.2. As many as there are outputs, or NULL: what can be said of each artifact
+   * before it is there, for the plans of the stages that read it. In a form that these
+   * know; it enters no key. Owned by the plan. */
+  const struct paraloom_str* notes;
+  /* Since 1.2. Bytes of memory that the work is likely to take; 0 = not known. */
+  uint64_t memory_bytes;
 };
 
 /* One edge into the node at work. */

@@ -12,7 +12,7 @@ pub use arrow::{ArrowArray, ArrowArrayStream, ArrowSchema};
 /// Libraries of another major version are refused.
 pub const ABI_MAJOR: u32 = 1;
 /// Grows with every appended field.
-pub const ABI_MINOR: u32 = 1;
+pub const ABI_MINOR: u32 = 2;
 /// The one symbol that a stage library exports, NUL-terminated.
 pub const ENTRY_SYMBOL: &[u8] = b"paraloom_stages_v1\0";
 
@@ -185,6 +185,7 @@ pub struct PlanInput {
     pub port: u32,
     pub label: Str,
     pub schema: *const ArrowSchema,
+    pub note: Str,
 }
 
 /// Arguments of [`Stage::plan`].
@@ -208,6 +209,8 @@ pub struct Plan {
     pub fingerprint: Str,
     pub release: Option<unsafe extern "C" fn(*mut Plan)>,
     pub private_data: *mut c_void,
+    pub notes: *const Str,
+    pub memory_bytes: u64,
 }
 
 impl Plan {
@@ -220,6 +223,8 @@ impl Plan {
             fingerprint: Str::EMPTY,
             release: None,
             private_data: std::ptr::null_mut(),
+            notes: std::ptr::null(),
+            memory_bytes: 0,
         }
     }
 }

@@ -33,9 +33,10 @@ fn rust_and_c_agree() {
             checkpoint_ms }
         Sink "paraloom_sink" { struct_size, ctx, push }
         Port "paraloom_port" { struct_size, kind, flags, name, doc }
-        PlanInput "paraloom_plan_input" { struct_size, port, label, schema }
+        PlanInput "paraloom_plan_input" { struct_size, port, label, schema, note }
         PlanArgs "paraloom_plan_args" { struct_size, n_inputs, node, config_json, inputs }
-        Plan "paraloom_plan" { struct_size, n_outputs, outputs, fingerprint, release, private_data }
+        Plan "paraloom_plan" { struct_size, n_outputs, outputs, fingerprint, release, private_data, notes,
+            memory_bytes }
         Input "paraloom_input" { struct_size, port, label, stream, dir }
         Output "paraloom_output" { struct_size, sink, dir }
         RunArgs "paraloom_run_args" { struct_size, threads, host, n_inputs, n_outputs, inputs, outputs, seed,

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use paraloom_exec::{Cancel, Job, NodePlan, State};
-use paraloom_pipeline::{Node, Place, PortKind};
+use paraloom_pipeline::{DEFAULT_DEVICE, Node, Place, PortKind};
 use paraloom_store::Store;
 
 use super::print;
@@ -12,6 +12,7 @@ use super::run::options;
 use crate::args::PlanArgs;
 use crate::context::Project;
 use crate::error::Result;
+use crate::render::bytes;
 
 pub(crate) fn run(args: &PlanArgs, stages: &[PathBuf]) -> Result<ExitCode> {
     let project = Project::open(&args.pipeline, stages)?;
@@ -52,6 +53,16 @@ fn read_sources(project: &Project, store: &Store) {
 }
 
 pub(crate) fn describe(node: &NodePlan) -> String {
+    let needs = node.memory_bytes.map(|needed| {
+        let free =
+            paraloom_alloc::free().filter(|free| node.device == DEFAULT_DEVICE && *free < needed);
+        let free = free.map(|free| format!(" of memory, and {} are free", bytes(free)));
+        format!("; needs about {}{}", bytes(needed), free.unwrap_or_default())
+    });
+    state(node) + &needs.unwrap_or_default()
+}
+
+fn state(node: &NodePlan) -> String {
     match (node.state, node.parts) {
         (State::Cached, _) => match node.rows {
             Some(rows) => format!("cached   {rows} rows"),

@@ -11,7 +11,7 @@ use arrow::datatypes::SchemaRef;
 use arrow_ipc::reader::StreamReader;
 use arrow_ipc::writer::StreamWriter;
 use paraloom_hub::{Pinned, Reference};
-use paraloom_pipeline::{PlanOutput, StageInfo};
+use paraloom_pipeline::{Node, PlanOutput, StageInfo};
 use paraloom_store::{Digest, Store};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -38,6 +38,10 @@ struct Commit {
 struct Outputs {
     schemas: Vec<Option<String>>,
     fingerprint: String,
+    #[serde(default)]
+    notes: Vec<String>,
+    #[serde(default)]
+    memory: Option<u64>,
 }
 
 impl Memory {
@@ -68,21 +72,23 @@ impl Memory {
             None => Some(None),
         };
         let outputs = found.schemas.iter().map(schema).collect::<Option<_>>()?;
-        Some(PlanOutput { outputs, fingerprint: found.fingerprint.clone() })
+        Some(PlanOutput {
+            outputs,
+            fingerprint: found.fingerprint.clone(),
+            notes: found.notes.clone(),
+            memory: found.memory,
+        })
     }
 
-    pub(crate) fn keep_plan(
-        &mut self,
-        key: String,
-        outputs: &[Option<SchemaRef>],
-        fingerprint: &str,
-    ) {
+    pub(crate) fn keep_plan(&mut self, key: String, node: &Node) {
         let schema = |schema: &Option<SchemaRef>| match schema {
             Some(schema) => encode(schema).map(Some),
             None => Some(None),
         };
-        if let Some(schemas) = outputs.iter().map(schema).collect() {
-            self.plans.insert(key, Outputs { schemas, fingerprint: fingerprint.to_owned() });
+        if let Some(schemas) = node.outputs.iter().map(schema).collect() {
+            let (fingerprint, notes) = (node.fingerprint.clone(), node.notes.clone());
+            let outputs = Outputs { schemas, fingerprint, notes, memory: node.memory };
+            self.plans.insert(key, outputs);
         }
     }
 }

@@ -8,7 +8,7 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 use paraloom_host::{PlannedStage, WorkInput, WorkOutput, WorkSettings};
-use paraloom_pipeline::{Edge, Endpoint, ID_COLUMN, Node, PlanInput, Shape};
+use paraloom_pipeline::{Edge, Endpoint, ID_COLUMN, Node, Shape};
 use paraloom_store::{
     Batches, Entry, Identify, Key, Lock, Manifest, Output, PartFile, Preimage, StoreError,
 };
@@ -107,16 +107,9 @@ impl<'a> NodeRun<'a> {
     }
 
     pub(crate) fn plan_stage(&self) -> Result<PlannedStage> {
-        let schema = |from: &Endpoint| self.shared.graph.node(from.node).outputs[from.port].clone();
-        let inputs: Vec<_> = self
-            .inputs
-            .iter()
-            .map(|(from, edge)| PlanInput {
-                port: edge.input,
-                label: edge.label.clone(),
-                schema: schema(from),
-            })
-            .collect();
+        let graph = &self.shared.graph;
+        let inputs = self.inputs.iter().map(|(from, edge)| graph.node(from.node).plan_input(edge));
+        let inputs: Vec<_> = inputs.collect();
         let node = self.node;
         let planned = self.shared.host.plan(&node.stage, &node.name, &node.config, &inputs);
         planned.map_err(|error| self.host_error(error))

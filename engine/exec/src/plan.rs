@@ -39,6 +39,10 @@ pub struct NodePlan {
     pub key: Option<String>,
     /// Rows of the first table output, if the result is there.
     pub rows: Option<u64>,
+    /// What its stage computes on.
+    pub device: String,
+    /// Bytes of memory that the work is likely to take, if there is work and that is known.
+    pub memory_bytes: Option<u64>,
 }
 
 /// The plan for a pipeline.
@@ -87,10 +91,13 @@ fn plan_node(
         parts: None,
         key: None,
         rows: None,
+        device: node.device.clone(),
+        memory_bytes: node.memory,
     };
     match lookup.found(index) {
         Found::Complete(result) => {
             plan.state = State::Cached;
+            plan.memory_bytes = None;
             plan.key = Some(result.key.to_string());
             plan.rows = result.ports.iter().find_map(|port| match port {
                 PortResult::Table(table) => Some(table.rows()),

@@ -221,7 +221,7 @@ impl Remotes {
                 }
             }
             if let Some(key) = self.plan_key(node) {
-                self.memory.keep_plan(key, &node.outputs, &node.fingerprint);
+                self.memory.keep_plan(key, node);
             }
         }
         Ok(self.memory.save(store)?)

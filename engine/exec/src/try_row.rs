@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::RecordBatch;
 use paraloom_host::{Host, WorkInput, WorkOutput, WorkSettings};
-use paraloom_pipeline::{Graph, PlanInput};
+use paraloom_pipeline::Graph;
 use petgraph::graph::NodeIndex;
 
 use crate::error::{Result, RunError};
@@ -33,11 +33,7 @@ pub fn try_row(
     for (from, edge) in graph.inputs(index) {
         let schema = graph.node(from.node).outputs[from.port].clone();
         let source = &graph.node(from.node).name;
-        planned.push(PlanInput {
-            port: edge.input,
-            label: edge.label.clone(),
-            schema: schema.clone(),
-        });
+        planned.push(graph.node(from.node).plan_input(edge));
         inputs.push(match (edge.input == mapped, schema, lookup.output(from)) {
             (true, Some(schema), _) => WorkInput::Table(schema, Box::new(std::iter::empty())),
             (_, _, Some(PortResult::Artifact { entry, port, artifact })) => {

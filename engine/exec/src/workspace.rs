@@ -93,6 +93,8 @@ impl Catalog for Workspace {
             Ok(planned) => Ok(PlanOutput {
                 outputs: planned.outputs().to_vec(),
                 fingerprint: planned.fingerprint().to_owned(),
+                notes: planned.notes().to_vec(),
+                memory: planned.memory(),
             }),
             Err(HostError::Stage(failure)) => Err(PlanFailure {
                 message: failure.message,

@@ -53,6 +53,7 @@ pub struct PlannedStage {
     inputs: Vec<PlanInput>,
     outputs: Vec<Option<SchemaRef>>,
     fingerprint: String,
+    notes: Vec<String>,
 }
 
 // SAFETY: a plan is used by one thread at a time (the methods that work take &mut self)
@@ -80,6 +81,7 @@ impl PlannedStage {
                 port: input.port as u32,
                 label: Str::new(&input.label),
                 schema: schema.0.as_ref().map_or(std::ptr::null(), std::ptr::from_ref),
+                note: Str::new(&input.note),
             })
             .collect();
         let edges: Vec<_> = edges.iter().map(std::ptr::from_ref).collect();
@@ -99,6 +101,7 @@ impl PlannedStage {
             inputs: inputs.to_vec(),
             outputs: Vec::new(),
             fingerprint: String::new(),
+            notes: vec![String::new(); stage.info.outputs.len()],
         };
         let table = stage.table.as_ptr();
         // SAFETY: all arguments live through the call.
@@ -116,6 +119,12 @@ impl PlannedStage {
         }
         // SAFETY: borrowed from the plan, copied here.
         planned.fingerprint = unsafe { planned.plan.fingerprint.to_text() };
+        if !planned.plan.notes.is_null() {
+            for (index, note) in planned.notes.iter_mut().enumerate() {
+                // SAFETY: the plan owns n_outputs texts; copied here.
+                *note = unsafe { (*planned.plan.notes.add(index)).to_text() };
+            }
+        }
         Ok(planned)
     }
 
@@ -127,6 +136,16 @@ impl PlannedStage {
     /// What enters the key beside configuration, inputs and version.
     pub fn fingerprint(&self) -> &str {
         &self.fingerprint
+    }
+
+    /// Per output port: what is known of an artifact before it is there.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// Bytes of memory that the work is likely to take, if that is known.
+    pub fn memory(&self) -> Option<u64> {
+        Some(self.plan.memory_bytes).filter(|bytes| *bytes > 0)
     }
 
     /// Runs a whole stage; returns when it is done. `inputs` are as planned.

@@ -88,6 +88,8 @@ pub struct PlanInput {
     pub label: String,
     /// Schema of a table; `None` for an artifact.
     pub schema: Option<SchemaRef>,
+    /// What the stage that makes an artifact says of it; empty for a table.
+    pub note: String,
 }
 
 /// What a stage's plan says.
@@ -97,6 +99,10 @@ pub struct PlanOutput {
     pub outputs: Vec<Option<SchemaRef>>,
     /// What enters the key beside configuration, inputs and version.
     pub fingerprint: String,
+    /// Per output port: what is known of an artifact before it is there.
+    pub notes: Vec<String>,
+    /// Bytes of memory that the work is likely to take, if that is known.
+    pub memory: Option<u64>,
 }
 
 /// Why a stage could not be planned.

@@ -254,11 +254,7 @@ impl Pass<'_> {
     fn schemas(&self, edges: &[(usize, Edge)]) -> Option<Vec<PlanInput>> {
         let schema = |(from, edge): &(usize, Edge)| {
             let source = self.states[*from].as_ref()?.planned.as_ref()?;
-            Some(PlanInput {
-                port: edge.input,
-                label: edge.label.clone(),
-                schema: source.outputs.get(edge.output)?.clone(),
-            })
+            Some(source.plan_input(edge))
         };
         edges.iter().map(schema).collect()
     }
@@ -290,6 +286,8 @@ impl Pass<'_> {
                 .to_owned(),
             outputs: planned.outputs.into_iter().map(|schema| schema.map(with_id)).collect(),
             fingerprint: planned.fingerprint,
+            notes: planned.notes,
+            memory: planned.memory,
         })
     }
 }

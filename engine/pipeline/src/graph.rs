@@ -7,7 +7,7 @@ use petgraph::Direction;
 use petgraph::graph::{DiGraph, NodeIndex};
 use petgraph::visit::EdgeRef;
 
-use crate::catalog::{PortKind, StageInfo};
+use crate::catalog::{PlanInput, PortKind, StageInfo};
 use crate::config::PathUse;
 use crate::diagnostic::Span;
 use crate::names::suggestion;
@@ -35,6 +35,22 @@ pub struct Node {
     pub outputs: Vec<Option<SchemaRef>>,
     /// What the stage adds to the key.
     pub fingerprint: String,
+    /// Per output port: what is known of an artifact before it is there.
+    pub notes: Vec<String>,
+    /// Bytes of memory that the work is likely to take, if that is known.
+    pub memory: Option<u64>,
+}
+
+impl Node {
+    /// An edge from an output port of this node, as the stage that it enters plans with it.
+    pub fn plan_input(&self, edge: &Edge) -> PlanInput {
+        PlanInput {
+            port: edge.input,
+            label: edge.label.clone(),
+            schema: self.outputs.get(edge.output).cloned().flatten(),
+            note: self.notes.get(edge.output).cloned().unwrap_or_default(),
+        }
+    }
 }
 
 /// An edge: from an output port to an input port.

@@ -117,6 +117,9 @@ struct Held<S> {
     outputs: Vec<Option<SchemaRef>>,
     c_outputs: Vec<abi::ArrowSchema>,
     fingerprint: String,
+    c_notes: Vec<Str>,
+    /// What these lend.
+    _notes: Vec<String>,
     /// Set by a panic: the state is then unknown and the plan is not used again.
     poisoned: AtomicBool,
 }
@@ -170,6 +173,8 @@ fn plan<S, C: DeserializeOwned>(
         c_outputs: c_outputs.collect::<std::result::Result<_, _>>()?,
         outputs: planned.outputs,
         fingerprint: planned.fingerprint,
+        c_notes: planned.notes.iter().map(|note| Str::new(note)).collect(),
+        _notes: planned.notes,
         poisoned: AtomicBool::new(false),
     });
     // SAFETY: the host passes a plan to fill.
@@ -177,9 +182,26 @@ fn plan<S, C: DeserializeOwned>(
     out.n_outputs = held.c_outputs.len() as u32;
     out.outputs = held.c_outputs.as_mut_ptr();
     out.fingerprint = Str::new(&held.fingerprint);
+    // A host of an earlier minor version has no room for the rest.
+    if out.struct_size as usize >= size_of::<abi::Plan>() {
+        out.notes = held.c_notes.as_ptr();
+        out.memory_bytes = planned.memory;
+    }
     out.release = Some(release_plan::<S>);
     out.private_data = Box::into_raw(held).cast::<c_void>();
     Ok(())
+}
+
+/// # Safety
+/// `input` must be valid for as many bytes as it says.
+unsafe fn note(input: *const abi::PlanInput) -> String {
+    // SAFETY: the size comes first, in every version.
+    let size = unsafe { (*input).struct_size } as usize;
+    if size < size_of::<abi::PlanInput>() {
+        return String::new();
+    }
+    // SAFETY: it is there, and borrowed for the call.
+    unsafe { (*input).note.to_text() }
 }
 
 /// # Safety
@@ -193,7 +215,9 @@ unsafe fn plan_inputs(about: &About, args: &abi::PlanArgs) -> Result<PlanInputs>
         let schema = unsafe { import_schema(input.schema) }?;
         // SAFETY: borrowed for the call, copied here.
         let label = unsafe { input.label.to_text() };
-        edges.push(PlanEdge { port: port_name(about, input.port)?, label, schema });
+        // SAFETY: as above; a host of an earlier minor version has no notes.
+        let note = unsafe { note(input) };
+        edges.push(PlanEdge { port: port_name(about, input.port)?, label, schema, note });
     }
     Ok(PlanInputs { edges })
 }

@@ -57,6 +57,8 @@ pub struct PlanEdge {
     pub label: String,
     /// Schema of the table; `None` for an artifact.
     pub schema: Option<SchemaRef>,
+    /// What is known of the artifact; often nothing.
+    pub note: String,
 }
 
 impl PlanInputs {
@@ -68,6 +70,12 @@ impl PlanInputs {
     /// Whether anything is connected to `port`.
     pub fn is_connected(&self, port: &str) -> bool {
         self.edges.iter().any(|edge| edge.port == port)
+    }
+
+    /// What the stage that makes the artifact at `port` says of it ([`Planned::note`](crate::Planned::note)); empty where
+    /// it says nothing.
+    pub fn note(&self, port: &str) -> &str {
+        self.edges.iter().find(|edge| edge.port == port).map_or("", |edge| &edge.note)
     }
 
     /// The tables that enter `port`.

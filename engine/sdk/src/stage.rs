@@ -69,13 +69,17 @@ pub struct Planned<S> {
     pub(crate) stage: S,
     pub(crate) outputs: Vec<Option<SchemaRef>>,
     pub(crate) fingerprint: String,
+    pub(crate) notes: Vec<String>,
+    pub(crate) memory: u64,
 }
 
 impl<S> Planned<S> {
     /// `outputs` has one entry per output port, in order: the schema of a table,
     /// `None` for an artifact.
     pub fn new(stage: S, outputs: impl IntoIterator<Item = Option<SchemaRef>>) -> Self {
-        Self { stage, outputs: outputs.into_iter().collect(), fingerprint: String::new() }
+        let outputs: Vec<_> = outputs.into_iter().collect();
+        let notes = vec![String::new(); outputs.len()];
+        Self { stage, outputs, fingerprint: String::new(), notes, memory: 0 }
     }
 
     /// What enters the key beside configuration, inputs and version: a backend's name,
@@ -83,6 +87,23 @@ impl<S> Planned<S> {
     #[must_use]
     pub fn fingerprint(mut self, fingerprint: impl Into<String>) -> Self {
         self.fingerprint = fingerprint.into();
+        self
+    }
+
+    /// What can be said of the artifact of an output port, by its index, before it is there, for the plans of the stages
+    /// that read it ([`PlanInputs::note`]). It enters no key.
+    #[must_use]
+    pub fn note(mut self, port: usize, note: impl Into<String>) -> Self {
+        if let Some(place) = self.notes.get_mut(port) {
+            *place = note.into();
+        }
+        self
+    }
+
+    /// Bytes of memory that the work is likely to take, which `paraloom plan` tells.
+    #[must_use]
+    pub fn memory(mut self, bytes: u64) -> Self {
+        self.memory = bytes;
         self
     }
 }

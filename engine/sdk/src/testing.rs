@@ -122,6 +122,7 @@ impl Harness {
                 port: self.port_index(stage, port)?,
                 label: Str::new(label),
                 schema: schema.as_ref().map_or(std::ptr::null(), std::ptr::from_ref),
+                note: Str::EMPTY,
             });
         }
         let pointers: Vec<_> = edges.iter().map(std::ptr::from_ref).collect();

@@ -24,7 +24,7 @@ pub(crate) enum Use {
 
 /// Sequences that are computed side by side, and tokens of each that are counted on.
 const BATCH: u64 = 128;
-const TOKENS: u64 = 64;
+const TOKENS: u64 = 48;
 
 /// Bytes on the CPU: those of the weights and what belongs to them, and those with a batch of sentences at work.
 ///
@@ -34,28 +34,39 @@ pub(crate) fn estimate(config: &Config, purpose: Use) -> [u64; 2] {
     let vocabulary = F32 * (config.vocab_size * config.d_model) as u64;
     let slots = Weights::layout(config);
     let weights = F32 * slots.list().iter().map(|slot| slot.len() as u64).sum::<u64>();
-    // Loading copies the largest weight twice.
+    // Some numbers are in two places for a moment, and those of activations.
     let loading = 2 * vocabulary;
     match purpose {
         Use::Read(precision) => {
-            let head = if precision == Precision::Bf16 { vocabulary / 2 } else { vocabulary };
-            let layers = config.num_decoder_layers as u64;
+            // The embedding stays as it is, beside what makes logits.
+            let [layers, head] = match precision {
+                Precision::F32 => [weights - vocabulary, vocabulary],
+                Precision::Bf16 => [(weights - vocabulary) / 2, vocabulary / 2],
+            };
+            let kept = vocabulary + layers + head;
+            let blocks = config.num_decoder_layers as u64;
             // Keys and values, of the source and of what is written.
-            let cache = BATCH * TOKENS * layers * 4 * F32 * config.inner_dim() as u64;
+            let cache = BATCH * TOKENS * blocks * 4 * F32 * config.inner_dim() as u64;
             let logits = BATCH * F32 * config.vocab_size as u64;
-            [weights + head, weights + head + loading + cache + logits]
+            [kept, (kept + cache + logits).max(weights + head + loading)]
         }
         Use::Train { states, .. } => {
-            // Those that it started from, those that it has now, and a gradient of each.
-            let kept = weights * (3 + states);
-            // The gradient of the embedding comes in two parts; the result is written from a copy.
-            [kept, kept + loading + weights]
+            // With a gradient of each.
+            let kept = weights * (2 + states);
+            [kept, kept + loading]
         }
     }
 }
 
 /// Bytes below which nobody wants to know.
 const WORTH_TELLING: u64 = 64 << 20;
+
+/// Bytes that the work with a model is likely to take, by its `config.json`; 0 where that is not known yet, or little.
+pub(crate) fn likely(note: &str, purpose: Use) -> u64 {
+    let config = serde_json::from_str(note).ok().and_then(|json| Config::from_json(json).ok());
+    let [_, likely] = config.map_or([0; 2], |config| estimate(&config, purpose));
+    if likely < WORTH_TELLING { 0 } else { likely }
+}
 
 /// Says how much memory a node is about to take, and refuses what cannot fit.
 ///

@@ -18,7 +18,7 @@ use super::shared::{Loaded, MAX_SOURCE_TOKENS, pool};
 use crate::device::fingerprint;
 use crate::error::Error as TrainError;
 use crate::folder::{self, Format, Precision};
-use crate::memory::Use;
+use crate::memory::{self, Use};
 use crate::model::Model;
 use crate::tokenizer::Tokenizer;
 use crate::train::{Example, Length, Optimizer, Options, Schedule, StepMetrics, Trainer};
@@ -242,9 +242,12 @@ impl Stage for Finetune {
             weight: 1.0,
         };
         let tasks = Tasks::check(default, config.tasks.clone(), inputs)?;
-        let planned =
-            Planned::new(Self { config, tasks }, [None, Some(Arc::new(metrics_schema()))]);
-        Ok(planned.fingerprint(fingerprint()?))
+        let stage = Self { config, tasks };
+        // What comes out has the shape of what goes in.
+        let (note, memory) =
+            (inputs.note("model"), memory::likely(inputs.note("model"), stage.purpose()));
+        let planned = Planned::new(stage, [None, Some(Arc::new(metrics_schema()))]);
+        Ok(planned.fingerprint(fingerprint()?).note(0, note).memory(memory))
     }
 
     fn run(&self, run: &mut Run) -> Result<()> {

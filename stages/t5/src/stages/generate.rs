@@ -19,7 +19,7 @@ use super::shared::{Loaded, MAX_SOURCE_TOKENS, load_model, pool, row_by_row};
 use crate::decode::{Candidate, EarlyStopping, Options, Row, Strategy, generate};
 use crate::device::fingerprint;
 use crate::folder::Precision;
-use crate::memory::halving;
+use crate::memory::{self, Use, halving};
 
 /// Settings of `generate`.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -178,7 +178,9 @@ impl MapStage for Generate {
             Field::new(CANDIDATE, DataType::Int64, false),
             Field::new(SCORE, DataType::Float64, true),
         ]);
-        Ok(Planned::new(Self { config, options }, [Some(schema)]).fingerprint(fingerprint()?))
+        let memory = memory::likely(inputs.note("model"), Use::Read(config.precision));
+        let planned = Planned::new(Self { config, options }, [Some(schema)]);
+        Ok(planned.fingerprint(fingerprint()?).memory(memory))
     }
 
     fn open(&self, run: &Run) -> Result<Worker> {

@@ -72,6 +72,14 @@ struct Size {
     dropout: f64,
 }
 
+impl Size {
+    fn config(self, vocabulary: usize) -> T5Config {
+        let Self { d_model, d_ff, layers, heads, dropout, .. } = self;
+        let small = T5Config::small(vocabulary, d_model, d_ff, layers, heads);
+        T5Config { dropout_rate: dropout, ..small }
+    }
+}
+
 /// The words of the official prompts and labels, which any new tokenizer has as one piece each: short prompts cost
 /// less, and a label is then one decision.
 const PROMPTS: &str = "paraphrase: stsb sentence1: sentence2: cola sentence: acceptable unacceptable \
@@ -143,7 +151,8 @@ impl Stage for ModelStage {
                     .unwrap_or_else(|| Error::config(format!("no table has a column `{name}`"))));
             }
         }
-        Ok(Planned::new(Self { config }, [None]))
+        let note = note(&config);
+        Ok(Planned::new(Self { config }, [None]).note(0, note))
     }
 
     fn run(&self, run: &mut Run) -> Result<()> {
@@ -153,6 +162,17 @@ impl Stage for ModelStage {
             (None, Some(size)) => self.make(*size, run, &out),
             (None, None) => Err(Error::internal("the plan was checked")),
         }
+    }
+}
+
+/// What will be in the model's `config.json`, as far as that is known.
+fn note(config: &Config) -> String {
+    match (&config.from, &config.new) {
+        (Some(from), _) => {
+            std::fs::read_to_string(Path::new(from).join("config.json")).unwrap_or_default()
+        }
+        (None, Some(size)) => size.config(size.vocabulary).to_json().to_string(),
+        (None, None) => String::new(),
     }
 }
 
@@ -269,10 +289,7 @@ impl ModelStage {
             ))
             .at("/new/vocabulary"));
         }
-        let mut config =
-            T5Config::small(vocabulary, size.d_model, size.d_ff, size.layers, size.heads);
-        config.dropout_rate = size.dropout;
-        let model = Model::initial(config, &cpu_device(), run.seed())?;
+        let model = Model::initial(size.config(vocabulary), &cpu_device(), run.seed())?;
         let precision = self.config.dtype.unwrap_or_default();
         folder::save_as(&model, out, Format { precision, ..Format::default() })?;
         tokenizer.save(out)?;

@@ -18,7 +18,7 @@ use super::examples::{Kind, Task};
 use super::shared::{Loaded, MAX_SOURCE_TOKENS, load_model, pool, row_by_row};
 use crate::device::fingerprint;
 use crate::folder::Precision;
-use crate::memory::halving;
+use crate::memory::{self, Use, halving};
 use crate::score::{BATCH, Labels, cola_prompt, probabilities, stsb_prompt};
 use crate::train::{Example, mean_loss};
 
@@ -143,7 +143,8 @@ impl MapStage for ScoreStsb {
         rows.text(&config.first, "/first")?;
         rows.text(&config.second, "/second")?;
         let schema = rows.with_fields(stsb_fields(&config));
-        Ok(Planned::new(Self(config), [Some(schema)]).fingerprint(fingerprint()?))
+        let memory = memory::likely(inputs.note("model"), Use::Read(config.precision));
+        Ok(Planned::new(Self(config), [Some(schema)]).fingerprint(fingerprint()?).memory(memory))
     }
 
     fn open(&self, run: &Run) -> Result<Self::Worker> {
@@ -212,7 +213,8 @@ impl MapStage for ScoreCola {
         let rows = inputs.table("rows")?;
         rows.text(&config.text, "/text")?;
         let schema = rows.with_fields(cola_fields(&config));
-        Ok(Planned::new(Self(config), [Some(schema)]).fingerprint(fingerprint()?))
+        let memory = memory::likely(inputs.note("model"), Use::Read(config.precision));
+        Ok(Planned::new(Self(config), [Some(schema)]).fingerprint(fingerprint()?).memory(memory))
     }
 
     fn open(&self, run: &Run) -> Result<Self::Worker> {
@@ -294,7 +296,8 @@ impl MapStage for ScoreLoss {
         let rows = inputs.table("rows")?;
         config.task().check(&rows, "")?;
         let schema = rows.with_fields([Field::new(&config.into, DataType::Float64, true)]);
-        Ok(Planned::new(Self(config), [Some(schema)]).fingerprint(fingerprint()?))
+        let memory = memory::likely(inputs.note("model"), Use::Read(config.precision));
+        Ok(Planned::new(Self(config), [Some(schema)]).fingerprint(fingerprint()?).memory(memory))
     }
 
     fn open(&self, run: &Run) -> Result<Self::Worker> {
