@@ -30,7 +30,9 @@ SHAPES = {
 }
 PREFIX = "paraphrase: "
 NEW_TOKENS = 32
-BATCH, TRAIN_BATCH, STEPS = 64, 8, 24
+# Of `transformers`, which is slower with 32, 64 or 330; and as many as Paraloom computes side by side.
+BATCH = 128
+TRAIN_BATCH, STEPS = 8, 24
 WORDS = """the company said its board has approved a plan to raise prices in May after profits fell by three percent last year
 while managers expect demand for new machines to recover before the summer because costs are lower and the bank
 will lend more money to owners of small firms who want to hire staff""".split()

@@ -43,6 +43,10 @@ fn broken_pipelines() {
             "paraloom: 1\nnodes:\n  pairs: { stage: load, with: { from: d.csv } }\n  t: { stage: threshold, inputs: { rows: pair }, with: { keep: label = 1 } }",
         ),
         (
+            "unknown stage that is read",
+            "paraloom: 1\nnodes:\n  pairs: { stage: laod, with: { from: d.csv } }\n  t: { stage: threshold, inputs: { rows: pairs }, with: { keep: label = 1 } }",
+        ),
+        (
             "unknown port",
             "paraloom: 1\nnodes:\n  pairs: { stage: load, with: { from: d.csv } }\n  t: { stage: threshold, inputs: { row: pairs }, with: { keep: label = 1 } }",
         ),

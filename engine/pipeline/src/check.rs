@@ -104,7 +104,9 @@ impl Pass<'_> {
             Checker { catalog: self.catalog, errors: &mut self.errors, paths: Vec::new() };
         let config = checker.check(&node.with, &stage.config_schema, "");
         let paths = checker.paths;
-        let sound = self.errors.len() == before;
+        // A source that is not there, or whose stage is not, has its own error; here an edge is missing.
+        let connected = node.known && edges.len() == node.inputs.len();
+        let sound = connected && self.errors.len() == before;
         let schemas = self.schemas(&edges);
         let planned = match schemas {
             Some(inputs) if sound => self.plan(node, &stage, config, paths, &inputs),

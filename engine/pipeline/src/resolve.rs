@@ -50,6 +50,8 @@ pub struct ResolvedNode {
     pub ports: Vec<(String, Span)>,
     /// What is connected to which port.
     pub inputs: Vec<ResolvedInput>,
+    /// Whether all nodes that its inputs name are there.
+    pub known: bool,
     /// The configuration, variables filled in.
     pub with: Tree,
     /// Seed of the node.
@@ -106,11 +108,12 @@ fn resolve_node(
     vars: &Vars,
     errors: &mut Vec<Diagnostic>,
 ) -> ResolvedNode {
-    let mut inputs = Vec::new();
+    let (mut inputs, mut known) = (Vec::new(), true);
     for (port, span, tree) in &node.inputs {
         let tree = vars.fill(tree, errors);
         let mut connect = |label: Option<String>, source: &Tree| {
             let edge = endpoint(source, names, errors);
+            known &= edge.is_some();
             inputs.extend(edge.map(|(from, output)| ResolvedInput {
                 port: (port.clone(), *span),
                 label,
@@ -150,6 +153,7 @@ fn resolve_node(
         stage: node.stage.clone(),
         ports: node.inputs.iter().map(|(port, span, _)| (port.clone(), *span)).collect(),
         inputs,
+        known,
         with: vars.fill(&node.with, errors),
         seed: node.seed.or(document.seed).unwrap_or(0),
         part_rows: node.part_rows.or(document.part_rows).unwrap_or(DEFAULT_PART_ROWS),

@@ -10,7 +10,7 @@ extern crate paraloom_stages_t5_wgpu as paraloom_stages_t5;
 use paraloom_stages_t5::{
     Error,
     config::Config,
-    device::default_device,
+    device::{check_precision, default_device},
     folder::{self, Precision},
     model::Model,
     random::Stream,
@@ -76,6 +76,10 @@ fn a_resumed_run_ends_with_the_same_bytes() -> TestResult {
 /// Products in bf16 lead where those in f32 do: the loss falls as far, to within a hundredth.
 #[test]
 fn training_in_bf16_learns_as_well() -> TestResult {
+    if let Err(error) = check_precision(&default_device(), Precision::Bf16) {
+        eprintln!("skipped: {error}");
+        return Ok(());
+    }
     let losses = |precision| -> Result<(f64, f64), Box<dyn std::error::Error>> {
         let options = Options {
             length: Length::Epochs(40),
