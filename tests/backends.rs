@@ -5,6 +5,7 @@ mod common;
 use std::path::Path;
 use std::process::Command;
 
+use common::shell::{said, shell};
 use common::{Project, TABLES, paraloom, results, tiny, tiny_with};
 use serde_json::Value;
 
@@ -234,4 +235,58 @@ fn a_training_on_torch_goes_on_where_it_was_stopped() {
     let cpu = tiny();
     cpu.ok(&["run", "p.yaml"]);
     assert!(all(&cpu) == all(&straight), "on the CPU both compute by the same loops");
+}
+
+/// Torch says in words that there is no room, so the batch is halved; what is written is the same.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_batch_on_torch_that_does_not_fit_is_halved() {
+    if !is_there("torch") {
+        return;
+    }
+    let project = tiny();
+    project.ok(&["run", "p.yaml", "--until", "blank"]);
+    project.ok(&["export", "p.yaml", "blank", "--to", "tokenizer"]);
+    // The logits of a batch are by far the largest thing: 512 MB. Sources are short, so where they would be cut
+    // decides nothing but the key.
+    project.write(
+        "q.yaml",
+        "paraloom: 1
+backend: torch
+vars: { limit: 512 }
+nodes:
+  rows: { stage: load, with: { from: rows.csv } }
+  wide:
+    stage: model
+    with: { tokenizer: tokenizer, new: { vocabulary: 1000000, d_model: 8, d_ff: 8, layers: 1, heads: 1 } }
+  written:
+    stage: generate
+    inputs: { model: wide, rows: rows }
+    with: { max_new_tokens: 2, max_source_tokens: '${limit}' }
+",
+    );
+    let rows: String = (0..128).map(|row| format!("sales rose {row} percent\n")).collect();
+    project.write("rows.csv", &format!("source\n{rows}"));
+    project.ok(&["run", "q.yaml", "--until", "wide"]);
+    let (mut told, mut expected) = (String::new(), None);
+    // Downwards, to where a batch of all rows no longer fits.
+    for mebibytes in (1024..3072).rev().step_by(128) {
+        let limit = format!("limit={mebibytes}");
+        let script = format!(
+            "ulimit -v {}; exec \"$0\" run q.yaml --threads 2 --set {limit}",
+            mebibytes << 10
+        );
+        let output = shell(&project, &script);
+        told = said(&output);
+        if !output.status.success() {
+            break;
+        }
+        let rows = project.ok(&["show", "q.yaml", "written", "--json", "--set", &limit]);
+        if told.contains("out of memory: going on with batches of 64 instead of 128") {
+            assert!(Some(rows) == expected, "{told}");
+            return;
+        }
+        expected = Some(rows);
+    }
+    panic!("no batch was halved: {told}");
 }
