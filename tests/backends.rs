@@ -265,7 +265,8 @@ nodes:
     with: { max_new_tokens: 2, max_source_tokens: '${limit}' }
 ",
     );
-    let rows: String = (0..128).map(|row| format!("sales rose {row} percent\n")).collect();
+    let line = |row| format!("sales rose {row} percent\n");
+    let rows: String = (0..128).map(line).collect();
     project.write("rows.csv", &format!("source\n{rows}"));
     project.ok(&["run", "q.yaml", "--until", "wide"]);
     let (mut told, mut expected) = (String::new(), None);
