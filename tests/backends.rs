@@ -283,7 +283,7 @@ nodes:
             break;
         }
         let rows = project.ok(&["show", "q.yaml", "written", "--json", "--set", &limit]);
-        if told.contains("out of memory: going on with batches of 64 instead of 128") {
+        if told.contains("out of memory: going on with batches of 96 instead of 192") {
             assert!(Some(rows) == expected, "{told}");
             return;
         }

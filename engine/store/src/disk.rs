@@ -342,7 +342,10 @@ fn insist(mut remove: impl FnMut() -> std::io::Result<()>) -> std::io::Result<()
         result = remove();
         match result.as_ref().map_err(std::io::Error::kind) {
             Err(ErrorKind::NotFound) => return Ok(()),
-            Err(ErrorKind::DirectoryNotEmpty) => {}
+            // Or it has become something else since it was looked at.
+            Err(
+                ErrorKind::DirectoryNotEmpty | ErrorKind::IsADirectory | ErrorKind::NotADirectory,
+            ) => {}
             _ => break,
         }
     }

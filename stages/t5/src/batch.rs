@@ -8,6 +8,10 @@ use crate::{Result, kernels::has_panels};
 /// Tokens for each sequence of a batch, in the mean: a batch of longer ones is smaller, for want of memory.
 const TOKENS: usize = 256;
 
+/// Sequences that a batch has at least where it has another at its side: fewer cost less together, since weights are then
+/// read once.
+const LEAST: usize = 32;
+
 /// Batches that are computed side by side. While one waits for memory the other computes, and where there are as many
 /// threads their operations need not be shared out. With more of them weights would be read more often.
 const SIDES: usize = 2;
@@ -28,7 +32,7 @@ pub(crate) fn in_batches<T: Send>(
     // Long ones first: neighbours then take about as long, and memory peaks at once instead of at the end.
     let mut order: Vec<usize> = (0..lengths.len()).collect();
     order.sort_by_key(|&index| std::cmp::Reverse(lengths[index]));
-    let batches = batches(&order, lengths, most.div_ceil(sides).max(1));
+    let batches = batches(&order, lengths, most, sides);
     let mut results: Vec<(usize, T)> = Vec::with_capacity(lengths.len());
     for batches in batches.chunks(sides) {
         let done: Vec<Vec<T>> =
@@ -41,12 +45,22 @@ pub(crate) fn in_batches<T: Send>(
     Ok(results.into_iter().map(|(_, result)| result).collect())
 }
 
-/// Cuts an order, long ones first, into batches.
-fn batches<'a>(mut order: &'a [usize], lengths: &[usize], most: usize) -> Vec<&'a [usize]> {
+/// Cuts an order, long ones first, into batches of about the same size.
+fn batches<'a>(
+    mut order: &'a [usize],
+    lengths: &[usize],
+    most: usize,
+    sides: usize,
+) -> Vec<&'a [usize]> {
+    let most = most.div_ceil(sides).max(1);
+    let count = order.len().div_ceil(most);
+    let even = count.next_multiple_of(sides);
+    let count = if order.len() >= even * LEAST { even } else { count };
+    let size = order.len().div_ceil(count.max(1));
     let mut batches = Vec::new();
     while let Some(&longest) = order.first() {
         let fit = most * TOKENS / lengths[longest].max(1);
-        let (batch, rest) = order.split_at(order.len().min(most).min(fit.max(1)));
+        let (batch, rest) = order.split_at(order.len().min(size).min(fit.max(1)));
         batches.push(batch);
         order = rest;
     }
@@ -73,5 +87,18 @@ mod tests {
         };
         assert!(in_batches(&cpu_device(), &[5000, 5000], 1, lonely).is_ok());
         assert!(in_batches(&cpu_device(), &[], 1, lonely).is_ok());
+    }
+
+    #[test]
+    fn sequences_are_dealt_out_evenly_unless_they_are_few() {
+        let sizes = |count: usize, sides: usize| -> Vec<usize> {
+            let (order, lengths): (Vec<usize>, _) = ((0..count).collect(), vec![20; count]);
+            batches(&order, &lengths, 192, sides).into_iter().map(<[usize]>::len).collect()
+        };
+        assert_eq!(sizes(330, 2), [83, 83, 83, 81]);
+        assert_eq!(sizes(128, 2), [64, 64]);
+        assert_eq!(sizes(63, 2), [63]);
+        assert_eq!(sizes(200, 2), [50; 4]);
+        assert_eq!(sizes(330, 1), [165, 165]);
     }
 }

@@ -22,7 +22,8 @@ pub(crate) enum Use {
     },
 }
 
-/// Sequences that are computed side by side, and tokens of each that are counted on.
+/// Sequences that are computed side by side, those of a part unless a pipeline says otherwise, and tokens of each that are
+/// counted on.
 const BATCH: u64 = 128;
 const TOKENS: u64 = 48;
 

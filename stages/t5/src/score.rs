@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Rows that are scored side by side, where nothing else is said.
-pub const BATCH: usize = 128;
+pub const BATCH: usize = 192;
 
 /// A closed set of labels, as the tokens of a tokenizer.
 #[derive(Debug, Clone)]

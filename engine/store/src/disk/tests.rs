@@ -103,12 +103,14 @@ fn a_place_is_not_tried_for_ever_nor_after_another_error() {
 
 #[test]
 fn removing_is_tried_again_only_while_somebody_puts_things_in() {
-    use ErrorKind::{DirectoryNotEmpty, NotFound, PermissionDenied};
+    use ErrorKind::{DirectoryNotEmpty, IsADirectory, NotADirectory, NotFound, PermissionDenied};
     // How often which error comes, and then none; how often it is tried, and whether that was enough.
     for (errors, error, tries, succeeds) in [
         (0, NotFound, 1, true),
         (1, NotFound, 1, true),
         (2, DirectoryNotEmpty, 3, true),
+        (1, IsADirectory, 2, true),
+        (1, NotADirectory, 2, true),
         (1, PermissionDenied, 1, false),
         (1000, DirectoryNotEmpty, ATTEMPTS, false),
     ] {

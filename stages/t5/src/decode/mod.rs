@@ -81,7 +81,7 @@ impl Default for Options {
             max_new_tokens: 128,
             repetition_penalty: 1.0,
             no_repeat_ngram_size: 0,
-            batch_size: 128,
+            batch_size: 192,
         }
     }
 }
