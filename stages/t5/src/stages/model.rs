@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::card::{self, Card};
+use super::shared::pool;
 use crate::config::Config as T5Config;
 use crate::device::cpu_device;
 use crate::folder::{self, Format, Precision};
@@ -158,7 +159,10 @@ impl Stage for ModelStage {
     fn run(&self, run: &mut Run) -> Result<()> {
         let out = run.output_dir("model")?.to_owned();
         match (&self.config.from, &self.config.new) {
-            (Some(from), _) => copy(Path::new(from), &out, self.config.dtype),
+            (Some(from), _) => {
+                let dtype = self.config.dtype;
+                pool(run.threads())?.install(|| copy(Path::new(from), &out, dtype))
+            }
             (None, Some(size)) => self.make(*size, run, &out),
             (None, None) => Err(Error::internal("the plan was checked")),
         }
@@ -291,7 +295,8 @@ impl ModelStage {
         }
         let model = Model::initial(size.config(vocabulary), &cpu_device(), run.seed())?;
         let precision = self.config.dtype.unwrap_or_default();
-        folder::save_as(&model, out, Format { precision, ..Format::default() })?;
+        let format = Format { precision, ..Format::default() };
+        pool(run.threads())?.install(|| folder::save_as(&model, out, format))?;
         tokenizer.save(out)?;
         let card = Card {
             what: "with random weights",
