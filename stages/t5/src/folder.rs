@@ -18,7 +18,7 @@ use safetensors::{Dtype, tensor::Metadata};
 use serde_json::Value;
 
 pub use self::write::{Format, Precision, parse_size, save, save_as};
-pub(crate) use self::write::{write_file, write_json};
+pub(crate) use self::write::{Stored, write_file, write_json, write_tensors};
 use crate::{Error, Result, config::Config, model::Model};
 
 const CONFIG: &str = "config.json";
@@ -42,7 +42,7 @@ const HEAD: &str = "lm_head.weight";
 /// When a file is missing, damaged or not T5; every message names the file.
 pub fn load(directory: &Path, device: &Device) -> Result<Model> {
     let mut config = Config::read(&directory.join(CONFIG))?;
-    let mut files = TensorFiles::open(directory)?;
+    let files = TensorFiles::open(directory)?;
     config.untied_head = files.has_own_head()?;
     Model::from_values(config, device, |slot| {
         let aliases: &[&str] =
@@ -79,9 +79,10 @@ pub fn name(directory: &Path, name: &str) -> Result<()> {
     }
 }
 
-/// The tensors of a model directory, by name.
-struct TensorFiles {
-    directory: PathBuf,
+/// The tensors of a model directory or a file, by name.
+pub(crate) struct TensorFiles {
+    /// What they are of, for messages.
+    path: PathBuf,
     places: BTreeMap<String, Place>,
 }
 
@@ -96,8 +97,18 @@ struct Place {
 }
 
 impl TensorFiles {
+    /// Those of one file.
+    ///
+    /// # Errors
+    /// When it cannot be read, or is damaged.
+    pub(crate) fn of_file(path: &Path) -> Result<Self> {
+        let mut files = Self { path: path.to_path_buf(), places: BTreeMap::new() };
+        files.add(path)?;
+        Ok(files)
+    }
+
     fn open(directory: &Path) -> Result<Self> {
-        let mut files = Self { directory: directory.to_path_buf(), places: BTreeMap::new() };
+        let mut files = Self { path: directory.to_path_buf(), places: BTreeMap::new() };
         let (whole, index) = (directory.join(WEIGHTS), directory.join(INDEX));
         if whole.exists() {
             files.add(&whole)?;
@@ -160,11 +171,14 @@ impl TensorFiles {
     }
 
     /// The values of the first of `names` that exists, as f32.
-    fn read(&mut self, names: &[&str], shape: &[usize]) -> Result<Vec<f32>> {
+    ///
+    /// # Errors
+    /// When there is none, it has another shape, or cannot be read.
+    pub(crate) fn read(&self, names: &[&str], shape: &[usize]) -> Result<Vec<f32>> {
         let Some(place) = names.iter().find_map(|name| self.places.get(*name)) else {
             let message =
                 format!("the weights lack `{}`; are they of the model in config.json?", names[0]);
-            return Err(Error::malformed(&self.directory, message));
+            return Err(Error::malformed(&self.path, message));
         };
         if place.shape != shape {
             let message =

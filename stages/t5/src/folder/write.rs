@@ -123,7 +123,7 @@ pub fn save_as(model: &Model, directory: &Path, format: Format) -> Result<()> {
         .map(|(slot, tensor)| Stored::new(slot, tensor, format.precision))
         .collect::<Result<_>>()?;
     match shards(tensors, format.max_shard_bytes).as_slice() {
-        [whole] => write_tensors(whole, &directory.join(WEIGHTS)),
+        [whole] => write_weights(whole, &directory.join(WEIGHTS)),
         shards => write_shards(shards, directory),
     }
 }
@@ -164,7 +164,7 @@ fn write_shards(shards: &[Vec<Stored<'_>>], directory: &Path) -> Result<()> {
     let mut places = Map::new();
     for (shard, number) in shards.iter().zip(1..) {
         let name = format!("model-{number:05}-of-{:05}.safetensors", shards.len());
-        write_tensors(shard, &directory.join(&name))?;
+        write_weights(shard, &directory.join(&name))?;
         places
             .extend(shard.iter().map(|tensor| (tensor.name.to_owned(), Value::from(name.clone()))));
     }
@@ -180,12 +180,24 @@ fn write_shards(shards: &[Vec<Stored<'_>>], directory: &Path) -> Result<()> {
     write_json(&directory.join(INDEX), &index)
 }
 
-fn write_tensors(tensors: &[Stored<'_>], path: &Path) -> Result<()> {
-    let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+/// Writes tensors one after the other, of which one at a time is copied.
+///
+/// # Errors
+/// When the file cannot be written.
+pub(crate) fn write_tensors(
+    tensors: &[Stored<'_>],
+    metadata: Option<HashMap<String, String>>,
+    path: &Path,
+) -> Result<()> {
     let views = tensors.iter().map(|tensor| (tensor.name, tensor));
     let needed = tensors.iter().map(Stored::data_len).sum();
-    safetensors::serialize_to_file(views, Some(format), path)
-        .map_err(|error| Error::unwritten_tensors(path, needed, error))?;
+    safetensors::serialize_to_file(views, metadata, path)
+        .map_err(|error| Error::unwritten_tensors(path, needed, error))
+}
+
+fn write_weights(tensors: &[Stored<'_>], path: &Path) -> Result<()> {
+    let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    write_tensors(tensors, Some(format), path)?;
     // That file is its owner's only; a model is read by whoever may read the rest of its directory.
     let others = path.with_file_name(CONFIG);
     let mode = std::fs::metadata(&others).map_err(Error::io(&others))?.permissions();
@@ -193,7 +205,7 @@ fn write_tensors(tensors: &[Stored<'_>], path: &Path) -> Result<()> {
 }
 
 /// A tensor on its way into a file; its bytes are fetched when they are written.
-struct Stored<'a> {
+pub(crate) struct Stored<'a> {
     name: &'a str,
     shape: Vec<usize>,
     tensor: &'a Tensor<2>,
@@ -201,6 +213,11 @@ struct Stored<'a> {
 }
 
 impl<'a> Stored<'a> {
+    /// A tensor of f32 as it is.
+    pub(crate) fn exact(name: &'a str, tensor: &'a Tensor<2>) -> Self {
+        Self { name, shape: tensor.dims().to_vec(), tensor, precision: Precision::F32 }
+    }
+
     /// Refuses weights that nobody could use.
     fn new(slot: &'a Slot, tensor: &'a Tensor<2>, precision: Precision) -> Result<Self> {
         let unusable = read_values(tensor, |values| {
@@ -238,7 +255,7 @@ impl View for &Stored<'_> {
                 halves.flat_map_iter(half::bf16::to_le_bytes).collect()
             }
         });
-        bytes.expect("`new` has read them before").into()
+        bytes.expect("what is kept is of f32").into()
     }
 
     fn data_len(&self) -> usize {

@@ -1,16 +1,17 @@
 //! A training run on disk: weights, optimizer state and place, from which it goes on bit for bit.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    path::Path,
-};
+use std::path::Path;
 
 use burn::tensor::{Tensor, TensorData};
-use safetensors::{SafeTensors, tensor::TensorView};
 use serde::{Deserialize, Serialize};
 
 use super::{Best, Example, Options, Trainer, batches};
-use crate::{Error, Result, config::Config, model::Model};
+use crate::{
+    Error, Result,
+    config::Config,
+    folder::{Stored, TensorFiles, write_json, write_tensors},
+    model::{Model, Slot},
+};
 
 /// Version of the layout; readers refuse what they do not know.
 const VERSION: u32 = 1;
@@ -42,21 +43,10 @@ impl Trainer {
     pub fn save(&self, directory: &Path) -> Result<()> {
         self.check_weights()?;
         std::fs::create_dir_all(directory).map_err(Error::io(directory))?;
-        let bytes: BTreeMap<String, ([usize; 2], Vec<u8>)> = self
-            .tensors()
-            .into_iter()
-            .map(|(name, tensor)| (name, (tensor.dims(), tensor.to_data().as_bytes().to_vec())))
-            .collect();
-        let path = directory.join(TENSORS);
-        let failed = |error: safetensors::SafeTensorError| Error::malformed(&path, error);
-        let views = bytes.iter().map(|(name, (shape, bytes))| {
-            TensorView::new(safetensors::Dtype::F32, shape.to_vec(), bytes)
-                .map(|view| (name.as_str(), view))
-        });
-        let views: Vec<_> = views.collect::<Result<_, _>>().map_err(failed)?;
-        let needed = bytes.values().map(|(_, bytes)| bytes.len()).sum();
-        safetensors::serialize_to_file(views, None::<HashMap<String, String>>, &path)
-            .map_err(|error| Error::unwritten_tensors(&path, needed, error))?;
+        let tensors = self.tensors();
+        let stored: Vec<_> =
+            tensors.iter().map(|(name, tensor)| Stored::exact(name, tensor)).collect();
+        write_tensors(&stored, None, &directory.join(TENSORS))?;
         let place = Place {
             version: VERSION,
             options: self.options.clone(),
@@ -70,7 +60,7 @@ impl Trainer {
         };
         let json =
             serde_json::to_value(place).map_err(|error| Error::malformed(directory, error))?;
-        crate::folder::write_json(&directory.join(PLACE), &json)
+        write_json(&directory.join(PLACE), &json)
     }
 
     /// Goes on from what [`Trainer::save`] wrote, with the same examples and options.
@@ -101,26 +91,15 @@ impl Trainer {
         }
         let mut config = Config::from_json(place.config)?;
         config.untied_head = place.untied_head;
-        let path = directory.join(TENSORS);
-        let bytes = std::fs::read(&path).map_err(Error::io(&path))?;
-        let file =
-            SafeTensors::deserialize(&bytes).map_err(|error| Error::malformed(&path, error))?;
-        let values = |name: &str| -> Result<Vec<f32>> {
-            let tensor = file.tensor(name).map_err(|error| Error::malformed(&path, error))?;
-            Ok(tensor
-                .data()
-                .as_chunks::<4>()
-                .0
-                .iter()
-                .map(|chunk| f32::from_le_bytes(*chunk))
-                .collect())
-        };
-        let model = Model::from_values(config, device, |slot| values(&slot.name))?;
+        let files = TensorFiles::of_file(&directory.join(TENSORS))?;
+        let values = |name: &str, slot: &Slot| files.read(&[name], &[slot.rows, slot.columns]);
+        let model = Model::from_values(config, device, |slot| values(&slot.name, slot))?;
         let mut trainer = Self::new(model, examples, options)?;
-        trainer.restore_states(values)?;
+        trainer.restore_states(&files)?;
         if let Some((loss, since)) = place.best {
             let config = trainer.model.config().clone();
-            let model = Model::from_values(config, device, |slot| values(&best_name(&slot.name)))?;
+            let best = |slot: &Slot| values(&best_name(&slot.name), slot);
+            let model = Model::from_values(config, device, best)?;
             trainer.best = Some(Best { loss, model, since });
         }
         trainer.step = place.step;
@@ -146,17 +125,11 @@ impl Trainer {
         tensors
     }
 
-    fn restore_states(&mut self, values: impl Fn(&str) -> Result<Vec<f32>>) -> Result<()> {
+    fn restore_states(&mut self, files: &TensorFiles) -> Result<()> {
         for (slot, state) in self.layout.list().into_iter().zip(&mut self.states) {
             for (index, tensor) in state.tensors_mut().into_iter().enumerate() {
-                let name = state_name(&slot.name, index);
-                let (shape, values) = (tensor.dims(), values(&name)?);
-                if values.len() != shape.iter().product::<usize>() {
-                    return Err(Error::Weights(format!(
-                        "`{name}` has {} values, not {shape:?}",
-                        values.len()
-                    )));
-                }
+                let shape = tensor.dims();
+                let values = files.read(&[&state_name(&slot.name, index)], &shape)?;
                 *tensor = Tensor::from_data(TensorData::new(values, shape), &tensor.device());
             }
         }
