@@ -33,6 +33,8 @@ NEW_TOKENS = 32
 # Of `transformers`, which is slower with 32, 64 or 330; and as many as Paraloom computes side by side.
 BATCH = 128
 TRAIN_BATCH, STEPS = 8, 24
+# The last is what its `Trainer(bf16=True)` does: products in bf16, weights and optimizer in f32, as with Paraloom's `precision: bf16`.
+RIVALS = ["float32", "bfloat16", "autocast"]
 WORDS = """the company said its board has approved a plan to raise prices in May after profits fell by three percent last year
 while managers expect demand for new machines to recover before the summer because costs are lower and the bank
 will lend more money to owners of small firms who want to hire staff""".split()
@@ -79,8 +81,10 @@ class Paraloom:
 
 
 class Rival:
-    def __init__(self, model, tokenizer, rows, dtype):
+    def __init__(self, model, tokenizer, rows, kind):
+        dtype = torch.float32 if kind == "autocast" else getattr(torch, kind)
         self.model = T5ForConditionalGeneration.from_pretrained(model, dtype=dtype)
+        self.precision = torch.autocast("cpu", torch.bfloat16, enabled=kind == "autocast")
         encoded = tokenizer([PREFIX + row for row in rows]).input_ids
         self.sources = sorted(encoded, key=len, reverse=True)
         self.pairs = list(zip(encoded, tokenizer(rows).input_ids, strict=True))[: STEPS * TRAIN_BATCH]
@@ -97,7 +101,7 @@ class Rival:
 
     def generate(self):
         self.model.eval()
-        with torch.inference_mode():
+        with torch.inference_mode(), self.precision:
             for at in range(0, len(self.sources), BATCH):
                 ids = self.pad(self.sources[at : at + BATCH], 0)
                 self.model.generate(input_ids=ids, attention_mask=(ids != 0).long(), do_sample=False, num_beams=1,
@@ -112,7 +116,9 @@ class Rival:
         for at in range(0, len(self.pairs), TRAIN_BATCH):
             sources, targets = zip(*self.pairs[at : at + TRAIN_BATCH], strict=True)
             ids = self.pad(list(sources), 0)
-            model(input_ids=ids, attention_mask=(ids != 0).long(), labels=self.pad(list(targets), -100)).loss.backward()
+            with self.precision:
+                done = model(input_ids=ids, attention_mask=(ids != 0).long(), labels=self.pad(list(targets), -100))
+            done.loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             optimizer.zero_grad()
@@ -127,7 +133,7 @@ def main():
     parser.add_argument("--rows", type=int, default=330)
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--rival", nargs="*", choices=["float32", "bfloat16"], default=["float32", "bfloat16"])
+    parser.add_argument("--rival", nargs="*", choices=RIVALS, default=RIVALS)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     transformers.logging.set_verbosity_error()
@@ -147,8 +153,8 @@ def main():
         for backend in arguments.backend:
             name, _, precision = backend.partition(":")
             timed[f"paraloom {name} {precision or 'f32'}"] = Paraloom(folder, name, precision or "f32")
-        for dtype in arguments.rival:
-            timed[f"transformers {dtype}"] = Rival(folder / "model", tokenizer, rows, getattr(torch, dtype))
+        for kind in arguments.rival:
+            timed[f"transformers {kind}"] = Rival(folder / "model", tokenizer, rows, kind)
         print(f"T5-{arguments.size} shape, {arguments.rows} rows, {arguments.threads} threads, "
               f"transformers {transformers.__version__}, torch {torch.__version__}")
         print("| work | engine | rows/s (median) | of each repetition |\n|---|---|---|---|", flush=True)
