@@ -4,11 +4,14 @@
     benches/t5.py --tokenizer DIR [--size small] [--backend cpu cpu:bf16 torch torch:bf16] [--rows 330] [--repeat 3]
 
 DIR has the `tokenizer.json` of a T5. The model has the shape of T5-small or T5-base and random weights: the cost is that of the
-real one. Paraloom is timed by the events of its run, from a node's start to its end, reading of the model included;
-`transformers` without reading it. Each repetition times everything once, in turn, so that a busy moment hits all alike.
+real one. Both read the model and the rows, do the work and write what came of it. Paraloom is timed by the events of its run,
+from a node's start to its end; `transformers` by a clock around the same, its imports left out. Each repetition times
+everything once, in turn, so that a busy moment hits all alike.
 """
 
 import argparse
+import csv
+import itertools
 import json
 import os
 import pathlib
@@ -32,7 +35,7 @@ PREFIX = "paraphrase: "
 NEW_TOKENS = 32
 # Of `transformers`, which is slower with 32, 64 or 330; and as many as Paraloom computes side by side.
 BATCH = 128
-TRAIN_BATCH, STEPS = 8, 24
+TRAIN_BATCH = 8
 # The last is what its `Trainer(bf16=True)` does: products in bf16, weights and optimizer in f32, as with Paraloom's `precision: bf16`.
 RIVALS = ["float32", "bfloat16", "autocast"]
 WORDS = """the company said its board has approved a plan to raise prices in May after profits fell by three percent last year
@@ -53,7 +56,7 @@ class Paraloom:
         target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve()
         self.binary = target / "release" / "paraloom"
         generate = dict(prefix=PREFIX, max_new_tokens=NEW_TOKENS, precision=precision)
-        train = dict(prefix=PREFIX, steps=STEPS, batch_size=TRAIN_BATCH, learning_rate=1e-4, dropout=0.0, shuffle=False,
+        train = dict(prefix=PREFIX, batch_size=TRAIN_BATCH, learning_rate=1e-4, dropout=0.0, shuffle=False,
                      precision=precision)
         nodes = dict(
             model=dict(stage="model", **{"with": {"from": "../model"}}),
@@ -81,17 +84,19 @@ class Paraloom:
 
 
 class Rival:
-    def __init__(self, model, tokenizer, rows, kind):
-        dtype = torch.float32 if kind == "autocast" else getattr(torch, kind)
-        self.model = T5ForConditionalGeneration.from_pretrained(model, dtype=dtype)
+    def __init__(self, folder, kind):
+        self.folder, self.kind = folder, kind
         self.precision = torch.autocast("cpu", torch.bfloat16, enabled=kind == "autocast")
-        encoded = tokenizer([PREFIX + row for row in rows]).input_ids
-        self.sources = sorted(encoded, key=len, reverse=True)
-        self.pairs = list(zip(encoded, tokenizer(rows).input_ids, strict=True))[: STEPS * TRAIN_BATCH]
 
     def __call__(self, node):
+        """Seconds that the work of a node takes."""
+        out = self.folder / "out"
+        shutil.rmtree(out, ignore_errors=True)
         start = time.perf_counter()
-        getattr(self, node)()
+        dtype = torch.float32 if self.kind == "autocast" else getattr(torch, self.kind)
+        model = T5ForConditionalGeneration.from_pretrained(self.folder / "model", dtype=dtype)
+        tokenizer = AutoTokenizer.from_pretrained(self.folder / "model")
+        getattr(self, node)(model, tokenizer, out)
         return time.perf_counter() - start
 
     @staticmethod
@@ -99,29 +104,47 @@ class Rival:
         width = max(map(len, rows))
         return torch.tensor([row + [value] * (width - len(row)) for row in rows])
 
-    def generate(self):
-        self.model.eval()
+    def generate(self, model, tokenizer, out):
+        model.eval()
+        rows = [row["source"] for row in read(self.folder / "rows.csv")]
+        sources = tokenizer([PREFIX + row for row in rows]).input_ids
+        order = sorted(range(len(rows)), key=lambda row: -len(sources[row]))
+        written = {}
         with torch.inference_mode(), self.precision:
-            for at in range(0, len(self.sources), BATCH):
-                ids = self.pad(self.sources[at : at + BATCH], 0)
-                self.model.generate(input_ids=ids, attention_mask=(ids != 0).long(), do_sample=False, num_beams=1,
-                                    min_new_tokens=NEW_TOKENS, max_new_tokens=NEW_TOKENS)
+            for at in range(0, len(order), BATCH):
+                batch = order[at : at + BATCH]
+                ids = self.pad([sources[row] for row in batch], 0)
+                done = model.generate(input_ids=ids, attention_mask=(ids != 0).long(), do_sample=False, num_beams=1,
+                                      min_new_tokens=NEW_TOKENS, max_new_tokens=NEW_TOKENS)
+                written.update(zip(batch, tokenizer.batch_decode(done, skip_special_tokens=True), strict=True))
+        out.mkdir()
+        (out / "rows.txt").write_text("\n".join(written[row] for row in range(len(rows))))
 
-    def finetune(self):
-        model = self.model.train()
+    def finetune(self, model, tokenizer, out):
+        model.train()
         for module in model.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0
+        pairs = read(self.folder / "pairs.csv")
+        sources = tokenizer([PREFIX + pair["source"] for pair in pairs]).input_ids
+        targets = tokenizer([pair["target"] for pair in pairs]).input_ids
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
-        for at in range(0, len(self.pairs), TRAIN_BATCH):
-            sources, targets = zip(*self.pairs[at : at + TRAIN_BATCH], strict=True)
-            ids = self.pad(list(sources), 0)
+        for at in range(0, len(pairs), TRAIN_BATCH):
+            ids = self.pad(sources[at : at + TRAIN_BATCH], 0)
+            labels = self.pad(targets[at : at + TRAIN_BATCH], -100)
             with self.precision:
-                done = model(input_ids=ids, attention_mask=(ids != 0).long(), labels=self.pad(list(targets), -100))
+                done = model(input_ids=ids, attention_mask=(ids != 0).long(), labels=labels)
             done.loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             optimizer.zero_grad()
+        model.save_pretrained(out)
+        tokenizer.save_pretrained(out)
+
+
+def read(table):
+    with table.open(newline="") as lines:
+        return list(csv.DictReader(lines))
 
 
 def main():
@@ -131,30 +154,32 @@ def main():
     parser.add_argument("--backend", nargs="+", default=["cpu", "cpu:bf16", "torch", "torch:bf16"], help="NAME or NAME:bf16")
     parser.add_argument("--work", nargs="+", default=["generate", "finetune"])
     parser.add_argument("--rows", type=int, default=330)
+    parser.add_argument("--steps", type=int, default=40, help=f"of training, {TRAIN_BATCH} examples each")
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--rival", nargs="*", choices=RIVALS, default=RIVALS)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
         rows = sentences(arguments.rows)
         (folder / "rows.csv").write_text("source\n" + "\n".join(rows) + "\n")
-        (folder / "pairs.csv").write_text("source,target\n" + "\n".join(f"{row},{row}" for row in rows) + "\n")
+        pairs = itertools.islice(itertools.cycle(rows), arguments.steps * TRAIN_BATCH)
+        (folder / "pairs.csv").write_text("source,target\n" + "\n".join(f"{row},{row}" for row in pairs) + "\n")
         torch.manual_seed(0)
         model = T5ForConditionalGeneration(T5Config(decoder_start_token_id=0, **SHAPES[arguments.size]))
         model.save_pretrained(folder / "model")
         for file in arguments.tokenizer.iterdir():
             if file.is_file():
                 shutil.copy(file, folder / "model")
-        tokenizer = AutoTokenizer.from_pretrained(folder / "model")
         timed = {}
         for backend in arguments.backend:
             name, _, precision = backend.partition(":")
             timed[f"paraloom {name} {precision or 'f32'}"] = Paraloom(folder, name, precision or "f32")
         for kind in arguments.rival:
-            timed[f"transformers {kind}"] = Rival(folder / "model", tokenizer, rows, kind)
+            timed[f"transformers {kind}"] = Rival(folder, kind)
         print(f"T5-{arguments.size} shape, {arguments.rows} rows, {arguments.threads} threads, "
               f"transformers {transformers.__version__}, torch {torch.__version__}")
         print("| work | engine | rows/s (median) | of each repetition |\n|---|---|---|---|", flush=True)
@@ -163,7 +188,7 @@ def main():
             for _ in range(arguments.repeat):
                 for name, run in timed.items():
                     seconds[name].append(run(work))
-            count = arguments.rows if work == "generate" else min(STEPS * TRAIN_BATCH, arguments.rows)
+            count = arguments.rows if work == "generate" else arguments.steps * TRAIN_BATCH
             for name, taken in seconds.items():
                 rates = [count / second for second in taken]
                 print(f"| {work} | {name} | {statistics.median(rates):.1f} | "

@@ -350,11 +350,7 @@ fn sums<'a, S: Simd, A: Arithmetic<S>, const R: usize, const C: usize>(
         let Some(row) = row.first_chunk::<C>() else { break };
         prefetch(next);
         next = next.wrapping_add(ahead.step);
-        for i in 0..R {
-            for j in 0..C {
-                sums[i][j] = A::multiply_add(simd, factors[i], row[j], sums[i][j]);
-            }
-        }
+        A::multiply_add(simd, factors, row, &mut sums);
     }
     sums
 }
