@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
-use signal_hook::flag;
+use signal_hook::{flag, low_level};
 
 /// Which signal came, if any.
 #[derive(Clone, Debug, Default)]
@@ -19,12 +19,20 @@ pub(crate) fn survive_file_size_limit() {
 impl Signals {
     /// Lets signals set `cancel`. A system that refuses handlers keeps its defaults: the
     /// run can be killed anyway.
+    #[expect(unsafe_code, reason = "a handler of our own")]
     pub(crate) fn listen(cancel: &Arc<AtomicBool>) -> Self {
         let signals = Self::default();
         for signal in [SIGINT, SIGTERM, SIGHUP] {
-            let _ = flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(cancel));
-            let _ = flag::register(signal, Arc::clone(cancel));
-            let _ = flag::register_usize(signal, Arc::clone(&signals.0), signal as usize);
+            let (cancel, came) = (Arc::clone(cancel), Arc::clone(&signals.0));
+            let handle = move || {
+                came.store(signal as usize, Ordering::Release);
+                // In one step: two signals may be handled at the same time, by two threads.
+                if cancel.swap(true, Ordering::AcqRel) {
+                    low_level::exit(128 + signal);
+                }
+            };
+            // SAFETY: stores and an exit without any clearing up are what a handler may do.
+            let _ = unsafe { low_level::register(signal, handle) };
         }
         signals
     }

@@ -51,7 +51,7 @@ pub(crate) fn duration(ms: u64) -> String {
     }
 }
 
-/// "1.2 MiB".
+/// "1.2 MiB", "597 MiB".
 pub(crate) fn bytes(count: u64) -> String {
     let mut value = count as f64;
     for unit in ["bytes", "KiB", "MiB", "GiB"] {
@@ -59,7 +59,8 @@ pub(crate) fn bytes(count: u64) -> String {
             return if unit == "bytes" {
                 format!("{count} bytes")
             } else {
-                format!("{value:.1} {unit}")
+                let digits = usize::from(value < 100.0);
+                format!("{value:.digits$} {unit}")
             };
         }
         value /= 1024.0;

@@ -144,6 +144,11 @@ pub fn has_panels(device: &Device) -> bool {
     has_fused(device) && native::has_panels(device)
 }
 
+/// Whether products of bf16 are known to be slower than those of f32 on this device.
+pub fn has_slow_halves(device: &Device) -> bool {
+    has_panels(device) && !cpu::has_half_instructions()
+}
+
 /// A weight, `[out, in]`, in another order.
 pub fn reordered(weight: &Tensor<2>, order: Order) -> Tensor<2> {
     let [rows, depth] = weight.dims();

@@ -10,6 +10,7 @@ use rayon::ThreadPool;
 use crate::Error;
 use crate::device::{BATCH_INVARIANT, check_precision, cpu_device, device, set_threads};
 use crate::folder::{self, Precision};
+use crate::kernels::has_slow_halves;
 use crate::memory::{self, Use};
 use crate::model::Model;
 use crate::tokenizer::Tokenizer;
@@ -34,6 +35,10 @@ impl Loaded {
         let (directory, device) = (run.artifact("model")?, device(run.device())?);
         let (Use::Read(precision) | Use::Train { precision, .. }) = purpose;
         check_precision(&device, precision)?;
+        if precision == Precision::Bf16 && has_slow_halves(&device) {
+            let message = "this processor has no instructions for bf16: it takes less memory than f32, and more time";
+            run.services().info(message);
+        }
         if device == cpu_device() {
             memory::check(run.services(), &folder::config(directory)?, purpose)?;
         }

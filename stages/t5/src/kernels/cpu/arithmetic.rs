@@ -171,6 +171,14 @@ impl InPairs<'_> {
     }
 }
 
+/// Whether this processor has an instruction for pairs.
+pub(super) fn has_instruction() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return avx512::available().is_some();
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
 /// The instruction for pairs that AVX-512 has on some processors.
 #[cfg(target_arch = "x86_64")]
 #[expect(unsafe_code, reason = "instructions that not every processor has")]

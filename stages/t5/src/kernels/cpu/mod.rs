@@ -23,4 +23,5 @@ pub(super) mod update;
 
 pub(super) use self::operands::{half_panels, panels};
 pub(super) use self::ops::zeros_like;
+pub(super) use self::product::has_half_instructions;
 pub(super) use self::simd::{highest, log_sum_exp};

@@ -12,7 +12,7 @@ use std::{cell::RefCell, mem::MaybeUninit};
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::arithmetic::{Arithmetic, InPairs, InSingles};
+use super::arithmetic::{self, Arithmetic, InPairs, InSingles};
 use super::operands::{Depth, Left, Place, Right, SHORT_STRIP, STRIP, height};
 use super::part::Part;
 use super::simd::{LANES, prefetch, vectorized};
@@ -65,6 +65,11 @@ pub(super) fn multiply_half(
         Some(tiles) => multiply_tiles(left, right, depth, out, tiles),
         None => multiply_pairs(left, right, depth, out, |run| InPairs(run).run()),
     }
+}
+
+/// Whether this processor has instructions for that; without them it is slower than in f32.
+pub(in crate::kernels) fn has_half_instructions() -> bool {
+    tiles::available().is_some() || arithmetic::has_instruction()
 }
 
 /// By instructions for vectors.
