@@ -271,7 +271,7 @@ nodes:
     project.ok(&["run", "q.yaml", "--until", "wide"]);
     let (mut told, mut expected) = (String::new(), None);
     // Downwards, to where a batch of all rows no longer fits.
-    for mebibytes in (1024..3072).rev().step_by(128) {
+    for mebibytes in (512..3072).rev().step_by(128) {
         let limit = format!("limit={mebibytes}");
         let script = format!(
             "ulimit -v {}; exec \"$0\" run q.yaml --threads 2 --set {limit}",
