@@ -2,14 +2,14 @@
 //! process at once.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
-use signal_hook::{flag, low_level};
+use signal_hook::flag;
 
-/// Which signal came, if any.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Signals(Arc<AtomicUsize>);
+/// The signals that stop a run, and which of them came.
+#[derive(Clone, Debug)]
+pub(crate) struct Signals([(i32, Arc<AtomicBool>); 3]);
 
 /// A file size limit is an error of the write, not the end of the process: for every command.
 pub(crate) fn survive_file_size_limit() {
@@ -19,29 +19,29 @@ pub(crate) fn survive_file_size_limit() {
 impl Signals {
     /// Lets signals set `cancel`. A system that refuses handlers keeps its defaults: the
     /// run can be killed anyway.
-    #[expect(unsafe_code, reason = "a handler of our own")]
     pub(crate) fn listen(cancel: &Arc<AtomicBool>) -> Self {
-        let signals = Self::default();
-        for signal in [SIGINT, SIGTERM, SIGHUP] {
-            let (cancel, came) = (Arc::clone(cancel), Arc::clone(&signals.0));
-            let handle = move || {
-                came.store(signal as usize, Ordering::Release);
-                // In one step: two signals may be handled at the same time, by two threads.
-                if cancel.swap(true, Ordering::AcqRel) {
-                    low_level::exit(128 + signal);
-                }
+        let signals = Self([SIGINT, SIGTERM, SIGHUP].map(|signal| (signal, Arc::default())));
+        for (signal, came) in &signals.0 {
+            let end_if = |came: &Arc<AtomicBool>| {
+                let _ =
+                    flag::register_conditional_shutdown(*signal, 128 + signal, Arc::clone(came));
             };
-            // SAFETY: stores and an exit without any clearing up are what a handler may do.
-            let _ = unsafe { low_level::register(signal, handle) };
+            end_if(came);
+            let _ = flag::register(*signal, Arc::clone(came));
+            // Only now: of two that two threads handle at the same time, one at least sees the other.
+            signals
+                .0
+                .iter()
+                .filter(|(other, _)| other != signal)
+                .for_each(|(_, came)| end_if(came));
+            let _ = flag::register(*signal, Arc::clone(cancel));
         }
         signals
     }
 
     /// The exit code of the signal that came: 130 for Ctrl-C, 143 for SIGTERM.
     pub(crate) fn exit_code(&self) -> u8 {
-        match self.0.load(Ordering::Acquire) {
-            0 => crate::error::NODE_FAILED,
-            signal => 128 + signal as u8,
-        }
+        let came = self.0.iter().find(|(_, came)| came.load(Ordering::Acquire));
+        came.map_or(crate::error::NODE_FAILED, |(signal, _)| 128 + *signal as u8)
     }
 }
