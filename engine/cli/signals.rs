@@ -29,11 +29,9 @@ impl Signals {
             end_if(came);
             let _ = flag::register(*signal, Arc::clone(came));
             // Only now: of two that two threads handle at the same time, one at least sees the other.
-            signals
-                .0
-                .iter()
-                .filter(|(other, _)| other != signal)
-                .for_each(|(_, came)| end_if(came));
+            for (_, came) in signals.0.iter().filter(|(other, _)| other != signal) {
+                end_if(came);
+            }
             let _ = flag::register(*signal, Arc::clone(cancel));
         }
         signals

@@ -56,12 +56,8 @@ pub(crate) fn bytes(count: u64) -> String {
     let mut value = count as f64;
     for unit in ["bytes", "KiB", "MiB", "GiB"] {
         if value < 1024.0 {
-            return if unit == "bytes" {
-                format!("{count} bytes")
-            } else {
-                let digits = usize::from(value < 100.0);
-                format!("{value:.digits$} {unit}")
-            };
+            let digits = usize::from(unit != "bytes" && value < 100.0);
+            return format!("{value:.digits$} {unit}");
         }
         value /= 1024.0;
     }

@@ -36,8 +36,7 @@ impl Loaded {
         let (Use::Read(precision) | Use::Train { precision, .. }) = purpose;
         check_precision(&device, precision)?;
         if precision == Precision::Bf16 && has_slow_halves(&device) {
-            let message = "this processor has no instructions for bf16: it takes less memory than f32, and more time";
-            run.services().info(message);
+            run.services().info("this processor has no instructions for bf16; f32 would be faster");
         }
         if device == cpu_device() {
             memory::check(run.services(), &folder::config(directory)?, purpose)?;
