@@ -20,7 +20,8 @@ const SHAPES: [[usize; 3]; 6] = [
     [64, 512, 32128],
     [2048, 512, 2048],
 ];
-const ORDERS: [Order; 4] = [Order::Panels, Order::HalfPanels, Order::Plain, Order::Halves];
+const ORDERS: [Order; 5] =
+    [Order::Panels, Order::HalfPanels, Order::BytePanels, Order::Plain, Order::Halves];
 
 fn main() {
     // Cargo says `--bench`.

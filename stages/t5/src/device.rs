@@ -6,7 +6,7 @@
 
 use burn::tensor::{DType, Device};
 
-use crate::{Error, Result, folder::Precision};
+use crate::{Error, Result, kernels::has_panels, model::Precision};
 
 #[cfg(any(
     all(feature = "flex", feature = "torch"),
@@ -118,17 +118,17 @@ fn missing(name: &str, why: &str) -> Error {
 /// # Errors
 /// When it does not.
 pub fn check_precision(device: &Device, precision: Precision) -> Result<()> {
-    let dtype = match precision {
-        Precision::F32 => DType::F32,
-        Precision::Bf16 => DType::BF16,
+    let (name, there) = match precision {
+        Precision::F32 => return Ok(()),
+        Precision::Bf16 => ("bf16", has_fused(device) || device.supports_dtype(DType::BF16)),
+        Precision::Int8 => ("int8", has_panels(device)),
     };
-    if has_fused(device) || device.supports_dtype(dtype) {
+    if there {
         return Ok(());
     }
-    Err(Error::Invalid(
-        "this device does not compute in bf16; leave `precision` out, or choose another `backend`"
-            .into(),
-    ))
+    Err(Error::Invalid(format!(
+        "this device does not compute in {name}; leave `precision` out, or choose another `backend`"
+    )))
 }
 
 /// Tells the backend how many threads an operation may use; rayon's are given to it by who calls.

@@ -17,7 +17,7 @@ use rayon::prelude::*;
 use safetensors::{Dtype, tensor::Metadata};
 use serde_json::Value;
 
-pub use self::write::{Format, Precision, parse_size, save, save_as};
+pub use self::write::{Float, Format, parse_size, save, save_as};
 pub(crate) use self::write::{Stored, write_file, write_json, write_tensors};
 use crate::{Error, Result, config::Config, model::Model};
 

@@ -5,8 +5,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use paraloom_sdk::{Error, Result, Services, free_memory};
 
 use crate::config::Config;
-use crate::folder::Precision;
-use crate::model::Weights;
+use crate::folder::Float;
+use crate::model::{Precision, Weights};
 
 /// What a model is loaded for.
 #[derive(Debug, Clone, Copy)]
@@ -18,7 +18,7 @@ pub(crate) enum Use {
         /// Two for AdamW; Adafactor has next to none.
         states: u64,
         /// Of the products; everything is kept in f32.
-        precision: Precision,
+        precision: Float,
     },
 }
 
@@ -43,6 +43,7 @@ pub(crate) fn estimate(config: &Config, purpose: Use) -> [u64; 2] {
             let [layers, head] = match precision {
                 Precision::F32 => [weights - vocabulary, vocabulary],
                 Precision::Bf16 => [(weights - vocabulary) / 2, vocabulary / 2],
+                Precision::Int8 => [(weights - vocabulary) / 4, vocabulary / 4],
             };
             let kept = vocabulary + layers + head;
             let blocks = config.num_decoder_layers as u64;
@@ -85,7 +86,7 @@ pub(crate) fn check(services: Services, config: &Config, purpose: Use) -> Result
     if least > free {
         let [needed, free] = [least, free].map(size);
         return Err(Error::resource(format!("out of memory: {needed} are needed, of {free} that are free"))
-            .hint("allow more, or take a smaller model; to write and to score, `precision: bf16` takes half"));
+            .hint("allow more, or take a smaller model; to write and to score, `precision: int8` takes less"));
     }
     let message =
         format!("needs about {} of memory, of {} that are free", size(likely), size(free));

@@ -18,9 +18,9 @@ use paraloom_stages_t5::{
     Error,
     decode::{self as generation, Candidate, EarlyStopping, Row, Strategy, generate},
     device::{check_precision, default_device},
-    folder::{self, Format, Precision},
+    folder::{self, Float, Format},
     kernels::{LossScale, cross_entropy},
-    model::{Model, Network, Packed, Slot, Weights},
+    model::{Model, Network, Packed, Precision, Slot, Weights},
     train::{Example, Length, Optimizer, Options, Schedule, Trainer},
 };
 use serde_json::Value;
@@ -30,6 +30,8 @@ mod bar {
     pub(super) const LOGITS: f64 = 2e-5;
     /// The one of bf16 weights (docs/design/fidelity.md).
     pub(super) const BF16: f64 = 3e-2;
+    /// Weights have a fourth of the digits that bf16 has, by size.
+    pub(super) const INT8: f64 = 1e-1;
     /// Where torch's own operations have what is between the products in bf16 as well.
     pub(super) const ALL_BF16: f64 = 6e-2;
     pub(super) const LOSS: f64 = 1e-4;
@@ -145,6 +147,13 @@ fn logits_are_the_reference_s() -> TestResult {
         // As the stages that write and score have it.
         let prepared = fixture.model.clone().prepared(Precision::F32);
         report("logits, prepared", &fixture.name, bar::LOGITS, off(&prepared)?);
+        match check_precision(&fixture.model.device(), Precision::Int8) {
+            Ok(()) => {
+                let whole = fixture.model.clone().prepared(Precision::Int8);
+                report("logits, precision int8", &fixture.name, bar::INT8, off(&whole)?);
+            }
+            Err(error) => println!("skipped: {error}"),
+        }
         if let Err(error) = check_precision(&fixture.model.device(), Precision::Bf16) {
             println!("skipped: {error}");
             continue;
@@ -280,7 +289,7 @@ fn shards_and_halves_are_read_back() -> TestResult {
         for (one, other) in read.weights().list().into_iter().zip(fixture.model.weights().list()) {
             assert!(values(one) == values(other));
         }
-        let half = Format { precision: Precision::Bf16, ..Format::default() };
+        let half = Format { precision: Float::Bf16, ..Format::default() };
         folder::save_as(&fixture.model, halves.path(), half)?;
         let size = |folder: &tempfile::TempDir| -> std::io::Result<u64> {
             Ok(std::fs::metadata(folder.path().join("model.safetensors"))?.len())

@@ -11,7 +11,7 @@ use paraloom_stages_t5::{
     Error,
     config::Config,
     device::{check_precision, default_device},
-    folder::{self, Precision},
+    folder::{self, Float},
     model::Model,
     random::Stream,
     train::{Example, Length, Optimizer, Options, Schedule, Trainer},
@@ -77,7 +77,7 @@ fn a_resumed_run_ends_with_the_same_bytes() -> TestResult {
 #[test]
 #[expect(clippy::print_stdout, reason = "a test that is skipped says so")]
 fn training_in_bf16_learns_as_well() -> TestResult {
-    if let Err(error) = check_precision(&default_device(), Precision::Bf16) {
+    if let Err(error) = check_precision(&default_device(), Float::Bf16.into()) {
         println!("skipped: {error}");
         return Ok(());
     }
@@ -96,7 +96,7 @@ fn training_in_bf16_learns_as_well() -> TestResult {
         while trainer.step()?.is_some() {}
         Ok((before, trainer.evaluate(&examples(), &|| false)?))
     };
-    let ((before, single), (_, half)) = (losses(Precision::F32)?, losses(Precision::Bf16)?);
+    let ((before, single), (_, half)) = (losses(Float::F32)?, losses(Float::Bf16)?);
     assert!(single < before / 2.0, "{before} before, {single} after");
     assert!(
         (half / single - 1.0).abs() < 0.01 * before / single,

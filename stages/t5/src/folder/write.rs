@@ -19,7 +19,7 @@ use crate::{
 /// The numbers that weights are written as, or that are computed with.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
-pub enum Precision {
+pub enum Float {
     /// 32 bits.
     #[default]
     F32,
@@ -27,7 +27,7 @@ pub enum Precision {
     Bf16,
 }
 
-impl Precision {
+impl Float {
     /// Bytes of a value.
     fn bytes(self) -> usize {
         match self {
@@ -49,7 +49,7 @@ impl Precision {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Format {
     /// The numbers.
-    pub precision: Precision,
+    pub precision: Float,
     /// Most bytes of weights per file; a larger tensor gets a file of its own.
     pub max_shard_bytes: u64,
 }
@@ -57,7 +57,7 @@ pub struct Format {
 impl Default for Format {
     /// f32 in one file, unless it is huge: what `transformers` does.
     fn default() -> Self {
-        Self { precision: Precision::F32, max_shard_bytes: 50_000_000_000 }
+        Self { precision: Float::F32, max_shard_bytes: 50_000_000_000 }
     }
 }
 
@@ -103,7 +103,7 @@ pub fn save_as(model: &Model, directory: &Path, format: Format) -> Result<()> {
     std::fs::create_dir_all(directory).map_err(Error::io(directory))?;
     let config = model.config();
     let mut json = config.to_json();
-    if let (Precision::Bf16, Some(fields)) = (format.precision, json.as_object_mut()) {
+    if let (Float::Bf16, Some(fields)) = (format.precision, json.as_object_mut()) {
         fields.insert("dtype".into(), "bfloat16".into());
         fields.sort_keys();
     }
@@ -209,17 +209,17 @@ pub(crate) struct Stored<'a> {
     name: &'a str,
     shape: Vec<usize>,
     tensor: &'a Tensor<2>,
-    precision: Precision,
+    precision: Float,
 }
 
 impl<'a> Stored<'a> {
     /// A tensor of f32 as it is.
     pub(crate) fn exact(name: &'a str, tensor: &'a Tensor<2>) -> Self {
-        Self { name, shape: tensor.dims().to_vec(), tensor, precision: Precision::F32 }
+        Self { name, shape: tensor.dims().to_vec(), tensor, precision: Float::F32 }
     }
 
     /// Refuses weights that nobody could use.
-    fn new(slot: &'a Slot, tensor: &'a Tensor<2>, precision: Precision) -> Result<Self> {
+    fn new(slot: &'a Slot, tensor: &'a Tensor<2>, precision: Float) -> Result<Self> {
         let unusable = read_values(tensor, |values| {
             let unusable = |value: &f32| !precision.round(*value).is_finite();
             let pieces = values.par_chunks(PIECE);
@@ -238,8 +238,8 @@ impl<'a> Stored<'a> {
 impl View for &Stored<'_> {
     fn dtype(&self) -> Dtype {
         match self.precision {
-            Precision::F32 => Dtype::F32,
-            Precision::Bf16 => Dtype::BF16,
+            Float::F32 => Dtype::F32,
+            Float::Bf16 => Dtype::BF16,
         }
     }
 
@@ -249,8 +249,8 @@ impl View for &Stored<'_> {
 
     fn data(&self) -> Cow<'_, [u8]> {
         let bytes = read_values(self.tensor, |values| match self.precision {
-            Precision::F32 => bytemuck::cast_slice(values).to_vec(),
-            Precision::Bf16 => {
+            Float::F32 => bytemuck::cast_slice(values).to_vec(),
+            Float::Bf16 => {
                 let halves = values.par_iter().map(|&value| half::bf16::from_f32(value));
                 halves.flat_map_iter(half::bf16::to_le_bytes).collect()
             }

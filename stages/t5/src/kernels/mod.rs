@@ -43,6 +43,8 @@ pub enum Order {
     Panels,
     /// The same in bf16, two numbers in the place of one.
     HalfPanels,
+    /// The same in whole numbers of 8 bits, four in the place of one, and a scale for each row.
+    BytePanels,
 }
 
 /// What the loss counts.
@@ -156,6 +158,7 @@ pub fn reordered(weight: &Tensor<2>, order: Order) -> Tensor<2> {
         Order::Plain | Order::Halves => return weight.clone(),
         Order::Panels => read_values(weight, |values| cpu::panels(values, depth)),
         Order::HalfPanels => read_values(weight, |values| cpu::half_panels(values, depth)),
+        Order::BytePanels => read_values(weight, |values| cpu::byte_panels(values, depth)),
     };
     let panels = panels.expect("weights are of f32");
     let width = panels.len() / rows;

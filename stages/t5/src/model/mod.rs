@@ -6,6 +6,8 @@ mod session;
 pub mod weights;
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 pub use self::{
     network::{Network, Packed},
@@ -15,10 +17,32 @@ pub use self::{
 use crate::{
     Error, Result,
     config::Config,
-    folder::Precision,
+    folder::Float,
     kernels::{Order, has_panels, reordered},
     random::{Stream, mix},
 };
+
+/// What matrix products are computed in, where a model is only read from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// 32 bits.
+    #[default]
+    F32,
+    /// 16 bits with the range of f32: two to three digits.
+    Bf16,
+    /// Weights in 8 bits, with a scale for each output.
+    Int8,
+}
+
+impl From<Float> for Precision {
+    fn from(float: Float) -> Self {
+        match float {
+            Float::F32 => Self::F32,
+            Float::Bf16 => Self::Bf16,
+        }
+    }
+}
 
 /// A T5 model. Cloning is cheap: clones share the weights, which are never changed while they are shared.
 #[derive(Debug, Clone)]
@@ -76,17 +100,20 @@ impl Model {
         &self.config
     }
 
-    /// The same model, only to be read from: in this precision, and in the order in which weights are read fastest.
+    /// The same model, only to be read from: in this precision, if its device has it, and in the order in which weights are
+    /// read fastest.
     #[must_use]
     pub fn prepared(mut self, precision: Precision) -> Self {
-        let order = match precision {
-            Precision::Bf16 if has_panels(&self.device()) => Order::HalfPanels,
-            Precision::F32 if has_panels(&self.device()) => Order::Panels,
-            Precision::Bf16 => {
+        if !has_panels(&self.device()) {
+            if precision == Precision::Bf16 {
                 self.weights = self.weights.map(|weight| weight.clone().cast(DType::BF16));
-                return self;
             }
-            Precision::F32 => return self,
+            return self;
+        }
+        let order = match precision {
+            Precision::F32 => Order::Panels,
+            Precision::Bf16 => Order::HalfPanels,
+            Precision::Int8 => Order::BytePanels,
         };
         self.output = Some((order, reordered(self.weights.output(), order)));
         for weight in self.weights.linear_mut() {

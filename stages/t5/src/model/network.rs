@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     config::Config,
-    folder::Precision,
+    folder::Float,
     kernels::{self, AttentionPlan, Keys, Order, Segment},
     random::{Dropout, mix},
 };
@@ -94,10 +94,10 @@ impl<'a> Network<'a> {
 
     /// The same computation with linear layers in `precision`, for training: weights and gradients stay as they are.
     #[must_use]
-    pub fn in_precision(self, precision: Precision) -> Self {
+    pub fn in_precision(self, precision: Float) -> Self {
         let order = match precision {
-            Precision::F32 => Order::Plain,
-            Precision::Bf16 => Order::Halves,
+            Float::F32 => Order::Plain,
+            Float::Bf16 => Order::Halves,
         };
         Self { order, ..self }
     }

@@ -17,7 +17,7 @@ use super::examples::{Kind, Pair, TableCount, Task, Tasks};
 use super::shared::{Loaded, MAX_SOURCE_TOKENS, pool};
 use crate::device::fingerprint;
 use crate::error::Error as TrainError;
-use crate::folder::{self, Format, Precision};
+use crate::folder::{self, Float, Format};
 use crate::memory::{self, Use};
 use crate::model::Model;
 use crate::tokenizer::Tokenizer;
@@ -123,10 +123,10 @@ pub struct Config {
     /// What matrix products are computed in. bf16 is faster where the processor has instructions for it; weights,
     /// gradients and the optimizer's state stay in f32.
     #[serde(default)]
-    precision: Precision,
+    precision: Float,
     /// The numbers that the weights are written as, whatever they are computed in.
     #[serde(default)]
-    dtype: Precision,
+    dtype: Float,
     /// Weights that need more than this are written as several files.
     #[serde(default = "fifty_gigabytes")]
     max_shard_size: String,

@@ -18,8 +18,8 @@ use serde::Deserialize;
 use super::shared::{Loaded, MAX_SOURCE_TOKENS, load_model, pool, row_by_row};
 use crate::decode::{Candidate, EarlyStopping, Options, Row, Strategy, generate};
 use crate::device::fingerprint;
-use crate::folder::Precision;
 use crate::memory::{self, Use, halving};
+use crate::model::Precision;
 
 /// Settings of `generate`.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -59,7 +59,8 @@ pub struct Config {
     #[serde(default = "max_source_tokens")]
     #[schemars(range(min = 2))]
     max_source_tokens: usize,
-    /// What is computed with. bf16 takes half the memory and is faster where the processor has instructions for it.
+    /// What is computed with. bf16 takes half the memory and is faster where the processor has instructions for it; int8
+    /// takes less still, and is faster on any processor, but is less exact.
     #[serde(default)]
     precision: Precision,
 }

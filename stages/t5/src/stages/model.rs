@@ -13,7 +13,7 @@ use super::card::{self, Card};
 use super::shared::pool;
 use crate::config::Config as T5Config;
 use crate::device::cpu_device;
-use crate::folder::{self, Format, Precision};
+use crate::folder::{self, Float, Format};
 use crate::model::Model;
 use crate::tokenizer::{self, Tokenizer};
 
@@ -44,7 +44,7 @@ pub struct Config {
     /// The numbers that the weights are written as; as they are read, or f32 for a new model,
     /// if left out. They are computed with in f32 all the same.
     #[serde(default)]
-    dtype: Option<Precision>,
+    dtype: Option<Float>,
 }
 
 /// The size of a new T5.
@@ -208,7 +208,7 @@ fn check_folder(from: &Path) -> Result<()> {
 
 /// Copies the files that make up a model, after they were read without error. What is to be of another form is
 /// written anew.
-fn copy(from: &Path, out: &Path, dtype: Option<Precision>) -> Result<()> {
+fn copy(from: &Path, out: &Path, dtype: Option<Float>) -> Result<()> {
     let model = folder::load(from, &cpu_device())?;
     let tokenizer = Tokenizer::load(from)?;
     if !from.join(tokenizer::FILE).is_file() {

@@ -17,8 +17,8 @@ use serde::Deserialize;
 use super::examples::{Kind, Task};
 use super::shared::{Loaded, MAX_SOURCE_TOKENS, load_model, pool, row_by_row};
 use crate::device::fingerprint;
-use crate::folder::Precision;
 use crate::memory::{self, Use, halving};
+use crate::model::Precision;
 use crate::score::{BATCH, Labels, cola_prompt, probabilities, stsb_prompt};
 use crate::train::{Example, mean_loss};
 
@@ -102,7 +102,8 @@ pub struct StsbConfig {
     /// the column of this name with `_mean`.
     #[serde(default = "stsb")]
     into: String,
-    /// What is computed with. bf16 takes half the memory and is faster where the processor has instructions for it.
+    /// What is computed with. bf16 takes half the memory and is faster where the processor has instructions for it; int8
+    /// takes less still, and is faster on any processor, but is less exact.
     #[serde(default)]
     precision: Precision,
 }
@@ -189,7 +190,8 @@ pub struct ColaConfig {
     /// `acceptable` goes to the column of this name with `_p`.
     #[serde(default = "cola")]
     into: String,
-    /// What is computed with. bf16 takes half the memory and is faster where the processor has instructions for it.
+    /// What is computed with. bf16 takes half the memory and is faster where the processor has instructions for it; int8
+    /// takes less still, and is faster on any processor, but is less exact.
     #[serde(default)]
     precision: Precision,
 }
@@ -261,7 +263,8 @@ pub struct LossConfig {
     /// The column to write: the mean loss of a target token.
     #[serde(default = "loss")]
     into: String,
-    /// What is computed with. bf16 takes half the memory and is faster where the processor has instructions for it.
+    /// What is computed with. bf16 takes half the memory and is faster where the processor has instructions for it; int8
+    /// takes less still, and is faster on any processor, but is less exact.
     #[serde(default)]
     precision: Precision,
 }

@@ -9,10 +9,10 @@ use rayon::ThreadPool;
 
 use crate::Error;
 use crate::device::{BATCH_INVARIANT, check_precision, cpu_device, device, set_threads};
-use crate::folder::{self, Precision};
+use crate::folder;
 use crate::kernels::has_slow_halves;
 use crate::memory::{self, Use};
-use crate::model::Model;
+use crate::model::{Model, Precision};
 use crate::tokenizer::Tokenizer;
 
 /// Says that rows can be computed in any batch, where the backend keeps that.
@@ -33,7 +33,10 @@ impl Loaded {
     /// Reads the model of a stage.
     pub(super) fn read(run: &Run, purpose: Use) -> StageResult<Self> {
         let (directory, device) = (run.artifact("model")?, device(run.device())?);
-        let (Use::Read(precision) | Use::Train { precision, .. }) = purpose;
+        let precision = match purpose {
+            Use::Read(precision) => precision,
+            Use::Train { precision, .. } => precision.into(),
+        };
         check_precision(&device, precision)?;
         if precision == Precision::Bf16 && has_slow_halves(&device) {
             run.services().info("this processor has no instructions for bf16; f32 would be faster");

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::folder::Precision;
+use crate::folder::Float;
 
 /// How weights follow their gradients.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -71,7 +71,7 @@ pub struct Options {
     pub shuffle: bool,
     /// What linear layers are computed in; weights, gradients and the optimizer's state are f32.
     #[serde(default)]
-    pub precision: Precision,
+    pub precision: Float,
     /// Decides order and dropout.
     pub seed: u64,
 }
@@ -92,7 +92,7 @@ impl Default for Options {
             dropout: None,
             label_smoothing: 0.0,
             shuffle: true,
-            precision: Precision::F32,
+            precision: Float::F32,
             seed: 42,
         }
     }

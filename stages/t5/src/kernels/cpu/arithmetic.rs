@@ -20,7 +20,7 @@ pub(super) trait Arithmetic<S: Simd> {
 
 /// Makes each of the sums `one` of its factor, its register of `row` and itself.
 #[inline(always)]
-fn for_each<V: Copy, const R: usize, const C: usize>(
+pub(super) fn for_each<V: Copy, const R: usize, const C: usize>(
     factors: &[f32; R],
     row: &[V; C],
     sums: &mut [[V; C]; R],

@@ -2,6 +2,7 @@
 
 use std::mem::MaybeUninit;
 
+use super::int8::multiply_int8;
 use super::operands::{Left, Right};
 use super::product::{multiply, multiply_half};
 use crate::kernels::Order;
@@ -14,12 +15,13 @@ pub(super) fn forward(
     order: Order,
     out: &mut [MaybeUninit<f32>],
 ) {
-    let x = Left::Rows(x);
+    let rows = Left::Rows(x);
     match order {
-        Order::Plain => multiply(x, Right::Transposed(w), depth, out),
-        Order::Halves => multiply_half(x, Right::Transposed(w), depth, out),
-        Order::Panels => multiply(x, Right::Panels(w), depth, out),
-        Order::HalfPanels => multiply_half(x, Right::Panels(w), depth, out),
+        Order::Plain => multiply(rows, Right::Transposed(w), depth, out),
+        Order::Halves => multiply_half(rows, Right::Transposed(w), depth, out),
+        Order::Panels => multiply(rows, Right::Panels(w), depth, out),
+        Order::HalfPanels => multiply_half(rows, Right::Panels(w), depth, out),
+        Order::BytePanels => multiply_int8(x, w, depth, out),
     }
 }
 
@@ -49,6 +51,8 @@ fn product(order: Order) -> impl Fn(Left<'_>, Right<'_>, usize, &mut [MaybeUnini
     match order {
         Order::Plain => multiply,
         Order::Halves => multiply_half,
-        Order::Panels | Order::HalfPanels => unreachable!("weights in panels are only read"),
+        Order::Panels | Order::HalfPanels | Order::BytePanels => {
+            unreachable!("weights in panels are only read")
+        }
     }
 }

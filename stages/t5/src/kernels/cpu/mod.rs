@@ -9,6 +9,7 @@ mod arithmetic;
 mod attention;
 mod elementwise;
 pub(super) mod embedding;
+mod int8;
 mod linear;
 mod loss;
 mod norm;
@@ -21,6 +22,7 @@ mod simd;
 mod tiles;
 pub(super) mod update;
 
+pub(super) use self::int8::byte_panels;
 pub(super) use self::operands::{half_panels, panels};
 pub(super) use self::ops::zeros_like;
 pub(super) use self::product::has_half_instructions;

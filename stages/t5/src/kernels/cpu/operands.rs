@@ -1,6 +1,7 @@
 //! What the matrix product multiplies: either side as it lies in memory, and the orders in which the loops want it.
 
 use super::arithmetic::{pair, pair_rows, pairs};
+use super::int8::unpack;
 use super::product::PANEL;
 use super::simd::{LANES, made_in_blocks, prefetch, vectorized};
 
@@ -138,6 +139,8 @@ pub(super) enum Right<'a> {
     Panels(&'a [f32]),
     /// In panels with all their padding, as [`Right::packed`] gives them.
     Packed(&'a [f32]),
+    /// In panels of whole numbers, four to a word, and what those of each column are multiples of.
+    Bytes { values: &'a [f32], scales: &'a [f32] },
 }
 
 impl<'a> Right<'a> {
@@ -147,7 +150,8 @@ impl<'a> Right<'a> {
             Self::Rows(values)
             | Self::Transposed(values)
             | Self::Panels(values)
-            | Self::Packed(values) => values,
+            | Self::Packed(values)
+            | Self::Bytes { values, .. } => values,
         }
     }
 
@@ -173,6 +177,9 @@ impl<'a> Right<'a> {
             Self::Panels(_) => Some(panel.as_ptr_range().end),
             Self::Transposed(values) => {
                 Some(values.as_ptr().wrapping_add((place.first + place.width) * depth.numbers()))
+            }
+            Self::Bytes { values, .. } => {
+                Some(values.as_ptr().wrapping_add((place.first + place.width) * depth.words() / 2))
             }
             Self::Rows(_) | Self::Packed(_) => None,
         }
@@ -220,6 +227,9 @@ impl<'a> Right<'a> {
             Self::Transposed(values) => from_columns(to, values, depth, place),
             Self::Panels(values) | Self::Packed(values) => {
                 copy_rows(to, stride, &values[first * words..][..words * width], width, width);
+            }
+            Self::Bytes { values, .. } => {
+                unpack(to, stride, &values[first * words / 2..][..words * width / 2], width);
             }
         }
     }

@@ -48,7 +48,7 @@ pub(super) fn multiply(
     let (depth, height) = (Depth::Singles(depth), strip_height());
     let strips = left.strips(out.len() / columns, depth, height);
     let work = |run: Run<'_>| Arch::new().dispatch(InSingles(run));
-    share((&strips, height), right, depth, columns, out, work);
+    share(Strips { words: &strips, height, scales: &[] }, right, depth, columns, out, work);
 }
 
 /// The same of numbers that are rounded to bf16. Panels are those of [`half_panels`](super::half_panels).
@@ -83,7 +83,7 @@ fn multiply_pairs(
     let columns = half_columns(right, depth);
     let (depth, height) = (Depth::Pairs(depth), strip_height());
     let strips = left.strips(out.len() / columns, depth, height);
-    share((&strips, height), right, depth, columns, out, work);
+    share(Strips { words: &strips, height, scales: &[] }, right, depth, columns, out, work);
 }
 
 /// By instructions for tiles.
@@ -102,16 +102,21 @@ fn multiply_tiles(
             || run.tiles(tiles),
         );
     };
-    share((&left, SIDE), right, Depth::Tiles(depth), columns, out, work);
+    share(
+        Strips { words: &left, height: SIDE, scales: &[] },
+        right,
+        Depth::Tiles(depth),
+        columns,
+        out,
+        work,
+    );
 }
 
 /// Columns of a matrix of `depth` rows, whose panels are of pairs.
 fn half_columns(right: Right<'_>, depth: usize) -> usize {
     match right {
         Right::Panels(values) => values.len() / depth.div_ceil(2),
-        Right::Rows(values) | Right::Transposed(values) | Right::Packed(values) => {
-            values.len() / depth
-        }
+        _ => right.values().len() / depth,
     }
 }
 
@@ -128,9 +133,20 @@ fn strip_height() -> usize {
     Arch::new().dispatch(Height)
 }
 
-/// Shares the work out. `left` is as the work wants it, in strips or tiles of so many rows.
-fn share(
-    (left, height): (&[f32], usize),
+/// The left-hand matrix as the work wants it.
+#[derive(Clone, Copy)]
+pub(super) struct Strips<'a> {
+    /// In strips, or in tiles.
+    pub(super) words: &'a [f32],
+    /// Rows of each but the last.
+    pub(super) height: usize,
+    /// Of whole numbers: what those of each row are multiples of.
+    pub(super) scales: &'a [f32],
+}
+
+/// Shares the work out.
+pub(super) fn share(
+    left: Strips<'_>,
     right: Right<'_>,
     depth: Depth,
     columns: usize,
@@ -148,13 +164,12 @@ fn share(
     let group = columns.div_ceil(PANEL).div_ceil(TASKS * threads) * PANEL;
     let [high, wide] = match right {
         Right::Packed(_) => [FEW_ROWS, columns],
-        Right::Panels(_) => [ROWS, group],
+        Right::Panels(_) | Right::Bytes { .. } => [ROWS, group],
         Right::Rows(_) | Right::Transposed(_) => [rows, group],
     };
     let tasks = Part::whole(out, columns).cut(high, wide);
     let tasks = tasks.map(|([first_row, first_column], out)| Task {
         left,
-        height,
         first_row,
         right,
         first_column,
@@ -174,9 +189,7 @@ fn share(
 /// Some rows and columns of the result.
 struct Task<'a> {
     /// The whole left-hand matrix.
-    left: &'a [f32],
-    /// Rows of its strips or tiles.
-    height: usize,
+    left: Strips<'a>,
     first_row: usize,
     right: Right<'a>,
     first_column: usize,
@@ -260,7 +273,7 @@ impl Task<'_> {
     #[inline(always)]
     fn strips<S: Simd, A: Arithmetic<S>, const C: usize>(&mut self, simd: S, panel: Panel<'_>) {
         // The next panel is asked for bit by bit, as much of it with each row of this one, so that memory keeps up.
-        let (depth, most) = (self.depth.words(), self.height);
+        let (depth, most) = (self.depth.words(), self.left.height);
         let rows = self.out.rows().div_ceil(most) * depth;
         let ahead = Ahead {
             next: panel.next.unwrap_or(panel.values.as_ptr()),
@@ -293,7 +306,7 @@ impl Task<'_> {
         ahead: Ahead,
     ) {
         let depth = self.depth.words();
-        let strip = &self.left[(self.first_row + row) * depth..][..R * depth];
+        let strip = &self.left.words[(self.first_row + row) * depth..][..R * depth];
         let (left, _) = strip.as_chunks::<R>();
         let (right, _) = S::as_simd_f32s(panel.values);
         let stride = panel.stride / S::F32_LANES;
@@ -303,7 +316,19 @@ impl Task<'_> {
             let width = (C * S::F32_LANES).min(panel.width - first);
             let sums = sums::<S, A, R, C>(simd, left, right[part * C..].chunks(stride), ahead);
             for (row, sums) in (row..).zip(sums) {
-                store(simd, &mut self.out.row(row)[panel.column + first..][..width], sums);
+                let out = &mut self.out.row(row)[panel.column + first..][..width];
+                match self.right {
+                    Right::Bytes { scales, .. } => {
+                        let scales = &scales[self.first_column + panel.column + first..][..width];
+                        store_scaled::<S, C>(
+                            out,
+                            sums,
+                            self.left.scales[self.first_row + row],
+                            scales,
+                        );
+                    }
+                    _ => store(simd, out, sums),
+                }
             }
         }
     }
@@ -317,7 +342,7 @@ impl Task<'_> {
             let rows = (self.out.rows() - row).min(2 * SIDE);
             let whole = rows.next_multiple_of(SIDE);
             let factors = Factors {
-                left: &self.left[(self.first_row + row) * stride..][..whole * stride],
+                left: &self.left.words[(self.first_row + row) * stride..][..whole * stride],
                 left_stride: stride,
                 right: panel.values,
                 right_stride: panel.stride,
@@ -372,6 +397,20 @@ fn store<S: Simd, const C: usize>(simd: S, out: &mut [MaybeUninit<f32>], sums: [
         let mut last = [0.0; LANES];
         simd.partial_store_f32s(&mut last[..rest.len()], sums[count]);
         rest.write_copy_of_slice(&last[..rest.len()]);
+    }
+}
+
+/// The same of whole numbers, each times the scale of its row and that of its column.
+#[inline(always)]
+fn store_scaled<S: Simd, const C: usize>(
+    out: &mut [MaybeUninit<f32>],
+    sums: [S::f32s; C],
+    row_scale: f32,
+    column_scales: &[f32],
+) {
+    let sums: &[i32] = bytemuck::cast_slice(&sums);
+    for ((out, sum), scale) in out.iter_mut().zip(sums).zip(column_scales) {
+        out.write(*sum as f32 * (row_scale * scale));
     }
 }
 
@@ -471,7 +510,7 @@ mod tests {
             let (left, right) = (Left::Rows(&a), Right::Transposed(&b));
             let narrow = |depth, work: &(dyn Fn(Run<'_>) + Sync)| {
                 let strips = left.strips(rows, depth, SHORT_STRIP);
-                let left = (strips.as_slice(), SHORT_STRIP);
+                let left = Strips { words: &strips, height: SHORT_STRIP, scales: &[] };
                 written(rows * columns, |out| share(left, right, depth, columns, out, work))
             };
             let widest = written(rows * columns, |out| multiply(left, right, depth, out));

@@ -1,0 +1,334 @@
+//! Products of whole numbers: weights in 8 bits, what they are multiplied with in up to 16, sums in 32, all exact.
+//!
+//! A weight, `[columns, depth]`, has a scale for each of its rows, and `x` one for each of its own; both are made of the
+//! largest number there. Rows of `x` get as many bits as sums can hold at that depth (14 at a depth of 2,048), so that
+//! nearly all of the error is that of the weights.
+//!
+//! In registers a word is a pair, as in bf16: the first number in its lower half. In memory weights take half of that.
+
+use std::mem::MaybeUninit;
+
+use pulp::{Arch, Simd, WithSimd};
+
+use super::arithmetic::{Arithmetic, for_each};
+use super::operands::{Depth, Left, Right, SHORT_STRIP, STRIP};
+use super::product::{PANEL, Run, Strips, share};
+use super::simd::{made_in_blocks, vectorized};
+
+/// The largest weight.
+const LARGEST: f32 = i8::MAX as f32;
+/// Weights in a word of memory.
+const BYTES: usize = size_of::<f32>();
+
+/// The product of `x`, rows of `depth`, and the transpose of a weight that [`byte_panels`] gave, into `out`.
+pub(super) fn multiply_int8(x: &[f32], w: &[f32], depth: usize, out: &mut [MaybeUninit<f32>]) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use pulp::x86::{V3, V4};
+        if let Some(v4) = V4::try_new() {
+            let work = |run: Run<'_>| {
+                v4.vectorize(
+                    #[inline(always)]
+                    || run.vectors::<V4, x86::Pairs>(v4),
+                );
+            };
+            return multiply_by(x, w, depth, out, STRIP, work);
+        }
+        if let Some(v3) = V3::try_new() {
+            let work = |run: Run<'_>| {
+                v3.vectorize(
+                    #[inline(always)]
+                    || run.vectors::<V3, x86::Pairs>(v3),
+                );
+            };
+            return multiply_by(x, w, depth, out, SHORT_STRIP, work);
+        }
+    }
+    multiply_by(x, w, depth, out, SHORT_STRIP, |run| Arch::new().dispatch(InPairs(run)));
+}
+
+/// By `work`, in strips of `height` rows.
+fn multiply_by(
+    x: &[f32],
+    w: &[f32],
+    depth: usize,
+    out: &mut [MaybeUninit<f32>],
+    height: usize,
+    work: impl Fn(Run<'_>) + Sync,
+) {
+    if out.is_empty() {
+        return;
+    }
+    let columns = w.len() / (depth.div_ceil(BYTES) + 1);
+    let (values, scales) = w.split_at(w.len() - columns);
+    let (pairs, row_scales) = whole_rows(x, depth);
+    let depth = Depth::Singles(filled(depth) / 2);
+    let words = Left::Rows(&pairs).strips(row_scales.len(), depth, height);
+    let left = Strips { words: &words, height, scales: &row_scales };
+    share(left, Right::Bytes { values, scales }, depth, columns, out, work);
+}
+
+/// Numbers of a row with the zeros after it.
+fn filled(depth: usize) -> usize {
+    depth.next_multiple_of(BYTES)
+}
+
+/// Rows of `depth` numbers as rows of pairs, filled up with zeros, and the scale of each.
+fn whole_rows(rows: &[f32], depth: usize) -> (Vec<f32>, Vec<f32>) {
+    // The sum of so many products with the largest weight is an i32.
+    let largest = (i32::MAX / (i32::from(i8::MAX) * filled(depth) as i32)).min(i16::MAX.into());
+    let largest = largest as f32;
+    let scales: Vec<f32> = rows.chunks_exact(depth).map(|row| scale(row, largest)).collect();
+    let words = filled(depth) / 2;
+    let pairs = made_in_blocks(scales.len() * words, words, |first, block| {
+        let rows = rows.chunks_exact(depth).zip(&scales).skip(first);
+        for (to, (row, scale)) in block.chunks_exact_mut(words).zip(rows) {
+            let to: &mut [i16] = bytemuck::cast_slice_mut(to);
+            vectorized(
+                #[inline(always)]
+                || {
+                    for (to, x) in to.iter_mut().zip(row) {
+                        *to = (x / scale).round_ties_even() as i16;
+                    }
+                },
+            );
+        }
+    });
+    (pairs, scales)
+}
+
+/// What numbers are divided by so that none is above `largest`; not finite where one of them is not.
+fn scale(numbers: &[f32], largest: f32) -> f32 {
+    // Ordered as their bits are: first what is finite, then infinity, then NaN.
+    let bits = vectorized(
+        #[inline(always)]
+        || numbers.iter().map(|x| x.abs().to_bits()).fold(0, u32::max),
+    );
+    f32::from_bits(bits) / largest
+}
+
+/// A weight `[columns, depth]` in panels of whole numbers, four to a word, and then the scale of each column:
+/// `[columns, depth / 4 + 1]`.
+pub(in crate::kernels) fn byte_panels(rows: &[f32], depth: usize) -> Vec<f32> {
+    let words = depth.div_ceil(BYTES);
+    let scales: Vec<f32> = rows.chunks_exact(depth).map(|row| scale(row, LARGEST)).collect();
+    let panel = PANEL * words;
+    let mut made = made_in_blocks(scales.len() * words, panel, |block, to| {
+        for (number, to) in (block..).zip(to.chunks_mut(panel)) {
+            let width = to.len() / words;
+            let columns = rows.chunks_exact(depth).zip(&scales).skip(number * PANEL);
+            let to: &mut [i8] = bytemuck::cast_slice_mut(to);
+            for (column, (row, scale)) in columns.take(width).enumerate() {
+                for (place, x) in row.iter().enumerate() {
+                    to[(place / 2 * width + column) * 2 + place % 2] =
+                        (x / scale).round_ties_even() as i8;
+                }
+            }
+        }
+    });
+    made.extend(scales);
+    made
+}
+
+/// Takes a panel of bytes apart into rows of pairs, `stride` words apart.
+#[inline(always)]
+pub(super) fn unpack(to: &mut [f32], stride: usize, panel: &[f32], width: usize) {
+    let bytes: &[i8] = bytemuck::cast_slice(panel);
+    for (to, from) in to.chunks_exact_mut(stride).zip(bytes.chunks_exact(2 * width)) {
+        for (to, from) in bytemuck::cast_slice_mut(to).iter_mut().zip(from) {
+            *to = i16::from(*from);
+        }
+    }
+}
+
+/// A word is a pair, and a sum is whole too.
+struct Pairs;
+
+impl<S: Simd> Arithmetic<S> for Pairs {
+    #[inline(always)]
+    fn multiply_add<const R: usize, const C: usize>(
+        _: S,
+        factors: &[f32; R],
+        row: &[S::f32s; C],
+        sums: &mut [[S::f32s; C]; R],
+    ) {
+        for_each(
+            factors,
+            row,
+            sums,
+            #[inline(always)]
+            |factor, row, mut sum| {
+                let [first, second]: [i16; 2] = bytemuck::cast(factor);
+                let row: &[[i16; 2]] = bytemuck::cast_slice(std::slice::from_ref(&row));
+                let lanes: &mut [i32] = bytemuck::cast_slice_mut(std::slice::from_mut(&mut sum));
+                for (sum, pair) in lanes.iter_mut().zip(row) {
+                    *sum += i32::from(first) * i32::from(pair[0]);
+                    *sum += i32::from(second) * i32::from(pair[1]);
+                }
+                sum
+            },
+        );
+    }
+}
+
+struct InPairs<'a>(Run<'a>);
+
+impl WithSimd for InPairs<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        self.0.vectors::<S, Pairs>(simd);
+    }
+}
+
+/// The same by an instruction that multiplies pairs and adds them up.
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use pulp::x86::{V3, V4};
+    use pulp::{Simd, cast, f32x8, f32x16};
+
+    use super::{Arithmetic, for_each};
+
+    pub(super) struct Pairs;
+
+    impl Arithmetic<V3> for Pairs {
+        #[inline(always)]
+        fn multiply_add<const R: usize, const C: usize>(
+            v3: V3,
+            factors: &[f32; R],
+            row: &[f32x8; C],
+            sums: &mut [[f32x8; C]; R],
+        ) {
+            for_each(
+                factors,
+                row,
+                sums,
+                #[inline(always)]
+                |factor, row, sum| {
+                    let product = v3.avx2._mm256_madd_epi16(cast(v3.splat_f32s(factor)), cast(row));
+                    cast(v3.avx2._mm256_add_epi32(cast(sum), product))
+                },
+            );
+        }
+    }
+
+    impl Arithmetic<V4> for Pairs {
+        #[inline(always)]
+        fn multiply_add<const R: usize, const C: usize>(
+            v4: V4,
+            factors: &[f32; R],
+            row: &[f32x16; C],
+            sums: &mut [[f32x16; C]; R],
+        ) {
+            for_each(
+                factors,
+                row,
+                sums,
+                #[inline(always)]
+                |factor, row, sum| {
+                    let factor = cast(v4.splat_f32s(factor));
+                    let product = v4.avx512bw._mm512_madd_epi16(factor, cast(row));
+                    cast(v4.avx512f._mm512_add_epi32(cast(sum), product))
+                },
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Work<'a> = &'a (dyn Fn(Run<'_>) + Sync);
+
+    fn matrix(rows: usize, columns: usize, seed: f32) -> Vec<f32> {
+        (0..rows * columns).map(|i| (i as f32 * seed).sin()).collect()
+    }
+
+    #[expect(unsafe_code, reason = "they are numbers from the start")]
+    fn written(count: usize, write: impl FnOnce(&mut [MaybeUninit<f32>])) -> Vec<f32> {
+        let mut out = vec![MaybeUninit::new(7.0); count];
+        write(&mut out);
+        // SAFETY: as it says above.
+        out.into_iter().map(|number| unsafe { number.assume_init() }).collect()
+    }
+
+    fn product(x: &[f32], w: &[f32], depth: usize) -> Vec<f32> {
+        let panels = byte_panels(w, depth);
+        let count = x.len() / depth * (w.len() / depth);
+        written(count, |out| multiply_int8(x, &panels, depth, out))
+    }
+
+    #[test]
+    fn errors_are_those_of_rounding_the_weights() {
+        for [rows, depth, columns] in
+            [[1, 1, 1], [3, 5, 7], [13, 33, 50], [70, 64, 130], [300, 21, 95], [65, 2048, 33]]
+        {
+            let (x, w) = (matrix(rows, depth, 0.37), matrix(columns, depth, 0.73));
+            let products = product(&x, &w, depth);
+            for (index, product) in products.iter().enumerate() {
+                let (x, w) = (&x[index / columns * depth..], &w[index % columns * depth..]);
+                let (mut exact, mut bound, mut sizes) = (0.0_f64, 1e-5_f64, 0.0_f64);
+                for (x, w) in x[..depth].iter().zip(&w[..depth]) {
+                    exact += f64::from(x * w);
+                    // Half a step of a weight, which is at most 1; and at this depth one of `x` is 1 / 8,000 at most.
+                    bound += f64::from(x.abs()) * 0.5 / 127.0;
+                    sizes += f64::from(w.abs());
+                }
+                bound += sizes * 0.5 / 8000.0;
+                let off = (f64::from(*product) - exact).abs();
+                assert!(off <= bound, "{product} is off {exact} by {off}, more than {bound}");
+            }
+        }
+    }
+
+    #[test]
+    fn whole_numbers_are_multiplied_exactly_with_instructions_and_without() {
+        let (rows, depth, columns) = (29, 38, 70);
+        let whole = |count: usize, seed: usize| -> Vec<f32> {
+            (0..count).map(|i| (i * seed % 255) as f32 - 127.0).collect()
+        };
+        let (mut x, mut w) = (whole(rows * depth, 89), whole(columns * depth, 53));
+        // With scales of powers of two nothing is rounded.
+        for row in x.chunks_mut(depth) {
+            row[0] = 32767.0;
+        }
+        for row in w.chunks_mut(depth) {
+            row[0] = 127.0;
+        }
+        let exact = |index: usize| -> f32 {
+            let (x, w) = (&x[index / columns * depth..], &w[index % columns * depth..]);
+            x[..depth].iter().zip(w).map(|(x, w)| *x as i64 * *w as i64).sum::<i64>() as f32
+        };
+        let panels = byte_panels(&w, depth);
+        let generic: Work<'_> = &|run| Arch::new().dispatch(InPairs(run));
+        let slow = written(rows * columns, |out| {
+            multiply_by(&x, &panels, depth, out, SHORT_STRIP, generic);
+        });
+        assert_eq!(slow, (0..rows * columns).map(exact).collect::<Vec<_>>());
+        assert_eq!(slow, product(&x, &w, depth));
+    }
+
+    #[test]
+    fn a_row_is_the_same_in_any_batch() {
+        let (x, w) = (matrix(77, 96, 0.17), matrix(530, 96, 0.31));
+        let all = product(&x, &w, 96);
+        for rows in [1, 2, 5, 64] {
+            assert_eq!(product(&x[..rows * 96], &w, 96), all[..rows * 530]);
+        }
+    }
+
+    #[test]
+    fn what_is_no_number_stays_in_its_row_and_is_not_hidden() {
+        let (mut x, w) = (matrix(4, 8, 0.17), matrix(3, 8, 0.31));
+        let before = product(&x, &w, 8);
+        x[8..16].fill(0.0);
+        (x[3], x[17]) = (f32::NAN, f32::INFINITY);
+        let after = product(&x, &w, 8);
+        assert!(after[..3].iter().chain(&after[6..9]).all(|x| !x.is_finite()), "{after:?}");
+        assert_eq!(after[3..6], [0.0; 3]);
+        assert_eq!(after[9..], before[9..]);
+        assert!(product(&[], &w, 8).is_empty());
+    }
+}
