@@ -57,7 +57,7 @@ class Paraloom:
         self.binary = target / "release" / "paraloom"
         generate = dict(prefix=PREFIX, max_new_tokens=NEW_TOKENS, precision=precision)
         train = dict(prefix=PREFIX, batch_size=TRAIN_BATCH, learning_rate=1e-4, dropout=0.0, shuffle=False,
-                     precision=precision)
+                     precision="f32" if precision == "int8" else precision)
         nodes = dict(
             model=dict(stage="model", **{"with": {"from": "../model"}}),
             rows=dict(stage="load", part_rows=1024, **{"with": {"from": "../rows.csv"}}),
@@ -151,7 +151,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokenizer", type=pathlib.Path, required=True)
     parser.add_argument("--size", choices=SHAPES, default="small")
-    parser.add_argument("--backend", nargs="+", default=["cpu", "cpu:bf16", "torch", "torch:bf16"], help="NAME or NAME:bf16")
+    parser.add_argument("--backend", nargs="+", default=["cpu", "cpu:bf16", "torch", "torch:bf16"], help="NAME, NAME:bf16, or to write NAME:int8")
     parser.add_argument("--work", nargs="+", default=["generate", "finetune"])
     parser.add_argument("--rows", type=int, default=330)
     parser.add_argument("--steps", type=int, default=40, help=f"of training, {TRAIN_BATCH} examples each")

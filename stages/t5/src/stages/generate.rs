@@ -60,7 +60,7 @@ pub struct Config {
     #[schemars(range(min = 2))]
     max_source_tokens: usize,
     /// What is computed with. bf16 takes half the memory and is faster where the processor has instructions for it; int8
-    /// takes less still, and is faster on any processor, but is less exact.
+    /// takes less still, on the CPU, and is less exact.
     #[serde(default)]
     precision: Precision,
 }

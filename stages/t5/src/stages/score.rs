@@ -103,7 +103,7 @@ pub struct StsbConfig {
     #[serde(default = "stsb")]
     into: String,
     /// What is computed with. bf16 takes half the memory and is faster where the processor has instructions for it; int8
-    /// takes less still, and is faster on any processor, but is less exact.
+    /// takes less still, on the CPU, and is less exact.
     #[serde(default)]
     precision: Precision,
 }
@@ -191,7 +191,7 @@ pub struct ColaConfig {
     #[serde(default = "cola")]
     into: String,
     /// What is computed with. bf16 takes half the memory and is faster where the processor has instructions for it; int8
-    /// takes less still, and is faster on any processor, but is less exact.
+    /// takes less still, on the CPU, and is less exact.
     #[serde(default)]
     precision: Precision,
 }
@@ -264,7 +264,7 @@ pub struct LossConfig {
     #[serde(default = "loss")]
     into: String,
     /// What is computed with. bf16 takes half the memory and is faster where the processor has instructions for it; int8
-    /// takes less still, and is faster on any processor, but is less exact.
+    /// takes less still, on the CPU, and is less exact.
     #[serde(default)]
     precision: Precision,
 }
