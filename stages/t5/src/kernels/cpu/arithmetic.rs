@@ -9,26 +9,21 @@ use super::simd::{made_in_blocks, vectorized};
 
 /// Multiply-adds over registers of 32-bit words.
 pub(super) trait Arithmetic<S: Simd> {
-    /// Adds to each of the sums the product of its factor, which is one word for all lanes, and its register of `row`.
+    /// What a sum becomes with the product of a factor, which is one word for all lanes, and a register.
+    fn add_product(simd: S, factor: f32, row: S::f32s, sum: S::f32s) -> S::f32s;
+
+    /// The same for each of the sums, of its factor and its register of `row`.
+    #[inline(always)]
     fn multiply_add<const R: usize, const C: usize>(
         simd: S,
         factors: &[f32; R],
         row: &[S::f32s; C],
         sums: &mut [[S::f32s; C]; R],
-    );
-}
-
-/// Makes each of the sums `one` of its factor, its register of `row` and itself.
-#[inline(always)]
-pub(super) fn for_each<V: Copy, const R: usize, const C: usize>(
-    factors: &[f32; R],
-    row: &[V; C],
-    sums: &mut [[V; C]; R],
-    one: impl Fn(f32, V, V) -> V,
-) {
-    for i in 0..R {
-        for j in 0..C {
-            sums[i][j] = one(factors[i], row[j], sums[i][j]);
+    ) {
+        for i in 0..R {
+            for j in 0..C {
+                sums[i][j] = Self::add_product(simd, factors[i], row[j], sums[i][j]);
+            }
         }
     }
 }
@@ -38,15 +33,8 @@ pub(super) struct Singles;
 
 impl<S: Simd> Arithmetic<S> for Singles {
     #[inline(always)]
-    fn multiply_add<const R: usize, const C: usize>(
-        simd: S,
-        factors: &[f32; R],
-        row: &[S::f32s; C],
-        sums: &mut [[S::f32s; C]; R],
-    ) {
-        for_each(factors, row, sums, |factor, row, sum| {
-            simd.mul_add_e_f32s(simd.splat_f32s(factor), row, sum)
-        });
+    fn add_product(simd: S, factor: f32, row: S::f32s, sum: S::f32s) -> S::f32s {
+        simd.mul_add_e_f32s(simd.splat_f32s(factor), row, sum)
     }
 }
 
@@ -54,7 +42,28 @@ impl<S: Simd> Arithmetic<S> for Singles {
 /// what is too small for a normal f32.
 pub(super) struct Pairs;
 
+/// The second number of a pair, or the first.
+#[inline(always)]
+fn half<S: Simd>(simd: S, word: S::f32s, is_second: bool) -> S::f32s {
+    let word = simd.transmute_u32s_f32s(word);
+    simd.transmute_f32s_u32s(if is_second {
+        simd.and_u32s(word, simd.splat_u32s(0xffff_0000))
+    } else {
+        simd.wrapping_dyn_shl_u32s(word, simd.splat_u32s(16))
+    })
+}
+
 impl<S: Simd> Arithmetic<S> for Pairs {
+    #[inline(always)]
+    fn add_product(simd: S, factor: f32, row: S::f32s, sum: S::f32s) -> S::f32s {
+        let factor = simd.splat_f32s(factor);
+        let add = |sum, is_second| {
+            let [factor, row] = [factor, row].map(|word| half(simd, word, is_second));
+            simd.mul_add_e_f32s(factor, row, sum)
+        };
+        add(add(sum, true), false)
+    }
+
     #[inline(always)]
     fn multiply_add<const R: usize, const C: usize>(
         simd: S,
@@ -62,27 +71,17 @@ impl<S: Simd> Arithmetic<S> for Pairs {
         row: &[S::f32s; C],
         sums: &mut [[S::f32s; C]; R],
     ) {
-        let second = |word| simd.and_u32s(word, simd.splat_u32s(0xffff_0000));
-        let first = |word| simd.wrapping_dyn_shl_u32s(word, simd.splat_u32s(16));
         // One half after the other: there are not registers enough for the numbers of both.
-        multiply_add_halves(simd, factors, row, sums, second);
-        multiply_add_halves(simd, factors, row, sums, first);
+        for is_second in [true, false] {
+            let row = row.map(|word| half(simd, word, is_second));
+            for i in 0..R {
+                let factor = half(simd, simd.splat_f32s(factors[i]), is_second);
+                for j in 0..C {
+                    sums[i][j] = simd.mul_add_e_f32s(factor, row[j], sums[i][j]);
+                }
+            }
+        }
     }
-}
-
-/// The same of what `number` makes of the words.
-#[inline(always)]
-fn multiply_add_halves<S: Simd, const R: usize, const C: usize>(
-    simd: S,
-    factors: &[f32; R],
-    row: &[S::f32s; C],
-    sums: &mut [[S::f32s; C]; R],
-    number: impl Fn(S::u32s) -> S::u32s,
-) {
-    let number = |word| simd.transmute_f32s_u32s(number(simd.transmute_u32s_f32s(word)));
-    for_each(factors, &row.map(number), sums, |factor, row, sum| {
-        simd.mul_add_e_f32s(number(simd.splat_f32s(factor)), row, sum)
-    });
 }
 
 /// Rows of `depth` numbers as rows of pairs, rounded to even: so many rows and words in each, zero where there is no number.
@@ -189,7 +188,7 @@ mod avx512 {
 
     use pulp::{f32x16, x86::V4};
 
-    use super::{Arithmetic, Run, for_each};
+    use super::{Arithmetic, Run};
 
     /// AVX-512, on a processor that has the instruction too.
     pub(super) fn available() -> Option<V4> {
@@ -214,20 +213,13 @@ mod avx512 {
 
     impl Arithmetic<V4> for Pairs {
         #[inline(always)]
-        fn multiply_add<const R: usize, const C: usize>(
-            v4: V4,
-            factors: &[f32; R],
-            row: &[f32x16; C],
-            sums: &mut [[f32x16; C]; R],
-        ) {
-            for_each(factors, row, sums, |factor, row, sum| {
-                let factor = pulp::Simd::splat_f32s(v4, factor);
-                // SAFETY: all are 512 bits without any meaning of their own, and only `with_instruction` comes here.
-                unsafe {
-                    let [factor, row] = [factor, row].map(|x| transmute::<f32x16, __m512bh>(x));
-                    transmute(_mm512_dpbf16_ps(transmute::<f32x16, __m512>(sum), factor, row))
-                }
-            });
+        fn add_product(v4: V4, factor: f32, row: f32x16, sum: f32x16) -> f32x16 {
+            let factor = pulp::Simd::splat_f32s(v4, factor);
+            // SAFETY: all are 512 bits without any meaning of their own, and only `with_instruction` comes here.
+            unsafe {
+                let [factor, row] = [factor, row].map(|x| transmute::<f32x16, __m512bh>(x));
+                transmute(_mm512_dpbf16_ps(transmute::<f32x16, __m512>(sum), factor, row))
+            }
         }
     }
 }

@@ -10,7 +10,7 @@ use std::mem::MaybeUninit;
 
 use pulp::{Arch, Simd, WithSimd};
 
-use super::arithmetic::{Arithmetic, for_each};
+use super::arithmetic::Arithmetic;
 use super::operands::{Depth, Left, Right, SHORT_STRIP, STRIP};
 use super::product::{PANEL, Run, Strips, share};
 use super::simd::{made_in_blocks, vectorized};
@@ -146,28 +146,14 @@ struct Pairs;
 
 impl<S: Simd> Arithmetic<S> for Pairs {
     #[inline(always)]
-    fn multiply_add<const R: usize, const C: usize>(
-        _: S,
-        factors: &[f32; R],
-        row: &[S::f32s; C],
-        sums: &mut [[S::f32s; C]; R],
-    ) {
-        for_each(
-            factors,
-            row,
-            sums,
-            #[inline(always)]
-            |factor, row, mut sum| {
-                let [first, second]: [i16; 2] = bytemuck::cast(factor);
-                let row: &[[i16; 2]] = bytemuck::cast_slice(std::slice::from_ref(&row));
-                let lanes: &mut [i32] = bytemuck::cast_slice_mut(std::slice::from_mut(&mut sum));
-                for (sum, pair) in lanes.iter_mut().zip(row) {
-                    *sum += i32::from(first) * i32::from(pair[0]);
-                    *sum += i32::from(second) * i32::from(pair[1]);
-                }
-                sum
-            },
-        );
+    fn add_product(_: S, factor: f32, row: S::f32s, mut sum: S::f32s) -> S::f32s {
+        let [first, second] = bytemuck::cast::<f32, [i16; 2]>(factor).map(i32::from);
+        let row: &[[i16; 2]] = bytemuck::cast_slice(std::slice::from_ref(&row));
+        let lanes: &mut [i32] = bytemuck::cast_slice_mut(std::slice::from_mut(&mut sum));
+        for (sum, pair) in lanes.iter_mut().zip(row) {
+            *sum += first * i32::from(pair[0]) + second * i32::from(pair[1]);
+        }
+        sum
     }
 }
 
@@ -188,50 +174,23 @@ mod x86 {
     use pulp::x86::{V3, V4};
     use pulp::{Simd, cast, f32x8, f32x16};
 
-    use super::{Arithmetic, for_each};
+    use super::Arithmetic;
 
     pub(super) struct Pairs;
 
     impl Arithmetic<V3> for Pairs {
         #[inline(always)]
-        fn multiply_add<const R: usize, const C: usize>(
-            v3: V3,
-            factors: &[f32; R],
-            row: &[f32x8; C],
-            sums: &mut [[f32x8; C]; R],
-        ) {
-            for_each(
-                factors,
-                row,
-                sums,
-                #[inline(always)]
-                |factor, row, sum| {
-                    let product = v3.avx2._mm256_madd_epi16(cast(v3.splat_f32s(factor)), cast(row));
-                    cast(v3.avx2._mm256_add_epi32(cast(sum), product))
-                },
-            );
+        fn add_product(v3: V3, factor: f32, row: f32x8, sum: f32x8) -> f32x8 {
+            let product = v3.avx2._mm256_madd_epi16(cast(v3.splat_f32s(factor)), cast(row));
+            cast(v3.avx2._mm256_add_epi32(cast(sum), product))
         }
     }
 
     impl Arithmetic<V4> for Pairs {
         #[inline(always)]
-        fn multiply_add<const R: usize, const C: usize>(
-            v4: V4,
-            factors: &[f32; R],
-            row: &[f32x16; C],
-            sums: &mut [[f32x16; C]; R],
-        ) {
-            for_each(
-                factors,
-                row,
-                sums,
-                #[inline(always)]
-                |factor, row, sum| {
-                    let factor = cast(v4.splat_f32s(factor));
-                    let product = v4.avx512bw._mm512_madd_epi16(factor, cast(row));
-                    cast(v4.avx512f._mm512_add_epi32(cast(sum), product))
-                },
-            );
+        fn add_product(v4: V4, factor: f32, row: f32x16, sum: f32x16) -> f32x16 {
+            let product = v4.avx512bw._mm512_madd_epi16(cast(v4.splat_f32s(factor)), cast(row));
+            cast(v4.avx512f._mm512_add_epi32(cast(sum), product))
         }
     }
 }
