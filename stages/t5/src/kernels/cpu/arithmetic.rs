@@ -20,10 +20,21 @@ pub(super) trait Arithmetic<S: Simd> {
         row: &[S::f32s; C],
         sums: &mut [[S::f32s; C]; R],
     ) {
-        for i in 0..R {
-            for j in 0..C {
-                sums[i][j] = Self::add_product(simd, factors[i], row[j], sums[i][j]);
-            }
+        for_each(factors, row, sums, |factor, row, sum| Self::add_product(simd, factor, row, sum));
+    }
+}
+
+/// Makes each of the sums `one` of its factor, its register of `row` and itself.
+#[inline(always)]
+fn for_each<V: Copy, const R: usize, const C: usize>(
+    factors: &[f32; R],
+    row: &[V; C],
+    sums: &mut [[V; C]; R],
+    one: impl Fn(f32, V, V) -> V,
+) {
+    for i in 0..R {
+        for j in 0..C {
+            sums[i][j] = one(factors[i], row[j], sums[i][j]);
         }
     }
 }
@@ -42,26 +53,12 @@ impl<S: Simd> Arithmetic<S> for Singles {
 /// what is too small for a normal f32.
 pub(super) struct Pairs;
 
-/// The second number of a pair, or the first.
-#[inline(always)]
-fn half<S: Simd>(simd: S, word: S::f32s, is_second: bool) -> S::f32s {
-    let word = simd.transmute_u32s_f32s(word);
-    simd.transmute_f32s_u32s(if is_second {
-        simd.and_u32s(word, simd.splat_u32s(0xffff_0000))
-    } else {
-        simd.wrapping_dyn_shl_u32s(word, simd.splat_u32s(16))
-    })
-}
-
 impl<S: Simd> Arithmetic<S> for Pairs {
     #[inline(always)]
     fn add_product(simd: S, factor: f32, row: S::f32s, sum: S::f32s) -> S::f32s {
-        let factor = simd.splat_f32s(factor);
-        let add = |sum, is_second| {
-            let [factor, row] = [factor, row].map(|word| half(simd, word, is_second));
-            simd.mul_add_e_f32s(factor, row, sum)
-        };
-        add(add(sum, true), false)
+        let mut sums = [[sum]];
+        Self::multiply_add(simd, &[factor], &[row], &mut sums);
+        sums[0][0]
     }
 
     #[inline(always)]
@@ -71,17 +68,27 @@ impl<S: Simd> Arithmetic<S> for Pairs {
         row: &[S::f32s; C],
         sums: &mut [[S::f32s; C]; R],
     ) {
+        let second = |word| simd.and_u32s(word, simd.splat_u32s(0xffff_0000));
+        let first = |word| simd.wrapping_dyn_shl_u32s(word, simd.splat_u32s(16));
         // One half after the other: there are not registers enough for the numbers of both.
-        for is_second in [true, false] {
-            let row = row.map(|word| half(simd, word, is_second));
-            for i in 0..R {
-                let factor = half(simd, simd.splat_f32s(factors[i]), is_second);
-                for j in 0..C {
-                    sums[i][j] = simd.mul_add_e_f32s(factor, row[j], sums[i][j]);
-                }
-            }
-        }
+        multiply_add_halves(simd, factors, row, sums, second);
+        multiply_add_halves(simd, factors, row, sums, first);
     }
+}
+
+/// The same of what `number` makes of the words.
+#[inline(always)]
+fn multiply_add_halves<S: Simd, const R: usize, const C: usize>(
+    simd: S,
+    factors: &[f32; R],
+    row: &[S::f32s; C],
+    sums: &mut [[S::f32s; C]; R],
+    number: impl Fn(S::u32s) -> S::u32s,
+) {
+    let number = |word| simd.transmute_f32s_u32s(number(simd.transmute_u32s_f32s(word)));
+    for_each(factors, &row.map(number), sums, |factor, row, sum| {
+        simd.mul_add_e_f32s(number(simd.splat_f32s(factor)), row, sum)
+    });
 }
 
 /// Rows of `depth` numbers as rows of pairs, rounded to even: so many rows and words in each, zero where there is no number.
