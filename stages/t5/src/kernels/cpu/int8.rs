@@ -83,18 +83,22 @@ fn whole_rows(rows: &[f32], depth: usize) -> (Vec<f32>, Vec<f32>) {
     let pairs = made_in_blocks(scales.len() * words, words, |first, block| {
         let rows = rows.chunks_exact(depth).zip(&scales).skip(first);
         for (to, (row, scale)) in block.chunks_exact_mut(words).zip(rows) {
-            let to: &mut [i16] = bytemuck::cast_slice_mut(to);
-            vectorized(
-                #[inline(always)]
-                || {
-                    for (to, x) in to.iter_mut().zip(row) {
-                        *to = (x / scale).round_ties_even() as i16;
-                    }
-                },
-            );
+            round(bytemuck::cast_slice_mut(to), row, *scale, |x| x as i16);
         }
     });
     (pairs, scales)
+}
+
+/// Numbers as multiples of a scale, to the nearest and of two to the even one.
+fn round<T>(to: &mut [T], numbers: &[f32], scale: f32, whole: impl Fn(f32) -> T) {
+    vectorized(
+        #[inline(always)]
+        || {
+            for (to, x) in to.iter_mut().zip(numbers) {
+                *to = whole((x / scale).round_ties_even());
+            }
+        },
+    );
 }
 
 /// What numbers are divided by so that none is above `largest`; not finite where one of them is not.
@@ -114,14 +118,15 @@ pub(in crate::kernels) fn byte_panels(rows: &[f32], depth: usize) -> Vec<f32> {
     let scales: Vec<f32> = rows.chunks_exact(depth).map(|row| scale(row, LARGEST)).collect();
     let panel = PANEL * words;
     let mut made = made_in_blocks(scales.len() * words, panel, |block, to| {
+        let mut whole = vec![0; depth];
         for (number, to) in (block..).zip(to.chunks_mut(panel)) {
             let width = to.len() / words;
             let columns = rows.chunks_exact(depth).zip(&scales).skip(number * PANEL);
             let to: &mut [i8] = bytemuck::cast_slice_mut(to);
             for (column, (row, scale)) in columns.take(width).enumerate() {
-                for (place, x) in row.iter().enumerate() {
-                    to[(place / 2 * width + column) * 2 + place % 2] =
-                        (x / scale).round_ties_even() as i8;
+                round(&mut whole, row, *scale, |x| x as i8);
+                for (to, pair) in to[2 * column..].chunks_mut(2 * width).zip(whole.chunks(2)) {
+                    to[..pair.len()].copy_from_slice(pair);
                 }
             }
         }
