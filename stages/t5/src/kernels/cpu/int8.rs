@@ -202,21 +202,8 @@ mod x86 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::product::tests::{matrix, written};
     use super::*;
-
-    type Work<'a> = &'a (dyn Fn(Run<'_>) + Sync);
-
-    fn matrix(rows: usize, columns: usize, seed: f32) -> Vec<f32> {
-        (0..rows * columns).map(|i| (i as f32 * seed).sin()).collect()
-    }
-
-    #[expect(unsafe_code, reason = "they are numbers from the start")]
-    fn written(count: usize, write: impl FnOnce(&mut [MaybeUninit<f32>])) -> Vec<f32> {
-        let mut out = vec![MaybeUninit::new(7.0); count];
-        write(&mut out);
-        // SAFETY: as it says above.
-        out.into_iter().map(|number| unsafe { number.assume_init() }).collect()
-    }
 
     fn product(x: &[f32], w: &[f32], depth: usize) -> Vec<f32> {
         let panels = byte_panels(w, depth);
@@ -266,21 +253,12 @@ mod tests {
             x[..depth].iter().zip(w).map(|(x, w)| *x as i64 * *w as i64).sum::<i64>() as f32
         };
         let panels = byte_panels(&w, depth);
-        let generic: Work<'_> = &|run| Arch::new().dispatch(InPairs(run));
         let slow = written(rows * columns, |out| {
-            multiply_by(&x, &panels, depth, out, SHORT_STRIP, generic);
+            let work = |run: Run<'_>| Arch::new().dispatch(InPairs(run));
+            multiply_by(&x, &panels, depth, out, SHORT_STRIP, work);
         });
         assert_eq!(slow, (0..rows * columns).map(exact).collect::<Vec<_>>());
         assert_eq!(slow, product(&x, &w, depth));
-    }
-
-    #[test]
-    fn a_row_is_the_same_in_any_batch() {
-        let (x, w) = (matrix(77, 96, 0.17), matrix(530, 96, 0.31));
-        let all = product(&x, &w, 96);
-        for rows in [1, 2, 5, 64] {
-            assert_eq!(product(&x[..rows * 96], &w, 96), all[..rows * 530]);
-        }
     }
 
     #[test]

@@ -415,11 +415,13 @@ fn store_scaled<S: Simd, const C: usize>(
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
+    use super::super::int8::{byte_panels, multiply_int8};
     use super::super::operands::{half_panels, panels};
     use super::*;
 
-    fn matrix(rows: usize, columns: usize, seed: f32) -> Vec<f32> {
+    /// Numbers up to 1.
+    pub(in super::super) fn matrix(rows: usize, columns: usize, seed: f32) -> Vec<f32> {
         (0..rows * columns).map(|i| (i as f32 * seed).sin()).collect()
     }
 
@@ -432,7 +434,10 @@ mod tests {
 
     /// Numbers that `write` writes over others.
     #[expect(unsafe_code, reason = "they are numbers from the start")]
-    fn written(count: usize, write: impl FnOnce(&mut [MaybeUninit<f32>])) -> Vec<f32> {
+    pub(in super::super) fn written(
+        count: usize,
+        write: impl FnOnce(&mut [MaybeUninit<f32>]),
+    ) -> Vec<f32> {
         let mut out = vec![MaybeUninit::new(f32::NAN); count];
         write(&mut out);
         // SAFETY: as it says above.
@@ -564,12 +569,14 @@ mod tests {
         let panels = Right::Panels(&panels);
         let halves = half_panels(&matrix(columns, depth, 0.31), depth);
         let halves = Right::Panels(&halves);
+        let bytes = byte_panels(&matrix(columns, depth, 0.31), depth);
         let x = matrix(77, depth, 0.17);
         let of = |rows: usize| {
-            let x = Left::Rows(&x[..rows * depth]);
+            let x = &x[..rows * depth];
             [
-                written(rows * columns, |out| multiply(x, panels, depth, out)),
-                written(rows * columns, |out| multiply_half(x, halves, depth, out)),
+                written(rows * columns, |out| multiply(Left::Rows(x), panels, depth, out)),
+                written(rows * columns, |out| multiply_half(Left::Rows(x), halves, depth, out)),
+                written(rows * columns, |out| multiply_int8(x, &bytes, depth, out)),
             ]
         };
         let all = of(77);
