@@ -1,5 +1,6 @@
 //! What can be said on the command line.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -42,6 +43,8 @@ pub(crate) enum Command {
     Show(ShowArgs),
     /// Send a sentence through a map node of a finished run.
     Try(TryArgs),
+    /// Put map nodes behind HTTP, with a page to try them.
+    Serve(ServeArgs),
     /// Show what is done, what is left, and how the newest run went.
     Status(PlanArgs),
     /// Draw the pipeline.
@@ -186,6 +189,42 @@ pub(crate) struct TryArgs {
     /// One JSON object a line.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ServeArgs {
+    #[command(flatten)]
+    pub(crate) pipeline: PipelineArgs,
+    /// The map node whose rows come back. Rows go through all map nodes before it too.
+    pub(crate) node: String,
+    /// Begin at this node, not at the first map node.
+    #[arg(long, value_name = "NODE")]
+    pub(crate) from: Option<String>,
+    /// Where to listen; port 0 is any that is free.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
+    pub(crate) bind: SocketAddr,
+    /// A file with the token that clients must send: `Authorization: Bearer TOKEN`, or as the password that a browser asks
+    /// for. `PARALOOM_TOKEN` if left out.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
+    /// Let whoever reaches the address use it without a token.
+    #[arg(long)]
+    pub(crate) insecure_no_token: bool,
+    /// Another name of this server, which clients without a token may call it by.
+    #[arg(long = "host", value_name = "NAME")]
+    pub(crate) hosts: Vec<String>,
+    /// Rows that may wait; who comes then is asked to try again.
+    #[arg(long, value_name = "ROWS", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) queue: u32,
+    /// How long an answer may take.
+    #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = seconds)]
+    pub(crate) timeout: Duration,
+    /// How long to go on with what was asked before a signal came.
+    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
+    pub(crate) drain_timeout: Duration,
+    /// Compute threads; the number of cores if left out.
+    #[arg(long, value_name = "N")]
+    pub(crate) threads: Option<u32>,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use paraloom_exec::RunError;
 use paraloom_host::HostError;
+use paraloom_serve::ServeError;
 use paraloom_store::StoreError;
 
 use crate::render;
@@ -125,6 +126,24 @@ impl From<RunError> for CliError {
                 Self { hint: error.hint(), ..Self::new(OUT_OF_SPACE, error.to_string()) }
             }
             error => Self { hint: error.hint(), ..Self::new(NODE_FAILED, error.to_string()) },
+        }
+    }
+}
+
+impl From<ServeError> for CliError {
+    fn from(error: ServeError) -> Self {
+        let message = error.to_string();
+        match error {
+            ServeError::Open(_) => Self::usage(message).hint(
+                "name a file with a token (--token-file), or say that it may be so (--insecure-no-token)",
+            ),
+            ServeError::Bind { source, .. } if source.kind() == std::io::ErrorKind::AddrInUse => {
+                Self::new(NODE_FAILED, message).hint("name another port with --bind")
+            }
+            ServeError::Unanswered => {
+                Self::new(NODE_FAILED, message).hint("--drain-timeout gives them longer")
+            }
+            _ => Self::new(NODE_FAILED, message),
         }
     }
 }

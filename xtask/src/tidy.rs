@@ -15,7 +15,7 @@ const UNSAFE: [&str; 7] = [
 ];
 
 /// A word that must not stand in the code of a folder, and why.
-const RULES: [(&str, &[&str], &str); 6] = [
+const RULES: [(&str, &[&str], &str); 8] = [
     (
         "engine/pipeline/src/",
         &["std::fs", "std::env", "std::net", "std::process", "std::io"],
@@ -33,6 +33,16 @@ const RULES: [(&str, &[&str], &str); 6] = [
     ),
     (
         "engine/hub/",
+        &["println!", "std::env::", "process::exit"],
+        "only `cli` prints, exits or reads the environment",
+    ),
+    (
+        "engine/serve/",
+        &["paraloom_host", "paraloom_pipeline", "paraloom_store", "paraloom_exec"],
+        "`serve` knows neither stages nor pipelines",
+    ),
+    (
+        "engine/serve/",
         &["println!", "std::env::", "process::exit"],
         "only `cli` prints, exits or reads the environment",
     ),

@@ -6,6 +6,7 @@ mod export;
 mod graph;
 mod plan;
 mod run;
+mod serve;
 mod show;
 mod stages;
 mod status;
@@ -27,6 +28,7 @@ pub(crate) fn dispatch(args: &Args) -> Result<ExitCode> {
         Command::Plan(args) => plan::run(args, stages),
         Command::Check(args) => check::run(args, stages),
         Command::Show(args) => show::run(args, stages),
+        Command::Serve(args) => serve::run(args, stages),
         Command::Try(args) => try_node::run(args, stages),
         Command::Status(args) => status::run(args, stages),
         Command::Graph(args) => graph::run(args, stages),

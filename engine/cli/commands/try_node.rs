@@ -7,7 +7,7 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray, new_null_array};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Schema};
-use paraloom_exec::{Lookup, try_row};
+use paraloom_exec::{Chain, ChainJob, Lookup, Mapped};
 use paraloom_pipeline::Graph;
 use petgraph::graph::NodeIndex;
 
@@ -25,18 +25,30 @@ pub(crate) fn run(args: &TryArgs, stages: &[PathBuf]) -> Result<ExitCode> {
     let node = find_node(graph, &args.node)?;
     let lookup = Lookup::new(graph, host, Some(&store))?;
     let row = make_row(graph, node, args)?;
-    let outputs = try_row(graph, node, host, &lookup, &row, &options(None, 1))?;
-    for (rows, port) in outputs.into_iter().zip(&graph.node(node).stage.outputs) {
-        if rows.iter().all(|batch| batch.num_rows() == 0) {
+    let (events, _unread) = std::sync::mpsc::channel();
+    let options = options(None, 1);
+    let job = ChainJob {
+        graph,
+        host,
+        store: &store,
+        lookup: &lookup,
+        options: &options,
+        events,
+        stop: Arc::default(),
+    };
+    let mut chain = Chain::open(&job, &[node])?;
+    let outputs = chain.map(&row)?;
+    for (Mapped { rows, .. }, (port, _)) in outputs.into_iter().zip(chain.outputs()) {
+        if rows.num_rows() == 0 {
             continue;
         }
         if args.json {
             let mut writer = arrow_json::LineDelimitedWriter::new(std::io::stdout().lock());
-            rows.iter().try_for_each(|batch| writer.write(batch))?;
+            writer.write(&rows)?;
             writer.finish()?;
         } else {
-            render::note(&format!("{}:", port.name));
-            render::print_rows(&project(rows, &[])?)?;
+            render::note(&format!("{port}:"));
+            render::print_rows(&project(vec![rows], &[])?)?;
         }
     }
     Ok(ExitCode::SUCCESS)

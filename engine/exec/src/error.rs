@@ -45,6 +45,14 @@ pub enum RunError {
         /// What the pipeline names.
         text: String,
     },
+    /// Something that a node reads has not been made.
+    #[error("node `{node}` reads `{input}`, which has no result yet")]
+    Missing {
+        /// The node.
+        node: String,
+        /// The node that it reads.
+        input: String,
+    },
     /// Something could not be fetched from a hub.
     #[error("cannot fetch `{reference}`: {source}")]
     Hub {
@@ -76,6 +84,7 @@ impl RunError {
                 Some("allow more memory or processes, or run fewer nodes with --until".to_owned())
             }
             Self::NotFetched { .. } => Some("run again: it is fetched then".to_owned()),
+            Self::Missing { input, .. } => Some(format!("`paraloom run --until {input}` makes it")),
             _ => None,
         }
     }

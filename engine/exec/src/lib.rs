@@ -6,6 +6,7 @@
 //! pipeline takes from a hub is brought here first ([`Workspace::check_fetched`]).
 
 mod board;
+mod chain;
 mod error;
 mod event;
 mod fetch;
@@ -20,9 +21,9 @@ mod remotes;
 mod reuse;
 mod run;
 mod services;
-mod try_row;
 mod workspace;
 
+pub use chain::{Chain, ChainJob, Mapped, chain_of};
 pub use error::{Result, RunError};
 pub use event::{Event, Observer};
 pub use fetch::Variables;
@@ -30,5 +31,4 @@ pub use lookup::{Found, Lookup, NodeResult, PortResult, TableRef};
 pub use plan::{NodePlan, Plan, State, plan};
 pub use remotes::Remotes;
 pub use run::{Cancel, Job, RunOptions, Summary, run};
-pub use try_row::try_row;
 pub use workspace::Workspace;

@@ -56,6 +56,7 @@ pub use table::{Batches, Identify};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use arrow::datatypes::SchemaRef;
 use disk::Disk;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -142,6 +143,11 @@ impl Store {
     pub fn entry(&self, key: &Key) -> Entry {
         let dir = self.root.join("results").join(&key.as_str()[..2]).join(key.as_str());
         Entry::new(dir, self.disk.clone())
+    }
+
+    /// Gives ids to rows that are not kept, as [`Entry::identify`] does to those that are.
+    pub fn identify(&self, schema: SchemaRef, salt: String) -> Identify {
+        Identify::new(schema, salt, RowTable::new(self.disk.clone()))
     }
 
     /// The entries that are there.

@@ -1,0 +1,155 @@
+//! `serve`: a chain of map nodes behind HTTP.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::mpsc::{Sender, channel};
+
+use arrow::array::RecordBatch;
+use paraloom_exec::{Chain, ChainJob, Event, Lookup, chain_of};
+use paraloom_pipeline::{Graph, Shape};
+use paraloom_serve::{About, Mapped, Mapper, Server, Settings};
+use petgraph::graph::NodeIndex;
+
+use super::run::{find_node, options};
+use crate::args::ServeArgs;
+use crate::context::Project;
+use crate::error::{CliError, Result};
+use crate::render;
+use crate::signals::Signals;
+
+pub(crate) fn run(args: &ServeArgs, stages: &[PathBuf]) -> Result<ExitCode> {
+    let stop = Arc::<AtomicBool>::default();
+    let _signals = Signals::listen(&stop);
+    let project = Project::open(&args.pipeline, stages)?;
+    let store = project.need_store()?;
+    let (graph, host) = (&project.graph, &project.workspace.host);
+    let nodes = nodes(graph, args)?;
+    // The port first: a model can take long to load.
+    let server = Server::bind(settings(args)?)?;
+    let lookup = Lookup::new(graph, host, Some(&store))?;
+    let cancel = Arc::<AtomicBool>::default();
+    let options = options(args.threads, 1);
+    let job = ChainJob {
+        graph,
+        host,
+        store: &store,
+        lookup: &lookup,
+        options: &options,
+        events: print_logs()?,
+        stop: Arc::clone(&cancel),
+    };
+    let chain = Chain::open(&job, &nodes)?;
+    let names: Vec<_> = nodes.iter().map(|node| graph.node(*node).name.clone()).collect();
+    let last = names.last().cloned().unwrap_or_default();
+    let title = if graph.name.is_empty() { last } else { format!("{}: {last}", graph.name) };
+    let about = About {
+        title,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        nodes: names.clone(),
+        input: Arc::clone(chain.input()),
+        outputs: chain.outputs(),
+        batch_invariant: chain.is_batch_invariant(),
+    };
+    render::note(&format!("{} at http://{}", names.join(" → "), server.address()));
+    server.run(about, Box::new(Served(chain)), &stop, &cancel)?;
+    render::note("stopped");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The nodes to serve: those that end in the one that was asked for.
+fn nodes(graph: &Graph, args: &ServeArgs) -> Result<Vec<NodeIndex>> {
+    let last = find_node(graph, &args.node)?;
+    let nodes = chain_of(graph, last);
+    if nodes.is_empty() {
+        return Err(not_a_map_node(graph, last));
+    }
+    let Some(name) = &args.from else { return Ok(nodes) };
+    let first = find_node(graph, name)?;
+    let Some(start) = nodes.iter().position(|node| *node == first) else {
+        let names: Vec<_> = nodes.iter().map(|node| graph.node(*node).name.as_str()).collect();
+        let message = format!("rows do not go from `{name}` to `{}`", args.node);
+        return Err(CliError::usage(message).hint(format!("they go {}", names.join(" → "))));
+    };
+    Ok(nodes[start..].to_vec())
+}
+
+/// Names the nodes that can be served instead: those that use what this one makes, or else all.
+fn not_a_map_node(graph: &Graph, index: NodeIndex) -> CliError {
+    let node = graph.node(index);
+    let message = format!(
+        "`{}` reads its input whole (`{}`); only map nodes can be served",
+        node.name, node.stage.name
+    );
+    let is_map = |index: &NodeIndex| graph.node(*index).stage.shape == Shape::Map;
+    let readers: Vec<_> = graph.readers(index).into_iter().filter(is_map).collect();
+    let all = graph.order().iter().copied().filter(is_map).collect();
+    let others = if readers.is_empty() { all } else { readers };
+    let names: Vec<_> =
+        others.iter().map(|index| format!("`{}`", graph.node(*index).name)).collect();
+    let error = CliError::usage(message);
+    if names.is_empty() { error } else { error.hint(format!("such as {}", names.join(", "))) }
+}
+
+fn settings(args: &ServeArgs) -> Result<Settings> {
+    Ok(Settings {
+        bind: args.bind,
+        token: token(args.token_file.as_deref())?,
+        open: args.insecure_no_token,
+        hosts: args.hosts.clone(),
+        queue: args.queue as usize,
+        timeout: args.timeout,
+        drain: args.drain_timeout,
+    })
+}
+
+/// The token of a file, or else of the environment: never of the command line, which others can see.
+fn token(file: Option<&Path>) -> Result<Option<String>> {
+    let (token, place) = match file {
+        Some(path) => {
+            let read = std::fs::read_to_string(path);
+            let token = read.map_err(|error| {
+                CliError::usage(format!("cannot read the token {}: {error}", path.display()))
+            })?;
+            (token, path.display().to_string())
+        }
+        None => match std::env::var("PARALOOM_TOKEN") {
+            Ok(token) => (token, "PARALOOM_TOKEN".to_owned()),
+            Err(_) => return Ok(None),
+        },
+    };
+    match token.trim() {
+        "" => Err(CliError::usage(format!("the token in {place} is empty"))),
+        token => Ok(Some(token.to_owned())),
+    }
+}
+
+/// Takes the events of stages and prints what they say.
+fn print_logs() -> Result<Sender<Event>> {
+    let (events, said) = channel();
+    std::thread::Builder::new().name("logs".to_owned()).spawn(move || {
+        for event in said {
+            if let Event::Log { node, level, message } = event
+                && matches!(level, "warn" | "error")
+            {
+                render::note(&format!("{node}: {level}: {}", render::printable(&message)));
+            }
+        }
+    })?;
+    Ok(events)
+}
+
+struct Served(Chain);
+
+impl Mapper for Served {
+    fn map(&mut self, rows: &RecordBatch) -> Result<Vec<Mapped>, String> {
+        let outputs = self.0.map(rows).map_err(|error| {
+            render::error(&error.to_string(), error.hint().as_deref());
+            error.to_string()
+        })?;
+        let output =
+            |output: paraloom_exec::Mapped| Mapped { rows: output.rows, origins: output.origins };
+        Ok(outputs.into_iter().map(output).collect())
+    }
+}

@@ -1,0 +1,216 @@
+//! Map nodes at work on rows that are not kept: one after another, each on what the one before made.
+
+use std::sync::atomic::AtomicBool;
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex};
+
+use arrow::array::RecordBatch;
+use arrow::compute::concat_batches;
+use arrow::datatypes::SchemaRef;
+use arrow::error::ArrowError;
+use paraloom_host::{Host, PlannedStage, WorkInput, WorkOutput, WorkSettings, Worker};
+use paraloom_pipeline::{Endpoint, Graph, ID_COLUMN, Node, Shape};
+use paraloom_store::Store;
+use petgraph::graph::NodeIndex;
+
+use crate::error::{Result, RunError};
+use crate::event::Event;
+use crate::keys::{check_fetched, stage_seed};
+use crate::lookup::{Lookup, PortResult};
+use crate::node::{Guarded, ReadError, artifact_input, table_input};
+use crate::reuse::Piece;
+use crate::run::RunOptions;
+use crate::services::NodeServices;
+
+/// Map nodes, each of which reads a table of the one before, with everything loaded.
+pub struct Chain {
+    links: Vec<Link>,
+    input: SchemaRef,
+    store: Store,
+}
+
+/// One node of a chain.
+struct Link {
+    // Before the plan, so that it is closed first.
+    worker: Worker,
+    _planned: PlannedStage,
+    node: Node,
+    /// The output that the next link reads; of the last, the first one.
+    next: usize,
+}
+
+/// One output of the last node of a chain.
+#[derive(Clone, Debug)]
+pub struct Mapped {
+    /// The rows, with ids.
+    pub rows: RecordBatch,
+    /// Of each row: the number of the row that it came of. None where that cannot be told, since a stage gave up the ids.
+    pub origins: Option<Vec<usize>>,
+}
+
+/// Where a chain works, and what it tells.
+pub struct ChainJob<'a> {
+    /// The pipeline.
+    pub graph: &'a Graph,
+    /// Its stages.
+    pub host: &'a Host,
+    /// Where models are.
+    pub store: &'a Store,
+    /// What of the pipeline is in the store.
+    pub lookup: &'a Lookup<'a>,
+    /// Threads to compute with.
+    pub options: &'a RunOptions,
+    /// Takes what the stages say.
+    pub events: Sender<Event>,
+    /// Set, it asks the stages to stop.
+    pub stop: Arc<AtomicBool>,
+}
+
+/// The longest chain of map nodes that ends in `last`; empty if it reads its input whole.
+pub fn chain_of(graph: &Graph, last: NodeIndex) -> Vec<NodeIndex> {
+    let is_map = |index: &NodeIndex| graph.node(*index).stage.shape == Shape::Map;
+    let before = |index: &NodeIndex| source(graph, *index).map(|from| from.node).filter(is_map);
+    let mut nodes: Vec<_> = std::iter::successors(Some(last).filter(is_map), before).collect();
+    nodes.reverse();
+    nodes
+}
+
+/// The table whose rows a map node maps.
+fn source(graph: &Graph, index: NodeIndex) -> Option<Endpoint> {
+    let mapped = graph.node(index).stage.mapped_input()?;
+    let edge = graph.inputs(index).into_iter().find(|(_, edge)| edge.input == mapped);
+    edge.map(|(from, _)| from)
+}
+
+impl Chain {
+    /// Loads what `nodes`, a chain as [`chain_of`] gives it or the end of one, read beside their rows. That must be in
+    /// the store.
+    pub fn open(job: &ChainJob, nodes: &[NodeIndex]) -> Result<Self> {
+        let first = nodes.first().and_then(|first| source(job.graph, *first));
+        let input = first.and_then(|from| job.graph.node(from.node).outputs[from.port].clone());
+        let input = input.ok_or_else(|| RunError::Output {
+            node: nodes.first().map_or_else(String::new, |node| job.graph.node(*node).name.clone()),
+            what: "it reads its input whole".to_owned(),
+        })?;
+        let readers = nodes.iter().skip(1).map(|node| source(job.graph, *node));
+        let next = readers.map(|from| from.map_or(0, |from| from.port)).chain([0]);
+        let links = nodes.iter().zip(next).map(|(index, next)| Link::open(job, *index, next));
+        Ok(Self { links: links.collect::<Result<_>>()?, input, store: job.store.clone() })
+    }
+
+    /// The schema of the rows to map, ids included.
+    pub fn input(&self) -> &SchemaRef {
+        &self.input
+    }
+
+    /// Names and schemas of what [`Chain::map`] gives.
+    pub fn outputs(&self) -> Vec<(String, SchemaRef)> {
+        let Some(last) = self.links.last() else { return Vec::new() };
+        let ports = last.node.stage.outputs.iter().zip(&last.node.outputs);
+        ports.filter_map(|(port, schema)| Some((port.name.clone(), schema.clone()?))).collect()
+    }
+
+    /// Whether a row comes out the same beside any neighbours.
+    pub fn is_batch_invariant(&self) -> bool {
+        self.links.iter().all(|link| link.node.stage.batch_invariant)
+    }
+
+    /// Maps rows of the schema [`Chain::input`], no two with the same id: the outputs of the last node.
+    pub fn map(&mut self, rows: &RecordBatch) -> Result<Vec<Mapped>> {
+        let origins = Some((0..rows.num_rows()).collect());
+        let mut at = Mapped { rows: rows.clone(), origins };
+        let last = self.links.len() - 1;
+        for link in &mut self.links[..last] {
+            let outputs = link.map(&self.store, &at)?;
+            at = outputs.into_iter().nth(link.next).flatten().ok_or(RunError::Stopped)?;
+        }
+        Ok(self.links[last].map(&self.store, &at)?.into_iter().flatten().collect())
+    }
+}
+
+impl Link {
+    fn open(job: &ChainJob, index: NodeIndex, next: usize) -> Result<Self> {
+        let node = job.graph.node(index);
+        check_fetched(node)?;
+        let mapped = node.stage.mapped_input();
+        let (mut planned, mut inputs) = (Vec::new(), Vec::new());
+        for (from, edge) in job.graph.inputs(index) {
+            let source = job.graph.node(from.node);
+            planned.push(source.plan_input(edge));
+            if Some(edge.input) == mapped {
+                let schema = source.outputs[from.port].clone().ok_or(RunError::Stopped)?;
+                inputs.push(WorkInput::Table(schema, Box::new(std::iter::empty())));
+                continue;
+            }
+            let found = job.lookup.output(from).ok_or_else(|| RunError::Missing {
+                node: node.name.clone(),
+                input: source.name.clone(),
+            })?;
+            match found {
+                PortResult::Table(table) => inputs.push(table_input(table, &ReadError::default())),
+                artifact @ PortResult::Artifact { .. } => inputs.extend(artifact_input(artifact)?),
+            }
+        }
+        let host_error = |error| RunError::from_host(&node.name, error);
+        let mut planned =
+            job.host.plan(&node.stage, &node.name, &node.config, &planned).map_err(host_error)?;
+        let every = job.options.checkpoint_every;
+        let stop = Arc::clone(&job.stop);
+        let services = NodeServices::new(&node.name, None, job.events.clone(), stop, every);
+        let settings = WorkSettings {
+            threads: job.options.threads,
+            seed: stage_seed(node),
+            device: node.device.clone(),
+        };
+        let worker = planned.open(&settings, services, inputs).map_err(host_error)?;
+        Ok(Self { worker, _planned: planned, node: node.clone(), next })
+    }
+
+    /// One table per output port.
+    fn map(&mut self, store: &Store, input: &Mapped) -> Result<Vec<Option<Mapped>>> {
+        let collected: Vec<_> =
+            self.node.outputs.iter().map(|_| Guarded(Mutex::new(Vec::new()))).collect();
+        let sinks = collected.iter().map(|rows| {
+            WorkOutput::Table(Box::new(|batch| {
+                rows.lock().push(batch);
+                Ok(())
+            }))
+        });
+        let mapped = self.worker.map(&input.rows, sinks.collect());
+        mapped.map_err(|error| RunError::from_host(&self.node.name, error))?;
+        let outputs = collected.into_iter().zip(&self.node.outputs).enumerate();
+        let output = |(port, (batches, schema)): (usize, (Guarded<_>, &Option<SchemaRef>))| {
+            let Some(schema) = schema else { return Ok(None) };
+            let rows = self.identified(store, port, schema, batches.into_inner())?;
+            let origins = input.origins.as_ref().and_then(|before| {
+                let ranges = Piece::by_ids(rows.clone(), &input.rows)?.ranges;
+                let came = ranges.into_iter().zip(before);
+                Some(came.flat_map(|(range, origin)| range.map(|_| *origin)).collect())
+            });
+            Ok(Some(Mapped { rows, origins }))
+        };
+        outputs.map(output).collect()
+    }
+
+    /// The batches that a stage pushed as one table with ids.
+    fn identified(
+        &self,
+        store: &Store,
+        port: usize,
+        schema: &SchemaRef,
+        batches: Vec<RecordBatch>,
+    ) -> Result<RecordBatch> {
+        let stage = &self.node.stage;
+        let bad = |what: String| RunError::Output { node: self.node.name.clone(), what };
+        let salt = format!("{}/{}", stage.name, stage.outputs[port].name);
+        let mut identify = store.identify(Arc::clone(schema), salt);
+        let identified = batches.into_iter().map(|batch| {
+            if batch.schema().column_with_name(ID_COLUMN).is_some() {
+                return Ok(batch);
+            }
+            identify.add(&batch).map_err(|error| bad(error.to_string()))
+        });
+        let all = identified.collect::<Result<Vec<_>>>()?;
+        concat_batches(schema, &all).map_err(|error: ArrowError| bad(error.to_string()))
+    }
+}

@@ -1,0 +1,250 @@
+//! From requests to batches: what waits while one batch is computed goes into the next.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use arrow::array::{AsArray, RecordBatch, UInt32Array};
+use arrow::compute::{concat_batches, take_record_batch};
+use arrow::error::ArrowError;
+use tokio::sync::mpsc::{Receiver, Sender, channel};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+
+use crate::metrics::Metrics;
+use crate::{Mapped, Mapper};
+
+/// The outputs of one request, one table per port.
+pub(crate) type Answer = Result<Vec<RecordBatch>, String>;
+
+/// Rows of a request that wait to be mapped.
+struct Job {
+    rows: RecordBatch,
+    reply: oneshot::Sender<Answer>,
+    /// Its rows count as waiting until it is dropped.
+    _place: OwnedSemaphorePermit,
+}
+
+/// Why a request was not answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refused {
+    /// As many rows wait as may.
+    Full,
+    /// The worker is gone.
+    Closed,
+}
+
+/// Where requests wait.
+#[derive(Clone)]
+pub(crate) struct Queue {
+    jobs: Sender<Job>,
+    places: Arc<Semaphore>,
+    size: usize,
+}
+
+impl Queue {
+    /// A queue for `size` rows, and its other end.
+    pub(crate) fn new(size: usize) -> (Self, Waiting) {
+        // A job holds one row at least, so that there are never more jobs than places.
+        let (jobs, waiting) = channel(size.max(1));
+        let places = Arc::new(Semaphore::new(size));
+        (Self { jobs, places, size }, Waiting { jobs: waiting, next: None })
+    }
+
+    /// Rows that wait or are being mapped.
+    pub(crate) fn length(&self) -> usize {
+        self.size - self.places.available_permits()
+    }
+
+    /// Nobody takes anything out of it any more.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.jobs.is_closed()
+    }
+
+    /// Has rows mapped; never waits for a place.
+    pub(crate) fn push(&self, rows: RecordBatch) -> Result<oneshot::Receiver<Answer>, Refused> {
+        let count = u32::try_from(rows.num_rows()).map_err(|_| Refused::Full)?;
+        let places = Arc::clone(&self.places).try_acquire_many_owned(count);
+        let (reply, answer) = oneshot::channel();
+        let job = Job { rows, reply, _place: places.map_err(|_| Refused::Full)? };
+        match self.jobs.try_send(job) {
+            Ok(()) => Ok(answer),
+            Err(_) => Err(Refused::Closed),
+        }
+    }
+}
+
+/// The end of the queue where batches are made.
+pub(crate) struct Waiting {
+    jobs: Receiver<Job>,
+    /// What did not fit into the last batch.
+    next: Option<Job>,
+}
+
+/// Jobs that are mapped together.
+struct Batch {
+    jobs: Vec<Job>,
+    /// By id, which of the batch's different rows it is.
+    rows: HashMap<String, usize>,
+    /// Of each job's rows, in order, the batch's row that it equals.
+    of_jobs: Vec<Vec<usize>>,
+    /// Where the first of each of the batch's rows is: job, row.
+    places: Vec<(usize, usize)>,
+}
+
+impl Batch {
+    fn new() -> Self {
+        Self { jobs: Vec::new(), rows: HashMap::new(), of_jobs: Vec::new(), places: Vec::new() }
+    }
+
+    /// Takes a job. Rows that are there already are shared; gives the job back if another row has one of its ids.
+    fn add(&mut self, job: Job) -> Result<(), Job> {
+        let number = self.jobs.len();
+        let mut of_job = Vec::with_capacity(job.rows.num_rows());
+        let mut places = self.places.clone();
+        let mut new = Vec::new();
+        for (row, id) in ids(&job.rows).into_iter().enumerate() {
+            match self.rows.get(&id) {
+                Some(known) => {
+                    let (other, at) = places[*known];
+                    if self.jobs[other].rows.slice(at, 1) != job.rows.slice(row, 1) {
+                        return Err(job);
+                    }
+                    of_job.push(*known);
+                }
+                None => {
+                    of_job.push(places.len());
+                    new.push((id, places.len()));
+                    places.push((number, row));
+                }
+            }
+        }
+        self.rows.extend(new);
+        self.places = places;
+        self.of_jobs.push(of_job);
+        self.jobs.push(job);
+        Ok(())
+    }
+
+    /// The different rows.
+    fn rows(&self) -> Result<RecordBatch, ArrowError> {
+        let starts: Vec<_> = self
+            .jobs
+            .iter()
+            .scan(0, |end, job| {
+                let start = *end;
+                *end += job.rows.num_rows();
+                Some(start)
+            })
+            .collect();
+        let all: Vec<_> = self.jobs.iter().map(|job| job.rows.clone()).collect();
+        let schema = self.jobs[0].rows.schema();
+        let indices = self.places.iter().map(|(job, row)| (starts[*job] + row) as u32);
+        take_record_batch(&concat_batches(&schema, &all)?, &indices.collect::<UInt32Array>())
+    }
+
+    /// What came of the rows, by job; none if it cannot be told what is whose.
+    fn split(&self, outputs: &[Mapped]) -> Option<Result<Vec<Vec<RecordBatch>>, ArrowError>> {
+        let whole = |outputs: &[Mapped]| outputs.iter().map(|output| output.rows.clone()).collect();
+        if self.jobs.len() == 1 {
+            return Some(Ok(vec![whole(outputs)]));
+        }
+        let mut by_row = Vec::with_capacity(outputs.len());
+        for output in outputs {
+            let mut rows = vec![Vec::new(); self.places.len()];
+            for (row, origin) in output.origins.as_ref()?.iter().enumerate() {
+                rows.get_mut(*origin)?.push(row as u32);
+            }
+            by_row.push(rows);
+        }
+        let of_job = |job: &Vec<usize>| {
+            let ports = outputs.iter().zip(&by_row).map(|(output, by_row)| {
+                let rows = job.iter().flat_map(|row| by_row[*row].iter().copied());
+                take_record_batch(&output.rows, &rows.collect::<UInt32Array>())
+            });
+            ports.collect()
+        };
+        Some(self.of_jobs.iter().map(of_job).collect())
+    }
+}
+
+/// The ids of rows; they have some, since the queue takes only decoded rows.
+fn ids(rows: &RecordBatch) -> Vec<String> {
+    let ids = rows.column_by_name("_id").and_then(|column| column.as_string_opt::<i32>());
+    ids.map_or_else(Vec::new, |ids| ids.iter().flatten().map(str::to_owned).collect())
+}
+
+impl Waiting {
+    /// Maps what comes until all senders are gone. `together`: requests may share a batch, of `limit` rows at most.
+    pub(crate) fn work(
+        mut self,
+        mapper: &mut dyn Mapper,
+        together: bool,
+        limit: usize,
+        metrics: &Metrics,
+    ) {
+        while let Some(batch) = self.batch(together, limit) {
+            compute(mapper, batch, metrics);
+        }
+    }
+
+    /// The next batch; none once nobody can send any more.
+    fn batch(&mut self, together: bool, limit: usize) -> Option<Batch> {
+        let mut batch = Batch::new();
+        loop {
+            let waiting = self.next.take().or_else(|| {
+                let wait = batch.jobs.is_empty();
+                if wait { self.jobs.blocking_recv() } else { self.jobs.try_recv().ok() }
+            });
+            let Some(job) = waiting else { break };
+            // Whoever asked has gone.
+            if job.reply.is_closed() {
+                continue;
+            }
+            let is_full = batch.places.len() + job.rows.num_rows() > limit;
+            if !batch.jobs.is_empty() && (!together || is_full) {
+                self.next = Some(job);
+                break;
+            }
+            if let Err(job) = batch.add(job) {
+                self.next = Some(job);
+                break;
+            }
+        }
+        (!batch.jobs.is_empty()).then_some(batch)
+    }
+}
+
+/// Maps a batch and answers its jobs. What fails together is tried one by one, so that nobody fails because of another.
+fn compute(mapper: &mut dyn Mapper, batch: Batch, metrics: &Metrics) {
+    let started = Instant::now();
+    let outputs = batch
+        .rows()
+        .map_err(|error| error.to_string())
+        .and_then(|rows| mapper.map(&rows).inspect(|_| metrics.batch(rows.num_rows(), started)));
+    let answers = match outputs {
+        Ok(outputs) => batch.split(&outputs).map(|all| all.map_err(|error| error.to_string())),
+        Err(_) if batch.jobs.len() > 1 => None,
+        Err(what) => Some(Err(what)),
+    };
+    match answers {
+        Some(Ok(answers)) => {
+            // Whoever asked may have gone meanwhile.
+            for (job, answer) in batch.jobs.into_iter().zip(answers) {
+                let _ = job.reply.send(Ok(answer));
+            }
+        }
+        Some(Err(what)) => {
+            for job in batch.jobs {
+                let _ = job.reply.send(Err(what.clone()));
+            }
+        }
+        None => {
+            for job in batch.jobs {
+                let mut alone = Batch::new();
+                if alone.add(job).is_ok() {
+                    compute(mapper, alone, metrics);
+                }
+            }
+        }
+    }
+}

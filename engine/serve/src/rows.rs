@@ -1,0 +1,130 @@
+//! Rows as clients write and read them.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::{DataType, SchemaRef};
+use arrow_json::ReaderBuilder;
+use arrow_json::writer::{JsonArray, WriterBuilder};
+use serde_json::{Map, Value};
+
+const ID: &str = "_id";
+const PARENT: &str = "_parent";
+
+/// A row as a client sends it.
+pub(crate) type Row = Map<String, Value>;
+
+/// The rows in the body of a request.
+pub(crate) fn parse(body: &[u8]) -> Result<Vec<Row>, String> {
+    const SEND: &str = "send {\"rows\": [{...}, ...]}";
+    let body = serde_json::from_slice(body);
+    let body: Value = body.map_err(|error| format!("this is not JSON: {error}"))?;
+    let Value::Object(mut body) = body else { return Err(SEND.to_owned()) };
+    let rows = body.remove("rows");
+    if let Some(unknown) = body.keys().next() {
+        return Err(format!("{unknown:?} is not known here; {SEND}"));
+    }
+    let Some(Value::Array(rows)) = rows else { return Err(SEND.to_owned()) };
+    let row = |(number, row)| match row {
+        Value::Object(row) => Ok(row),
+        _ => Err(format!("row {number} is not an object; {SEND}")),
+    };
+    (1..).zip(rows).map(row).collect()
+}
+
+/// The rows of a request with the schema `schema`; an error says which row is wrong, and how.
+///
+/// A row without `_id` gets one by its content, and by how often that came before in the request: equal requests get equal
+/// answers, and equal rows of one request get answers of their own.
+pub(crate) fn decode(schema: &SchemaRef, mut rows: Vec<Row>) -> Result<RecordBatch, String> {
+    let mut contents = HashSet::new();
+    let mut ids = HashSet::new();
+    for (number, row) in (1..).zip(&mut rows) {
+        check(schema, row).map_err(|what| format!("row {number}: {what}"))?;
+        complete(schema, row, &mut contents);
+        let Some(Value::String(id)) = row.get(ID) else {
+            return Err(format!("row {number}: `{ID}` is not a text"));
+        };
+        if !ids.insert(id.clone()) {
+            return Err(format!("row {number}: another row has the `{ID}` {id:?} too"));
+        }
+    }
+    batch(schema, &rows).map_err(|all| {
+        let alone = |row: &Row| batch(schema, std::slice::from_ref(row)).err();
+        let found = (1..).zip(&rows).find_map(|(number, row)| Some((number, alone(row)?)));
+        found.map_or(all, |(number, what)| format!("row {number}: {what}"))
+    })
+}
+
+/// All columns are known, and those that must have a value have one.
+fn check(schema: &SchemaRef, row: &Row) -> Result<(), String> {
+    if let Some(unknown) = row.keys().find(|name| schema.index_of(name).is_err()) {
+        let names = schema.fields().iter().map(|field| format!("`{}`", field.name()));
+        let names: Vec<_> = names.filter(|name| !name.starts_with("`_")).collect();
+        return Err(format!("there is no column {unknown:?}, only {}", names.join(", ")));
+    }
+    let is_missing = |name: &str| row.get(name).is_none_or(Value::is_null);
+    let needed = schema.fields().iter().filter(|field| !field.is_nullable());
+    let missing = needed.map(|field| field.name()).find(|name| is_missing(name));
+    match missing.filter(|name| *name != ID && *name != PARENT) {
+        Some(name) => Err(format!("it has no `{name}`")),
+        None => Ok(()),
+    }
+}
+
+/// Adds the columns that tell where a row comes from.
+fn complete(schema: &SchemaRef, row: &mut Row, contents: &mut HashSet<String>) {
+    if row.get(ID).is_none_or(Value::is_null) {
+        let values = schema.fields().iter().filter(|field| !field.name().starts_with('_'));
+        let values = values.map(|field| row.get(field.name()).unwrap_or(&Value::Null).to_string());
+        let content = values.collect::<Vec<_>>().join("\n");
+        let id = |occurrence: u32| {
+            let mut hasher = blake3::Hasher::new_derive_key("paraloom 2026 row id: served");
+            hasher.update(&occurrence.to_le_bytes()).update(content.as_bytes());
+            hasher.finalize().to_hex()[..24].to_owned()
+        };
+        let mut occurrence = 0;
+        while !contents.insert(id(occurrence)) {
+            occurrence += 1;
+        }
+        let id = id(occurrence);
+        row.insert(ID.to_owned(), Value::String(id));
+    }
+    if schema.index_of(PARENT).is_ok() && row.get(PARENT).is_none_or(Value::is_null) {
+        row.insert(PARENT.to_owned(), row[ID].clone());
+    }
+}
+
+fn batch(schema: &SchemaRef, rows: &[Row]) -> Result<RecordBatch, String> {
+    let read = || {
+        let mut decoder = ReaderBuilder::new(Arc::clone(schema)).build_decoder()?;
+        decoder.serialize(rows)?;
+        decoder.flush()
+    };
+    match read() {
+        Ok(batch) => Ok(batch.unwrap_or_else(|| RecordBatch::new_empty(Arc::clone(schema)))),
+        Err(error) => {
+            let text = error.to_string();
+            Err(text.strip_prefix("Json error: ").unwrap_or(&text).to_owned())
+        }
+    }
+}
+
+/// Rows as a JSON array of objects, all columns in each.
+pub(crate) fn encode(rows: &RecordBatch) -> Result<String, arrow::error::ArrowError> {
+    if rows.num_rows() == 0 {
+        return Ok("[]".to_owned());
+    }
+    let builder = WriterBuilder::new().with_explicit_nulls(true);
+    let mut writer = builder.build::<_, JsonArray>(Vec::new());
+    writer.write(rows)?;
+    writer.finish()?;
+    Ok(String::from_utf8_lossy(&writer.into_inner()).into_owned())
+}
+
+/// The columns that a person can fill in: texts that are not made by the engine.
+pub(crate) fn text_columns(schema: &SchemaRef) -> Vec<&str> {
+    let fields = schema.fields().iter().filter(|field| field.data_type() == &DataType::Utf8);
+    fields.map(|field| field.name().as_str()).filter(|name| !name.starts_with('_')).collect()
+}
