@@ -1,23 +1,22 @@
 //! Map nodes at work on rows that are not kept: one after another, each on what the one before made.
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::Sender;
-use std::sync::{Arc, Mutex};
 
 use arrow::array::RecordBatch;
-use arrow::compute::concat_batches;
 use arrow::datatypes::SchemaRef;
-use arrow::error::ArrowError;
-use paraloom_host::{Host, PlannedStage, WorkInput, WorkOutput, WorkSettings, Worker};
-use paraloom_pipeline::{Endpoint, Graph, ID_COLUMN, Node, Shape};
+use paraloom_host::{Host, PlannedStage, WorkInput, WorkSettings, Worker};
+use paraloom_pipeline::{Endpoint, Graph, Node, Shape};
 use paraloom_store::Store;
 use petgraph::graph::NodeIndex;
 
+use crate::call;
 use crate::error::{Result, RunError};
 use crate::event::Event;
 use crate::keys::{check_fetched, stage_seed};
 use crate::lookup::{Lookup, PortResult};
-use crate::node::{Guarded, ReadError, artifact_input, table_input};
+use crate::node::{ReadError, artifact_input, table_input};
 use crate::reuse::Piece;
 use crate::run::RunOptions;
 use crate::services::NodeServices;
@@ -168,20 +167,15 @@ impl Link {
 
     /// One table per output port.
     fn map(&mut self, store: &Store, input: &Mapped) -> Result<Vec<Option<Mapped>>> {
-        let collected: Vec<_> =
-            self.node.outputs.iter().map(|_| Guarded(Mutex::new(Vec::new()))).collect();
-        let sinks = collected.iter().map(|rows| {
-            WorkOutput::Table(Box::new(|batch| {
-                rows.lock().push(batch);
-                Ok(())
-            }))
-        });
-        let mapped = self.worker.map(&input.rows, sinks.collect());
-        mapped.map_err(|error| RunError::from_host(&self.node.name, error))?;
-        let outputs = collected.into_iter().zip(&self.node.outputs).enumerate();
-        let output = |(port, (batches, schema)): (usize, (Guarded<_>, &Option<SchemaRef>))| {
+        let pushed = call::map(&mut self.worker, &input.rows, self.node.outputs.len());
+        let pushed = pushed.map_err(|error| RunError::from_host(&self.node.name, error))?;
+        let outputs = pushed.into_iter().zip(&self.node.outputs).enumerate();
+        let output = |(port, (batches, schema)): (usize, (_, &Option<SchemaRef>))| {
             let Some(schema) = schema else { return Ok(None) };
-            let rows = self.identified(store, port, schema, batches.into_inner())?;
+            let (stage, output) = (&self.node.stage.name, &self.node.stage.outputs[port].name);
+            let identify = store.identify(Arc::clone(schema), format!("{stage}/{output}"));
+            let rows = call::join(schema, batches, identify);
+            let rows = rows.map_err(|error| RunError::from_store(&self.node.name, error))?;
             let origins = input.origins.as_ref().and_then(|before| {
                 let ranges = Piece::by_ids(rows.clone(), &input.rows)?.ranges;
                 let came = ranges.into_iter().zip(before);
@@ -190,27 +184,5 @@ impl Link {
             Ok(Some(Mapped { rows, origins }))
         };
         outputs.map(output).collect()
-    }
-
-    /// The batches that a stage pushed as one table with ids.
-    fn identified(
-        &self,
-        store: &Store,
-        port: usize,
-        schema: &SchemaRef,
-        batches: Vec<RecordBatch>,
-    ) -> Result<RecordBatch> {
-        let stage = &self.node.stage;
-        let bad = |what: String| RunError::Output { node: self.node.name.clone(), what };
-        let salt = format!("{}/{}", stage.name, stage.outputs[port].name);
-        let mut identify = store.identify(Arc::clone(schema), salt);
-        let identified = batches.into_iter().map(|batch| {
-            if batch.schema().column_with_name(ID_COLUMN).is_some() {
-                return Ok(batch);
-            }
-            identify.add(&batch).map_err(|error| bad(error.to_string()))
-        });
-        let all = identified.collect::<Result<Vec<_>>>()?;
-        concat_batches(schema, &all).map_err(|error: ArrowError| bad(error.to_string()))
     }
 }

@@ -96,6 +96,16 @@ impl RunError {
         }
     }
 
+    /// Rows that cannot be kept are the stage's fault; anything else is not.
+    pub(crate) fn from_store(node: &str, error: StoreError) -> Self {
+        match error {
+            StoreError::Rows { .. } => {
+                Self::Output { node: node.to_owned(), what: error.to_string() }
+            }
+            error => Self::Store(error),
+        }
+    }
+
     pub(crate) fn from_host(node: &str, error: HostError) -> Self {
         match error {
             HostError::Stage(failure) if failure.is_cancelled() => Self::Stopped,
@@ -103,13 +113,7 @@ impl RunError {
             HostError::Engine(source) => match source.downcast::<Self>() {
                 Ok(error) => *error,
                 Err(source) => match source.downcast::<StoreError>() {
-                    // Rows that cannot be kept are the stage's fault; anything else is not.
-                    Ok(error) => match *error {
-                        StoreError::Rows { .. } => {
-                            Self::Output { node: node.to_owned(), what: error.to_string() }
-                        }
-                        error => Self::Store(error),
-                    },
+                    Ok(error) => Self::from_store(node, *error),
                     Err(source) => {
                         Self::Host { node: node.to_owned(), source: HostError::Engine(source) }
                     }

@@ -6,6 +6,7 @@
 //! pipeline takes from a hub is brought here first ([`Workspace::check_fetched`]).
 
 mod board;
+mod call;
 mod chain;
 mod error;
 mod event;

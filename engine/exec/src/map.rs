@@ -1,21 +1,21 @@
 //! A map stage at work: part by part, and of each part only the rows that no committed part has.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Instant;
 
 use arrow::array::RecordBatch;
-use arrow::compute::concat_batches;
 use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
-use paraloom_host::{PlannedStage, WorkInput, WorkOutput, Worker};
-use paraloom_pipeline::{Endpoint, ID_COLUMN};
+use paraloom_host::{PlannedStage, WorkInput, Worker};
+use paraloom_pipeline::Endpoint;
 use paraloom_store::{Entry, Lock, PartFile, PartRecord, RowMap};
 
+use crate::call;
 use crate::error::{Result, RunError};
 use crate::event::Event;
 use crate::keys::check_fetched;
 use crate::lookup::{Committed, OutputParts, PortResult};
-use crate::node::{Guarded, NodeRun, ReadError, artifact_input, read_part, table_input};
+use crate::node::{NodeRun, ReadError, artifact_input, read_part, table_input};
 use crate::reuse::{KnownRows, Piece, Split};
 use crate::services::NodeServices;
 
@@ -252,19 +252,13 @@ impl MapWork<'_> {
         }
         let (_, worker) = self.opened.as_mut().ok_or(RunError::Stopped)?;
         let outputs = &self.run.node.outputs;
-        let collected: Vec<_> = outputs.iter().map(|_| Guarded(Mutex::new(Vec::new()))).collect();
-        let sinks = collected.iter().map(|rows| {
-            WorkOutput::Table(Box::new(|batch| {
-                rows.lock().push(batch);
-                Ok(())
-            }))
-        });
-        worker.map(rows, sinks.collect()).map_err(|error| self.run.host_error(error))?;
-        let tables = collected.into_iter().zip(outputs).enumerate();
+        let pushed = call::map(worker, rows, outputs.len());
+        let pushed = pushed.map_err(|error| self.run.host_error(error))?;
+        let tables = pushed.into_iter().zip(outputs).enumerate();
         tables
             .map(|(port, (batches, schema))| {
                 let Some(schema) = schema else { return Ok(None) };
-                self.identified(port, schema, batches.into_inner(), part).map(Some)
+                self.identified(port, schema, batches, part).map(Some)
             })
             .collect()
     }
@@ -302,17 +296,8 @@ impl MapWork<'_> {
     ) -> Result<RecordBatch> {
         let stage = &self.run.node.stage;
         let salt = format!("{}/{}/{}", stage.name, stage.outputs[port].name, input.digest);
-        let mut identify = self.entry.identify(Arc::clone(schema), salt);
-        let mut all = Vec::with_capacity(batches.len());
-        for batch in batches {
-            let has_ids = batch.schema().column_with_name(ID_COLUMN).is_some();
-            all.push(if has_ids {
-                batch
-            } else {
-                identify.add(&batch).map_err(|error| self.run.rows_error(error))?
-            });
-        }
-        concat_batches(schema, &all).map_err(|error| self.run.bad_output(&error))
+        let identify = self.entry.identify(Arc::clone(schema), salt);
+        call::join(schema, batches, identify).map_err(|error| self.run.rows_error(error))
     }
 }
 

@@ -126,12 +126,8 @@ impl<'a> NodeRun<'a> {
         RunError::Output { node: self.name(), what: error.to_string() }
     }
 
-    /// Rows that cannot be read are the stage's fault; anything else is not.
     pub(crate) fn rows_error(&self, error: StoreError) -> RunError {
-        match error {
-            StoreError::Rows { .. } => self.bad_output(&error),
-            error => error.into(),
-        }
+        RunError::from_store(&self.node.name, error)
     }
 
     pub(crate) fn finish(

@@ -128,3 +128,74 @@ pub(crate) fn text_columns(schema: &SchemaRef) -> Vec<&str> {
     let fields = schema.fields().iter().filter(|field| field.data_type() == &DataType::Utf8);
     fields.map(|field| field.name().as_str()).filter(|name| !name.starts_with('_')).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use arrow::datatypes::{Field, Schema};
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    fn schema() -> SchemaRef {
+        Arc::new(Schema::new(vec![
+            Field::new(ID, DataType::Utf8, false),
+            Field::new(PARENT, DataType::Utf8, false),
+            Field::new("text", DataType::Utf8, false),
+            Field::new("count", DataType::Int64, true),
+            Field::new("share", DataType::Float64, true),
+        ]))
+    }
+
+    /// Values as JSON has them, columns of the schema among the names.
+    fn value() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            ".{0,8}".prop_map(Value::from),
+        ];
+        let name = prop_oneof!["_id|_parent|text|count|share|rows", ".{0,4}"];
+        leaf.prop_recursive(4, 32, 4, move |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                prop::collection::vec((name.clone(), inner), 0..5)
+                    .prop_map(|pairs| Value::Object(pairs.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn anything_is_rows_or_an_error(bytes in any::<Vec<u8>>(), body in value(), rows in value()) {
+            let bodies = [body.to_string(), json!({ "rows": [rows] }).to_string()];
+            for body in bodies.iter().map(String::as_bytes).chain([&bytes[..]]) {
+                if let Ok(rows) = parse(body) {
+                    let _ = decode(&schema(), rows);
+                }
+            }
+        }
+
+        #[test]
+        fn rows_come_back_as_they_came(
+            rows in prop::collection::vec((".{0,20}", any::<Option<i64>>(), -1e9..1e9_f64), 1..5)
+        ) {
+            let row = |(text, count, share): &(String, Option<i64>, f64)| {
+                let row = json!({ "text": text, "count": count, "share": share });
+                row.as_object().cloned().unwrap_or_default()
+            };
+            let sent: Vec<Row> = rows.iter().map(row).collect();
+            let decoded = decode(&schema(), sent.clone()).expect("they fit");
+            let came = encode(&decoded).expect("they can be written");
+            let mut came: Vec<Row> = serde_json::from_str(&came).expect("JSON");
+            let mut ids = HashSet::new();
+            for row in &mut came {
+                let id = row.remove(ID).expect("an id");
+                prop_assert_eq!(row.remove(PARENT), Some(id.clone()));
+                prop_assert!(ids.insert(id.to_string()));
+            }
+            prop_assert_eq!(came, sent);
+        }
+    }
+}
