@@ -33,6 +33,8 @@ on from there. Any other code is a failure too.";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Write a pipeline to start from, with a corpus and a schema for editors.
+    Init(InitArgs),
     /// Run a pipeline. Goes on from whatever an earlier run has left.
     Run(RunArgs),
     /// Say what a run would do, node by node, and why.
@@ -49,6 +51,8 @@ pub(crate) enum Command {
     Status(PlanArgs),
     /// Draw the pipeline.
     Graph(GraphArgs),
+    /// Write one HTML page on what came of a pipeline.
+    Report(ReportArgs),
     /// Write a table as one file, by extension, or an artifact as a directory.
     Export(ExportArgs),
     /// Walk a row back to the rows that it was made from.
@@ -59,6 +63,11 @@ pub(crate) enum Command {
     Doctor,
     /// Print the JSON Schema of pipelines, for editors.
     Schema,
+    /// Print what makes a shell complete commands and options.
+    Completions {
+        /// Which shell.
+        shell: clap_complete::Shell,
+    },
     /// Read every byte of a store; names what is damaged, so that `run` makes it again.
     Verify(StoreArgs),
     /// Show what no pipeline needs any more; with --delete, remove it.
@@ -101,6 +110,13 @@ pub(crate) struct SettingArgs {
 fn name_value(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once('=').ok_or("write NAME=VALUE")?;
     Ok((name.to_owned(), value.to_owned()))
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct InitArgs {
+    /// The directory; it is made if it is not there. Nothing in it is overwritten.
+    #[arg(default_value = ".")]
+    pub(crate) dir: PathBuf,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -242,6 +258,15 @@ pub(crate) enum GraphFormat {
     Mermaid,
     Dot,
     Svg,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ReportArgs {
+    #[command(flatten)]
+    pub(crate) pipeline: PipelineArgs,
+    /// The file to write; `-` is stdout.
+    #[arg(long, value_name = "PATH", default_value = "report.html")]
+    pub(crate) to: PathBuf,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -4,7 +4,9 @@ mod check;
 mod doctor;
 mod export;
 mod graph;
+mod init;
 mod plan;
+mod report;
 mod run;
 mod serve;
 mod show;
@@ -18,12 +20,15 @@ pub(crate) use run::find_node;
 
 use std::process::ExitCode;
 
+use clap::CommandFactory;
+
 use crate::args::{Args, Command};
 use crate::error::{CliError, Result};
 
 pub(crate) fn dispatch(args: &Args) -> Result<ExitCode> {
     let stages = &args.stages;
     match &args.command {
+        Command::Init(args) => init::run(args, stages),
         Command::Run(args) => run::run(args, stages),
         Command::Plan(args) => plan::run(args, stages),
         Command::Check(args) => check::run(args, stages),
@@ -32,11 +37,19 @@ pub(crate) fn dispatch(args: &Args) -> Result<ExitCode> {
         Command::Try(args) => try_node::run(args, stages),
         Command::Status(args) => status::run(args, stages),
         Command::Graph(args) => graph::run(args, stages),
+        Command::Report(args) => report::run(args, stages),
         Command::Export(args) => export::run(args, stages),
         Command::Trace(args) => trace::run(args, stages),
         Command::Stages(args) => stages::run(args, stages),
         Command::Doctor => doctor::run(stages),
         Command::Schema => stages::schema(stages),
+        Command::Completions { shell } => {
+            // It would panic where stdout cannot be written.
+            let mut script = Vec::new();
+            clap_complete::generate(*shell, &mut Args::command(), "paraloom", &mut script);
+            print(String::from_utf8_lossy(&script).trim_end())?;
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Verify(args) => store::verify(args),
         Command::Gc(args) => store::gc(args, stages),
         Command::Pin(args) => store::pin(args, stages),

@@ -107,6 +107,17 @@ fn report(graph: &Graph, nodes: &[NodeIndex], lookup: &Lookup) -> Result<()> {
 
 /// "qualified  threshold  289 kept, 41 rejected of 330".
 fn funnel_line(graph: &Graph, index: NodeIndex, result: &NodeResult, lookup: &Lookup) -> String {
+    let (node, outcome) = (graph.node(index), outcome(graph, index, result, lookup));
+    format!("{:14} {:12} {outcome}", node.name, node.stage.name)
+}
+
+/// "289 kept, 41 rejected of 330".
+pub(crate) fn outcome(
+    graph: &Graph,
+    index: NodeIndex,
+    result: &NodeResult,
+    lookup: &Lookup,
+) -> String {
     let node = graph.node(index);
     let outputs = node.stage.outputs.iter().zip(&result.ports).map(|(port, output)| match output {
         PortResult::Table(table) => format!("{} {}", table.rows(), port.name),
@@ -115,15 +126,20 @@ fn funnel_line(graph: &Graph, index: NodeIndex, result: &NodeResult, lookup: &Lo
         }
     });
     let outputs = outputs.collect::<Vec<_>>().join(", ");
-    let mapped = node.stage.mapped_input();
-    let input = graph.inputs(index).into_iter().find(|(_, edge)| Some(edge.input) == mapped);
-    let of = match input.and_then(|(from, _)| lookup.output(from)) {
-        Some(PortResult::Table(table))
-            if node.stage.outputs.iter().all(|port| port.kind == PortKind::Table) =>
-        {
-            format!(" of {}", table.rows())
+    match input_rows(graph, index, lookup) {
+        Some(rows) if node.stage.outputs.iter().all(|port| port.kind == PortKind::Table) => {
+            format!("{outputs} of {rows}")
         }
-        _ => String::new(),
-    };
-    format!("{:14} {:12} {outputs}{of}", node.name, node.stage.name)
+        _ => outputs,
+    }
+}
+
+/// Rows of the table that a map node maps.
+pub(crate) fn input_rows(graph: &Graph, index: NodeIndex, lookup: &Lookup) -> Option<u64> {
+    let mapped = graph.node(index).stage.mapped_input();
+    let input = graph.inputs(index).into_iter().find(|(_, edge)| Some(edge.input) == mapped);
+    match input.and_then(|(from, _)| lookup.output(from)) {
+        Some(PortResult::Table(table)) => Some(table.rows()),
+        _ => None,
+    }
 }

@@ -85,8 +85,13 @@ fn ports(title: &str, ports: &[PortInfo]) -> Result<()> {
 }
 
 pub(crate) fn schema(stages: &[PathBuf]) -> Result<ExitCode> {
+    print(&schema_text(stages)?)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The JSON Schema of pipelines with the stages that are there.
+pub(crate) fn schema_text(stages: &[PathBuf]) -> Result<String> {
     let host = load_host(stages)?;
     let schema = editor_schema(host.stages().map(|stage| &stage.info));
-    print(&serde_json::to_string_pretty(&schema).unwrap_or_default())?;
-    Ok(ExitCode::SUCCESS)
+    Ok(serde_json::to_string_pretty(&schema).unwrap_or_default())
 }

@@ -1,14 +1,18 @@
 //! What a person sees. Talk goes to stderr, data to stdout.
 
+mod chart;
 mod diagnostics;
 mod graph;
 mod progress;
+mod report;
 mod table;
 
+pub(crate) use chart::{curve, histogram, number};
 pub(crate) use diagnostics::diagnostics;
 pub(crate) use graph::{dot, mermaid, svg, terminal};
 pub(crate) use progress::Progress;
-pub(crate) use table::print_rows;
+pub(crate) use report::{Chart, Group, NodeLine, Report, Table, report};
+pub(crate) use table::{cells, print_rows};
 
 use anstyle::{AnsiColor, Style};
 

@@ -38,10 +38,7 @@ pub(crate) fn render_rows(rows: &[RecordBatch], width: usize) -> Result<Vec<Stri
     let names: Vec<_> = schema.fields().iter().map(|field| field.name().clone()).collect();
     let numeric: Vec<_> =
         schema.fields().iter().map(|field| field.data_type().is_numeric()).collect();
-    let mut cells = Vec::new();
-    for batch in rows {
-        append(batch, &mut cells)?;
-    }
+    let cells = cells(rows)?;
     let widths = widths(&names, &cells, width);
     let mut lines = vec![line(&names, &widths, &numeric, true)];
     lines.push(widths.iter().map(|width| "─".repeat(*width)).collect::<Vec<_>>().join("  "));
@@ -56,6 +53,15 @@ pub(crate) fn render_rows(rows: &[RecordBatch], width: usize) -> Result<Vec<Stri
         }
     }
     Ok(lines)
+}
+
+/// The texts of rows, as a person wants them.
+pub(crate) fn cells(rows: &[RecordBatch]) -> Result<Vec<Vec<String>>> {
+    let mut cells = Vec::new();
+    for batch in rows {
+        append(batch, &mut cells)?;
+    }
+    Ok(cells)
 }
 
 fn append(batch: &RecordBatch, cells: &mut Vec<Vec<String>>) -> Result<()> {

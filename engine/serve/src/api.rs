@@ -24,11 +24,9 @@ use crate::batch::{Queue, Refused};
 use crate::guard::{Denied, Guard};
 use crate::metrics::Metrics;
 use crate::page::Page;
-use crate::rows::{Row, decode, encode, parse};
+use crate::rows::{BadRows, decode, encode};
 use crate::{About, Settings};
 
-/// Rows of one request at most.
-pub(crate) const MAX_ROWS: usize = 128;
 /// Bytes of one request at most: 128 rows of 512 tokens.
 const MAX_BYTES: usize = 512 << 10;
 /// How long the body of a request may take to come.
@@ -183,7 +181,7 @@ async fn rows(State(shared): State<Arc<Shared>>, request: Request) -> Result<Res
     let started = Instant::now();
     check_type(request.headers(), "application/json")?;
     let body = read(request.into_body()).await?;
-    let outputs = map(&shared, parse(&body).map_err(Problem::bad_request)?).await?;
+    let outputs = map(&shared, &body).await?;
     let mut text = String::from("{");
     for ((port, _), rows) in shared.about.outputs.iter().zip(&outputs) {
         let rows = encode(rows).map_err(|error| {
@@ -207,7 +205,7 @@ async fn form(State(shared): State<Arc<Shared>>, request: Request) -> Result<Res
     let host = host(request.headers());
     let body = read(request.into_body()).await?;
     let filled = shared.page.fill(&body);
-    let outcome = map(&shared, filled.rows()).await;
+    let outcome = map(&shared, json!({"rows": filled.rows()}).to_string().as_bytes()).await;
     let (status, outcome) = match outcome {
         Ok(outputs) => (StatusCode::OK, Ok(outputs)),
         Err(problem) => (problem.status, Err(problem.message)),
@@ -254,15 +252,11 @@ fn is_too_long(error: &axum::Error) -> bool {
 }
 
 /// Has rows mapped, in a batch with those of others: one table per output.
-async fn map(shared: &Shared, rows: Vec<Row>) -> Result<Vec<RecordBatch>, Problem> {
-    if rows.is_empty() {
-        return Err(Problem::bad_request("there are no rows"));
-    }
-    if rows.len() > MAX_ROWS {
-        let message = format!("a request has {MAX_ROWS} rows at most, not {}", rows.len());
-        return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message));
-    }
-    let rows = decode(&shared.about.input, rows).map_err(Problem::bad_request)?;
+async fn map(shared: &Shared, body: &[u8]) -> Result<Vec<RecordBatch>, Problem> {
+    let rows = decode(&shared.about.input, body).map_err(|problem| match problem {
+        BadRows::Wrong(what) => Problem::bad_request(what),
+        BadRows::TooMany(what) => Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", what),
+    })?;
     let closed =
         || Problem::new(StatusCode::SERVICE_UNAVAILABLE, "stopping", "this server is about to end");
     let answer = shared.queue.push(rows).map_err(|refused| match refused {

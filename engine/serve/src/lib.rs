@@ -76,7 +76,7 @@ impl About {
             "nodes": self.nodes,
             "input": columns(&self.input),
             "outputs": outputs.collect::<serde_json::Map<_, _>>(),
-            "max_rows": api::MAX_ROWS,
+            "max_rows": rows::MAX_ROWS,
         })
     }
 }
@@ -166,7 +166,7 @@ impl Server {
         let mut mapper = mapper;
         let worker = std::thread::Builder::new()
             .name("map".to_owned())
-            .spawn(move || waiting.work(mapper.as_mut(), together, api::MAX_ROWS, &metrics))
+            .spawn(move || waiting.work(mapper.as_mut(), together, rows::MAX_ROWS, &metrics))
             .map_err(ServeError::Start)?;
         let all_answered = runtime.block_on(async {
             let listener =

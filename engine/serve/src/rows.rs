@@ -3,8 +3,9 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
-use arrow::datatypes::{DataType, SchemaRef};
+use arrow::array::{ArrayRef, AsArray, RecordBatch, StringArray};
+use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef};
+use arrow::error::ArrowError;
 use arrow_json::ReaderBuilder;
 use arrow_json::writer::{JsonArray, WriterBuilder};
 use serde_json::{Map, Value};
@@ -12,11 +13,56 @@ use serde_json::{Map, Value};
 const ID: &str = "_id";
 const PARENT: &str = "_parent";
 
+/// Rows of one request at most.
+pub(crate) const MAX_ROWS: usize = 128;
+
 /// A row as a client sends it.
 pub(crate) type Row = Map<String, Value>;
 
-/// The rows in the body of a request.
-pub(crate) fn parse(body: &[u8]) -> Result<Vec<Row>, String> {
+/// The rows of a request `{"rows": [{...}, ...]}` with the schema `schema`; an error says which row is wrong, and how.
+///
+/// A row without `_id` gets one by its content, and by how often that came before in the request: equal requests get equal
+/// answers, and equal rows of one request get answers of their own.
+pub(crate) fn decode(schema: &SchemaRef, body: &[u8]) -> Result<RecordBatch, BadRows> {
+    let mut rows = parse(body).map_err(BadRows::Wrong)?;
+    if rows.is_empty() {
+        return Err(BadRows::Wrong("there are no rows".to_owned()));
+    }
+    if rows.len() > MAX_ROWS {
+        let message = format!("a request has {MAX_ROWS} rows at most, not {}", rows.len());
+        return Err(BadRows::TooMany(message));
+    }
+    let wrong = |number, what| BadRows::Wrong(format!("row {number}: {what}"));
+    let (mut contents, mut ids) = (HashSet::new(), HashSet::new());
+    for (number, row) in (1..).zip(&mut rows) {
+        check(schema, row).map_err(|what| wrong(number, what))?;
+        complete(schema, row, &mut contents);
+        let Some(Value::String(id)) = row.get(ID) else {
+            return Err(wrong(number, format!("`{ID}` is not a text")));
+        };
+        if !ids.insert(id.clone()) {
+            return Err(wrong(number, format!("another row has the `{ID}` {id:?} too")));
+        }
+    }
+    batch(schema, body, &rows).map_err(|all| {
+        let alone = |row: &Row| read(schema, std::slice::from_ref(row)).err();
+        let found = (1..).zip(&rows).find_map(|(number, row)| Some((number, alone(row)?)));
+        found.map_or_else(
+            || BadRows::Wrong(message(&all)),
+            |(number, what)| wrong(number, message(&what)),
+        )
+    })
+}
+
+/// What is wrong with the rows of a request.
+#[derive(Debug)]
+pub(crate) enum BadRows {
+    Wrong(String),
+    TooMany(String),
+}
+
+/// The rows in the body of a request. Numbers with many digits may be off in the last bit.
+fn parse(body: &[u8]) -> Result<Vec<Row>, String> {
     const SEND: &str = "send {\"rows\": [{...}, ...]}";
     let body = serde_json::from_slice(body);
     let body: Value = body.map_err(|error| format!("this is not JSON: {error}"))?;
@@ -31,30 +77,6 @@ pub(crate) fn parse(body: &[u8]) -> Result<Vec<Row>, String> {
         _ => Err(format!("row {number} is not an object; {SEND}")),
     };
     (1..).zip(rows).map(row).collect()
-}
-
-/// The rows of a request with the schema `schema`; an error says which row is wrong, and how.
-///
-/// A row without `_id` gets one by its content, and by how often that came before in the request: equal requests get equal
-/// answers, and equal rows of one request get answers of their own.
-pub(crate) fn decode(schema: &SchemaRef, mut rows: Vec<Row>) -> Result<RecordBatch, String> {
-    let mut contents = HashSet::new();
-    let mut ids = HashSet::new();
-    for (number, row) in (1..).zip(&mut rows) {
-        check(schema, row).map_err(|what| format!("row {number}: {what}"))?;
-        complete(schema, row, &mut contents);
-        let Some(Value::String(id)) = row.get(ID) else {
-            return Err(format!("row {number}: `{ID}` is not a text"));
-        };
-        if !ids.insert(id.clone()) {
-            return Err(format!("row {number}: another row has the `{ID}` {id:?} too"));
-        }
-    }
-    batch(schema, &rows).map_err(|all| {
-        let alone = |row: &Row| batch(schema, std::slice::from_ref(row)).err();
-        let found = (1..).zip(&rows).find_map(|(number, row)| Some((number, alone(row)?)));
-        found.map_or(all, |(number, what)| format!("row {number}: {what}"))
-    })
 }
 
 /// All columns are known, and those that must have a value have one.
@@ -96,19 +118,39 @@ fn complete(schema: &SchemaRef, row: &mut Row, contents: &mut HashSet<String>) {
     }
 }
 
-fn batch(schema: &SchemaRef, rows: &[Row]) -> Result<RecordBatch, String> {
-    let read = || {
-        let mut decoder = ReaderBuilder::new(Arc::clone(schema)).build_decoder()?;
-        decoder.serialize(rows)?;
-        decoder.flush()
-    };
-    match read() {
-        Ok(batch) => Ok(batch.unwrap_or_else(|| RecordBatch::new_empty(Arc::clone(schema)))),
-        Err(error) => {
-            let text = error.to_string();
-            Err(text.strip_prefix("Json error: ").unwrap_or(&text).to_owned())
+/// The rows of the body, whose numbers are read to the last bit, with the ids of `rows`, which are the same.
+fn batch(schema: &SchemaRef, body: &[u8], rows: &[Row]) -> Result<RecordBatch, ArrowError> {
+    let nullable = |field: &FieldRef| field.as_ref().clone().with_nullable(true);
+    let columns: Fields = schema.fields().iter().map(nullable).collect();
+    let row = Field::new("row", DataType::Struct(columns), true);
+    let list = Field::new("rows", DataType::List(Arc::new(row)), true);
+    let mut decoder = ReaderBuilder::new(Arc::new(Schema::new(vec![list]))).build_decoder()?;
+    decoder.decode(body)?;
+    let unread = || ArrowError::JsonError("the rows cannot be read".to_owned());
+    let read = decoder.flush()?.ok_or_else(unread)?;
+    let values = read.column(0).as_list_opt::<i32>().ok_or_else(unread)?.values();
+    let values = values.as_struct_opt().ok_or_else(unread)?;
+    let columns = schema.fields().iter().zip(values.columns()).map(|(field, read)| {
+        match field.name().as_str() {
+            name @ (ID | PARENT) => {
+                let texts = rows.iter().map(|row| row.get(name).and_then(Value::as_str));
+                Arc::new(texts.collect::<StringArray>()) as ArrayRef
+            }
+            _ => Arc::clone(read),
         }
-    }
+    });
+    RecordBatch::try_new(Arc::clone(schema), columns.collect())
+}
+
+fn read(schema: &SchemaRef, rows: &[Row]) -> Result<Option<RecordBatch>, ArrowError> {
+    let mut decoder = ReaderBuilder::new(Arc::clone(schema)).build_decoder()?;
+    decoder.serialize(rows)?;
+    decoder.flush()
+}
+
+fn message(error: &ArrowError) -> String {
+    let text = error.to_string();
+    text.strip_prefix("Json error: ").unwrap_or(&text).to_owned()
 }
 
 /// Rows as a JSON array of objects, all columns in each.
@@ -131,7 +173,7 @@ pub(crate) fn text_columns(schema: &SchemaRef) -> Vec<&str> {
 
 #[cfg(test)]
 mod tests {
-    use arrow::datatypes::{Field, Schema};
+    use arrow::datatypes::Float64Type;
     use proptest::prelude::*;
     use serde_json::json;
 
@@ -171,9 +213,7 @@ mod tests {
         fn anything_is_rows_or_an_error(bytes in any::<Vec<u8>>(), body in value(), rows in value()) {
             let bodies = [body.to_string(), json!({ "rows": [rows] }).to_string()];
             for body in bodies.iter().map(String::as_bytes).chain([&bytes[..]]) {
-                if let Ok(rows) = parse(body) {
-                    let _ = decode(&schema(), rows);
-                }
+                let _ = decode(&schema(), body);
             }
         }
 
@@ -186,16 +226,18 @@ mod tests {
                 row.as_object().cloned().unwrap_or_default()
             };
             let sent: Vec<Row> = rows.iter().map(row).collect();
-            let decoded = decode(&schema(), sent.clone()).expect("they fit");
-            let came = encode(&decoded).expect("they can be written");
-            let mut came: Vec<Row> = serde_json::from_str(&came).expect("JSON");
-            let mut ids = HashSet::new();
-            for row in &mut came {
-                let id = row.remove(ID).expect("an id");
-                prop_assert_eq!(row.remove(PARENT), Some(id.clone()));
-                prop_assert!(ids.insert(id.to_string()));
-            }
-            prop_assert_eq!(came, sent);
+            let decoded = decode(&schema(), json!({ "rows": sent }).to_string().as_bytes());
+            let decoded = decoded.expect("they fit");
+            let shares = decoded["share"].as_primitive::<Float64Type>().values().to_vec();
+            prop_assert_eq!(shares, rows.iter().map(|row| row.2).collect::<Vec<_>>());
+            let texts = decoded["text"].as_string::<i32>().iter().flatten().collect::<Vec<_>>();
+            prop_assert_eq!(texts, rows.iter().map(|row| row.0.as_str()).collect::<Vec<_>>());
+            prop_assert_eq!(&decoded[ID], &decoded[PARENT]);
+            let ids: HashSet<_> = decoded[ID].as_string::<i32>().iter().flatten().collect();
+            prop_assert_eq!(ids.len(), rows.len());
+            // What is written can be sent again.
+            let written = format!("{{\"rows\": {}}}", encode(&decoded).expect("JSON"));
+            prop_assert_eq!(decode(&schema(), written.as_bytes()).expect("they fit"), decoded);
         }
     }
 }

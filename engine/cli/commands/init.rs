@@ -1,0 +1,55 @@
+//! `init`: files to start from.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use super::stages::schema_text;
+use crate::args::InitArgs;
+use crate::error::{CliError, Result};
+use crate::render;
+
+/// The pipeline of the article, which the project keeps and tests.
+const PIPELINE: &str = include_str!("../../../pipelines/pawraphrase.yaml");
+const CORPUS: &str = "\
+text
+The company raised its prices in May.
+\"In March, the board approved a plan to hire 120 engineers.\"
+Profit fell by 12 percent because demand was weak.
+";
+
+pub(crate) fn run(args: &InitArgs, stages: &[PathBuf]) -> Result<ExitCode> {
+    let pipeline = PIPELINE
+        .replace("../schemas/", "")
+        .replace("pipelines/pawraphrase.yaml", "pipeline.yaml")
+        .replace("corpus/business.csv", "corpus.csv");
+    let files = [
+        ("pipeline.yaml", pipeline),
+        ("corpus.csv", CORPUS.to_owned()),
+        ("pipeline.schema.json", schema_text(stages)? + "\n"),
+    ];
+    let there = files.iter().map(|(name, _)| args.dir.join(name)).find(|path| path.exists());
+    if let Some(path) = there {
+        let message = format!("{} is there already; nothing was written", path.display());
+        return Err(CliError::usage(message).hint("name another directory"));
+    }
+    std::fs::create_dir_all(&args.dir).map_err(|error| cannot_write(&args.dir, &error))?;
+    for (name, text) in files {
+        let path = args.dir.join(name);
+        // What came there meanwhile stays.
+        let written = File::create_new(&path).and_then(|mut file| file.write_all(text.as_bytes()));
+        written.map_err(|error| cannot_write(&path, &error))?;
+        render::note(&format!("wrote {}", path.display()));
+    }
+    let pipeline = args.dir.join("pipeline.yaml");
+    render::note(&format!(
+        "put your sentences into corpus.csv; `paraloom plan {0}` says what a run would do, `paraloom run {0}` does it",
+        pipeline.display()
+    ));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn cannot_write(path: &Path, error: &std::io::Error) -> CliError {
+    CliError::new(1, format!("cannot write {}: {error}", path.display()))
+}
