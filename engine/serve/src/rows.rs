@@ -88,8 +88,8 @@ fn check(schema: &SchemaRef, row: &Row) -> Result<(), String> {
     }
     let is_missing = |name: &str| row.get(name).is_none_or(Value::is_null);
     let needed = schema.fields().iter().filter(|field| !field.is_nullable());
-    let missing = needed.map(|field| field.name()).find(|name| is_missing(name));
-    match missing.filter(|name| *name != ID && *name != PARENT) {
+    let mut names = needed.map(|field| field.name().as_str());
+    match names.find(|name| ![ID, PARENT].contains(name) && is_missing(name)) {
         Some(name) => Err(format!("it has no `{name}`")),
         None => Ok(()),
     }
@@ -206,6 +206,18 @@ mod tests {
                     .prop_map(|pairs| Value::Object(pairs.into_iter().collect())),
             ]
         })
+    }
+
+    #[test]
+    fn a_value_that_must_be_there_is_named() {
+        for row in ["{}", r#"{"text": null, "count": 1}"#, r#"{"_id": "a"}"#] {
+            let said = decode(&schema(), format!("{{\"rows\": [{row}]}}").as_bytes());
+            let said = said.expect_err("there is no text");
+            assert!(
+                matches!(&said, BadRows::Wrong(what) if what == "row 1: it has no `text`"),
+                "{said:?}"
+            );
+        }
     }
 
     proptest! {
