@@ -90,10 +90,9 @@ fn line(graph: &Graph, index: NodeIndex, lookup: &Lookup) -> NodeLine {
 /// The numbers that a node has made: by step where there are steps, or else how many are how large.
 fn charts(graph: &Graph, index: NodeIndex, lookup: &Lookup) -> Result<Group> {
     let node = graph.node(index);
-    let mapped = node.stage.mapped_input();
-    let input = graph.inputs(index).into_iter().find(|(_, edge)| Some(edge.input) == mapped);
-    let known = input.and_then(|(from, _)| graph.node(from.node).outputs[from.port].clone());
-    let known: HashSet<_> = known.iter().flat_map(names).collect();
+    let mapped = graph.mapped(index);
+    let known = mapped.and_then(|from| graph.schema(from));
+    let known: HashSet<_> = known.into_iter().flat_map(names).collect();
     let mut charts = Vec::new();
     for port in 0..node.outputs.len() {
         let Some(PortResult::Table(table)) = lookup.output(Endpoint { node: index, port }) else {

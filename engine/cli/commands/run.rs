@@ -136,9 +136,7 @@ pub(crate) fn outcome(
 
 /// Rows of the table that a map node maps.
 pub(crate) fn input_rows(graph: &Graph, index: NodeIndex, lookup: &Lookup) -> Option<u64> {
-    let mapped = graph.node(index).stage.mapped_input();
-    let input = graph.inputs(index).into_iter().find(|(_, edge)| Some(edge.input) == mapped);
-    match input.and_then(|(from, _)| lookup.output(from)) {
+    match graph.mapped(index).and_then(|from| lookup.output(from)) {
         Some(PortResult::Table(table)) => Some(table.rows()),
         _ => None,
     }

@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{Sender, channel};
 
 use arrow::array::RecordBatch;
-use paraloom_exec::{Chain, ChainJob, Event, Lookup, chain_of};
+use paraloom_exec::{Cancel, Chain, Event, Job, chain_of};
 use paraloom_pipeline::{Graph, Shape};
 use paraloom_serve::{About, Mapped, Mapper, Server, Settings};
 use petgraph::graph::NodeIndex;
@@ -28,19 +28,9 @@ pub(crate) fn run(args: &ServeArgs, stages: &[PathBuf]) -> Result<ExitCode> {
     let nodes = nodes(graph, args)?;
     // The port first: a model can take long to load.
     let server = Server::bind(settings(args)?)?;
-    let lookup = Lookup::new(graph, host, Some(&store))?;
-    let cancel = Arc::<AtomicBool>::default();
-    let options = options(args.threads, 1);
-    let job = ChainJob {
-        graph,
-        host,
-        store: &store,
-        lookup: &lookup,
-        options: &options,
-        events: print_logs()?,
-        stop: Arc::clone(&cancel),
-    };
-    let chain = Chain::open(&job, &nodes)?;
+    let cancel = Cancel::default();
+    let job = Job { graph, nodes: &nodes, host, store: &store, text: &project.workspace.text };
+    let chain = Chain::open(&job, &options(args.threads, 1), &cancel, &print_logs()?)?;
     let names: Vec<_> = nodes.iter().map(|node| graph.node(*node).name.clone()).collect();
     let last = names.last().cloned().unwrap_or_default();
     let title = if graph.name.is_empty() { last } else { format!("{}: {last}", graph.name) };
@@ -53,7 +43,7 @@ pub(crate) fn run(args: &ServeArgs, stages: &[PathBuf]) -> Result<ExitCode> {
         batch_invariant: chain.is_batch_invariant(),
     };
     render::note(&format!("{} at http://{}", names.join(" → "), server.address()));
-    server.run(about, Box::new(Served(chain)), &stop, &cancel)?;
+    server.run(about, Box::new(Served(chain)), &stop, &cancel.flag())?;
     render::note("stopped");
     Ok(ExitCode::SUCCESS)
 }

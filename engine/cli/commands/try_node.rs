@@ -7,7 +7,7 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray, new_null_array};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Schema};
-use paraloom_exec::{Chain, ChainJob, Lookup, Mapped};
+use paraloom_exec::{Cancel, Chain, Job, Mapped};
 use paraloom_pipeline::Graph;
 use petgraph::graph::NodeIndex;
 
@@ -23,20 +23,10 @@ pub(crate) fn run(args: &TryArgs, stages: &[PathBuf]) -> Result<ExitCode> {
     let store = project_.need_store()?;
     let (graph, host) = (&project_.graph, &project_.workspace.host);
     let node = find_node(graph, &args.node)?;
-    let lookup = Lookup::new(graph, host, Some(&store))?;
     let row = make_row(graph, node, args)?;
     let (events, _unread) = std::sync::mpsc::channel();
-    let options = options(None, 1);
-    let job = ChainJob {
-        graph,
-        host,
-        store: &store,
-        lookup: &lookup,
-        options: &options,
-        events,
-        stop: Arc::default(),
-    };
-    let mut chain = Chain::open(&job, &[node])?;
+    let job = Job { graph, nodes: &[node], host, store: &store, text: &project_.workspace.text };
+    let mut chain = Chain::open(&job, &options(None, 1), &Cancel::default(), &events)?;
     let outputs = chain.map(&row)?;
     for (Mapped { rows, .. }, (port, _)) in outputs.into_iter().zip(chain.outputs()) {
         if rows.num_rows() == 0 {
@@ -58,16 +48,14 @@ pub(crate) fn run(args: &TryArgs, stages: &[PathBuf]) -> Result<ExitCode> {
 /// `--with` says, the rest empty.
 fn make_row(graph: &Graph, index: NodeIndex, args: &TryArgs) -> Result<RecordBatch> {
     let node = graph.node(index);
-    let mapped = node.stage.mapped_input();
-    let from = graph.inputs(index).into_iter().find(|(_, edge)| Some(edge.input) == mapped);
-    let schema = from.and_then(|(from, _)| graph.node(from.node).outputs[from.port].clone());
+    let schema = graph.mapped(index).and_then(|from| graph.schema(from));
     let schema = schema.ok_or_else(|| {
         CliError::usage(format!(
             "`{}` reads its input whole; only map stages can be tried",
             node.stage.name
         ))
     })?;
-    let column = text_column(&schema, args)?;
+    let column = text_column(schema, args)?;
     for (name, _) in &args.with {
         schema
             .index_of(name)
@@ -104,7 +92,7 @@ fn make_row(graph: &Graph, index: NodeIndex, args: &TryArgs) -> Result<RecordBat
             given.join(" ")
         ));
     }
-    RecordBatch::try_new(Arc::clone(&schema), columns).map_err(|error| {
+    RecordBatch::try_new(Arc::clone(schema), columns).map_err(|error| {
         CliError::usage(format!("the row is not complete: {error}"))
             .hint("give the other columns with --with COLUMN=VALUE")
     })

@@ -1,13 +1,12 @@
 //! Map nodes at work on rows that are not kept: one after another, each on what the one before made.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::Sender;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
-use paraloom_host::{Host, PlannedStage, WorkInput, WorkSettings, Worker};
-use paraloom_pipeline::{Endpoint, Graph, Node, Shape};
+use paraloom_host::{PlannedStage, WorkInput, WorkSettings, Worker};
+use paraloom_pipeline::{Graph, Node, Shape};
 use paraloom_store::Store;
 use petgraph::graph::NodeIndex;
 
@@ -18,7 +17,7 @@ use crate::keys::{check_fetched, stage_seed};
 use crate::lookup::{Lookup, PortResult};
 use crate::node::{ReadError, artifact_input, table_input};
 use crate::reuse::Piece;
-use crate::run::RunOptions;
+use crate::run::{Cancel, Job, RunOptions};
 use crate::services::NodeServices;
 
 /// Map nodes, each of which reads a table of the one before, with everything loaded.
@@ -47,54 +46,39 @@ pub struct Mapped {
     pub origins: Option<Vec<usize>>,
 }
 
-/// Where a chain works, and what it tells.
-pub struct ChainJob<'a> {
-    /// The pipeline.
-    pub graph: &'a Graph,
-    /// Its stages.
-    pub host: &'a Host,
-    /// Where models are.
-    pub store: &'a Store,
-    /// What of the pipeline is in the store.
-    pub lookup: &'a Lookup<'a>,
-    /// Threads to compute with.
-    pub options: &'a RunOptions,
-    /// Takes what the stages say.
-    pub events: Sender<Event>,
-    /// Set, it asks the stages to stop.
-    pub stop: Arc<AtomicBool>,
-}
-
 /// The longest chain of map nodes that ends in `last`; empty if it reads its input whole.
 pub fn chain_of(graph: &Graph, last: NodeIndex) -> Vec<NodeIndex> {
     let is_map = |index: &NodeIndex| graph.node(*index).stage.shape == Shape::Map;
-    let before = |index: &NodeIndex| source(graph, *index).map(|from| from.node).filter(is_map);
+    let before = |index: &NodeIndex| graph.mapped(*index).map(|from| from.node).filter(is_map);
     let mut nodes: Vec<_> = std::iter::successors(Some(last).filter(is_map), before).collect();
     nodes.reverse();
     nodes
 }
 
-/// The table whose rows a map node maps.
-fn source(graph: &Graph, index: NodeIndex) -> Option<Endpoint> {
-    let mapped = graph.node(index).stage.mapped_input()?;
-    let edge = graph.inputs(index).into_iter().find(|(_, edge)| edge.input == mapped);
-    edge.map(|(from, _)| from)
-}
-
 impl Chain {
-    /// Loads what `nodes`, a chain as [`chain_of`] gives it or the end of one, read beside their rows. That must be in
-    /// the store.
-    pub fn open(job: &ChainJob, nodes: &[NodeIndex]) -> Result<Self> {
-        let first = nodes.first().and_then(|first| source(job.graph, *first));
-        let input = first.and_then(|from| job.graph.node(from.node).outputs[from.port].clone());
-        let input = input.ok_or_else(|| RunError::Output {
-            node: nodes.first().map_or_else(String::new, |node| job.graph.node(*node).name.clone()),
-            what: "it reads its input whole".to_owned(),
-        })?;
-        let readers = nodes.iter().skip(1).map(|node| source(job.graph, *node));
+    /// Loads what the nodes of `job`, a chain as [`chain_of`] gives it or the end of one, read beside their rows. That
+    /// must be in the store. `events` takes what the stages say.
+    pub fn open(
+        job: &Job,
+        options: &RunOptions,
+        cancel: &Cancel,
+        events: &Sender<Event>,
+    ) -> Result<Self> {
+        let (graph, nodes) = (job.graph, job.nodes);
+        let first = nodes.first().and_then(|first| graph.mapped(*first));
+        let input = first.and_then(|from| graph.schema(from)).ok_or(RunError::Stopped)?;
+        let readers = nodes.iter().skip(1).map(|node| graph.mapped(*node));
         let next = readers.map(|from| from.map_or(0, |from| from.port)).chain([0]);
-        let links = nodes.iter().zip(next).map(|(index, next)| Link::open(job, *index, next));
-        Ok(Self { links: links.collect::<Result<_>>()?, input, store: job.store.clone() })
+        let opening = Opening {
+            job,
+            lookup: &Lookup::new(graph, job.host, Some(job.store))?,
+            options,
+            cancel,
+            events,
+        };
+        let links = nodes.iter().zip(next).map(|(index, next)| opening.link(*index, next));
+        let links = links.collect::<Result<_>>()?;
+        Ok(Self { links, input: Arc::clone(input), store: job.store.clone() })
     }
 
     /// The schema of the rows to map, ids included.
@@ -127,21 +111,31 @@ impl Chain {
     }
 }
 
-impl Link {
-    fn open(job: &ChainJob, index: NodeIndex, next: usize) -> Result<Self> {
-        let node = job.graph.node(index);
+/// What the links of a chain are opened with.
+struct Opening<'a> {
+    job: &'a Job<'a>,
+    lookup: &'a Lookup<'a>,
+    options: &'a RunOptions,
+    cancel: &'a Cancel,
+    events: &'a Sender<Event>,
+}
+
+impl Opening<'_> {
+    fn link(&self, index: NodeIndex, next: usize) -> Result<Link> {
+        let Job { graph, host, .. } = self.job;
+        let node = graph.node(index);
         check_fetched(node)?;
         let mapped = node.stage.mapped_input();
         let (mut planned, mut inputs) = (Vec::new(), Vec::new());
-        for (from, edge) in job.graph.inputs(index) {
-            let source = job.graph.node(from.node);
+        for (from, edge) in graph.inputs(index) {
+            let source = graph.node(from.node);
             planned.push(source.plan_input(edge));
             if Some(edge.input) == mapped {
                 let schema = source.outputs[from.port].clone().ok_or(RunError::Stopped)?;
                 inputs.push(WorkInput::Table(schema, Box::new(std::iter::empty())));
                 continue;
             }
-            let found = job.lookup.output(from).ok_or_else(|| RunError::Missing {
+            let found = self.lookup.output(from).ok_or_else(|| RunError::Missing {
                 node: node.name.clone(),
                 input: source.name.clone(),
             })?;
@@ -152,19 +146,21 @@ impl Link {
         }
         let host_error = |error| RunError::from_host(&node.name, error);
         let mut planned =
-            job.host.plan(&node.stage, &node.name, &node.config, &planned).map_err(host_error)?;
-        let every = job.options.checkpoint_every;
-        let stop = Arc::clone(&job.stop);
-        let services = NodeServices::new(&node.name, None, job.events.clone(), stop, every);
+            host.plan(&node.stage, &node.name, &node.config, &planned).map_err(host_error)?;
+        let (events, stop) = (self.events.clone(), self.cancel.flag());
+        let every = self.options.checkpoint_every;
+        let services = NodeServices::new(&node.name, None, events, stop, every);
         let settings = WorkSettings {
-            threads: job.options.threads,
+            threads: self.options.threads,
             seed: stage_seed(node),
             device: node.device.clone(),
         };
         let worker = planned.open(&settings, services, inputs).map_err(host_error)?;
-        Ok(Self { worker, _planned: planned, node: node.clone(), next })
+        Ok(Link { worker, _planned: planned, node: node.clone(), next })
     }
+}
 
+impl Link {
     /// One table per output port.
     fn map(&mut self, store: &Store, input: &Mapped) -> Result<Vec<Option<Mapped>>> {
         let pushed = call::map(&mut self.worker, &input.rows, self.node.outputs.len());

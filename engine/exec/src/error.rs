@@ -84,7 +84,9 @@ impl RunError {
                 Some("allow more memory or processes, or run fewer nodes with --until".to_owned())
             }
             Self::NotFetched { .. } => Some("run again: it is fetched then".to_owned()),
-            Self::Missing { input, .. } => Some(format!("`paraloom run --until {input}` makes it")),
+            Self::Missing { input, .. } => {
+                Some(format!("`paraloom run PIPELINE --until {input}` makes it"))
+            }
             _ => None,
         }
     }

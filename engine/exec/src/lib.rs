@@ -24,7 +24,7 @@ mod run;
 mod services;
 mod workspace;
 
-pub use chain::{Chain, ChainJob, Mapped, chain_of};
+pub use chain::{Chain, Mapped, chain_of};
 pub use error::{Result, RunError};
 pub use event::{Event, Observer};
 pub use fetch::Variables;

@@ -143,9 +143,8 @@ impl<'a> Lookup<'a> {
         let (Found::Partial { key, .. }, Some(store)) = (self.found(index), self.store) else {
             return Ok(None);
         };
-        let mapped = node.stage.mapped_input();
-        let rows = graph.inputs(index).into_iter().find(|(_, edge)| Some(edge.input) == mapped);
-        let Some(PortResult::Table(table)) = rows.and_then(|(from, _)| self.output(from)) else {
+        let rows = graph.mapped(index);
+        let Some(PortResult::Table(table)) = rows.and_then(|from| self.output(from)) else {
             return Ok(None);
         };
         let entry = store.entry(key);

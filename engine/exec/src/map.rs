@@ -57,10 +57,10 @@ struct Tally {
 impl NodeRun<'_> {
     pub(crate) fn map(&self) -> Result<()> {
         let (results, key, preimage, entry) = self.place()?;
-        let mapped = self.node.stage.mapped_input();
-        let from = self.inputs.iter().find(|(_, edge)| Some(edge.input) == mapped);
-        let from = from.map(|(from, _)| *from).ok_or(RunError::Stopped)?;
+        let from = self.shared.graph.mapped(self.index).ok_or(RunError::Stopped)?;
         entry.prepare(&preimage)?;
+        // Until there are rows it has nothing to do: that is not its time.
+        self.shared.board.part(from, 0)?;
         let started = Instant::now();
         let stage = self.node.stage.name.clone();
         self.send(Event::NodeStarted { node: self.name(), key: key.to_string(), stage });

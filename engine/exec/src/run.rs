@@ -78,7 +78,7 @@ pub(crate) struct Shared<'a> {
     pub(crate) stop: Arc<AtomicBool>,
 }
 
-/// What to run: some nodes of a graph, closed under "needs".
+/// What to work on: some nodes of a graph.
 #[derive(Clone, Copy, Debug)]
 pub struct Job<'a> {
     /// The pipeline.
@@ -93,7 +93,7 @@ pub struct Job<'a> {
     pub text: &'a str,
 }
 
-/// Does what is left of a job. What is there already is not done again; what a kill has
+/// Does what is left of a job, whose nodes are there with all that they need. What is there already is not done again; what a kill has
 /// cut short goes on.
 pub fn run(
     job: &Job,

@@ -126,6 +126,17 @@ impl Graph {
         inputs
     }
 
+    /// The table whose rows a map node maps; none of a node that reads its input whole.
+    pub fn mapped(&self, node: NodeIndex) -> Option<Endpoint> {
+        let port = self.graph[node].stage.mapped_input()?;
+        self.inputs(node).into_iter().find(|(_, edge)| edge.input == port).map(|(from, _)| from)
+    }
+
+    /// The schema of an output; none if it is an artifact.
+    pub fn schema(&self, output: Endpoint) -> Option<&SchemaRef> {
+        self.graph[output.node].outputs.get(output.port)?.as_ref()
+    }
+
     /// The nodes that read something of `node`.
     pub fn readers(&self, node: NodeIndex) -> Vec<NodeIndex> {
         let mut readers: Vec<_> = self.graph.neighbors(node).collect();

@@ -98,29 +98,24 @@ impl Batch {
 
     /// Takes a job. Rows that are there already are shared; gives the job back if another row has one of its ids.
     fn add(&mut self, job: Job) -> Result<(), Job> {
-        let number = self.jobs.len();
-        let mut of_job = Vec::with_capacity(job.rows.num_rows());
-        let mut places = self.places.clone();
-        let mut new = Vec::new();
-        for (row, id) in ids(&job.rows).into_iter().enumerate() {
-            match self.rows.get(&id) {
-                Some(known) => {
-                    let (other, at) = places[*known];
-                    if self.jobs[other].rows.slice(at, 1) != job.rows.slice(row, 1) {
-                        return Err(job);
-                    }
-                    of_job.push(*known);
-                }
-                None => {
-                    of_job.push(places.len());
-                    new.push((id, places.len()));
-                    places.push((number, row));
-                }
-            }
+        let ids = ids(&job.rows);
+        let is_another = |(row, id): (usize, &String)| {
+            self.rows.get(id).is_some_and(|known| {
+                let (other, at) = self.places[*known];
+                self.jobs[other].rows.slice(at, 1) != job.rows.slice(row, 1)
+            })
+        };
+        if ids.iter().enumerate().any(is_another) {
+            return Err(job);
         }
-        self.rows.extend(new);
-        self.places = places;
-        self.of_jobs.push(of_job);
+        let number = self.jobs.len();
+        let place = |(row, id)| {
+            *self.rows.entry(id).or_insert_with(|| {
+                self.places.push((number, row));
+                self.places.len() - 1
+            })
+        };
+        self.of_jobs.push(ids.into_iter().enumerate().map(place).collect());
         self.jobs.push(job);
         Ok(())
     }
