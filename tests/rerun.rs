@@ -1,6 +1,6 @@
 //! What an edit makes run again, and nothing else: random pipelines, random edits, and a model of what must be computed.
 //!
-//! `PARALOOM_DAGS` is the number of pipelines (each gets ten edits), `PARALOOM_SEED` repeats a failure.
+//! `PARALOOM_DAGS` is the number of pipelines (each gets ten edits), `PARALOOM_SEED` repeats a failure where there are as many.
 
 mod common;
 
@@ -261,7 +261,8 @@ impl World {
             }
             9 => {
                 let old = dir.join(&self.files[file].0);
-                self.files[file].0 = format!("moved{}.csv", lots.below(1000));
+                // Names of its own: onto another file of the pipeline it would take that one away.
+                self.files[file].0 = format!("moved{file}-{}.csv", lots.below(1000));
                 std::fs::rename(old, dir.join(&self.files[file].0)).expect("it is ours");
                 "move"
             }
