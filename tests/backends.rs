@@ -2,8 +2,8 @@
 
 mod common;
 
-use std::path::Path;
-use std::process::Command;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
 
 use common::shell::{said, shell};
 use common::{Project, TABLES, paraloom, results, tiny, tiny_with};
@@ -40,38 +40,36 @@ fn what_there_is_not_is_refused_where_it_stands() {
     );
 }
 
-/// An installation of its own, whose backend `torch` wants a library that is not there.
-#[test]
-fn a_backend_without_its_library_is_told_from_one_that_is_broken() {
-    let dir = tempfile::tempdir().expect("a temporary directory");
-    let (bin, lib) = (dir.path().join("bin"), dir.path().join("lib/paraloom/stages"));
-    for dir in [&bin, &lib] {
-        std::fs::create_dir_all(dir).expect("the directory is ours");
-    }
-    let built = paraloom();
-    let built = Path::new(built.get_program());
-    let name = |name: &str| format!("libparaloom_stages_{name}.so");
-    let own = built.parent().expect("it is in a directory");
-    std::fs::copy(built, bin.join("paraloom")).expect("the directory is ours");
-    for library in [name("text"), name("t5")] {
-        std::fs::copy(own.join(&library), lib.join(&library)).expect("the directory is ours");
-    }
-    std::fs::write(dir.path().join("empty.c"), "").expect("the directory is ours");
-    let cc = |args: &[&str]| {
-        let mut cc = Command::new("cc");
-        cc.args(["-shared", "-o"]).args(args).current_dir(dir.path());
-        assert!(cc.status().expect("a C compiler").success());
-    };
-    let torch = lib.join(name("t5_torch"));
-    let torch = torch.to_str().expect("text");
-    cc(&["libabsent.so", "empty.c"]);
-    cc(&[torch, "empty.c", "-Wl,--no-as-needed", "-L.", "-labsent"]);
-    std::fs::remove_file(dir.path().join("libabsent.so")).expect("it was just made");
+/// An installation of its own: the binary and the stage libraries that are always there.
+struct Installation(tempfile::TempDir);
 
-    let project = tiny();
-    let run = |args: &[&str]| {
+impl Installation {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let built = paraloom();
+        let built = Path::new(built.get_program());
+        let own = built.parent().expect("it is in a directory");
+        let new = Self(dir);
+        for dir in ["bin", "lib/paraloom/stages"] {
+            std::fs::create_dir_all(new.0.path().join(dir)).expect("the directory is ours");
+        }
+        std::fs::copy(built, new.0.path().join("bin/paraloom")).expect("the directory is ours");
+        for name in ["text", "t5"] {
+            let library = new.library(name);
+            let name = library.file_name().expect("it has one");
+            std::fs::copy(own.join(name), &library).expect("the directory is ours");
+        }
+        new
+    }
+
+    fn library(&self, name: &str) -> PathBuf {
+        self.0.path().join(format!("lib/paraloom/stages/libparaloom_stages_{name}.so"))
+    }
+
+    /// Runs it in the directory of a project.
+    fn run(&self, project: &Project, args: &[&str]) -> Output {
         let mut command = paraloom();
-        let mut ours = Command::new(bin.join("paraloom"));
+        let mut ours = Command::new(self.0.path().join("bin/paraloom"));
         ours.args(args).current_dir(project.path());
         for (name, value) in command.env("NO_COLOR", "1").get_envs() {
             match value {
@@ -80,20 +78,68 @@ fn a_backend_without_its_library_is_told_from_one_that_is_broken() {
             };
         }
         ours.output().expect("the binary runs")
+    }
+
+    fn doctor(&self, project: &Project) -> String {
+        let doctor = self.run(project, &["doctor"]);
+        assert!(doctor.status.success());
+        String::from_utf8_lossy(&doctor.stdout).into_owned()
+    }
+}
+
+#[test]
+fn a_backend_without_its_library_is_told_from_one_that_is_broken() {
+    let installation = Installation::new();
+    let dir = installation.0.path();
+    std::fs::write(dir.join("empty.c"), "").expect("the directory is ours");
+    let cc = |args: &[&str]| {
+        let mut cc = Command::new("cc");
+        cc.args(["-shared", "-o"]).args(args).current_dir(dir);
+        assert!(cc.status().expect("a C compiler").success());
     };
-    let doctor = run(&["doctor"]);
-    let said = String::from_utf8_lossy(&doctor.stdout);
-    assert!(
-        doctor.status.success() && said.contains("libabsent.so is not where the loader looks"),
-        "{said}"
-    );
+    let torch = installation.library("t5_torch");
+    let torch = torch.to_str().expect("text");
+    cc(&["libabsent.so", "empty.c"]);
+    cc(&[torch, "empty.c", "-Wl,--no-as-needed", "-L.", "-labsent"]);
+    std::fs::remove_file(dir.join("libabsent.so")).expect("it was just made");
+
+    let project = tiny();
+    let said = installation.doctor(&project);
+    assert!(said.contains("libabsent.so is not where the loader looks"), "{said}");
     // Who does not ask for it does not notice.
-    assert!(run(&["check", "p.yaml"]).status.success());
-    let output = run(&["check", "p.yaml", "--backend", "torch"]);
+    assert!(installation.run(&project, &["check", "p.yaml"]).status.success());
+    let output = installation.run(&project, &["check", "p.yaml", "--backend", "torch"]);
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{said}");
     assert!(said.contains("the backend `torch` cannot be used: libabsent.so"), "{said}");
     assert!(said.contains("cargo xtask torch"), "{said}");
+}
+
+/// Its numbers could differ, under the same keys.
+#[test]
+fn a_backend_that_was_built_from_other_sources_is_refused() {
+    let installation = Installation::new();
+    let project = tiny();
+    let doctor = installation.doctor(&project);
+    let (_, sources) = doctor.split_once("paraloom-stages-t5 0.1.0+").expect("it says so");
+    let sources = sources.split(' ').next().expect("it has an end").as_bytes();
+    let ours = std::fs::read(installation.library("t5")).expect("it was copied");
+    let at = ours.windows(sources.len()).position(|window| window == sources).expect("it is there");
+
+    // The same ones: this library does not compute with torch, but nothing tells that here.
+    std::fs::write(installation.library("t5_torch"), &ours).expect("the directory is ours");
+    let said = installation.doctor(&project);
+    assert!(said.contains("torch  ready: finetune"), "{said}");
+
+    let mut other = ours;
+    other[at] = if other[at] == b'0' { b'1' } else { b'0' };
+    std::fs::write(installation.library("t5_torch"), &other).expect("the directory is ours");
+    let said = installation.doctor(&project);
+    assert!(!said.contains("torch  ready"), "{said}");
+    assert!(installation.run(&project, &["check", "p.yaml"]).status.success());
+    let output = installation.run(&project, &["check", "p.yaml", "--backend", "torch"]);
+    assert_eq!(output.status.code(), Some(2));
+    insta::assert_snapshot!("other_sources", String::from_utf8_lossy(&output.stderr));
 }
 
 /// Whether a backend is there; CI says that `torch` has to be.

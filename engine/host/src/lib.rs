@@ -45,7 +45,8 @@ struct Backend {
 }
 
 impl Backend {
-    fn stages(&self, name: &str) -> Result<&Stages> {
+    /// `always`: the stages of the libraries that are always there.
+    fn stages(&self, name: &str, always: &Stages) -> Result<&Stages> {
         let load = || {
             let mut stages = Stages::new();
             for path in &self.paths {
@@ -57,6 +58,14 @@ impl Backend {
                         error => error.to_string(),
                     })?;
                 for stage in library.stages() {
+                    let ours = always.get(&stage.info.name);
+                    if ours.is_some_and(|ours| ours.library_version != stage.library_version) {
+                        // Both would put results under the same keys.
+                        return Err(format!(
+                            "{} was built from other sources than the rest; build it again",
+                            path.file_name().unwrap_or_default().display()
+                        ));
+                    }
                     let mut stage = stage.clone();
                     name.clone_into(&mut stage.info.backend);
                     stages.insert(stage.info.name.clone(), stage);
@@ -118,7 +127,7 @@ impl Host {
     /// The names of the stages that a backend computes; an error says why it cannot be used.
     pub fn stages_of(&self, backend: &str) -> Result<Vec<&str>> {
         let stages = match self.backends.get(backend) {
-            Some(found) => found.stages(backend)?,
+            Some(found) => found.stages(backend, &self.stages)?,
             None if backend == CPU => &self.stages,
             None => return Err(self.no_backend(backend)),
         };
@@ -141,9 +150,8 @@ impl Host {
         if always.is_none() || backend == CPU {
             return Ok(always);
         }
-        let backend_stages =
-            self.backends.get(backend).ok_or_else(|| self.no_backend(backend))?.stages(backend)?;
-        Ok(backend_stages.get(name).or(always))
+        let found = self.backends.get(backend).ok_or_else(|| self.no_backend(backend))?;
+        Ok(found.stages(backend, &self.stages)?.get(name).or(always))
     }
 
     /// The loaded stage that says `stage` of itself.

@@ -21,6 +21,8 @@ pub struct LoadedStage {
     pub info: StageInfo,
     /// Digest of its library if it is not shipped with the engine.
     pub foreign: Option<String>,
+    /// Of its library; behind a `+` are the sources that it was built from.
+    pub(crate) library_version: String,
     pub(crate) table: Table,
 }
 
@@ -221,7 +223,8 @@ fn read_stage(
     if info.shape == Shape::Map && info.mapped_input().is_none() {
         return Err(format!("map stage `{}` has no table input", info.name));
     }
-    Ok(LoadedStage { info, foreign, table: Table(pointer) })
+    let library_version = library.version.clone();
+    Ok(LoadedStage { info, foreign, library_version, table: Table(pointer) })
 }
 
 /// # Safety

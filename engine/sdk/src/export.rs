@@ -50,10 +50,15 @@ pub fn map<S: MapStage>() -> Descriptor {
 pub fn library(
     name: &'static str,
     version: &'static str,
+    sources: Option<&str>,
     stages: Vec<Descriptor>,
 ) -> *const abi::Library {
     let stages: Vec<_> = stages.into_iter().map(|stage| stage.0).collect();
     let built_with = concat!("paraloom-sdk ", env!("CARGO_PKG_VERSION"));
+    let version = match sources {
+        Some(sources) => format!("{version}+{sources}").leak(),
+        None => version,
+    };
     leak(abi::Library {
         struct_size: size_of::<abi::Library>() as u32,
         abi_major: abi::ABI_MAJOR,

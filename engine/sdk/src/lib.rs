@@ -79,7 +79,8 @@ pub mod __private {
 
 /// Makes the crate a stage library: `export_stages! { whole: [Load], map: [Threshold] }`.
 ///
-/// The crate must be built as a `cdylib`, and with unwinding panics.
+/// The crate must be built as a `cdylib`, and with unwinding panics. Where a build script sets `PARALOOM_SOURCES`, the library's
+/// version ends in it: `0.1.0+SOURCES`. A stage of two backends must come from libraries of one version.
 ///
 /// It also sets the library's global allocator: that of the system, and where that has no memory, the run ends with an
 /// error that says so ([`OrExit`]). A library that has an allocator of its own says `allocator: own`
@@ -126,7 +127,8 @@ macro_rules! export_stages {
                         $($($crate::export::map::<$map>(),)*)?
                     ];
                     let (name, version) = (env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"));
-                    Table($crate::export::library(name, version, stages))
+                    let sources = option_env!("PARALOOM_SOURCES");
+                    Table($crate::export::library(name, version, sources, stages))
                 })
                 .0
         }
