@@ -134,9 +134,13 @@ fn binary(op: Op, left: &Node, right: &Node, schema: &Schema) -> Result<Type> {
 
 fn call(function: Function, arguments: &[Node], schema: &Schema) -> Result<Type> {
     let (wanted, result) = match function {
-        Function::Length | Function::Words | Function::EditDistance => (Type::Text, Type::Number),
+        Function::Length | Function::Words | Function::EditDistance | Function::WordOverlap => {
+            (Type::Text, Type::Number)
+        }
         Function::Lower | Function::Upper | Function::Trim => (Type::Text, Type::Text),
-        Function::Contains | Function::StartsWith | Function::EndsWith => (Type::Text, Type::Bool),
+        Function::Contains | Function::StartsWith | Function::EndsWith | Function::SameNumbers => {
+            (Type::Text, Type::Bool)
+        }
         Function::Abs => (Type::Number, Type::Number),
         Function::Coalesce => {
             let mut result = Type::Null;

@@ -2,12 +2,17 @@
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
+use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::Arc;
 
-use arrow::array::{Array, BooleanArray, Float64Array, RecordBatch, StringArray};
+use arrow::array::{
+    Array, ArrayRef, BooleanArray, Float64Array, NullArray, RecordBatch, StringArray,
+};
 use arrow::compute::cast;
 use arrow::datatypes::DataType;
 
+use crate::check::Type;
 use crate::parse::{Function, Kind, Node, Op};
 
 #[derive(Clone, Debug, PartialEq)]
@@ -16,6 +21,29 @@ pub(crate) enum Value<'a> {
     Bool(bool),
     Number(f64),
     Text(Cow<'a, str>),
+}
+
+impl<'a> Value<'a> {
+    fn truth(self) -> Option<bool> {
+        match self {
+            Self::Bool(value) => Some(value),
+            _ => None,
+        }
+    }
+
+    fn number(self) -> Option<f64> {
+        match self {
+            Self::Number(value) => Some(value),
+            _ => None,
+        }
+    }
+
+    fn text(self) -> Option<Cow<'a, str>> {
+        match self {
+            Self::Text(text) => Some(text),
+            _ => None,
+        }
+    }
 }
 
 impl fmt::Display for Value<'_> {
@@ -81,15 +109,22 @@ fn bind(rows: &RecordBatch, name: &str) -> Column {
     }
 }
 
-/// The truth of a condition; `None` is unknown.
-pub(crate) fn truth(node: &Node, columns: &Columns, row: usize) -> Option<bool> {
-    match evaluate(node, columns, row) {
-        Value::Bool(value) => Some(value),
-        _ => None,
+/// Values of one type, or null, as an array.
+pub(crate) fn array<'a>(kind: Type, values: impl Iterator<Item = Value<'a>>) -> ArrayRef {
+    match kind {
+        Type::Null => Arc::new(NullArray::new(values.count())),
+        Type::Bool => Arc::new(values.map(Value::truth).collect::<BooleanArray>()),
+        Type::Number => Arc::new(values.map(Value::number).collect::<Float64Array>()),
+        Type::Text => Arc::new(values.map(Value::text).collect::<StringArray>()),
     }
 }
 
-fn evaluate<'a>(node: &'a Node, columns: &'a Columns, row: usize) -> Value<'a> {
+/// The truth of a condition; `None` is unknown.
+pub(crate) fn truth(node: &Node, columns: &Columns, row: usize) -> Option<bool> {
+    evaluate(node, columns, row).truth()
+}
+
+pub(crate) fn evaluate<'a>(node: &'a Node, columns: &'a Columns, row: usize) -> Value<'a> {
     match &node.kind {
         Kind::Null => Value::Null,
         Kind::Bool(value) => Value::Bool(*value),
@@ -225,6 +260,42 @@ fn two_texts<'a>(function: Function, a: &str, b: &str) -> Value<'a> {
         Function::EndsWith => Value::Bool(a.ends_with(b)),
         // Levenshtein distance over the longer text's length: 0 = equal, 1 = nothing in common.
         Function::EditDistance => Value::Number(1.0 - strsim::normalized_levenshtein(a, b)),
+        Function::WordOverlap => Value::Number(word_overlap(a, b)),
+        Function::SameNumbers => Value::Bool(numbers(a) == numbers(b)),
         _ => Value::Null,
     }
+}
+
+/// Words that both texts have over those that either has (Jaccard): 1 = the same words in any order, 0 = none in common.
+/// Neither case nor punctuation counts.
+fn word_overlap(a: &str, b: &str) -> f64 {
+    let words = |text: &str| -> BTreeSet<String> {
+        let words = text.split(|char: char| !char.is_alphanumeric());
+        words.filter(|word| !word.is_empty()).map(str::to_lowercase).collect()
+    };
+    let (a, b) = (words(a), words(b));
+    let both = a.intersection(&b).count();
+    let either = a.len() + b.len() - both;
+    if either == 0 { 1.0 } else { both as f64 / either as f64 }
+}
+
+/// The numbers in a text, sorted: `$1,250.50 in 2024` has `1250.50` and `2024`. A comma, or a point, between digits is part of
+/// the number; commas group digits, so they are left out.
+fn numbers(text: &str) -> Vec<String> {
+    let mut numbers = Vec::new();
+    let mut chars = text.chars().peekable();
+    let mut number = String::new();
+    while let Some(char) = chars.next() {
+        let goes_on = chars.peek().is_some_and(char::is_ascii_digit);
+        match char {
+            '0'..='9' => number.push(char),
+            '.' if !number.is_empty() && goes_on => number.push(char),
+            ',' if !number.is_empty() && goes_on => {}
+            _ if !number.is_empty() => numbers.push(std::mem::take(&mut number)),
+            _ => {}
+        }
+    }
+    numbers.extend(Some(number).filter(|number| !number.is_empty()));
+    numbers.sort();
+    numbers
 }

@@ -10,7 +10,7 @@
 //! or, and, not            = == != <> < <= > >=      + - * / %
 //! x is [not] null         x is [not] nan            x [not] in (a, b, c)
 //! 'text' with '' for '    `odd column name`         true false null
-//! length words lower upper trim abs contains starts_with ends_with edit_distance coalesce
+//! length words lower upper trim abs contains starts_with ends_with edit_distance word_overlap same_numbers coalesce
 //! ```
 
 mod check;
@@ -18,7 +18,7 @@ mod eval;
 mod lex;
 mod parse;
 
-use arrow::array::{BooleanArray, RecordBatch};
+use arrow::array::{ArrayRef, BooleanArray, RecordBatch};
 use arrow::datatypes::Schema;
 
 pub use check::Type;
@@ -95,6 +95,15 @@ impl Expr {
         self.check_condition(&rows.schema())?;
         let columns = eval::Columns::bind(rows, &self.columns());
         Ok((0..rows.num_rows()).map(|row| eval::truth(&self.root, &columns, row)).collect())
+    }
+
+    /// The value for every row: an array of booleans, 64-bit floats or text, as [`Expr::check`] says; of nulls where it is always
+    /// null.
+    pub fn values(&self, rows: &RecordBatch) -> Result<ArrayRef> {
+        let kind = self.check(&rows.schema())?;
+        let columns = eval::Columns::bind(rows, &self.columns());
+        let values = (0..rows.num_rows()).map(|row| eval::evaluate(&self.root, &columns, row));
+        Ok(eval::array(kind, values))
     }
 
     /// For each row that does not pass: which of the conditions joined by `and` were not

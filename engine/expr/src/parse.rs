@@ -58,12 +58,14 @@ pub(crate) enum Function {
     StartsWith,
     EndsWith,
     EditDistance,
+    WordOverlap,
+    SameNumbers,
     Coalesce,
 }
 
 impl Function {
     /// Name, function, fewest and most arguments.
-    pub(crate) const ALL: [(&'static str, Self, usize, usize); 11] = [
+    pub(crate) const ALL: [(&'static str, Self, usize, usize); 13] = [
         ("length", Self::Length, 1, 1),
         ("words", Self::Words, 1, 1),
         ("lower", Self::Lower, 1, 1),
@@ -74,6 +76,8 @@ impl Function {
         ("starts_with", Self::StartsWith, 2, 2),
         ("ends_with", Self::EndsWith, 2, 2),
         ("edit_distance", Self::EditDistance, 2, 2),
+        ("word_overlap", Self::WordOverlap, 2, 2),
+        ("same_numbers", Self::SameNumbers, 2, 2),
         ("coalesce", Self::Coalesce, 1, 16),
     ];
 }

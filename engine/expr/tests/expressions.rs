@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array, BooleanArray, Float64Array, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema};
+use arrow::util::display::array_value_to_string;
 use paraloom_expr::Expr;
 
 fn rows() -> RecordBatch {
@@ -72,6 +73,15 @@ fn what_passes() {
         "contains(lower(`odd name`), 'cat')",
         "edit_distance(cola, 'yes') > 0.5",
         "coalesce(cola, 'none') = 'none'",
+        "word_overlap(`odd name`, 'cat a: SAT!') = 1",
+        "word_overlap(`odd name`, 'the cat') = 0.25",
+        "word_overlap(`odd name`, '') = 1",
+        "same_numbers('Up 3.5% to $1,200 (2024).', '2024: 1200, up 3.5 %')",
+        "same_numbers('no number', 'none')",
+        "same_numbers('1 and 1', '1')",
+        "same_numbers('3.5', '35')",
+        "same_numbers(n, '1')",
+        "word_overlap(cola)",
         "NOT (n = 1 OR n = 2)",
         "null",
         "true",
@@ -136,4 +146,20 @@ proptest::proptest! {
             let _ = expr.evaluate(&rows());
         }
     }
+}
+
+#[test]
+fn values_have_the_type_that_the_check_says() {
+    let values = |text: &str| {
+        let expr = Expr::parse(text).expect("it parses");
+        let kind = expr.check(&rows().schema()).expect("it fits");
+        let values = expr.values(&rows()).expect("it fits");
+        let shown = (0..values.len()).map(|row| match values.is_null(row) {
+            true => "null".to_owned(),
+            false => array_value_to_string(&values, row).expect("it prints"),
+        });
+        format!("{text}: {kind}, {}: {}", values.data_type(), shown.collect::<Vec<_>>().join(" | "))
+    };
+    let cases = ["stsb * 2", "1 / (n - 1)", "upper(cola)", "`odd name`", "n > 2 and ok", "null"];
+    insta::assert_snapshot!(cases.map(values).join("\n"));
 }

@@ -29,6 +29,7 @@ pub struct Harness {
     config: Value,
     inputs: Vec<(String, String, TestInput)>,
     output_dir: Option<PathBuf>,
+    scratch_dir: Option<PathBuf>,
     seed: u64,
 }
 
@@ -64,6 +65,13 @@ impl Harness {
     #[must_use]
     pub fn output_dir(mut self, dir: &Path) -> Self {
         self.output_dir = Some(dir.to_owned());
+        self
+    }
+
+    /// The scratch directory of stages that ask for one: empty, and left to the test.
+    #[must_use]
+    pub fn scratch_dir(mut self, dir: &Path) -> Self {
+        self.scratch_dir = Some(dir.to_owned());
         self
     }
 
@@ -176,7 +184,8 @@ impl Harness {
             });
         }
         let input_pointers: Vec<_> = inputs.iter().map(std::ptr::from_ref).collect();
-        let host = silent_host();
+        let scratch = self.scratch_dir.as_ref().map(|dir| dir.display().to_string());
+        let host = silent_host(scratch.as_ref());
         let args = abi::RunArgs {
             struct_size: size_of::<abi::RunArgs>() as u32,
             threads: 1,
@@ -293,12 +302,23 @@ fn dir_text(input: &TestInput) -> String {
     }
 }
 
-/// A host that keeps no checkpoints and listens to nothing.
-fn silent_host() -> abi::Host {
+unsafe extern "C" fn scratch_dir(ctx: *mut c_void, out: *mut Str, error: *mut abi::Error) -> u32 {
+    crate::guard::guard(error, || {
+        // SAFETY: ctx is what `silent_host` was given.
+        let dir = unsafe { ctx.cast::<String>().as_ref() };
+        let dir = dir.ok_or_else(|| Error::unsupported("the test names no scratch directory"))?;
+        // SAFETY: the stage passes a place for a text.
+        unsafe { *out = Str::new(dir) };
+        Ok(())
+    })
+}
+
+/// A host that keeps no checkpoints and listens to nothing. `scratch` lives through the work.
+fn silent_host(scratch: Option<&String>) -> abi::Host {
     abi::Host {
         struct_size: size_of::<abi::Host>() as u32,
         abi_minor: abi::ABI_MINOR,
-        ctx: std::ptr::null_mut(),
+        ctx: scratch.map_or(std::ptr::null_mut(), |dir| std::ptr::from_ref(dir).cast_mut().cast()),
         max_log_level: 0,
         reserved0: 0,
         log: None,
@@ -308,7 +328,7 @@ fn silent_host() -> abi::Host {
         checkpoint_latest: None,
         checkpoint_begin: None,
         checkpoint_commit: None,
-        scratch_dir: None,
+        scratch_dir: Some(scratch_dir),
         checkpoint_ms: 10_000,
     }
 }

@@ -1,17 +1,30 @@
-//! The table stages that ship with paraloom: `load`, `threshold`, `evaluate`, `export`.
+//! The table stages that ship with paraloom: `load`, `derive`, `threshold`, `dedup`, `rank`, `sample`, `split`, `evaluate`, `export`.
 
+mod dedup;
+mod derive;
 mod evaluate;
 mod export;
+mod key;
 mod load;
 mod output;
+mod rank;
+mod sample;
+mod sorted;
+mod split;
+mod spool;
 mod threshold;
 
+pub use dedup::Dedup;
+pub use derive::Derive;
 pub use evaluate::Evaluate;
 pub use export::Export;
 pub use load::Load;
+pub use rank::Rank;
+pub use sample::Sample;
+pub use split::Split;
 pub use threshold::Threshold;
 
 paraloom_sdk::export_stages! {
-    whole: [Load, Evaluate, Export],
-    map: [Threshold],
+    whole: [Load, Dedup, Rank, Sample, Evaluate, Export],
+    map: [Derive, Threshold, Split],
 }

@@ -3,15 +3,13 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, BooleanArray, RecordBatch, StringArray};
-use arrow::compute::filter_record_batch;
-use arrow::datatypes::{DataType, Field};
+use arrow::array::RecordBatch;
 use paraloom_expr::{Expr, ExprError};
-use paraloom_sdk::{About, Emit, Error, MapStage, PlanInputs, Planned, Port, Result, Run, column};
+use paraloom_sdk::{About, Emit, Error, MapStage, PlanInputs, Planned, Port, Result, Run};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-const REASON: &str = "reason";
+use crate::sorted::{reason_field, sort};
 
 /// Settings of `threshold`.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -64,7 +62,7 @@ impl MapStage for Threshold {
         let refuse = |error: ExprError| expression_error(&config.keep, &error, "/keep");
         let keep = Expr::parse(&config.keep).map_err(refuse)?;
         keep.check_condition(rows.schema()).map_err(refuse)?;
-        let rejected = rows.with_fields([Field::new(REASON, DataType::Utf8, false)]);
+        let rejected = rows.with_fields([reason_field()]);
         Ok(Planned::new(Self { keep }, [Some(Arc::clone(rows.schema())), Some(rejected)]))
     }
 
@@ -74,13 +72,8 @@ impl MapStage for Threshold {
 
     fn map(keep: &mut Expr, rows: RecordBatch, emit: &mut Emit) -> Result<()> {
         let reasons = keep.reasons(&rows).map_err(|error| Error::data(error.to_string()))?;
-        let kept: BooleanArray = reasons.iter().map(|reason| Some(reason.is_none())).collect();
-        let rejected: BooleanArray = kept.iter().map(|kept| kept.map(|kept| !kept)).collect();
-        emit.push("kept", &filter_record_batch(&rows, &kept)?)?;
-        let texts: StringArray = reasons.into_iter().flatten().map(Some).collect();
-        let rows = filter_record_batch(&rows, &rejected)?;
-        debug_assert_eq!(rows.num_rows(), texts.len());
-        let field = Field::new(REASON, DataType::Utf8, false);
-        emit.push("rejected", &column::with_field(&rows, field, Arc::new(texts))?)
+        let sorted = sort(&rows, reasons)?;
+        emit.push("kept", &sorted.kept)?;
+        emit.push("rejected", &sorted.rejected)
     }
 }

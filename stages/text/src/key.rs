@@ -1,0 +1,22 @@
+//! Columns by which rows are told apart.
+
+use arrow::array::{AsArray, RecordBatch, StringArray};
+use arrow::compute::{can_cast_types, cast};
+use arrow::datatypes::DataType;
+use paraloom_sdk::{Error, Result, Table, column};
+
+/// That there is such a column, and that its values can be told apart.
+pub(crate) fn check_key(rows: &Table, name: &str, pointer: &str) -> Result<()> {
+    let kind = rows.field(name, pointer)?.data_type();
+    if kind.is_nested() || !can_cast_types(kind, &DataType::Utf8) {
+        return Err(Error::schema(format!("column `{name}` is {kind}, neither text nor number"))
+            .at(pointer)
+            .input("rows"));
+    }
+    Ok(())
+}
+
+/// The column as text, whatever it is.
+pub(crate) fn as_text(rows: &RecordBatch, name: &str) -> Result<StringArray> {
+    Ok(cast(column::get(rows, name)?, &DataType::Utf8)?.as_string().clone())
+}

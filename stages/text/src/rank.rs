@@ -1,0 +1,152 @@
+//! `rank` keeps the best rows, of all or of each group.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow::array::{Array, AsArray, Int64Array};
+use arrow::datatypes::{DataType, Field, Float64Type};
+use paraloom_expr::{Expr, ExprError, Type};
+use paraloom_sdk::{About, Error, PlanInputs, Planned, Port, Result, Run, Stage, column};
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use crate::key::{as_text, check_key};
+use crate::sorted::{reason_field, sort};
+use crate::spool::Spool;
+use crate::threshold::expression_error;
+
+/// Settings of `rank`.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// A number for every row, such as `stsb_mean + cola_p`, or `-loss`. The highest is the best; rows without one come last, and
+    /// of equals the earlier row is the better.
+    by: String,
+    /// Rows that are equal in this column compete, such as all paraphrases of one `source`. Without it all rows do.
+    #[serde(default)]
+    per: Option<String>,
+    /// How many are kept, of each group.
+    #[serde(default = "one")]
+    #[schemars(range(min = 1))]
+    keep: usize,
+}
+
+const fn one() -> usize {
+    1
+}
+
+/// The stage.
+pub struct Rank {
+    by: Expr,
+    per: Option<String>,
+    keep: usize,
+}
+
+fn rank_field() -> Field {
+    Field::new("rank", DataType::Int64, false)
+}
+
+impl Stage for Rank {
+    type Config = Config;
+
+    fn about() -> About {
+        About::new("rank", "1.0.0", "Keeps the best rows, of all or of each group.")
+            .input(Port::table("rows", "The rows to compare."))
+            .output(Port::table(
+                "kept",
+                "The best rows, in their old order, with the `rank` of each.",
+            ))
+            .output(Port::table("rejected", "The other rows, with `rank` and `reason`."))
+    }
+
+    fn plan(config: Config, inputs: &PlanInputs) -> Result<Planned<Self>> {
+        let rows = inputs.table("rows")?;
+        let refuse = |error: ExprError| expression_error(&config.by, &error, "/by");
+        let by = Expr::parse(&config.by).map_err(refuse)?;
+        let kind = by.check(rows.schema()).map_err(refuse)?;
+        if kind != Type::Number {
+            return Err(
+                Error::config(format!("rows are ranked by a number, and this is {kind}")).at("/by")
+            );
+        }
+        if let Some(per) = &config.per {
+            check_key(&rows, per, "/per")?;
+        }
+        let outputs = [
+            Some(rows.with_fields([rank_field()])),
+            Some(rows.with_fields([rank_field(), reason_field()])),
+        ];
+        Ok(Planned::new(Self { by, per: config.per, keep: config.keep }, outputs))
+    }
+
+    fn run(&self, run: &mut Run) -> Result<()> {
+        let reader = run.table("rows")?;
+        let mut spool = Spool::create(run, reader.schema())?;
+        let mut entries = Vec::new();
+        let mut groups = HashMap::new();
+        for rows in reader {
+            run.services().check_cancelled()?;
+            let rows = rows?;
+            let values = self.by.values(&rows).map_err(|error| Error::data(error.to_string()))?;
+            let values = values.as_primitive::<Float64Type>();
+            let per = self.per.as_ref().map(|per| as_text(&rows, per)).transpose()?;
+            for row in 0..rows.num_rows() {
+                let per = per.as_ref().filter(|per| per.is_valid(row)).map(|per| per.value(row));
+                let name = per.map(|per| *blake3::hash(per.as_bytes()).as_bytes());
+                let next = groups.len();
+                let value = values.is_valid(row).then(|| values.value(row));
+                entries.push(Entry {
+                    group: *groups.entry(name).or_insert(next),
+                    value: value.filter(|value| !value.is_nan()),
+                });
+            }
+            spool.write(&rows)?;
+        }
+        drop(groups);
+
+        let reason = match self.keep {
+            1 => "only the best is kept".to_owned(),
+            keep => format!("only the best {keep} are kept"),
+        };
+        let mut ranks = ranks(&entries).into_iter();
+        for rows in spool.read()? {
+            run.services().check_cancelled()?;
+            let rows = rows?;
+            let own: Int64Array = ranks.by_ref().take(rows.num_rows()).map(Some).collect();
+            let goes = own.values().iter().map(|rank| *rank as u64 > self.keep as u64);
+            let reasons = goes.map(|goes| goes.then(|| reason.clone())).collect();
+            let rows = column::with_field(&rows, rank_field(), Arc::new(own))?;
+            let sorted = sort(&rows, reasons)?;
+            run.push("kept", &sorted.kept)?;
+            run.push("rejected", &sorted.rejected)?;
+        }
+        Ok(())
+    }
+}
+
+/// What is known of a row until all are seen.
+struct Entry {
+    group: usize,
+    /// Neither null nor NaN.
+    value: Option<f64>,
+}
+
+/// From 1, within each group.
+fn ranks(entries: &[Entry]) -> Vec<i64> {
+    let mut order: Vec<_> = (0..entries.len()).collect();
+    order.sort_by(|a, b| {
+        let (left, right) = (&entries[*a], &entries[*b]);
+        let better = match (left.value, right.value) {
+            (Some(a), Some(b)) => b.total_cmp(&a),
+            (a, b) => b.is_some().cmp(&a.is_some()),
+        };
+        left.group.cmp(&right.group).then(better).then(a.cmp(b))
+    });
+    let mut ranks = vec![0; entries.len()];
+    for (place, at) in order.iter().enumerate() {
+        let before = place.checked_sub(1).map(|before| order[before]);
+        let before = before.filter(|before| entries[*before].group == entries[*at].group);
+        ranks[*at] = before.map_or(1, |before| ranks[before] + 1);
+    }
+    ranks
+}

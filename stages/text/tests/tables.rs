@@ -1,0 +1,265 @@
+//! Stages that sort rows out: what goes where, and what is refused.
+
+use std::fmt::Write;
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray};
+use arrow::compute::concat_batches;
+use arrow::util::display::array_value_to_string;
+use paraloom_sdk::testing::{Harness, Outputs};
+use paraloom_sdk::{MapStage, Result, Stage, column};
+use paraloom_stages_text::{Dedup, Derive, Rank, Sample, Split};
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+fn rows() -> RecordBatch {
+    let text = |texts: &[Option<&str>]| -> ArrayRef { Arc::new(StringArray::from(texts.to_vec())) };
+    let some = |texts: &[&'static str]| -> Vec<_> { texts.iter().copied().map(Some).collect() };
+    RecordBatch::try_from_iter_with_nullable([
+        ("_id", text(&some(&["a", "b", "c", "d", "e", "f", "g"])), false),
+        ("source", text(&some(&["one", "one", "two", "two", "two", "one", "three"])), true),
+        (
+            "text",
+            text(&[
+                Some("We raised $3.5 million."),
+                Some("we  raised $3.5 Million."),
+                Some("We have raised $3.5 million."),
+                None,
+                Some("Profits fell."),
+                None,
+                Some("profits fell"),
+            ]),
+            true,
+        ),
+        (
+            "score",
+            Arc::new(Float64Array::from(vec![
+                Some(4.0),
+                Some(4.5),
+                Some(f64::NAN),
+                Some(-1.0),
+                None,
+                Some(4.5),
+                Some(0.0),
+            ])),
+            true,
+        ),
+        ("n", Arc::new(Int64Array::from(vec![1, 1, 2, 2, 3, 3, 3])), false),
+    ])
+    .expect("the columns have one length")
+}
+
+/// Of each output its rows, by the columns that matter; or the error with its place.
+fn told(outputs: Result<Outputs>) -> String {
+    let outputs = match outputs {
+        Ok(outputs) => outputs,
+        Err(error) => {
+            let at = error.detail("pointer").unwrap_or_default();
+            return format!("{:?} {at}: {error}\n", error.status());
+        }
+    };
+    let mut out = String::new();
+    for (number, batches) in outputs.iter().enumerate() {
+        writeln!(out, "{number}:").expect("a string takes everything");
+        for rows in batches {
+            let schema = rows.schema();
+            for row in 0..rows.num_rows() {
+                let shown =
+                    schema.fields().iter().zip(rows.columns()).filter_map(|(field, column)| {
+                        let skip =
+                            ["source", "text", "score", "n"].contains(&field.name().as_str());
+                        let value = array_value_to_string(column, row).expect("it prints");
+                        (!skip).then_some(if column.is_null(row) { "null".into() } else { value })
+                    });
+                let line = shown.collect::<Vec<_>>().join(" | ");
+                writeln!(out, "  {line}").expect("a string takes everything");
+            }
+        }
+    }
+    out
+}
+
+fn whole<S: Stage>(config: &Value, rows: RecordBatch) -> Result<Outputs> {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    Harness::new(config.clone()).rows("rows", rows).scratch_dir(dir.path()).run::<S>()
+}
+
+fn map<S: MapStage>(config: &Value, rows: RecordBatch) -> Result<Outputs> {
+    Harness::new(config.clone()).rows("rows", rows).map::<S>()
+}
+
+fn cases(configs: &[Value], run: impl Fn(&Value) -> Result<Outputs>) -> String {
+    let case = |config| format!("######## {config}\n{}", told(run(config)));
+    configs.iter().map(case).collect::<Vec<_>>().concat()
+}
+
+#[test]
+fn dedup() {
+    let configs = [
+        json!({"by": ["text"]}),
+        json!({"by": ["text"], "exact": true}),
+        json!({"by": ["text"], "near": 0.7}),
+        json!({"by": ["text"], "near": 0.5, "ngram": 2}),
+        json!({"by": ["source", "text"]}),
+        json!({"by": ["n"]}),
+        json!({"by": []}),
+        json!({"by": ["txt"]}),
+        json!({"by": ["text"], "near": 0.2}),
+        json!({"by": ["text"], "ngram": 0}),
+    ];
+    insta::assert_snapshot!(cases(&configs, |config| whole::<Dedup>(config, rows())));
+}
+
+#[test]
+fn dedup_against_other_rows() {
+    let with = |seen: RecordBatch| {
+        Harness::new(json!({"by": ["text"]}))
+            .rows("rows", rows())
+            .labelled("against", "test", paraloom_sdk::testing::TestInput::Rows(seen))
+            .run::<Dedup>()
+    };
+    insta::assert_snapshot!(told(with(rows().slice(4, 2))));
+    let error = with(rows().project(&[0, 1]).expect("it has them")).expect_err("no `text` there");
+    insta::assert_snapshot!(error.to_string());
+}
+
+#[test]
+fn rank() {
+    let configs = [
+        json!({"by": "score"}),
+        json!({"by": "score", "per": "source"}),
+        json!({"by": "-score", "per": "n", "keep": 2}),
+        json!({"by": "score + n * 10", "keep": 100}),
+        json!({"by": "text"}),
+        json!({"by": "scor"}),
+        json!({"by": "score", "per": "sourc"}),
+    ];
+    insta::assert_snapshot!(cases(&configs, |config| whole::<Rank>(config, rows())));
+}
+
+#[test]
+fn derive() {
+    let configs = [
+        json!({"columns": {"m": "n * 2", "loud": "upper(text)", "is_good": "score >= 4"}}),
+        json!({"columns": {"changed": "edit_distance(source, coalesce(text, ''))"}}),
+        json!({"columns": {"m": "n *"}}),
+        json!({"columns": {"m": "nn"}}),
+        json!({"columns": {"a/b": "null"}}),
+        json!({"columns": {"_id": "source"}}),
+    ];
+    insta::assert_snapshot!(cases(&configs, |config| map::<Derive>(config, rows())));
+    // A name that is taken is replaced, and the other expressions see it as it came.
+    let config = json!({"columns": {"n": "n + 1", "score": "n"}});
+    let outputs = map::<Derive>(&config, rows()).expect("it works");
+    let numbers = |name| column::numbers(&outputs[0][0], name).expect("it is there");
+    assert_eq!(numbers("n").values()[..3], [2.0, 2.0, 3.0]);
+    assert_eq!(numbers("score").values()[..3], [1.0, 1.0, 2.0]);
+    assert_eq!(outputs[0][0].num_columns(), rows().num_columns());
+}
+
+#[test]
+fn split_and_sample_refuse() {
+    let configs = [json!({"share": 1.5}), json!({"share": 0.5, "by": "sorce"})];
+    insta::assert_snapshot!(cases(&configs, |config| map::<Split>(config, rows())));
+    let error = Harness::new(json!({"rows": 1})).rows("rows", rows()).run::<Sample>();
+    assert_eq!(error.expect_err("no place").to_string(), "the test names no scratch directory");
+}
+
+/// `count` rows with ids of their own.
+fn many(count: usize) -> RecordBatch {
+    let ids: StringArray = (0..count).map(|row| Some(format!("{row:024x}"))).collect();
+    let groups: Int64Array = (0..count).map(|row| Some(row as i64 / 3)).collect();
+    let columns: [(&str, ArrayRef); 2] = [("_id", Arc::new(ids)), ("group", Arc::new(groups))];
+    RecordBatch::try_from_iter(columns).expect("one length")
+}
+
+fn ids_of(batches: &[RecordBatch]) -> Vec<String> {
+    let texts = batches.iter().map(|rows| column::text(rows, "_id").expect("it is there"));
+    texts.flat_map(|texts| texts.iter().flatten().map(str::to_owned).collect::<Vec<_>>()).collect()
+}
+
+#[test]
+fn a_share_is_about_what_it_says_and_groups_stay_together() {
+    let held = |config: Value, seed: u64, rows: RecordBatch| {
+        let outputs = Harness::new(config).rows("rows", rows).seed(seed).map::<Split>();
+        outputs.expect("it works")
+    };
+    let plain = held(json!({"share": 0.2}), 1, many(3000));
+    let count = plain[1][0].num_rows();
+    // Five standard deviations of a binomial distribution are 110.
+    assert!((490..=710).contains(&count), "{count}");
+    assert_eq!(plain[0][0].num_rows() + count, 3000);
+    assert_ne!(ids_of(&plain[1]), ids_of(&held(json!({"share": 0.2}), 2, many(3000))[1]));
+    // A row keeps its side when others come.
+    let fewer = held(json!({"share": 0.2}), 1, many(1000));
+    assert!(ids_of(&plain[1]).starts_with(&ids_of(&fewer[1])));
+
+    let grouped = held(json!({"share": 0.2, "by": "group"}), 1, many(3000));
+    let groups = |rows: &RecordBatch| column::numbers(rows, "group").expect("it is there");
+    let held_out: Vec<_> = groups(&grouped[1][0]).iter().flatten().collect();
+    assert!(!held_out.is_empty() && held_out.len().is_multiple_of(3));
+    assert!(groups(&grouped[0][0]).iter().flatten().all(|group| !held_out.contains(&group)));
+    for (share, kept) in [(0.0, 3000), (1.0, 0)] {
+        assert_eq!(held(json!({"share": share}), 1, many(3000))[0][0].num_rows(), kept);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn a_sample_has_as_many_rows_as_it_says_and_each_row_the_same_chance(
+        count in 0_usize..40, wanted in 1_usize..50, seed: u64,
+    ) {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let config = json!({"rows": wanted});
+        let harness = Harness::new(config).rows("rows", many(count)).seed(seed);
+        let outputs = harness.scratch_dir(dir.path()).run::<Sample>().expect("it works");
+        let (kept, rest) = (ids_of(&outputs[0]), ids_of(&outputs[1]));
+        prop_assert_eq!(kept.len(), wanted.min(count));
+        let mut all = [kept.clone(), rest].concat();
+        prop_assert!(kept.is_sorted());
+        all.sort();
+        prop_assert_eq!(all, ids_of(&[many(count)]));
+    }
+
+    /// Against the definition: a row goes if and only if it is similar enough to one that stays before it. The few that MinHash may
+    /// miss are not among texts this alike.
+    #[test]
+    fn near_duplicates_are_what_the_definition_says(
+        texts in prop::collection::vec("(red|green|blue) (cats|dogs) (sat|ran|slept) (here|there) [xyz]{0,2}", 1..30),
+        near in prop::sample::select(vec![0.5, 0.6, 0.8, 0.95]),
+    ) {
+        let ids: StringArray = (0..texts.len()).map(|row| Some(format!("{row}"))).collect();
+        let columns: [(&str, ArrayRef); 2] =
+            [("_id", Arc::new(ids)), ("text", Arc::new(StringArray::from(texts.clone())))];
+        let rows = RecordBatch::try_from_iter(columns).expect("one length");
+        let config = json!({"by": ["text"], "near": near, "ngram": 3});
+        let outputs = whole::<Dedup>(&config, rows).expect("it works");
+        let mut kept: Vec<&String> = Vec::new();
+        let kept_ids = ids_of(&outputs[0]);
+        for (row, text) in texts.iter().enumerate() {
+            let stays = kept_ids.contains(&row.to_string());
+            let most = kept.iter().map(|other| similarity(text, other)).fold(0.0, f64::max);
+            // Never a row that is too different; hardly ever one too few.
+            prop_assert!(stays || most >= near, "{text}: {most}");
+            prop_assert!(!stays || most < near + 0.1, "{text}: {most}");
+            if stays {
+                kept.push(text);
+            }
+        }
+        let together = concat_batches(&outputs[0][0].schema(), &outputs[0]).expect("one schema");
+        prop_assert_eq!(together.num_rows(), kept.len());
+    }
+}
+
+/// Shared runs of three characters over all.
+fn similarity(a: &str, b: &str) -> f64 {
+    let runs = |text: &str| {
+        let normal: String = text.split_whitespace().map(|word| word.to_owned() + " ").collect();
+        let chars: Vec<_> = normal.chars().chain(['\u{1f}']).collect();
+        chars.windows(3).map(<[char]>::to_vec).collect::<std::collections::HashSet<_>>()
+    };
+    let (a, b) = (runs(a), runs(b));
+    a.intersection(&b).count() as f64 / a.union(&b).count() as f64
+}
