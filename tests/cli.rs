@@ -262,9 +262,16 @@ fn scores_that_are_no_numbers() {
 }
 
 #[test]
-fn the_editor_schema_is_fresh() {
-    let fresh = Project::new("").ok(&["schema"]);
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/schemas/pipeline.schema.json");
-    let committed = std::fs::read_to_string(path).unwrap_or_default();
-    assert!(committed == fresh, "`cargo xtask schemas` writes it anew");
+fn what_is_made_of_the_stages_is_fresh() {
+    let project = Project::new("");
+    let made: [(&str, &[&str]); 2] = [
+        ("schemas/pipeline.schema.json", &["schema"]),
+        ("docs/stages.md", &["stages", "--markdown"]),
+    ];
+    for (file, command) in made {
+        let path = format!("{}/{file}", env!("CARGO_MANIFEST_DIR"));
+        let committed = std::fs::read_to_string(path).unwrap_or_default();
+        assert!(committed == project.ok(command), "`cargo xtask schemas` writes {file} anew");
+    }
+    insta::assert_snapshot!("stages_generate", project.ok(&["stages", "generate"]));
 }

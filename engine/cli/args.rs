@@ -294,12 +294,30 @@ pub(crate) struct TraceArgs {
 }
 
 #[derive(Debug, ClapArgs)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct StagesArgs {
+    #[command(subcommand)]
+    pub(crate) command: Option<StagesCommand>,
     /// Describe this stage.
     pub(crate) name: Option<String>,
     /// Print JSON.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "markdown")]
     pub(crate) json: bool,
+    /// Print a page of Markdown: a reference for the people who use your stages.
+    #[arg(long)]
+    pub(crate) markdown: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum StagesCommand {
+    /// Write a crate with a stage to start from, with its tests and a pipeline that uses it.
+    New {
+        /// Where; its last name is that of the crate and the stage.
+        dir: PathBuf,
+        /// The folder `engine/sdk` of Paraloom's sources; that which this binary was built from, if left out.
+        #[arg(long, value_name = "DIR")]
+        sdk: Option<PathBuf>,
+    },
 }
 
 #[derive(Debug, ClapArgs)]

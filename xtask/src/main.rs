@@ -13,7 +13,7 @@ usage: cargo xtask TASK
 
   corpus [--check]   write pipelines/corpus, or check that it is what the generator makes
   libtorch           lay out a CPU libtorch from PyTorch's wheels in target/libtorch
-  schemas            write schemas/ anew
+  schemas            write schemas/ and docs/stages.md anew
   torch [CARGO ...]  build the backend `torch`, with LIBTORCH or what `libtorch` lays out;
                      or do something else with it: `cargo xtask torch test`
   cuda, wgpu         the same with these backends
@@ -118,13 +118,19 @@ fn report(problems: std::io::Result<Vec<String>>) -> ExitCode {
 
 /// The binary itself knows the schema.
 fn schemas(root: &Path) -> std::io::Result<Vec<String>> {
-    let mut run = Command::new(env!("CARGO"));
-    run.args(["run", "--release", "--quiet", "--", "schema"]).current_dir(root);
-    forget_package(&mut run);
-    let output = run.output()?;
-    if !output.status.success() {
-        return Ok(vec![String::from_utf8_lossy(&output.stderr).into_owned()]);
+    let files: [(&str, &[&str]); 2] = [
+        ("schemas/pipeline.schema.json", &["schema"]),
+        ("docs/stages.md", &["stages", "--markdown"]),
+    ];
+    for (file, command) in files {
+        let mut run = Command::new(env!("CARGO"));
+        run.args(["run", "--release", "--quiet", "--"]).args(command).current_dir(root);
+        forget_package(&mut run);
+        let output = run.output()?;
+        if !output.status.success() {
+            return Ok(vec![String::from_utf8_lossy(&output.stderr).into_owned()]);
+        }
+        std::fs::write(root.join(file), output.stdout)?;
     }
-    std::fs::write(root.join("schemas/pipeline.schema.json"), output.stdout)?;
     Ok(Vec::new())
 }

@@ -29,25 +29,32 @@ pub(crate) fn run(args: &InitArgs, stages: &[PathBuf]) -> Result<ExitCode> {
         ("corpus.csv", CORPUS.to_owned()),
         ("pipeline.schema.json", schema_text(stages)? + "\n"),
     ];
-    let there = files.iter().map(|(name, _)| args.dir.join(name)).find(|path| path.exists());
-    if let Some(path) = there {
-        let message = format!("{} is there already; nothing was written", path.display());
-        return Err(CliError::usage(message).hint("name another directory"));
-    }
-    std::fs::create_dir_all(&args.dir).map_err(|error| cannot_write(&args.dir, &error))?;
-    for (name, text) in files {
-        let path = args.dir.join(name);
-        // What came there meanwhile stays.
-        let written = File::create_new(&path).and_then(|mut file| file.write_all(text.as_bytes()));
-        written.map_err(|error| cannot_write(&path, &error))?;
-        render::note(&format!("wrote {}", path.display()));
-    }
+    write_new(&args.dir, &files)?;
     let pipeline = args.dir.join("pipeline.yaml");
     render::note(&format!(
         "put your sentences into corpus.csv; `paraloom plan {0}` says what a run would do, `paraloom run {0}` does it",
         pipeline.display()
     ));
     Ok(ExitCode::SUCCESS)
+}
+
+/// Writes files into a directory; nothing at all if one of them is there.
+pub(super) fn write_new(dir: &Path, files: &[(&str, String)]) -> Result<()> {
+    let there = files.iter().map(|(name, _)| dir.join(name)).find(|path| path.exists());
+    if let Some(path) = there {
+        let message = format!("{} is there already; nothing was written", path.display());
+        return Err(CliError::usage(message).hint("name another directory"));
+    }
+    for (name, text) in files {
+        let path = dir.join(name);
+        let parent = path.parent().unwrap_or(dir);
+        std::fs::create_dir_all(parent).map_err(|error| cannot_write(parent, &error))?;
+        // What came there meanwhile stays.
+        let written = File::create_new(&path).and_then(|mut file| file.write_all(text.as_bytes()));
+        written.map_err(|error| cannot_write(&path, &error))?;
+        render::note(&format!("wrote {}", path.display()));
+    }
+    Ok(())
 }
 
 fn cannot_write(path: &Path, error: &std::io::Error) -> CliError {

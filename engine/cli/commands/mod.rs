@@ -5,6 +5,7 @@ mod doctor;
 mod export;
 mod graph;
 mod init;
+mod new_stage;
 mod plan;
 mod report;
 mod run;

@@ -4,6 +4,7 @@ mod chart;
 mod diagnostics;
 mod graph;
 mod progress;
+pub(crate) mod reference;
 mod report;
 mod table;
 

@@ -30,6 +30,11 @@ pub fn numbers(rows: &RecordBatch, name: &str) -> Result<Float64Array> {
     typed(column, name, &DataType::Float64, "a number")
 }
 
+/// The field of a text column whose values may be missing.
+pub fn nullable_text(name: &str) -> Field {
+    Field::new(name, DataType::Utf8, true)
+}
+
 fn typed<A: Array + Clone + 'static>(
     column: &ArrayRef,
     name: &str,

@@ -5,53 +5,15 @@
 //! against what the stages say of themselves, and calls them. Everything that the
 //! stages shipped with paraloom do, they do through this crate.
 //!
+//! A whole stage with its tests (`paraloom stages new DIR` writes such a crate; docs/writing-a-stage.md goes with it):
+//!
 //! ```
-//! use std::sync::Arc;
-//! use arrow::array::{RecordBatch, StringArray};
-//! use paraloom_sdk::{About, Emit, MapStage, PlanInputs, Planned, Port, Result, Run};
-//!
-//! /// Settings of `shout`.
-//! #[derive(serde::Deserialize, schemars::JsonSchema)]
-//! #[serde(deny_unknown_fields)]
-//! struct Config {
-//!     /// The text column to change.
-//!     column: String,
-//! }
-//!
-//! struct Shout(Config);
-//!
-//! impl MapStage for Shout {
-//!     type Config = Config;
-//!     type Worker = String;
-//!
-//!     fn about() -> About {
-//!         About::new("shout", "1.0.0", "Writes a column in capital letters.")
-//!             .input(Port::table("rows", "Any table."))
-//!             .output(Port::table("rows", "The same rows."))
-//!     }
-//!
-//!     fn plan(config: Config, inputs: &PlanInputs) -> Result<Planned<Self>> {
-//!         let rows = inputs.table("rows")?;
-//!         rows.text(&config.column, "/column")?;
-//!         let schema = rows.schema().clone();
-//!         Ok(Planned::new(Self(config), [Some(schema)]))
-//!     }
-//!
-//!     fn open(&self, _: &Run) -> Result<String> {
-//!         Ok(self.0.column.clone())
-//!     }
-//!
-//!     fn map(column: &mut String, rows: RecordBatch, emit: &mut Emit) -> Result<()> {
-//!         let texts = paraloom_sdk::column::text(&rows, column)?;
-//!         let loud: StringArray = texts.iter().map(|text| text.map(str::to_uppercase)).collect();
-//!         let rows = paraloom_sdk::column::replace(&rows, column, Arc::new(loud))?;
-//!         emit.push("rows", &rows)
-//!     }
-//! }
-//!
-//! paraloom_sdk::export_stages! { map: [Shout] }
+#![doc = include_str!("../examples/shout.rs")]
 //! # fn main() {}
 //! ```
+
+// Not for the example, which is this documentation.
+#![warn(missing_docs)]
 
 pub mod column;
 mod error;

@@ -5,6 +5,7 @@ use std::ffi::c_void;
 use std::path::{Path, PathBuf};
 
 use arrow::array::RecordBatch;
+use arrow::compute::concat_batches;
 use arrow::datatypes::SchemaRef;
 use paraloom_abi::{self as abi, Str, status};
 use paraloom_ffi::{export_schema, export_stream, import_batch, import_schema};
@@ -90,6 +91,52 @@ impl Harness {
     /// Runs a map stage over its rows as one part.
     pub fn map<S: MapStage>(&self) -> Result<Outputs> {
         self.drive(export::map::<S>())
+    }
+
+    /// Holds a map stage to what the engine relies on: the same rows give the same result every time; no rows at all are rows too;
+    /// and of a stage that says it is batch-invariant, rows give the same result one at a time.
+    ///
+    /// # Errors
+    /// What the stage says, or which of the three does not hold.
+    pub fn conforms<S: MapStage>(&self) -> Result<()> {
+        let whole = joined(self.map::<S>()?)?;
+        if joined(self.map::<S>()?)? != whole {
+            return Err(Error::internal("the same rows gave another result"));
+        }
+        let rows = self.mapped_rows()?;
+        self.with_mapped(rows.slice(0, 0)).map::<S>()?;
+        if S::about().flags & crate::STAGE_BATCH_INVARIANT != 0 {
+            let mut single: Outputs = vec![Vec::new(); whole.len()];
+            for row in 0..rows.num_rows() {
+                let outputs = self.with_mapped(rows.slice(row, 1)).map::<S>()?;
+                single.iter_mut().zip(outputs).for_each(|(all, rows)| all.extend(rows));
+            }
+            if joined(single)? != whole {
+                let message = "one row at a time gave another result: it is not batch-invariant";
+                return Err(Error::internal(message));
+            }
+        }
+        Ok(())
+    }
+
+    fn mapped_rows(&self) -> Result<RecordBatch> {
+        let rows = self.inputs.iter().find_map(|(_, _, input)| match input {
+            TestInput::Rows(rows) => Some(rows.clone()),
+            TestInput::Artifact(_) => None,
+        });
+        rows.ok_or_else(|| Error::not_found("a map stage needs rows"))
+    }
+
+    fn with_mapped(&self, rows: RecordBatch) -> Self {
+        let mut other = self.clone();
+        let mapped = other.inputs.iter_mut().find_map(|(_, _, input)| match input {
+            TestInput::Rows(mapped) => Some(mapped),
+            TestInput::Artifact(_) => None,
+        });
+        if let Some(mapped) = mapped {
+            *mapped = rows;
+        }
+        other
     }
 
     fn drive(&self, descriptor: Descriptor) -> Result<Outputs> {
@@ -217,11 +264,7 @@ impl Harness {
         let (Some(open), Some(map), Some(close)) = (stage.open, stage.map, stage.close) else {
             return Err(Error::internal("a map stage needs open, map and close"));
         };
-        let rows = self.inputs.iter().find_map(|(_, _, input)| match input {
-            TestInput::Rows(rows) => Some(rows),
-            TestInput::Artifact(_) => None,
-        });
-        let rows = rows.ok_or_else(|| Error::not_found("a map stage needs rows"))?;
+        let rows = self.mapped_rows()?;
         let mut worker = abi::Worker {
             struct_size: size_of::<abi::Worker>() as u32,
             reserved0: 0,
@@ -230,7 +273,7 @@ impl Harness {
         // SAFETY: all arguments live through the call.
         call(|error| unsafe { open(stage, plan, args, &raw mut worker, error) })?;
         let pointers: Vec<_> = sinks.iter().map(std::ptr::from_ref).collect();
-        let mut array = paraloom_ffi::export_batch(rows)?;
+        let mut array = paraloom_ffi::export_batch(&rows)?;
         // SAFETY: the batch has the planned schema and is moved.
         let result =
             call(|error| unsafe { map(&raw mut worker, &raw mut array, pointers.as_ptr(), error) });
@@ -238,6 +281,15 @@ impl Harness {
         unsafe { close(&raw mut worker) };
         result
     }
+}
+
+/// Each output as one batch; `None` where nothing was pushed.
+fn joined(outputs: Outputs) -> Result<Vec<Option<RecordBatch>>> {
+    let join = |batches: Vec<RecordBatch>| {
+        let Some(first) = batches.first() else { return Ok(None) };
+        Ok(Some(concat_batches(&first.schema(), &batches)?))
+    };
+    outputs.into_iter().map(join).collect()
 }
 
 struct Collector {

@@ -11,7 +11,7 @@ use paraloom_sdk::identity::{ID, PARENT};
 use paraloom_sdk::{About, Error, PlanInputs, Planned, Port, Result, Run, Stage};
 use parquet::arrow::ArrowWriter;
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::output::{Failure, Output};
 
@@ -38,7 +38,7 @@ fn default_name() -> String {
 }
 
 /// A file format.
-#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 enum Format {
     #[default]

@@ -192,6 +192,8 @@ fn a_missing_score_never_passes_a_threshold() {
             .expect("it works");
         assert_eq!(outputs[0][0].num_rows(), 1, "{keep}");
         assert_eq!(outputs[1][0].num_rows(), 2, "{keep}");
+        let harness = Harness::new(json!({"keep": keep})).rows("rows", rows());
+        harness.conforms::<Threshold>().expect("it conforms");
     }
 }
 

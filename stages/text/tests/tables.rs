@@ -148,6 +148,8 @@ fn derive() {
         json!({"columns": {"_id": "source"}}),
     ];
     insta::assert_snapshot!(cases(&configs, |config| map::<Derive>(config, rows())));
+    let all = json!({"columns": {"m": "n * 2", "loud": "upper(text)", "is_good": "score >= 4"}});
+    Harness::new(all).rows("rows", rows()).conforms::<Derive>().expect("it conforms");
     // A name that is taken is replaced, and the other expressions see it as it came.
     let config = json!({"columns": {"n": "n + 1", "score": "n"}});
     let outputs = map::<Derive>(&config, rows()).expect("it works");
@@ -199,6 +201,10 @@ fn a_share_is_about_what_it_says_and_groups_stay_together() {
     let held_out: Vec<_> = groups(&grouped[1][0]).iter().flatten().collect();
     assert!(!held_out.is_empty() && held_out.len().is_multiple_of(3));
     assert!(groups(&grouped[0][0]).iter().flatten().all(|group| !held_out.contains(&group)));
+    for config in [json!({"share": 0.2}), json!({"share": 0.2, "by": "group"})] {
+        let harness = Harness::new(config).rows("rows", many(100)).seed(1);
+        harness.conforms::<Split>().expect("it conforms");
+    }
     for (share, kept) in [(0.0, 3000), (1.0, 0)] {
         assert_eq!(held(json!({"share": share}), 1, many(3000))[0][0].num_rows(), kept);
     }

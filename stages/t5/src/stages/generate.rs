@@ -13,7 +13,7 @@ use paraloom_sdk::{
 };
 use rayon::ThreadPool;
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::shared::{Loaded, MAX_SOURCE_TOKENS, load_model, pool, row_by_row};
 use crate::decode::{Candidate, EarlyStopping, Options, Row, Strategy, generate};
@@ -98,7 +98,7 @@ struct Beam {
 }
 
 /// When a beam search ends.
-#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 enum Stopping {
     /// As soon as there are as many texts as beams.

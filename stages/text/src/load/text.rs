@@ -6,13 +6,13 @@ use std::path::Path;
 
 use paraloom_sdk::{Error, Result};
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// Longer lines are refused: they are a sign of a file that is not lines.
 const MAX_LINE: usize = 1 << 20;
 
 /// The encoding of a text file.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 pub(crate) enum Encoding {
     /// UTF-8, with or without a byte order mark.
     #[default]
