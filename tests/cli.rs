@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::path::Path;
+
 use common::{Project, tiny};
 
 #[test]
@@ -274,4 +276,31 @@ fn what_is_made_of_the_stages_is_fresh() {
         assert!(committed == project.ok(command), "`cargo xtask schemas` writes {file} anew");
     }
     insta::assert_snapshot!("stages_generate", project.ok(&["stages", "generate"]));
+}
+
+/// Every pipeline of the documents and of the project is sound, wherever its model and its data are.
+#[test]
+fn pipelines_that_are_shown_are_sound() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let project = Project::new("");
+    project.write("corpus.csv", "text\nSales rose.\n");
+    std::fs::create_dir(project.file("corpus")).expect("the directory is ours");
+    project.write("corpus/business.csv", "text\nSales rose.\n");
+    let mut count = 0;
+    for page in ["README.md", "docs/pipelines.md", "docs/serving.md", "docs/hub.md"] {
+        let text = std::fs::read_to_string(root.join(page)).expect("it is there");
+        let blocks = text.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next());
+        for pipeline in blocks.filter(|block| block.contains("paraloom: 1")) {
+            project.write("p.yaml", pipeline);
+            let said = project.transcript(&["check", "p.yaml"]);
+            assert!(said.starts_with("exit 0"), "{page}: {said}");
+            count += 1;
+        }
+    }
+    assert!(count >= 2, "{count}");
+    for pipeline in ["quickstart", "candidates", "pawraphrase"] {
+        let path = root.join(format!("pipelines/{pipeline}.yaml"));
+        let said = project.transcript(&["check", path.to_str().expect("text")]);
+        assert!(said.starts_with("exit 0"), "{said}");
+    }
 }

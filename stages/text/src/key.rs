@@ -20,3 +20,10 @@ pub(crate) fn check_key(rows: &Table, name: &str, pointer: &str) -> Result<()> {
 pub(crate) fn as_text(rows: &RecordBatch, name: &str) -> Result<StringArray> {
     Ok(cast(column::get(rows, name)?, &DataType::Utf8)?.as_string().clone())
 }
+
+/// A text in 128 bits, of which no two are known to share theirs.
+pub(crate) fn digest(text: &str) -> u128 {
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(&blake3::hash(text.as_bytes()).as_bytes()[..16]);
+    u128::from_le_bytes(bytes)
+}

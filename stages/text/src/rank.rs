@@ -10,7 +10,7 @@ use paraloom_sdk::{About, Error, PlanInputs, Planned, Port, Result, Run, Stage, 
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::key::{as_text, check_key};
+use crate::key::{as_text, check_key, digest};
 use crate::sorted::{reason_field, sort};
 use crate::spool::Spool;
 use crate::threshold::expression_error;
@@ -92,7 +92,7 @@ impl Stage for Rank {
             let per = self.per.as_ref().map(|per| as_text(&rows, per)).transpose()?;
             for row in 0..rows.num_rows() {
                 let per = per.as_ref().filter(|per| per.is_valid(row)).map(|per| per.value(row));
-                let name = per.map(|per| *blake3::hash(per.as_bytes()).as_bytes());
+                let name = per.map(digest);
                 let next = groups.len();
                 let value = values.is_valid(row).then(|| values.value(row));
                 entries.push(Entry {

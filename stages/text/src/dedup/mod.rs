@@ -11,7 +11,7 @@ use paraloom_sdk::{About, Error, PlanInputs, Planned, Port, Result, Run, Stage, 
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::key::{as_text, check_key};
+use crate::key::{as_text, check_key, digest};
 use crate::sorted::{reason_field, sort};
 use near::Neighbours;
 
@@ -27,6 +27,7 @@ pub struct Config {
     exact: bool,
     /// Texts that are at least this similar count as the same: shared runs of characters over all (Jaccard), 0.5 to 1. Of pairs that
     /// are just as similar, one in a thousand may be missed; more similar ones hardly ever are. Left out, texts must be the same.
+    /// Where nearly all rows are alike, as if made from one template, each is compared with each, and that takes its time.
     #[serde(default)]
     #[schemars(range(min = 0.5, max = 1.0))]
     near: Option<f64>,
@@ -83,25 +84,30 @@ impl Stage for Dedup {
     }
 
     fn run(&self, run: &mut Run) -> Result<()> {
+        let services = run.services();
         let mut seen = Seen::new(&self.0);
+        let mut done = 0;
+        let mut look_up = |rows: &RecordBatch, name: &dyn Fn(&str) -> String| {
+            let own = ids(rows)?;
+            let mut reasons = Vec::with_capacity(rows.num_rows());
+            for (row, text) in texts(&self.0, rows)?.into_iter().enumerate() {
+                // A row that is nearly like all others takes its time.
+                services.check_cancelled()?;
+                reasons.push(seen.find_or_add(&text, || name(own.value(row))));
+            }
+            done += rows.num_rows() as u64;
+            services.progress(done, 0, "rows");
+            Ok::<_, Error>(reasons)
+        };
         for (label, reader) in run.tables("against") {
             for rows in reader {
-                run.services().check_cancelled()?;
-                let rows = rows?;
-                let own = ids(&rows)?;
-                for (row, text) in texts(&self.0, &rows)?.into_iter().enumerate() {
-                    seen.find_or_add(&text, || format!("{} of `{label}`", own.value(row)));
-                }
+                look_up(&rows?, &|id| format!("{id} of `{label}`"))?;
             }
         }
         for rows in run.table("rows")? {
-            run.services().check_cancelled()?;
             let rows = rows?;
-            let own = ids(&rows)?;
-            let texts = texts(&self.0, &rows)?.into_iter().enumerate();
-            let reasons =
-                texts.map(|(row, text)| seen.find_or_add(&text, || own.value(row).to_owned()));
-            let sorted = sort(&rows, reasons.collect())?;
+            let reasons = look_up(&rows, &str::to_owned)?;
+            let sorted = sort(&rows, reasons)?;
             run.push("kept", &sorted.kept)?;
             run.push("rejected", &sorted.rejected)?;
         }
@@ -135,7 +141,7 @@ fn texts(config: &Config, rows: &RecordBatch) -> Result<Vec<String>> {
 /// The rows so far, of which no two are the same.
 struct Seen {
     names: Vec<Box<str>>,
-    same: HashMap<[u8; 32], usize>,
+    same: HashMap<u128, usize>,
     near: Option<Neighbours>,
 }
 
@@ -147,7 +153,7 @@ impl Seen {
 
     /// Why `text` is not new; if it is, it is remembered under a name.
     fn find_or_add(&mut self, text: &str, name: impl FnOnce() -> String) -> Option<String> {
-        let hash = *blake3::hash(text.as_bytes()).as_bytes();
+        let hash = digest(text);
         if let Some(at) = self.same.get(&hash) {
             return Some(format!("the same as {}", self.names[*at]));
         }

@@ -25,6 +25,9 @@ pub(super) struct Neighbours {
     newest: HashMap<u64, u32>,
     /// For each text and band, the one before it in that band.
     before: Vec<Option<u32>>,
+    /// For each text, how many had been looked up when it was last a candidate.
+    met: Vec<u64>,
+    looked_up: u64,
 }
 
 impl Neighbours {
@@ -34,43 +37,57 @@ impl Neighbours {
             state = mix(state);
             ((state >> 32) as u32 | 1, state as u32)
         });
-        let (shingles, newest, before) = (Vec::new(), HashMap::new(), Vec::new());
-        Self { least, ngram, band: band(least), hashes, shingles, newest, before }
+        Self {
+            least,
+            ngram,
+            band: band(least),
+            hashes,
+            shingles: Vec::new(),
+            newest: HashMap::new(),
+            before: Vec::new(),
+            met: Vec::new(),
+            looked_up: 0,
+        }
     }
 
     /// The most similar text so far, the first of equals, if it is similar enough; otherwise this one is added.
     pub(super) fn find_or_add(&mut self, text: &str) -> Option<(usize, f64)> {
         let shingles = shingles(text, self.ngram);
         let bands = self.bands_of(&shingles);
-        let mut best = None;
-        for candidate in self.candidates(&bands) {
-            let similarity = jaccard(&shingles, &self.shingles[candidate as usize]);
-            if similarity >= self.least && best.is_none_or(|(_, best)| similarity > best) {
-                best = Some((candidate as usize, similarity));
-            }
-        }
+        let best = self.best(&shingles, &bands);
         if best.is_none() {
             // 32 bits: four thousand million texts do not fit into any memory.
             let at = self.shingles.len() as u32;
             self.before.extend(bands.iter().map(|band| self.newest.insert(*band, at)));
             self.shingles.push(shingles);
+            self.met.push(0);
         }
         best
     }
 
-    /// The texts that share a band with these, in their order.
-    fn candidates(&self, bands: &[u64]) -> Vec<u32> {
-        let mut candidates = Vec::new();
+    /// Of the texts that share a band with this one.
+    fn best(&mut self, shingles: &[u32], bands: &[u64]) -> Option<(usize, f64)> {
+        self.looked_up += 1;
+        let mut best: Option<(usize, f64)> = None;
         for (number, band) in bands.iter().enumerate() {
-            let mut next = self.newest.get(band).copied();
+            let mut next = self.newest.get(band).map(|at| *at as usize);
             while let Some(at) = next {
-                candidates.push(at);
-                next = self.before[at as usize * bands.len() + number];
+                next = self.before[at * bands.len() + number].map(|at| at as usize);
+                if std::mem::replace(&mut self.met[at], self.looked_up) == self.looked_up {
+                    continue;
+                }
+                let Some(similarity) = jaccard(shingles, &self.shingles[at], self.least) else {
+                    continue;
+                };
+                let is_better = |(before, least): (usize, f64)| {
+                    similarity > least || similarity >= least && at < before
+                };
+                if best.is_none_or(is_better) {
+                    best = Some((at, similarity));
+                }
             }
         }
-        candidates.sort_unstable();
-        candidates.dedup();
-        candidates
+        best
     }
 
     fn bands_of(&self, shingles: &[u32]) -> Vec<u64> {
@@ -118,15 +135,23 @@ fn shingles(text: &str, ngram: usize) -> Box<[u32]> {
     shingles.into()
 }
 
-/// Of two sorted sets, neither of which is empty.
-fn jaccard(a: &[u32], b: &[u32]) -> f64 {
-    let (mut left, mut right, mut both) = (0, 0, 0);
+/// Of two sorted sets, neither of which is empty; `None` where it is below `least`.
+fn jaccard(a: &[u32], b: &[u32], least: f64) -> Option<f64> {
+    let members = a.len() + b.len();
+    // With `alone` members in one set only: (members - alone) / (members + alone) >= least.
+    let most_alone = (members as f64 * (1.0 - least) / (1.0 + least)) as usize + 1;
+    let (mut left, mut right, mut alone) = (0, 0, 0);
     while let (Some(x), Some(y)) = (a.get(left), b.get(right)) {
         left += usize::from(x <= y);
         right += usize::from(y <= x);
-        both += usize::from(x == y);
+        alone += usize::from(x != y);
+        if alone > most_alone {
+            return None;
+        }
     }
-    both as f64 / (a.len() + b.len() - both) as f64
+    alone += a.len() - left + b.len() - right;
+    let similarity = (members - alone) as f64 / (members + alone) as f64;
+    (similarity >= least).then_some(similarity)
 }
 
 /// One step of SplitMix64.
@@ -150,7 +175,7 @@ mod tests {
         // Characters, not bytes.
         assert_eq!(shingles("äöüß", 3).len(), 2);
         let (a, b) = (shingles("abcd", 2), shingles("bcde", 2));
-        assert!((jaccard(&a, &b) - 0.5).abs() < 1e-12);
+        assert_eq!([0.5, 0.51].map(|least| jaccard(&a, &b, least)), [Some(0.5), None]);
     }
 
     #[test]
