@@ -77,8 +77,8 @@ fn rows_are_sorted_out_and_none_is_lost() {
     };
     let rejected = rows("fresh.rejected");
     let reason = rejected.iter().filter_map(|row| row["reason"].as_str());
-    let other = reason.filter_map(|reason| reason.split(" similar to ").nth(1));
-    let other = other.filter(|name| !name.contains(' ')).next().expect("one is like another");
+    let mut other = reason.filter_map(|reason| reason.split(" similar to ").nth(1));
+    let other = other.find(|name| !name.contains(' ')).expect("one is like another");
     let traced = project.ok(&["trace", "p.yaml", "fresh", other]);
     assert!(traced.contains("Profits went up by 5 percent."), "{traced}");
     for node in ["best", "halves", "few"] {
