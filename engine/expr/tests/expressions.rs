@@ -154,9 +154,9 @@ fn values_have_the_type_that_the_check_says() {
         let expr = Expr::parse(text).expect("it parses");
         let kind = expr.check(&rows().schema()).expect("it fits");
         let values = expr.values(&rows()).expect("it fits");
-        let shown = (0..values.len()).map(|row| match values.is_null(row) {
-            true => "null".to_owned(),
-            false => array_value_to_string(&values, row).expect("it prints"),
+        let shown = (0..values.len()).map(|row| {
+            let value = array_value_to_string(&values, row).expect("it prints");
+            if values.is_null(row) { "null".to_owned() } else { value }
         });
         format!("{text}: {kind}, {}: {}", values.data_type(), shown.collect::<Vec<_>>().join(" | "))
     };
