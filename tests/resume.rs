@@ -5,7 +5,7 @@ mod common;
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::ExitStatusExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -97,8 +97,11 @@ fn a_flipped_bit_is_found_and_only_that_part_is_made_again() {
     let before = results(&project);
     // A part of a whole stage and one of a map stage: a manifest names the one, a log the other.
     for record in ["manifest.json", "parts.log"] {
-        let record = find(&project.file(".paraloom/results"), record);
-        let part = find(record.parent().expect("a result"), ".parquet");
+        let records = find(&project.file(".paraloom/results"), record).into_iter();
+        // A model has a manifest too, and no part.
+        let mut parts =
+            records.flat_map(|record| find(record.parent().expect("a result"), ".parquet"));
+        let part = parts.next().expect("a result has parts");
         let mut bytes = std::fs::read(&part).expect("it is there");
         let middle = bytes.len() / 2;
         bytes[middle] ^= 1;
@@ -115,20 +118,21 @@ fn a_flipped_bit_is_found_and_only_that_part_is_made_again() {
     }
 }
 
-/// A file below a directory whose name ends so.
-fn find(dir: &Path, end: &str) -> std::path::PathBuf {
-    let mut dirs = vec![dir.to_owned()];
+/// The files below a directory whose names end so, in the order of their names.
+fn find(dir: &Path, end: &str) -> Vec<PathBuf> {
+    let (mut dirs, mut found) = (vec![dir.to_owned()], Vec::new());
     while let Some(dir) = dirs.pop() {
         for entry in std::fs::read_dir(dir).expect("readable") {
             let path = entry.expect("readable").path();
             if path.is_dir() {
                 dirs.push(path);
             } else if path.to_str().is_some_and(|path| path.ends_with(end)) {
-                return path;
+                found.push(path);
             }
         }
     }
-    panic!("no file ends with {end}");
+    found.sort();
+    found
 }
 
 /// A training that is killed goes on from its newest checkpoint: at most one interval is done again.
