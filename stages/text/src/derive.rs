@@ -11,7 +11,7 @@ use paraloom_sdk::{About, Emit, Error, MapStage, PlanInputs, Planned, Port, Resu
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::threshold::expression_error;
+use crate::expression::expression_error;
 
 /// Settings of `derive`.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]

@@ -10,10 +10,10 @@ use paraloom_sdk::{About, Error, PlanInputs, Planned, Port, Result, Run, Stage, 
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use crate::expression::expression_error;
 use crate::key::{as_text, check_key, digest};
-use crate::sorted::{reason_field, sort};
+use crate::partition::{partition, reason_field};
 use crate::spool::Spool;
-use crate::threshold::expression_error;
 
 /// Settings of `rank`.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -116,9 +116,9 @@ impl Stage for Rank {
             let goes = own.values().iter().map(|rank| *rank as u64 > self.keep as u64);
             let reasons = goes.map(|goes| goes.then(|| reason.clone())).collect();
             let rows = column::with_field(&rows, rank_field(), Arc::new(own))?;
-            let sorted = sort(&rows, reasons)?;
-            run.push("kept", &sorted.kept)?;
-            run.push("rejected", &sorted.rejected)?;
+            let rows = partition(&rows, reasons)?;
+            run.push("kept", &rows.kept)?;
+            run.push("rejected", &rows.rejected)?;
         }
         Ok(())
     }

@@ -9,7 +9,8 @@ use paraloom_sdk::{About, Emit, Error, MapStage, PlanInputs, Planned, Port, Resu
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::sorted::{reason_field, sort};
+use crate::expression::expression_error;
+use crate::partition::{partition, reason_field};
 
 /// Settings of `threshold`.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -23,22 +24,6 @@ pub struct Config {
 /// The stage.
 pub struct Threshold {
     keep: Expr,
-}
-
-/// Says what is wrong with an expression, and shows the part that it is about.
-pub(crate) fn expression_error(text: &str, error: &ExprError, pointer: &str) -> Error {
-    let (start, end) = error.span;
-    let part = text.get(start..end).unwrap_or_default();
-    let message = if part.is_empty() || error.message.contains(part) {
-        error.message.clone()
-    } else {
-        format!("{}: `{part}`", error.message)
-    };
-    let failure = Error::config(message).at(pointer);
-    match &error.hint {
-        Some(hint) => failure.hint(hint),
-        None => failure,
-    }
 }
 
 impl MapStage for Threshold {
@@ -72,8 +57,8 @@ impl MapStage for Threshold {
 
     fn map(keep: &mut Expr, rows: RecordBatch, emit: &mut Emit) -> Result<()> {
         let reasons = keep.reasons(&rows).map_err(|error| Error::data(error.to_string()))?;
-        let sorted = sort(&rows, reasons)?;
-        emit.push("kept", &sorted.kept)?;
-        emit.push("rejected", &sorted.rejected)
+        let rows = partition(&rows, reasons)?;
+        emit.push("kept", &rows.kept)?;
+        emit.push("rejected", &rows.rejected)
     }
 }

@@ -12,7 +12,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::key::{as_text, check_key, digest};
-use crate::sorted::{reason_field, sort};
+use crate::partition::{partition, reason_field};
 use near::Neighbours;
 
 /// Settings of `dedup`.
@@ -107,9 +107,9 @@ impl Stage for Dedup {
         for rows in run.table("rows")? {
             let rows = rows?;
             let reasons = look_up(&rows, &str::to_owned)?;
-            let sorted = sort(&rows, reasons)?;
-            run.push("kept", &sorted.kept)?;
-            run.push("rejected", &sorted.rejected)?;
+            let rows = partition(&rows, reasons)?;
+            run.push("kept", &rows.kept)?;
+            run.push("rejected", &rows.rejected)?;
         }
         Ok(())
     }

@@ -25,7 +25,7 @@ use paraloom_sdk::{
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::threshold::expression_error;
+use crate::expression::expression_error;
 use columns::Kind;
 use text::Encoding;
 
