@@ -71,10 +71,16 @@ fn line(graph: &Graph, index: NodeIndex, lookup: &Lookup) -> NodeLine {
         let (time, key) = Default::default();
         return NodeLine { name, stage, outcome, share: None, time, key };
     };
-    let share = match (input_rows(graph, index, lookup), result.ports.first()) {
-        (Some(rows), Some(PortResult::Table(table))) if rows > 0 && table.rows() <= rows => {
-            Some(table.rows() as f64 / rows as f64)
-        }
+    let tables = result.ports.iter().filter_map(|port| match port {
+        PortResult::Table(table) => Some(table.rows()),
+        PortResult::Artifact { .. } => None,
+    });
+    let rows: Vec<u64> = tables.collect();
+    // Several tables are parts of one, which a whole stage has sorted out.
+    let of =
+        if rows.len() > 1 { Some(rows.iter().sum()) } else { input_rows(graph, index, lookup) };
+    let share = match (rows.first(), of) {
+        (Some(rows), Some(of)) if of > 0 && *rows <= of => Some(*rows as f64 / of as f64),
         _ => None,
     };
     NodeLine {
