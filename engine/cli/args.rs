@@ -26,10 +26,10 @@ pub(crate) struct Args {
 }
 
 const EXIT_CODES: &str = "\
-Exit codes: 0 done, 1 a node failed, 2 the pipeline or the command line is wrong,
-6 the store is in use, 7 the store is damaged or of another format, 8 a stage library
-was refused, 11 out of space or memory, 129, 130 and 143 stopped by a signal; `run` goes
-on from there. Any other code is a failure too.";
+Exit codes: 0 done, 1 a node failed, 2 the pipeline or the command line is wrong, 4 a table
+is not as the pipeline expects, 6 the store is in use, 7 the store is damaged or of another
+format, 8 a stage library was refused, 11 out of space or memory, 129, 130 and 143 stopped
+by a signal; `run` goes on from there. Any other code is a failure too.";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {

@@ -11,6 +11,8 @@ use crate::render;
 
 pub(crate) const NODE_FAILED: u8 = 1;
 pub(crate) const USAGE: u8 = 2;
+/// The run is done, and its tables are not as the pipeline expects.
+pub(crate) const UNEXPECTED: u8 = 4;
 const STORE_IN_USE: u8 = 6;
 const STORE_DAMAGED: u8 = 7;
 const LIBRARY_REFUSED: u8 = 8;

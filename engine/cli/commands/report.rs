@@ -11,6 +11,7 @@ use paraloom_exec::{Found, Lookup, PortResult, TableRef};
 use paraloom_pipeline::{Endpoint, Graph};
 use petgraph::graph::NodeIndex;
 
+use super::expect::unmet;
 use super::print;
 use super::run::{input_rows, outcome};
 use super::show::{project, read_rows};
@@ -32,6 +33,7 @@ pub(crate) fn run(args: &ReportArgs, stages: &[PathBuf]) -> Result<ExitCode> {
     let groups = graph.order().iter().map(|node| charts(graph, *node, &lookup));
     let mut groups = groups.collect::<Result<Vec<_>>>()?;
     groups.retain(|group| !group.charts.is_empty());
+    let unmet = unmet(graph, graph.order(), &lookup)?;
     let name = match graph.name.as_str() {
         "" => args.pipeline.pipeline.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
         name => name.to_owned(),
@@ -41,6 +43,7 @@ pub(crate) fn run(args: &ReportArgs, stages: &[PathBuf]) -> Result<ExitCode> {
         version: env!("CARGO_PKG_VERSION"),
         made: jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M UTC").to_string(),
         done,
+        unmet: unmet.into_iter().map(|found| found.message).collect(),
         nodes,
         drawing: render::svg(graph),
         groups,

@@ -8,11 +8,12 @@ use paraloom_exec::{Cancel, Event, Job, Lookup, NodeResult, PortResult, RunError
 use paraloom_pipeline::{Graph, PortKind, nearest};
 use petgraph::graph::NodeIndex;
 
+use super::expect::unmet;
 use super::print;
 use super::show::{project, read_rows};
 use crate::args::RunArgs;
 use crate::context::Project;
-use crate::error::{CliError, Result};
+use crate::error::{CliError, Result, UNEXPECTED};
 use crate::render::{self, Progress, duration};
 use crate::signals::Signals;
 
@@ -45,21 +46,23 @@ pub(crate) fn run(args: &RunArgs, stages: &[PathBuf]) -> Result<ExitCode> {
         Err(RunError::Stopped) => return Ok(stopped(&signals)),
         result => result?,
     };
-    if args.json {
-        return Ok(ExitCode::SUCCESS);
-    }
-    if summary.worked == 0 {
+    let lookup = Lookup::new(graph, host, Some(&store))?;
+    if !args.json && summary.worked == 0 {
         render::note(&format!(
             "nothing to do: all {} nodes are done ({})",
             summary.cached,
             duration(summary.ms)
         ));
+    } else if !args.json {
+        report(graph, &nodes, &lookup)?;
+        render::note(&format!("done in {}", duration(summary.ms)));
+    }
+    let unmet = unmet(graph, &nodes, &lookup)?;
+    if unmet.is_empty() {
         return Ok(ExitCode::SUCCESS);
     }
-    let lookup = Lookup::new(graph, host, Some(&store))?;
-    report(graph, &nodes, &lookup)?;
-    render::note(&format!("done in {}", duration(summary.ms)));
-    Ok(ExitCode::SUCCESS)
+    render::diagnostics(&args.pipeline.pipeline, &project_.workspace.text, &unmet);
+    Err(CliError::silent(UNEXPECTED))
 }
 
 fn stopped(signals: &Signals) -> ExitCode {

@@ -13,6 +13,8 @@ pub(crate) struct Report {
     pub(crate) made: String,
     /// Nodes that are done.
     pub(crate) done: usize,
+    /// What is not as the pipeline expects.
+    pub(crate) unmet: Vec<String>,
     pub(crate) nodes: Vec<NodeLine>,
     /// SVG.
     pub(crate) drawing: String,

@@ -62,6 +62,11 @@ impl Expr {
         Ok(Self { text: text.to_owned(), root: parse::parse(text)? })
     }
 
+    /// The expression as it was written.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
     /// The names of the columns it reads, each once.
     pub fn columns(&self) -> Vec<&str> {
         let mut names = Vec::new();

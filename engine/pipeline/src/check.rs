@@ -9,6 +9,7 @@ use crate::catalog::{Catalog, PlanFailure, PlanInput, PortInfo, PortKind, StageI
 use crate::config::Checker;
 use crate::diagnostic::{Diagnostic, Span};
 use crate::document::ShowDocument;
+use crate::expect::check_expect;
 use crate::graph::{Edge, Graph, Node, Show};
 use crate::names::suggestion;
 use crate::resolve::{Resolved, ResolvedInput, ResolvedNode};
@@ -27,6 +28,9 @@ pub fn check(resolved: &Resolved, catalog: &dyn Catalog) -> (Option<Graph>, Vec<
     if let Some(graph) = &mut graph {
         graph.show =
             resolved.show.iter().filter_map(|show| check_show(show, graph, &mut errors)).collect();
+        let expect = resolved.expect.iter();
+        graph.expect =
+            expect.filter_map(|expect| check_expect(expect, graph, &mut errors)).collect();
     }
     let sound = errors.is_empty();
     (graph.filter(|_| sound), errors)
@@ -364,5 +368,5 @@ fn build(resolved: &Resolved, states: Vec<Option<State>>) -> Option<Graph> {
         graph.add_edge(NodeIndex::new(from), NodeIndex::new(to), edge);
     }
     let order = resolved.order.iter().map(|index| NodeIndex::new(*index)).collect();
-    Some(Graph { name: resolved.name.clone(), show: Vec::new(), graph, order })
+    Some(Graph { name: resolved.name.clone(), show: Vec::new(), expect: Vec::new(), graph, order })
 }

@@ -22,6 +22,8 @@ pub struct Document {
     pub nodes: Vec<NodeDocument>,
     /// `show:` what a run prints when it is done.
     pub show: Vec<ShowDocument>,
+    /// `expect:` what must hold then; its variables are not filled in yet.
+    pub expect: Option<Tree>,
 }
 
 /// What computes, as it is written: `backend:` and `device:`, and where they stand.
@@ -65,7 +67,7 @@ pub struct NodeDocument {
     pub compute: Compute,
 }
 
-const TOP_KEYS: [&str; 10] = [
+const TOP_KEYS: [&str; 11] = [
     "paraloom",
     "name",
     "description",
@@ -76,6 +78,7 @@ const TOP_KEYS: [&str; 10] = [
     "vars",
     "nodes",
     "show",
+    "expect",
 ];
 const NODE_KEYS: [&str; 8] =
     ["stage", "description", "inputs", "with", "seed", "part_rows", "backend", "device"];
@@ -91,12 +94,12 @@ pub fn parse(text: &str) -> (Document, Vec<Diagnostic>) {
     (document, errors)
 }
 
-struct Reader<'a> {
-    errors: &'a mut Vec<Diagnostic>,
+pub(crate) struct Reader<'a> {
+    pub(crate) errors: &'a mut Vec<Diagnostic>,
 }
 
 impl Reader<'_> {
-    fn error(&mut self, message: impl Into<String>, span: Span) {
+    pub(crate) fn error(&mut self, message: impl Into<String>, span: Span) {
         self.errors.push(Diagnostic::error(message, span));
     }
 
@@ -129,6 +132,7 @@ impl Reader<'_> {
                     document.nodes = self.nodes(value);
                 }
                 "show" => document.show = self.shows(value),
+                "expect" => document.expect = Some(value),
                 other => self.unknown_key(other, key_span, &TOP_KEYS),
             }
         }
@@ -158,7 +162,7 @@ impl Reader<'_> {
         }
     }
 
-    fn unknown_key(&mut self, key: &str, span: Span, known: &[&str]) {
+    pub(crate) fn unknown_key(&mut self, key: &str, span: Span, known: &[&str]) {
         let hint = suggestion(key, known.iter().copied());
         self.errors.push(Diagnostic::error(format!("unknown key `{key}`"), span).maybe_hint(hint));
     }
@@ -171,7 +175,7 @@ impl Reader<'_> {
         text
     }
 
-    fn placed(&mut self, tree: &Tree, what: &str) -> Option<(String, Span)> {
+    pub(crate) fn placed(&mut self, tree: &Tree, what: &str) -> Option<(String, Span)> {
         Some((self.text(tree, what)?, tree.span))
     }
 
@@ -188,7 +192,7 @@ impl Reader<'_> {
         }
     }
 
-    fn whole(&mut self, tree: &Tree, what: &str, least: i64) -> Option<u64> {
+    pub(crate) fn whole(&mut self, tree: &Tree, what: &str, least: i64) -> Option<u64> {
         match tree.value {
             Value::Int(number) if number >= least => u64::try_from(number).ok(),
             _ => {
@@ -202,7 +206,7 @@ impl Reader<'_> {
         self.whole(tree, "`part_rows`", 1).and_then(|rows| usize::try_from(rows).ok())
     }
 
-    fn members(&mut self, tree: Tree, what: &str) -> Vec<(String, Span, Tree)> {
+    pub(crate) fn members(&mut self, tree: Tree, what: &str) -> Vec<(String, Span, Tree)> {
         match tree.value {
             Value::Map(members) => members,
             Value::Null => Vec::new(),

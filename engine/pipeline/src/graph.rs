@@ -10,6 +10,7 @@ use petgraph::visit::EdgeRef;
 use crate::catalog::{PlanInput, PortKind, StageInfo};
 use crate::config::PathUse;
 use crate::diagnostic::Span;
+use crate::expect::Expectation;
 use crate::names::suggestion;
 
 /// A node, checked.
@@ -96,6 +97,8 @@ pub struct Graph {
     pub name: String,
     /// What a run prints when it is done.
     pub show: Vec<Show>,
+    /// What must hold then.
+    pub expect: Vec<Expectation>,
     pub(crate) graph: DiGraph<Node, Edge>,
     pub(crate) order: Vec<NodeIndex>,
 }

@@ -6,7 +6,8 @@ use petgraph::algo::{tarjan_scc, toposort};
 use petgraph::graph::{DiGraph, NodeIndex};
 
 use crate::diagnostic::{Diagnostic, Span};
-use crate::document::{Document, NodeDocument, ShowDocument};
+use crate::document::{Document, NodeDocument, Reader, ShowDocument};
+use crate::expect::ExpectDocument;
 use crate::names::suggestion;
 use crate::vars::Vars;
 use crate::yaml::{Tree, Value};
@@ -35,6 +36,8 @@ pub struct Resolved {
     pub order: Vec<usize>,
     /// What a run prints when it is done.
     pub show: Vec<ShowDocument>,
+    /// What must hold then.
+    pub expect: Vec<ExpectDocument>,
 }
 
 /// A node with its edges.
@@ -95,8 +98,10 @@ pub fn resolve(text: &str, settings: &Settings) -> (Option<Resolved>, Vec<Diagno
     }
     let order = order(&nodes, &mut errors);
     // Stages can still be checked when the form has errors, but not without an order.
-    let Document { name, show, .. } = document;
-    let resolved = order.map(|order| Resolved { name, nodes, order, show });
+    let expect = document.expect.as_ref().map(|tree| vars.fill(tree, &mut errors));
+    let expect = expect.map(|tree| Reader { errors: &mut errors }.expectations(tree));
+    let (expect, Document { name, show, .. }) = (expect.unwrap_or_default(), document);
+    let resolved = order.map(|order| Resolved { name, nodes, order, show, expect });
     (resolved, errors)
 }
 

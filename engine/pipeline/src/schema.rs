@@ -4,6 +4,9 @@ use serde_json::{Value, json};
 
 use crate::catalog::StageInfo;
 
+/// Text that is one variable and nothing else.
+const VARIABLE: &str = "^\\$\\{[^}]+\\}$";
+
 /// A draft-07 schema (the newest that the YAML language server reads) of a pipeline that
 /// may use `stages`.
 pub fn editor_schema<'a>(stages: impl IntoIterator<Item = &'a StageInfo>) -> Value {
@@ -16,6 +19,7 @@ pub fn editor_schema<'a>(stages: impl IntoIterator<Item = &'a StageInfo>) -> Val
                          "description": "What computes. `auto`: what the device asks for."});
     let device = json!({"type": "string", "pattern": "^(cpu|(cuda|wgpu)(:[0-9]+)?)$", "default": crate::DEFAULT_DEVICE,
                         "description": "What it computes on."});
+    let count = |what: &str| json!({"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": VARIABLE}], "description": what});
     json!({
         "$schema": "http://json-schema.org/draft-07/schema#",
         "title": "Paraloom pipeline",
@@ -40,6 +44,15 @@ pub fn editor_schema<'a>(stages: impl IntoIterator<Item = &'a StageInfo>) -> Val
                          "properties": {"node": {"type": "string"},
                                         "columns": {"type": "array", "items": {"type": "string"}},
                                         "limit": {"type": "integer", "minimum": 1, "default": 10}}}]}},
+            "expect": {"type": "array",
+                       "description": "What must hold of the tables that a run leaves; otherwise it ends with exit code 4.",
+                       "items": {"type": "object", "required": ["node"], "additionalProperties": false,
+                                 "properties": {
+                                     "node": {"type": "string", "description": "`node` or `node.port`"},
+                                     "where": {"type": "string", "description": "The rows that count; all if left out."},
+                                     "least": count("How many rows at least; with `every` 1 if left out."),
+                                     "most": count("How many rows at most."),
+                                     "every": {"type": "string", "description": "A condition that each of them meets."}}}},
             "nodes": {
                 "type": "object", "minProperties": 1, "propertyNames": name,
                 "additionalProperties": {
@@ -105,7 +118,7 @@ fn allow_variables(schema: &mut Value) {
         let is_scalar = |kind: &Value| kind != "string" && kind != "object" && kind != "array";
         if let Some(kind) = kinds.filter(|kind| kind.is_array() || is_scalar(kind)) {
             let description = property.get("description").cloned().unwrap_or_default();
-            let variable = json!({"type": "string", "pattern": "^\\$\\{[^}]+\\}$"});
+            let variable = json!({"type": "string", "pattern": VARIABLE});
             let original = std::mem::take(property);
             *property = json!({"anyOf": [original, variable], "description": description});
             debug_assert!(!kind.is_null());

@@ -1,0 +1,155 @@
+//! `expect`: what must hold of the tables that a run leaves.
+
+use paraloom_expr::{Expr, ExprError};
+
+use crate::diagnostic::{Diagnostic, Span};
+use crate::document::Reader;
+use crate::graph::{Endpoint, Graph};
+use crate::yaml::{Tree, Value};
+
+const KEYS: [&str; 5] = ["node", "where", "least", "most", "every"];
+
+/// An expectation, as it is written.
+#[derive(Clone, Debug)]
+pub struct ExpectDocument {
+    /// `node:` a node or `node.port`, and where it is named.
+    pub node: (String, Span),
+    /// `where:` the rows that count; all if there is none.
+    pub condition: Option<(String, Span)>,
+    /// `every:` what each of them meets.
+    pub every: Option<(String, Span)>,
+    /// `least:` how many there are at least.
+    pub least: Option<u64>,
+    /// `most:` how many there are at most.
+    pub most: Option<u64>,
+    /// Where it stands.
+    pub span: Span,
+}
+
+/// What must hold of a table that a run leaves.
+#[derive(Clone, Debug)]
+pub struct Expectation {
+    /// The table.
+    pub endpoint: Endpoint,
+    /// What the pipeline calls it.
+    pub name: String,
+    /// The rows that count; all if there is none.
+    pub condition: Option<Expr>,
+    /// What each of them meets.
+    pub every: Option<Expr>,
+    /// How many there are at least.
+    pub least: u64,
+    /// How many there are at most.
+    pub most: Option<u64>,
+    /// Where it stands.
+    pub span: Span,
+}
+
+impl Expectation {
+    /// What is wrong with `rows` that count, of which `failing` do not meet `every`.
+    pub fn unmet(&self, rows: u64, failing: u64) -> Option<String> {
+        let of = match &self.condition {
+            Some(condition) => format!("`{}` where {}", self.name, condition.text()),
+            None => format!("`{}`", self.name),
+        };
+        let rows_of = |count: u64| match count {
+            1 => format!("1 row of {of}"),
+            count => format!("{count} rows of {of}"),
+        };
+        if rows < self.least {
+            return Some(format!("{}, and at least {} expected", rows_of(rows), self.least));
+        }
+        if let Some(most) = self.most.filter(|most| rows > *most) {
+            return Some(format!("{}, and at most {most} expected", rows_of(rows)));
+        }
+        let every = self.every.as_ref().filter(|_| failing > 0)?;
+        Some(format!("{failing} of {} not as expected: {}", rows_of(rows), every.text()))
+    }
+}
+
+impl Reader<'_> {
+    pub(crate) fn expectations(&mut self, tree: Tree) -> Vec<ExpectDocument> {
+        let Value::List(items) = tree.value else {
+            self.error(format!("`expect` must be a list, not {}", tree.kind()), tree.span);
+            return Vec::new();
+        };
+        items.into_iter().filter_map(|item| self.expectation(item)).collect()
+    }
+
+    fn expectation(&mut self, tree: Tree) -> Option<ExpectDocument> {
+        let span = tree.span;
+        if !matches!(tree.value, Value::Map(_)) {
+            let message = format!("an entry of `expect` must be a mapping, not {}", tree.kind());
+            let error = Diagnostic::error(message, span);
+            self.errors.push(error.hint("write `{ node: …, least: … }`"));
+            return None;
+        }
+        let mut expect = ExpectDocument {
+            node: (String::new(), span),
+            condition: None,
+            every: None,
+            least: None,
+            most: None,
+            span,
+        };
+        for (key, key_span, value) in self.members(tree, "an entry of `expect`") {
+            match key.as_str() {
+                "node" => expect.node = self.placed(&value, "`node`")?,
+                "where" => expect.condition = Some(self.placed(&value, "`where`")?),
+                "every" => expect.every = Some(self.placed(&value, "`every`")?),
+                "least" => expect.least = Some(self.whole(&value, "`least`", 0)?),
+                "most" => expect.most = Some(self.whole(&value, "`most`", 0)?),
+                other => self.unknown_key(other, key_span, &KEYS),
+            }
+        }
+        if expect.node.0.is_empty() {
+            self.error("`node` is missing", span);
+            return None;
+        }
+        if expect.least.is_none() && expect.most.is_none() && expect.every.is_none() {
+            let error = Diagnostic::error("nothing is expected of the table", span);
+            self.errors.push(
+                error.hint(
+                    "say how many rows with `least` or `most`, or what they meet with `every`",
+                ),
+            );
+            return None;
+        }
+        Some(expect)
+    }
+}
+
+pub(crate) fn check_expect(
+    expect: &ExpectDocument,
+    graph: &Graph,
+    errors: &mut Vec<Diagnostic>,
+) -> Option<Expectation> {
+    let (name, span) = &expect.node;
+    let endpoint = match graph.table(name) {
+        Ok(endpoint) => endpoint,
+        Err(message) => {
+            errors.push(Diagnostic::error(message, *span));
+            return None;
+        }
+    };
+    let schema = graph.schema(endpoint)?;
+    let mut condition = |written: &Option<(String, Span)>| {
+        let (text, span) = written.as_ref()?;
+        let parsed = Expr::parse(text);
+        let checked = parsed.and_then(|expr| expr.check_condition(schema).map(|()| expr));
+        let refuse = |error: ExprError| {
+            errors.push(Diagnostic::error(error.message, *span).maybe_hint(error.hint));
+        };
+        checked.map_err(refuse).ok()
+    };
+    Some(Expectation {
+        endpoint,
+        name: name.clone(),
+        condition: condition(&expect.condition),
+        every: condition(&expect.every),
+        // What every row meets would be met by no rows too, such as those that a misspelt name finds.
+        least: expect.least.unwrap_or(u64::from(expect.every.is_some())),
+        most: expect.most,
+        span: expect.span,
+    })
+}
