@@ -22,22 +22,22 @@ fn project(expect: &str) -> Project {
 #[test]
 fn what_holds_is_quiet_and_what_does_not_is_told_with_exit_code_4() {
     let holds = "\
-  - { node: good, least: 2, most: 2 }
-  - { node: good.rejected, most: '${least}' }
-  - { node: good, every: 'score > 3' }
-  - { node: quality, where: \"metric = 'mean score'\", every: 'value > 3.3 and value < 3.4' }
-  - { node: good, where: \"text = 'z'\", every: 'score > 100', least: 0 }
+- { node: good, least: 2, most: 2 }
+- { node: good.rejected, most: '${least}' }
+- { node: good, every: 'score > 3' }
+- { node: quality, where: \"metric = 'mean score'\", every: 'value > 3.3 and value < 3.4' }
+- { node: good, where: \"text = 'z'\", every: 'score > 100', least: 0 }
 ";
     let quiet = project(holds);
     let output = quiet.run(&["run", "p.yaml"]);
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
 
     let fails = "\
-  - { node: good, least: '${least}' }
-  - { node: good.rejected, most: 1 }
-  - { node: rows, every: 'score > 1' }
-  - { node: quality, where: \"metric = 'mean scores'\", every: 'value > 3' }
-  - { node: good, most: 2 }
+- { node: good, least: '${least}' }
+- { node: good.rejected, most: 1 }
+- { node: rows, every: 'score > 1' }
+- { node: quality, where: \"metric = 'mean scores'\", every: 'value > 3' }
+- { node: good, most: 2 }
 ";
     let project = project(fails);
     let told = |args: &[&str]| {
@@ -69,21 +69,21 @@ fn what_holds_is_quiet_and_what_does_not_is_told_with_exit_code_4() {
 fn what_is_wrong_with_an_expectation_is_told_before_any_work() {
     let project = project(
         "\
-  - { node: god, least: 2 }
-  - { node: good, every: 'scor > 3' }
-  - { node: good, where: 'score', most: 3 }
-  - { node: good }
-  - { node: good, leats: 3 }
-  - { least: 3 }
-  - { node: good, least: -1 }
-  - { node: good, least: '${leats}' }
-  - good
+- { node: god, least: 2 }
+- { node: good, every: 'scor > 3' }
+- { node: good, where: 'score', most: 3 }
+- { node: good }
+- { node: good, leats: 3 }
+- { least: 3 }
+- { node: good, least: -1 }
+- { node: good, least: '${leats}' }
+- good
 ",
     );
     insta::assert_snapshot!(project.transcript(&["run", "p.yaml"]));
     // What needs no stage is told first; then the columns.
     let project = self::project(
-        "  - { node: god, least: 2 }\n  - { node: good, every: 'scor > 3' }\n  - { node: good, where: 'score', most: 3 }\n",
+        "- { node: god, least: 2 }\n- { node: good, every: 'scor > 3' }\n- { node: good, where: 'score', most: 3 }\n",
     );
     insta::assert_snapshot!(project.transcript(&["check", "p.yaml"]));
     assert!(!project.file(".paraloom").exists());
