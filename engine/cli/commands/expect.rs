@@ -1,10 +1,10 @@
 //! Whether what a pipeline expects of its tables holds.
 
 use paraloom_exec::{Lookup, PortResult, TableRef};
-use paraloom_expr::Expr;
 use paraloom_pipeline::{Diagnostic, Expectation, Graph};
 use petgraph::graph::NodeIndex;
 
+use super::show::passing;
 use crate::error::{CliError, Result};
 
 /// What is not as expected of the tables of `nodes`, each at its place in the pipeline.
@@ -28,17 +28,11 @@ fn look_at(expect: &Expectation, table: &TableRef) -> Result<Option<Diagnostic>>
         rows = table.rows();
     } else {
         for batch in table.batches() {
-            let batch = batch?;
-            let batch = match &expect.condition {
-                Some(condition) => {
-                    let passes = condition.evaluate(&batch).map_err(cannot_read(condition))?;
-                    arrow::compute::filter_record_batch(&batch, &passes)?
-                }
-                None => batch,
-            };
+            let batch = passing(batch?, expect.condition.as_ref())?;
             rows += batch.num_rows() as u64;
             let Some(every) = &expect.every else { continue };
-            let reasons = every.reasons(&batch).map_err(cannot_read(every))?;
+            let reasons =
+                every.reasons(&batch).map_err(|error| CliError::usage(error.to_string()))?;
             for reason in reasons.into_iter().flatten() {
                 failing += 1;
                 first.get_or_insert(reason);
@@ -50,9 +44,4 @@ fn look_at(expect: &Expectation, table: &TableRef) -> Result<Option<Diagnostic>>
         let first = first.map(|reason| format!("the first: {reason}"));
         Diagnostic::error(message, expect.span).maybe_hint(first)
     }))
-}
-
-/// It was checked against the same columns.
-fn cannot_read(expr: &Expr) -> impl Fn(paraloom_expr::ExprError) -> CliError {
-    move |error| CliError::new(1, format!("{}: {error}", expr.text()))
 }

@@ -74,6 +74,13 @@ fn parse_condition(text: &str, table: &TableRef) -> Result<Expr> {
     Ok(expr)
 }
 
+/// The rows that meet the condition, which was checked against their columns.
+pub(crate) fn passing(rows: RecordBatch, condition: Option<&Expr>) -> Result<RecordBatch> {
+    let Some(condition) = condition else { return Ok(rows) };
+    let passes = condition.evaluate(&rows).map_err(|error| CliError::usage(error.to_string()))?;
+    Ok(filter_record_batch(&rows, &passes)?)
+}
+
 /// The first `limit` rows that meet the condition; parts are read one at a time.
 pub(crate) fn read_rows(
     table: &TableRef,
@@ -85,12 +92,7 @@ pub(crate) fn read_rows(
         if left == 0 {
             break;
         }
-        let mut batch = batch?;
-        if let Some(condition) = condition {
-            let passes =
-                condition.evaluate(&batch).map_err(|error| CliError::usage(error.to_string()))?;
-            batch = filter_record_batch(&batch, &passes)?;
-        }
+        let batch = passing(batch?, condition)?;
         let taken = batch.num_rows().min(left);
         left -= taken;
         rows.push(batch.slice(0, taken));

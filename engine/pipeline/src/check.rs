@@ -10,7 +10,7 @@ use crate::config::Checker;
 use crate::diagnostic::{Diagnostic, Span};
 use crate::document::ShowDocument;
 use crate::expect::check_expect;
-use crate::graph::{Edge, Graph, Node, Show};
+use crate::graph::{Edge, Endpoint, Graph, Node, Show};
 use crate::names::suggestion;
 use crate::resolve::{Resolved, ResolvedInput, ResolvedNode};
 use crate::yaml::{Tree, Value};
@@ -335,16 +335,18 @@ fn parent(with: &Tree, pointer: &str) -> Option<Span> {
     }
 }
 
+/// The table that is named there.
+pub(crate) fn table(
+    (name, span): &(String, Span),
+    graph: &Graph,
+    errors: &mut Vec<Diagnostic>,
+) -> Option<Endpoint> {
+    graph.table(name).map_err(|message| errors.push(Diagnostic::error(message, *span))).ok()
+}
+
 fn check_show(show: &ShowDocument, graph: &Graph, errors: &mut Vec<Diagnostic>) -> Option<Show> {
-    let (name, span) = &show.node;
-    let endpoint = match graph.table(name) {
-        Ok(endpoint) => endpoint,
-        Err(message) => {
-            errors.push(Diagnostic::error(message, *span));
-            return None;
-        }
-    };
-    let schema = graph.node(endpoint.node).outputs[endpoint.port].clone()?;
+    let endpoint = table(&show.node, graph, errors)?;
+    let (name, schema) = (&show.node.0, graph.schema(endpoint)?);
     for (column, span) in &show.columns {
         if schema.column_with_name(column).is_none() {
             let names: Vec<_> = schema.fields().iter().map(|field| field.name().as_str()).collect();

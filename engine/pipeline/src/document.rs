@@ -238,11 +238,16 @@ impl Reader<'_> {
     }
 
     fn shows(&mut self, tree: Tree) -> Vec<ShowDocument> {
+        self.items(tree, "`show`").into_iter().filter_map(|item| self.show(item)).collect()
+    }
+
+    pub(crate) fn items(&mut self, tree: Tree, what: &str) -> Vec<Tree> {
+        let kind = tree.kind();
         let Value::List(items) = tree.value else {
-            self.error(format!("`show` must be a list, not {}", tree.kind()), tree.span);
+            self.error(format!("{what} must be a list, not {kind}"), tree.span);
             return Vec::new();
         };
-        items.into_iter().filter_map(|item| self.show(item)).collect()
+        items
     }
 
     /// A node's name, or a mapping with `node`, `columns` and `limit`.

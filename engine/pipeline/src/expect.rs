@@ -2,6 +2,7 @@
 
 use paraloom_expr::{Expr, ExprError};
 
+use crate::check::table;
 use crate::diagnostic::{Diagnostic, Span};
 use crate::document::Reader;
 use crate::graph::{Endpoint, Graph};
@@ -69,11 +70,8 @@ impl Expectation {
 
 impl Reader<'_> {
     pub(crate) fn expectations(&mut self, tree: Tree) -> Vec<ExpectDocument> {
-        let Value::List(items) = tree.value else {
-            self.error(format!("`expect` must be a list, not {}", tree.kind()), tree.span);
-            return Vec::new();
-        };
-        items.into_iter().filter_map(|item| self.expectation(item)).collect()
+        let items = self.items(tree, "`expect`").into_iter();
+        items.filter_map(|item| self.expectation(item)).collect()
     }
 
     fn expectation(&mut self, tree: Tree) -> Option<ExpectDocument> {
@@ -99,7 +97,11 @@ impl Reader<'_> {
                 "every" => expect.every = Some(self.placed(&value, "`every`")?),
                 "least" => expect.least = Some(self.whole(&value, "`least`", 0)?),
                 "most" => expect.most = Some(self.whole(&value, "`most`", 0)?),
-                other => self.unknown_key(other, key_span, &KEYS),
+                other => {
+                    // Whatever was meant by it, nothing more is to be said of this entry.
+                    self.unknown_key(other, key_span, &KEYS);
+                    return None;
+                }
             }
         }
         if expect.node.0.is_empty() {
@@ -124,14 +126,7 @@ pub(crate) fn check_expect(
     graph: &Graph,
     errors: &mut Vec<Diagnostic>,
 ) -> Option<Expectation> {
-    let (name, span) = &expect.node;
-    let endpoint = match graph.table(name) {
-        Ok(endpoint) => endpoint,
-        Err(message) => {
-            errors.push(Diagnostic::error(message, *span));
-            return None;
-        }
-    };
+    let endpoint = table(&expect.node, graph, errors)?;
     let schema = graph.schema(endpoint)?;
     let mut condition = |written: &Option<(String, Span)>| {
         let (text, span) = written.as_ref()?;
@@ -144,7 +139,7 @@ pub(crate) fn check_expect(
     };
     Some(Expectation {
         endpoint,
-        name: name.clone(),
+        name: expect.node.0.clone(),
         condition: condition(&expect.condition),
         every: condition(&expect.every),
         // What every row meets would be met by no rows too, such as those that a misspelt name finds.
