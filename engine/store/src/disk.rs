@@ -215,16 +215,28 @@ impl Disk {
             if to.symlink_metadata().is_ok() {
                 if is_sound()? {
                     // Whoever put it there may have died before its name was durable.
-                    self.sync_parent(to)?;
+                    self.sync_parent_if_there(to)?;
                     return self.remove(from);
                 }
                 self.remove(to)?;
             }
-            match self.rename(from, to) {
+            match self.try_to(Operation::Rename { from }, to, || fs::rename(from, to)) {
                 Err(StoreError::Io { source, .. })
                     if attempt < ATTEMPTS && is_lost_race(source.kind()) => {}
-                result => return result,
+                result => {
+                    result?;
+                    return self.sync_parent_if_there(to);
+                }
             }
+        }
+    }
+
+    /// Makes the name of a path durable, unless somebody has removed the directory above it meanwhile, who needs it no
+    /// longer.
+    fn sync_parent_if_there(&self, path: &Path) -> Result<()> {
+        match self.sync_parent(path) {
+            Err(StoreError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => Ok(()),
+            result => result,
         }
     }
 

@@ -261,7 +261,7 @@ impl Entry {
     /// Makes the result complete; its checkpoints are no longer needed.
     pub fn commit(&self, manifest: &Manifest) -> Result<()> {
         sealed::write(&self.disk, &self.dir.join("manifest.json"), manifest)?;
-        self.disk.remove(&self.dir.join("checkpoints"))
+        self.disk.remove(&self.checkpoints())
     }
 
     /// The manifest, if the result is complete and its files are there.
@@ -310,9 +310,14 @@ impl Entry {
 
     // ---- checkpoints ----
 
+    /// The directory that they are in, if there are any.
+    pub(crate) fn checkpoints(&self) -> PathBuf {
+        self.dir.join("checkpoints")
+    }
+
     /// The newest whole checkpoint, with its step.
     pub fn latest_checkpoint(&self) -> Result<Option<(PathBuf, u64)>> {
-        for dir in self.disk.list(&self.dir.join("checkpoints"))?.into_iter().rev() {
+        for dir in self.disk.list(&self.checkpoints())?.into_iter().rev() {
             let name = dir.file_name().and_then(|name| name.to_str()).unwrap_or_default();
             let Some(step) = name.strip_prefix("step-").and_then(|step| step.parse().ok()) else {
                 continue;
@@ -357,7 +362,7 @@ impl Entry {
         let listing = artifact::describe_dir(from)?;
         sealed::write(&self.disk, &from.join(CHECKPOINT_LISTING), &listing)?;
         self.disk.sync_all(from)?;
-        let checkpoints = self.dir.join("checkpoints");
+        let checkpoints = self.checkpoints();
         let to = checkpoints.join(format!("step-{step:09}"));
         // A whole one of the same step is kept: while it is replaced there would be none.
         self.disk.place_dir(from, &to, || self.is_checkpoint(&to))?;

@@ -44,7 +44,8 @@ impl Store {
         Ok((files, damage))
     }
 
-    /// The results that are neither among `needed` nor pinned, and what killed runs have left behind.
+    /// The results that are neither among `needed` nor pinned, and what killed runs have left behind: unfinished files, and
+    /// checkpoints of what has been finished.
     pub fn garbage(&self, needed: &HashSet<Key>) -> Result<Vec<Garbage>> {
         let pins = self.pins()?;
         let is_pinned = |key: &Key| pins.iter().any(|(_, pin)| pin.results.contains(key));
@@ -52,6 +53,8 @@ impl Store {
         for (key, entry) in self.entries()? {
             if !needed.contains(&key) && !is_pinned(&key) {
                 garbage.push(measure(entry.dir().to_owned())?);
+            } else if entry.checkpoints().is_dir() && entry.manifest()?.is_some() {
+                garbage.push(measure(entry.checkpoints())?);
             }
         }
         for path in self.disk.list(&self.tmp())? {

@@ -4,14 +4,14 @@ mod common;
 
 use std::collections::HashSet;
 use std::io::{self, BufRead, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use common::{
-    Plain, expected, files, map_entry, records, results, scratch, setting, whole_entry,
+    Dice, Plain, expected, files, map_entry, records, results, scratch, setting, whole_entry,
     whole_preimage, work,
 };
 use paraloom_store::{Manifest, Operation, Result, Store, StoreError, Watch};
@@ -96,28 +96,85 @@ fn eight_threads_without_locks_give_the_same_bytes() {
     }
 }
 
-/// Makes a store with results just before somebody else looks for some.
-#[derive(Debug, Default)]
-struct Faster(AtomicBool);
+/// Before one operation somebody else, whom no lock keeps out, does all of the work, or dies in the midst of it.
+#[derive(Debug)]
+struct Overtaken {
+    root: PathBuf,
+    /// Operations until then.
+    left: AtomicU64,
+    /// How many operations of the other's come to pass.
+    of_other: u64,
+}
 
-impl Watch for Faster {
-    fn before(&self, operation: Operation<'_>, path: &Path) -> io::Result<()> {
-        let looks = operation == Operation::Read && path.ends_with("results");
-        if looks && !self.0.swap(true, Ordering::Relaxed) {
-            let store = Store::create(path.parent().expect("a store")).expect("no trouble");
-            work(&store, &Plain).expect("no trouble");
+impl Watch for Overtaken {
+    fn before(&self, _: Operation<'_>, _: &Path) -> io::Result<()> {
+        if counts_down(&self.left) {
+            let other = Dies(AtomicU64::new(self.of_other));
+            let store = Store::create_watched(&self.root, Some(Arc::new(other)));
+            let done = store.and_then(|store| work(&store, &Plain));
+            assert!(done.is_ok() || self.of_other != u64::MAX, "{done:?}");
         }
         Ok(())
     }
+
+    fn locks(&self) -> bool {
+        false
+    }
+}
+
+/// Fails in everything from one operation on, as the dead do.
+#[derive(Debug)]
+struct Dies(AtomicU64);
+
+impl Watch for Dies {
+    fn before(&self, _: Operation<'_>, _: &Path) -> io::Result<()> {
+        let died = self.0.load(Ordering::Relaxed) == 0 || counts_down(&self.0);
+        if died { Err(io::Error::other("it is dead")) } else { Ok(()) }
+    }
+
+    fn locks(&self) -> bool {
+        false
+    }
+}
+
+/// Takes one away; whether that was the last.
+fn counts_down(left: &AtomicU64) -> bool {
+    let less = |left: u64| left.checked_sub(1);
+    left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less) == Ok(1)
+}
+
+/// Works until it is overtaken before an operation; whether there was such an operation.
+fn is_overtaken(before: u64, of_other: u64, expected: &common::Results) -> bool {
+    let dir = scratch();
+    let root = dir.path().join("store");
+    let left = AtomicU64::new(before);
+    let overtaken = Arc::new(Overtaken { root: root.clone(), left, of_other });
+    let store = Store::create_watched(&root, Some(Arc::clone(&overtaken) as _));
+    let done = store.and_then(|store| work(&store, &Plain));
+    assert!(done.is_ok(), "overtaken before operation {before} by {of_other}: {done:?}");
+    all_is_well(&root, expected);
+    overtaken.left.load(Ordering::Relaxed) == 0
 }
 
 #[test]
-fn a_store_may_be_made_and_filled_while_another_is_about_to() {
-    let dir = scratch();
-    let faster = Arc::new(Faster::default());
-    let store = Store::create_watched(&dir.path().join("store"), Some(Arc::clone(&faster) as _));
-    store.expect("it is of this format");
-    assert!(faster.0.load(Ordering::Relaxed), "it was filled meanwhile");
+fn another_may_do_all_of_the_work_before_any_operation() {
+    let expected = expected();
+    let last = (1..).find(|before| !is_overtaken(*before, u64::MAX, &expected));
+    assert!(last > Some(100), "few operations: {last:?}");
+}
+
+#[test]
+fn another_may_do_some_of_the_work_before_any_operation_and_die() {
+    let expected = expected();
+    for before in 1_u64.. {
+        let mut dice = Dice(before.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+        let deaths = (0..setting("PARALOOM_RACES", 3)).map(|_| 1 + dice.below(150) as u64);
+        // Each is run, whatever comes of it.
+        let overtaken = deaths.map(|of_other| is_overtaken(before, of_other, &expected));
+        if overtaken.filter(|overtaken| !overtaken).count() > 0 {
+            break;
+        }
+    }
 }
 
 /// The results are the expected ones, and `gc` finds nothing that it cannot name.
