@@ -83,6 +83,22 @@ fn what_is_neither_needed_nor_pinned_goes() {
 }
 
 #[test]
+fn checkpoints_of_what_is_finished_go() {
+    let dir = scratch();
+    let store = sound(&dir.path().join("store"));
+    let (whole, half) = (whole_entry(&store), store.entry(&half_preimage().key()));
+    // As a run leaves it that was killed before it could remove them.
+    let [left, needed] = [&whole, &half].map(|entry| entry.dir().join("checkpoints"));
+    copy(&needed, &left);
+    let keys = HashSet::from([map_preimage().key(), whole_preimage().key(), half_preimage().key()]);
+    let garbage = store.garbage(&keys).expect("it can be read");
+    assert_eq!(garbage.iter().map(|item| &item.path).collect::<Vec<_>>(), [&left]);
+    collect(&store, &keys).expect("no trouble");
+    assert!(!left.exists() && needed.exists());
+    assert_eq!(results(&store).expect("no trouble"), expected());
+}
+
+#[test]
 fn pins_have_names_and_contents() {
     let dir = scratch();
     let store = sound(&dir.path().join("store"));
