@@ -11,32 +11,6 @@ use super::simd::{made_in_blocks, vectorized};
 pub(super) trait Arithmetic<S: Simd> {
     /// What a sum becomes with the product of a factor, which is one word for all lanes, and a register.
     fn add_product(simd: S, factor: f32, row: S::f32s, sum: S::f32s) -> S::f32s;
-
-    /// The same for each of the sums, of its factor and its register of `row`.
-    #[inline(always)]
-    fn multiply_add<const R: usize, const C: usize>(
-        simd: S,
-        factors: &[f32; R],
-        row: &[S::f32s; C],
-        sums: &mut [[S::f32s; C]; R],
-    ) {
-        for_each(factors, row, sums, |factor, row, sum| Self::add_product(simd, factor, row, sum));
-    }
-}
-
-/// Makes each of the sums `one` of its factor, its register of `row` and itself.
-#[inline(always)]
-fn for_each<V: Copy, const R: usize, const C: usize>(
-    factors: &[f32; R],
-    row: &[V; C],
-    sums: &mut [[V; C]; R],
-    one: impl Fn(f32, V, V) -> V,
-) {
-    for i in 0..R {
-        for j in 0..C {
-            sums[i][j] = one(factors[i], row[j], sums[i][j]);
-        }
-    }
 }
 
 /// A word is a number.
@@ -47,48 +21,6 @@ impl<S: Simd> Arithmetic<S> for Singles {
     fn add_product(simd: S, factor: f32, row: S::f32s, sum: S::f32s) -> S::f32s {
         simd.mul_add_e_f32s(simd.splat_f32s(factor), row, sum)
     }
-}
-
-/// A word is a pair, which is taken apart: for processors without instructions for it, with the same results but for
-/// what is too small for a normal f32.
-pub(super) struct Pairs;
-
-impl<S: Simd> Arithmetic<S> for Pairs {
-    #[inline(always)]
-    fn add_product(simd: S, factor: f32, row: S::f32s, sum: S::f32s) -> S::f32s {
-        let mut sums = [[sum]];
-        Self::multiply_add(simd, &[factor], &[row], &mut sums);
-        sums[0][0]
-    }
-
-    #[inline(always)]
-    fn multiply_add<const R: usize, const C: usize>(
-        simd: S,
-        factors: &[f32; R],
-        row: &[S::f32s; C],
-        sums: &mut [[S::f32s; C]; R],
-    ) {
-        let second = |word| simd.and_u32s(word, simd.splat_u32s(0xffff_0000));
-        let first = |word| simd.wrapping_dyn_shl_u32s(word, simd.splat_u32s(16));
-        // One half after the other: there are not registers enough for the numbers of both.
-        multiply_add_halves(simd, factors, row, sums, second);
-        multiply_add_halves(simd, factors, row, sums, first);
-    }
-}
-
-/// The same of what `number` makes of the words.
-#[inline(always)]
-fn multiply_add_halves<S: Simd, const R: usize, const C: usize>(
-    simd: S,
-    factors: &[f32; R],
-    row: &[S::f32s; C],
-    sums: &mut [[S::f32s; C]; R],
-    number: impl Fn(S::u32s) -> S::u32s,
-) {
-    let number = |word| simd.transmute_f32s_u32s(number(simd.transmute_u32s_f32s(word)));
-    for_each(factors, &row.map(number), sums, |factor, row, sum| {
-        simd.mul_add_e_f32s(number(simd.splat_f32s(factor)), row, sum)
-    });
 }
 
 /// Rows of `depth` numbers as rows of pairs, rounded to even: so many rows and words in each, zero where there is no number.
@@ -135,6 +67,24 @@ pub(super) fn pair(first: f32, second: f32) -> f32 {
     f32::from_bits(rounded(second) & 0xffff_0000 | rounded(first) >> 16)
 }
 
+/// The bf16 next to a number, as an f32.
+#[inline(always)]
+pub(super) fn halved(x: f32) -> f32 {
+    f32::from_bits(rounded(x) & 0xffff_0000)
+}
+
+/// The first number of a pair.
+#[inline(always)]
+pub(super) fn first_of_pair(pair: f32) -> f32 {
+    f32::from_bits(pair.to_bits() << 16)
+}
+
+/// The second number of a pair.
+#[inline(always)]
+pub(super) fn second_of_pair(pair: f32) -> f32 {
+    f32::from_bits(pair.to_bits() & 0xffff_0000)
+}
+
 /// A number whose upper half is the bf16 next to it, and of two the even one.
 #[inline(always)]
 fn rounded(x: f32) -> u32 {
@@ -154,34 +104,17 @@ impl WithSimd for InSingles<'_> {
     }
 }
 
-/// Products of pairs.
-pub(super) struct InPairs<'a>(pub(super) Run<'a>);
+#[cfg(target_arch = "x86_64")]
+pub(super) use self::avx512::{in_pairs, is_worth_it};
 
-impl WithSimd for InPairs<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
-        self.0.vectors::<S, Pairs>(simd);
-    }
+/// No processor has an instruction for pairs.
+#[cfg(not(target_arch = "x86_64"))]
+pub(super) fn in_pairs() -> Option<impl Fn(Run<'_>) + Sync> {
+    None::<fn(Run<'_>)>
 }
 
-impl InPairs<'_> {
-    /// Runs this with the fastest instructions that there are.
-    pub(super) fn run(self) {
-        #[cfg(target_arch = "x86_64")]
-        if let Some(v4) = avx512::available() {
-            return avx512::run(v4, self.0);
-        }
-        pulp::Arch::new().dispatch(self);
-    }
-}
-
-/// Whether this processor has an instruction for pairs.
-pub(super) fn has_instruction() -> bool {
-    #[cfg(target_arch = "x86_64")]
-    return avx512::available().is_some();
-    #[cfg(not(target_arch = "x86_64"))]
+#[cfg(not(target_arch = "x86_64"))]
+pub(super) fn is_worth_it() -> bool {
     false
 }
 
@@ -189,7 +122,7 @@ pub(super) fn has_instruction() -> bool {
 #[cfg(target_arch = "x86_64")]
 #[expect(unsafe_code, reason = "instructions that not every processor has")]
 mod avx512 {
-    use std::arch::x86_64::{__m512, __m512bh, _mm512_dpbf16_ps};
+    use std::arch::x86_64::{__cpuid, __m512, __m512bh, _mm512_dpbf16_ps};
     use std::mem::transmute;
     use std::sync::LazyLock;
 
@@ -197,21 +130,29 @@ mod avx512 {
 
     use super::{Arithmetic, Run};
 
-    /// AVX-512, on a processor that has the instruction too.
-    pub(super) fn available() -> Option<V4> {
+    /// What runs products of pairs, on a processor that has the instruction.
+    pub(in super::super) fn in_pairs() -> Option<impl Fn(Run<'_>) + Sync> {
         static THERE: LazyLock<Option<V4>> =
             LazyLock::new(|| V4::try_new().filter(|_| is_x86_feature_detected!("avx512bf16")));
-        *THERE
+        THERE.map(|v4| move |run: Run<'_>| run_pairs(v4, run))
     }
 
-    pub(super) fn run(v4: V4, run: Run<'_>) {
+    /// Whether it multiplies faster than multiply-adds of f32. Intel's is half as fast: its processors have tiles instead,
+    /// which not every virtual machine lets through.
+    pub(in super::super) fn is_worth_it() -> bool {
+        let vendor = __cpuid(0);
+        let name = [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes);
+        name.as_flattened() != b"GenuineIntel"
+    }
+
+    fn run_pairs(v4: V4, run: Run<'_>) {
         #[target_feature(
             enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512bf16,avx2,fma,bmi1,bmi2,lzcnt,popcnt"
         )]
         fn with_instruction(v4: V4, run: Run<'_>) {
             run.vectors::<V4, Pairs>(v4);
         }
-        // SAFETY: `available` gave `v4`, so the processor has all of these.
+        // SAFETY: `in_pairs` has seen that the processor has all of these.
         unsafe { with_instruction(v4, run) }
     }
 

@@ -1,6 +1,6 @@
 //! What the matrix product multiplies: either side as it lies in memory, and the orders in which the loops want it.
 
-use super::arithmetic::{pair, pair_rows, pairs};
+use super::arithmetic::{first_of_pair, halved, pair, pair_rows, pairs, second_of_pair};
 use super::int8::unpack;
 use super::product::PANEL;
 use super::simd::{LANES, made_in_blocks, prefetch, vectorized};
@@ -34,10 +34,11 @@ impl Place {
 }
 
 impl Left<'_> {
-    /// The words of this matrix of `rows` in strips: rows in groups of `most`, and of fewer at the end, as [`height`]
-    /// says, each strip column after column.
+    /// The words of this matrix of `rows` in strips: rows in groups of `most`, and of fewer at the end, filled up with
+    /// zeros as [`height`] says, each strip column after column.
     pub(super) fn strips(&self, rows: usize, depth: Depth, most: usize) -> Vec<f32> {
-        made_in_blocks(rows * depth.words(), most * depth.words(), |first, to| {
+        let filled = rows / most * most + height(rows % most, most);
+        made_in_blocks(filled * depth.words(), most * depth.words(), |first, to| {
             vectorized(
                 #[inline(always)]
                 || self.fill_strips(to, first * most, rows, depth, most),
@@ -55,14 +56,14 @@ impl Left<'_> {
         most: usize,
     ) {
         while !to.is_empty() {
-            let height = height(to.len() / depth.words(), most);
-            let (strip, rest) = to.split_at_mut(height * depth.words());
-            let place = Place { first, width: height, stride: height };
+            let stride = most.min(to.len() / depth.words());
+            let (strip, rest) = to.split_at_mut(stride * depth.words());
+            let place = Place { first, width: stride.min(rows - first), stride };
             match self {
                 Left::Rows(values) => from_columns(strip, values, depth, place),
                 Left::Transposed(values) => from_rows(strip, values, depth, rows, place),
             }
-            (to, first) = (rest, first + height);
+            (to, first) = (rest, first + stride);
         }
     }
 
@@ -94,15 +95,13 @@ pub(super) const STRIP: usize = 12;
 /// The same of 16 registers, as AVX2 has them.
 pub(super) const SHORT_STRIP: usize = STRIP / 2;
 
-/// Rows of the next strip, where so many are left.
+/// Rows of a strip where so many are left, and `most` are in a whole one. Fewer than that are filled up to a number that
+/// there are loops for: of strips of 8, 2 and 1 the last two would wait for their sums most of the time.
 pub(super) fn height(left: usize, most: usize) -> usize {
-    match left {
-        left if left >= most => most,
-        8.. => 8,
-        4.. => 4,
-        2.. => 2,
-        left => left,
-    }
+    [0, 1, 2, 4, SHORT_STRIP, 8]
+        .into_iter()
+        .find(|&height| left <= height)
+        .map_or(most, |height| height.min(most))
 }
 
 /// Rows that are made of columns together.
@@ -170,11 +169,13 @@ impl<'a> Right<'a> {
         })
     }
 
-    /// Where the panel after `panel`, the one at a place, lies in one piece, if it does.
+    /// Where the panel after the one at a place lies in one piece, if it does.
     #[inline(always)]
-    pub(super) fn next(&self, panel: &[f32], depth: Depth, place: Place) -> Option<*const f32> {
+    pub(super) fn next(&self, depth: Depth, place: Place) -> Option<*const f32> {
         match self {
-            Self::Panels(_) => Some(panel.as_ptr_range().end),
+            Self::Panels(values) => {
+                Some(values.as_ptr().wrapping_add((place.first + place.width) * depth.kept()))
+            }
             Self::Transposed(values) => {
                 Some(values.as_ptr().wrapping_add((place.first + place.width) * depth.numbers()))
             }
@@ -201,7 +202,7 @@ impl<'a> Right<'a> {
         let words = depth.words();
         if let Self::Panels(values) = self
             && width == stride
-            && words == depth.filled()
+            && depth.kept() == depth.filled()
         {
             return &values[first * words..][..words * width];
         }
@@ -226,7 +227,12 @@ impl<'a> Right<'a> {
             Self::Rows(values) => from_rows(to, values, depth, columns, place),
             Self::Transposed(values) => from_columns(to, values, depth, place),
             Self::Panels(values) | Self::Packed(values) => {
-                copy_rows(to, stride, &values[first * words..][..words * width], width, width);
+                let words = depth.kept();
+                let from = &values[first * words..][..words * width];
+                match depth {
+                    Depth::Apart(_) => take_apart(to, stride, from, width),
+                    _ => copy_rows(to, stride, from, width, width),
+                }
             }
             Self::Bytes { values, .. } => {
                 unpack(to, stride, &values[first * words / 2..][..words * width / 2], width);
@@ -243,9 +249,8 @@ fn from_columns(to: &mut [f32], values: &[f32], depth: Depth, place: Place) {
     let columns = &values[first * numbers..][..width * numbers];
     match depth {
         Depth::Singles(_) => transpose(to, stride, columns, numbers, singles_at),
-        Depth::Pairs(_) | Depth::Tiles(_) => {
-            transpose(to, stride, columns, numbers, pairs_at);
-        }
+        Depth::Pairs(_) | Depth::Tiles(_) => transpose(to, stride, columns, numbers, pairs_at),
+        Depth::Apart(_) => transpose(to, stride, columns, numbers, halves_at),
     }
 }
 
@@ -265,6 +270,23 @@ fn from_rows(to: &mut [f32], values: &[f32], depth: Depth, columns: usize, place
                 pair_rows(&mut to[..width], &from[..width], from.get(columns..columns + width));
             }
         }
+        Depth::Apart(numbers) => {
+            let (from, seconds) = (&values[first..], numbers / 2 * 2 * stride);
+            map_rows(&mut to[stride..], 2 * stride, from, 2 * columns, width, halved);
+            if numbers > 1 {
+                map_rows(
+                    &mut to[..seconds],
+                    2 * stride,
+                    &from[columns..],
+                    2 * columns,
+                    width,
+                    halved,
+                );
+            }
+            if numbers % 2 == 1 {
+                to[seconds..seconds + stride].fill(0.0);
+            }
+        }
     }
 }
 
@@ -281,14 +303,29 @@ fn ask_for_later(from: &[f32], stride: usize, width: usize) {
 /// Copies rows of `width`, `from_stride` apart, to rows `stride` apart.
 #[inline(always)]
 fn copy_rows(to: &mut [f32], stride: usize, from: &[f32], from_stride: usize, width: usize) {
+    map_rows(to, stride, from, from_stride, width, |x| x);
+}
+
+/// The same of what `f` makes of their numbers.
+#[inline(always)]
+fn map_rows(
+    to: &mut [f32],
+    stride: usize,
+    from: &[f32],
+    from_stride: usize,
+    width: usize,
+    f: impl Fn(f32) -> f32,
+) {
     match width {
-        PANEL => copy_rows_of::<PANEL>(to, stride, from, from_stride),
-        LANES => copy_rows_of::<LANES>(to, stride, from, from_stride),
-        STRIP => copy_rows_of::<STRIP>(to, stride, from, from_stride),
-        SHORT_STRIP => copy_rows_of::<SHORT_STRIP>(to, stride, from, from_stride),
+        PANEL => map_rows_of::<PANEL>(to, stride, from, from_stride, f),
+        LANES => map_rows_of::<LANES>(to, stride, from, from_stride, f),
+        STRIP => map_rows_of::<STRIP>(to, stride, from, from_stride, f),
+        SHORT_STRIP => map_rows_of::<SHORT_STRIP>(to, stride, from, from_stride, f),
         _ => {
-            for (to, from) in to.chunks_exact_mut(stride).zip(from.chunks(from_stride)) {
-                to[..width].copy_from_slice(&from[..width]);
+            for (to, from) in to.chunks_mut(stride).zip(from.chunks(from_stride)) {
+                for (to, from) in to.iter_mut().zip(&from[..width]) {
+                    *to = f(*from);
+                }
             }
         }
     }
@@ -296,18 +333,31 @@ fn copy_rows(to: &mut [f32], stride: usize, from: &[f32], from_stride: usize, wi
 
 /// The same of a width that the compiler knows: a call for each of these short rows costs more than the copy.
 #[inline(always)]
-fn copy_rows_of<const WIDTH: usize>(
+fn map_rows_of<const WIDTH: usize>(
     to: &mut [f32],
     stride: usize,
     from: &[f32],
     from_stride: usize,
+    f: impl Fn(f32) -> f32,
 ) {
-    for (to, from) in to.chunks_exact_mut(stride).zip(from.chunks(from_stride)) {
+    for (to, from) in to.chunks_mut(stride).zip(from.chunks(from_stride)) {
         ask_for_later(from, from_stride, WIDTH);
         if let (Some(to), Some(from)) = (to.first_chunk_mut(), from.first_chunk::<WIDTH>()) {
-            *to = *from;
+            // Of its own, so that the compiler knows that it is not what is read.
+            let mut row = [0.0; WIDTH];
+            for place in 0..WIDTH {
+                row[place] = f(from[place]);
+            }
+            *to = row;
         }
     }
+}
+
+/// Takes rows of `width` pairs apart, each into two rows `stride` words apart.
+#[inline(always)]
+fn take_apart(to: &mut [f32], stride: usize, pairs: &[f32], width: usize) {
+    map_rows(to, 2 * stride, pairs, width, width, second_of_pair);
+    map_rows(&mut to[stride..], 2 * stride, pairs, width, width, first_of_pair);
 }
 
 /// Copies the transpose of rows of `depth` to rows `stride` apart; `words` gives some words of a row.
@@ -355,6 +405,17 @@ fn pairs_at(row: &[f32], first: usize) -> [f32; LANES] {
     words
 }
 
+/// The same of numbers rounded to bf16, each in a word, and the second of a pair first.
+#[inline(always)]
+fn halves_at(row: &[f32], first: usize) -> [f32; LANES] {
+    let numbers = singles_at(row, first);
+    let mut words = [0.0; LANES];
+    for place in 0..LANES {
+        words[place] = halved(numbers[place ^ 1]);
+    }
+    words
+}
+
 /// How much of a row is multiplied and added up, and as what.
 #[derive(Clone, Copy)]
 pub(super) enum Depth {
@@ -364,13 +425,18 @@ pub(super) enum Depth {
     Pairs(usize),
     /// The same, with zeros up to whole tiles.
     Tiles(usize),
+    /// The same, taken apart: each in a word, and the second of a pair first, as the instruction for pairs adds them up.
+    Apart(usize),
 }
 
 impl Depth {
     /// Numbers in a row.
     fn numbers(self) -> usize {
         match self {
-            Self::Singles(numbers) | Self::Pairs(numbers) | Self::Tiles(numbers) => numbers,
+            Self::Singles(numbers)
+            | Self::Pairs(numbers)
+            | Self::Tiles(numbers)
+            | Self::Apart(numbers) => numbers,
         }
     }
 
@@ -379,6 +445,17 @@ impl Depth {
         match self {
             Self::Singles(numbers) => numbers,
             Self::Pairs(numbers) | Self::Tiles(numbers) => numbers.div_ceil(2),
+            Self::Apart(numbers) => numbers.next_multiple_of(2),
+        }
+    }
+
+    /// The same of those of a weight that is only read.
+    fn kept(self) -> usize {
+        match self {
+            Self::Singles(numbers) => numbers,
+            Self::Pairs(numbers) | Self::Tiles(numbers) | Self::Apart(numbers) => {
+                numbers.div_ceil(2)
+            }
         }
     }
 
@@ -386,7 +463,7 @@ impl Depth {
     pub(super) fn filled(self) -> usize {
         match self {
             Self::Tiles(_) => self.words().next_multiple_of(LANES),
-            Self::Singles(_) | Self::Pairs(_) => self.words(),
+            Self::Singles(_) | Self::Pairs(_) | Self::Apart(_) => self.words(),
         }
     }
 }

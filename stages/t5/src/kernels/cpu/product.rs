@@ -12,7 +12,7 @@ use std::{cell::RefCell, mem::MaybeUninit};
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::arithmetic::{self, Arithmetic, InPairs, InSingles};
+use super::arithmetic::{self, Arithmetic, InSingles};
 use super::operands::{Depth, Left, Place, Right, SHORT_STRIP, STRIP, height};
 use super::part::Part;
 use super::simd::{LANES, prefetch, vectorized};
@@ -45,10 +45,9 @@ pub(super) fn multiply(
         return;
     }
     let columns = right.values().len() / depth;
-    let (depth, height) = (Depth::Singles(depth), strip_height());
-    let strips = left.strips(out.len() / columns, depth, height);
-    let work = |run: Run<'_>| Arch::new().dispatch(InSingles(run));
-    share(Strips { words: &strips, height, scales: &[] }, right, depth, columns, out, work);
+    multiply_strips(left, right, Depth::Singles(depth), columns, out, |run| {
+        Arch::new().dispatch(InSingles(run));
+    });
 }
 
 /// The same of numbers that are rounded to bf16. Panels are those of [`half_panels`](super::half_panels).
@@ -61,27 +60,33 @@ pub(super) fn multiply_half(
     if out.is_empty() {
         return;
     }
-    match tiles::available() {
-        Some(tiles) => multiply_tiles(left, right, depth, out, tiles),
-        None => multiply_pairs(left, right, depth, out, |run| InPairs(run).run()),
+    if let Some(tiles) = tiles::available() {
+        return multiply_tiles(left, right, depth, out, tiles);
+    }
+    let columns = half_columns(right, depth);
+    match arithmetic::in_pairs().filter(|_| arithmetic::is_worth_it()) {
+        Some(work) => multiply_strips(left, right, Depth::Pairs(depth), columns, out, work),
+        None => multiply_strips(left, right, Depth::Apart(depth), columns, out, |run| {
+            Arch::new().dispatch(InSingles(run));
+        }),
     }
 }
 
-/// Whether this processor has instructions for that; without them it is slower than in f32.
+/// Whether this processor has instructions for that; without them it is as fast as in f32 at most.
 pub(in crate::kernels) fn has_half_instructions() -> bool {
-    tiles::available().is_some() || arithmetic::has_instruction()
+    tiles::available().is_some() || (arithmetic::in_pairs().is_some() && arithmetic::is_worth_it())
 }
 
 /// By instructions for vectors.
-fn multiply_pairs(
+fn multiply_strips(
     left: Left<'_>,
     right: Right<'_>,
-    depth: usize,
+    depth: Depth,
+    columns: usize,
     out: &mut [MaybeUninit<f32>],
     work: impl Fn(Run<'_>) + Sync,
 ) {
-    let columns = half_columns(right, depth);
-    let (depth, height) = (Depth::Pairs(depth), strip_height());
+    let height = strip_height();
     let strips = left.strips(out.len() / columns, depth, height);
     share(Strips { words: &strips, height, scales: &[] }, right, depth, columns, out, work);
 }
@@ -214,7 +219,7 @@ impl Run<'_> {
             let place = Place::new(task.first_column + column, task.columns);
             let Place { width, stride, .. } = place;
             let values = task.right.panel(scratch, task.depth, task.columns, place);
-            let next = task.right.next(values, task.depth, place);
+            let next = task.right.next(task.depth, place);
             work(&mut task, Panel { values, next, stride, column, width });
         }
     }
@@ -316,6 +321,10 @@ impl Task<'_> {
             let width = (C * S::F32_LANES).min(panel.width - first);
             let sums = sums::<S, A, R, C>(simd, left, right[part * C..].chunks(stride), ahead);
             for (row, sums) in (row..).zip(sums) {
+                // Not a shorter loop, for which sums would not stay in registers.
+                if row >= self.out.rows() {
+                    continue;
+                }
                 let out = &mut self.out.row(row)[panel.column + first..][..width];
                 match self.right {
                     Right::Bytes { scales, .. } => {
@@ -380,7 +389,11 @@ fn sums<'a, S: Simd, A: Arithmetic<S>, const R: usize, const C: usize>(
         let Some(row) = row.first_chunk::<C>() else { break };
         prefetch(next);
         next = next.wrapping_add(ahead.step);
-        A::multiply_add(simd, factors, row, &mut sums);
+        for i in 0..R {
+            for j in 0..C {
+                sums[i][j] = A::add_product(simd, factors[i], row[j], sums[i][j]);
+            }
+        }
     }
     sums
 }
@@ -513,32 +526,36 @@ pub(super) mod tests {
         for [rows, depth, columns] in SHAPES {
             let (a, b) = (matrix(rows, depth, 0.37), matrix(columns, depth, 0.73));
             let (left, right) = (Left::Rows(&a), Right::Transposed(&b));
-            let narrow = |depth, work: &(dyn Fn(Run<'_>) + Sync)| {
+            let narrow = |depth| {
                 let strips = left.strips(rows, depth, SHORT_STRIP);
                 let left = Strips { words: &strips, height: SHORT_STRIP, scales: &[] };
+                let work = |run: Run<'_>| Simd::vectorize(v3, InSingles(run));
                 written(rows * columns, |out| share(left, right, depth, columns, out, work))
             };
             let widest = written(rows * columns, |out| multiply(left, right, depth, out));
-            let work = |run: Run<'_>| Simd::vectorize(v3, InSingles(run));
-            assert_eq!(widest, narrow(Depth::Singles(depth), &work));
-            let widest = written(rows * columns, |out| {
-                multiply_pairs(left, right, depth, out, |run| InPairs(run).run());
-            });
-            let work = |run: Run<'_>| Simd::vectorize(v3, InPairs(run));
-            assert_eq!(widest, narrow(Depth::Pairs(depth), &work));
+            assert_eq!(widest, narrow(Depth::Singles(depth)));
+            let widest = written(rows * columns, |out| apart(left, right, depth, out));
+            assert_eq!(widest, narrow(Depth::Apart(depth)));
         }
+    }
+
+    /// Products of pairs that are taken apart.
+    fn apart(left: Left<'_>, right: Right<'_>, depth: usize, out: &mut [MaybeUninit<f32>]) {
+        let columns = half_columns(right, depth);
+        let work = |run: Run<'_>| Arch::new().dispatch(InSingles(run));
+        multiply_strips(left, right, Depth::Apart(depth), columns, out, work);
     }
 
     #[test]
     fn pairs_are_summed_in_singles_with_the_instruction_and_without_it() {
-        let emulated = |run: Run<'_>| Arch::new().dispatch(InPairs(run));
-        let emulated = halves(|left, right, depth, out| {
-            multiply_pairs(left, right, depth, out, emulated);
-        });
-        let fastest = halves(|left, right, depth, out| {
-            multiply_pairs(left, right, depth, out, |run| InPairs(run).run());
-        });
-        assert_eq!(emulated, fastest);
+        let emulated = halves(apart);
+        if let Some(work) = arithmetic::in_pairs() {
+            let fastest = halves(|left, right, depth, out| {
+                let columns = half_columns(right, depth);
+                multiply_strips(left, right, Depth::Pairs(depth), columns, out, &work);
+            });
+            assert_eq!(emulated, fastest);
+        }
     }
 
     #[test]
