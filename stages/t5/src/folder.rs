@@ -19,7 +19,11 @@ use serde_json::Value;
 
 pub use self::write::{Float, Format, parse_size, save, save_as};
 pub(crate) use self::write::{Stored, write_file, write_json, write_tensors};
-use crate::{Error, Result, config::Config, model::Model};
+use crate::{
+    Error, Result,
+    config::Config,
+    model::{Model, Precision, Slot},
+};
 
 const CONFIG: &str = "config.json";
 /// The field of it that says what the model is called.
@@ -41,14 +45,24 @@ const HEAD: &str = "lm_head.weight";
 /// # Errors
 /// When a file is missing, damaged or not T5; every message names the file.
 pub fn load(directory: &Path, device: &Device) -> Result<Model> {
+    let (config, files) = open(directory)?;
+    Model::from_values(config, device, |slot| files.values(slot))
+}
+
+/// Reads a model that is only read from, in a precision.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_to_read(directory: &Path, device: &Device, precision: Precision) -> Result<Model> {
+    let (config, files) = open(directory)?;
+    Model::to_read(config, device, precision, |slot| files.values(slot))
+}
+
+fn open(directory: &Path) -> Result<(Config, TensorFiles)> {
     let mut config = Config::read(&directory.join(CONFIG))?;
     let files = TensorFiles::open(directory)?;
     config.untied_head = files.has_own_head()?;
-    Model::from_values(config, device, |slot| {
-        let aliases: &[&str] =
-            if slot.name == SHARED_ALIASES[0] { &SHARED_ALIASES } else { &[&slot.name] };
-        files.read(aliases, &slot.shape())
-    })
+    Ok((config, files))
 }
 
 /// The configuration of the model in a directory.
@@ -56,9 +70,7 @@ pub fn load(directory: &Path, device: &Device) -> Result<Model> {
 /// # Errors
 /// When it cannot be read, or is not that of a T5.
 pub fn config(directory: &Path) -> Result<Config> {
-    let mut config = Config::read(&directory.join(CONFIG))?;
-    config.untied_head = TensorFiles::open(directory)?.has_own_head()?;
-    Ok(config)
+    Ok(open(directory)?.0)
 }
 
 /// Says in a model's `config.json` what it is called, where that says nothing yet.
@@ -125,6 +137,13 @@ impl TensorFiles {
             ));
         }
         Ok(files)
+    }
+
+    /// The values of a weight.
+    fn values(&self, slot: &Slot) -> Result<Vec<f32>> {
+        let aliases: &[&str] =
+            if slot.name == SHARED_ALIASES[0] { &SHARED_ALIASES } else { &[&slot.name] };
+        self.read(aliases, &slot.shape())
     }
 
     /// Takes in the header of a file.

@@ -50,7 +50,7 @@ pub(crate) fn estimate(config: &Config, purpose: Use) -> [u64; 2] {
             // Keys and values, of the source and of what is written.
             let cache = BATCH * TOKENS * blocks * 4 * F32 * config.inner_dim() as u64;
             let logits = BATCH * F32 * config.vocab_size as u64;
-            [kept, (kept + cache + logits).max(weights + head + loading)]
+            [kept, kept + loading.max(cache + logits)]
         }
         Use::Train { states, .. } => {
             // With a gradient of each.

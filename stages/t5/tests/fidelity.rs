@@ -96,6 +96,12 @@ fn report(check: &str, model: &str, bar: f64, measured: f64) {
 }
 
 impl Fixture {
+    /// The model as the stages that write and score have it.
+    fn to_read(&self, precision: Precision) -> Result<Model, Box<dyn std::error::Error>> {
+        let directory = fixtures_directory().join(&self.name);
+        Ok(folder::load_to_read(&directory, &default_device(), precision)?)
+    }
+
     fn examples(&self) -> Vec<Example> {
         let (sources, targets) = (ids(&self.recorded["sources"]), ids(&self.recorded["targets"]));
         let pairs = sources.into_iter().zip(targets);
@@ -144,12 +150,11 @@ fn logits_are_the_reference_s() -> TestResult {
             Ok(worst / scale)
         };
         report("logits", &fixture.name, bar::LOGITS, off(&fixture.model)?);
-        // As the stages that write and score have it.
-        let prepared = fixture.model.clone().prepared(Precision::F32);
+        let prepared = fixture.to_read(Precision::F32)?;
         report("logits, prepared", &fixture.name, bar::LOGITS, off(&prepared)?);
         match check_precision(&fixture.model.device(), Precision::Int8) {
             Ok(()) => {
-                let whole = fixture.model.clone().prepared(Precision::Int8);
+                let whole = fixture.to_read(Precision::Int8)?;
                 report("logits, precision int8", &fixture.name, bar::INT8, off(&whole)?);
             }
             Err(error) => println!("skipped: {error}"),
@@ -158,7 +163,7 @@ fn logits_are_the_reference_s() -> TestResult {
             println!("skipped: {error}");
             continue;
         }
-        let half = fixture.model.clone().prepared(Precision::Bf16);
+        let half = fixture.to_read(Precision::Bf16)?;
         let torch_alone = std::env::var_os("PARALOOM_TORCH_KERNELS").is_some();
         let bar = if torch_alone { bar::ALL_BF16 } else { bar::BF16 };
         report("logits, precision bf16", &fixture.name, bar, off(&half)?);
@@ -322,7 +327,7 @@ fn pickled_weights_are_refused_with_the_way_out() -> TestResult {
 #[test]
 fn generated_tokens_are_the_reference_s() -> TestResult {
     for fixture in fixtures()? {
-        let model = fixture.model.clone().prepared(Precision::F32);
+        let model = fixture.to_read(Precision::F32)?;
         let rows: Vec<Row> =
             ids(&fixture.recorded["inputs"]).into_iter().map(|ids| Row { ids, seed: 0 }).collect();
         let eos = fixture.model.config().eos_token_id;

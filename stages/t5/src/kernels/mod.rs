@@ -153,14 +153,22 @@ pub fn has_slow_halves(device: &Device) -> bool {
 
 /// A weight, `[out, in]`, in another order.
 pub fn reordered(weight: &Tensor<2>, order: Order) -> Tensor<2> {
-    let [rows, depth] = weight.dims();
-    let panels = match order {
-        Order::Plain | Order::Halves => return weight.clone(),
-        Order::Panels => read_values(weight, |values| cpu::panels(values, depth)),
-        Order::HalfPanels => read_values(weight, |values| cpu::half_panels(values, depth)),
-        Order::BytePanels => read_values(weight, |values| cpu::byte_panels(values, depth)),
+    if matches!(order, Order::Plain | Order::Halves) {
+        return weight.clone();
+    }
+    let values = read_values(weight, <[f32]>::to_vec).expect("weights are of f32");
+    in_order(values, weight.dims(), order, &weight.device())
+}
+
+/// A weight, `[out, in]`, of its values row by row.
+pub fn in_order(values: Vec<f32>, shape: [usize; 2], order: Order, device: &Device) -> Tensor<2> {
+    let [rows, depth] = shape;
+    let values = match order {
+        Order::Plain | Order::Halves => values,
+        Order::Panels => cpu::panels(&values, depth),
+        Order::HalfPanels => cpu::half_panels(&values, depth),
+        Order::BytePanels => cpu::byte_panels(&values, depth),
     };
-    let panels = panels.expect("weights are of f32");
-    let width = panels.len() / rows;
-    Tensor::from_data(TensorData::new(panels, [rows, width]), &weight.device())
+    let width = values.len() / rows;
+    Tensor::from_data(TensorData::new(values, [rows, width]), device)
 }

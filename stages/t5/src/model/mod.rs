@@ -5,7 +5,7 @@ pub mod positions;
 mod session;
 pub mod weights;
 
-use burn::tensor::{DType, Device, Tensor, TensorData};
+use burn::tensor::{DType, Device, Tensor};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -18,7 +18,7 @@ use crate::{
     Error, Result,
     config::Config,
     folder::Float,
-    kernels::{Order, has_panels, reordered},
+    kernels::{Order, has_panels, in_order, reordered},
     random::{Stream, mix},
 };
 
@@ -61,17 +61,60 @@ impl Model {
     pub fn from_values(
         config: Config,
         device: &Device,
+        values: impl FnMut(&Slot) -> Result<Vec<f32>>,
+    ) -> Result<Self> {
+        Self::in_order(config, device, Order::Plain, values)
+    }
+
+    /// The same, only to be read from: in this precision, if its device has it, and in the order in which weights are read
+    /// fastest.
+    ///
+    /// # Errors
+    /// As [`Model::from_values`].
+    pub fn to_read(
+        config: Config,
+        device: &Device,
+        precision: Precision,
+        values: impl FnMut(&Slot) -> Result<Vec<f32>>,
+    ) -> Result<Self> {
+        if !has_panels(device) {
+            let mut model = Self::from_values(config, device, values)?;
+            if precision == Precision::Bf16 {
+                model.weights = model.weights.map(|weight| weight.clone().cast(DType::BF16));
+            }
+            return Ok(model);
+        }
+        let order = match precision {
+            Precision::F32 => Order::Panels,
+            Precision::Bf16 => Order::HalfPanels,
+            Precision::Int8 => Order::BytePanels,
+        };
+        let mut model = Self::in_order(config, device, order, values)?;
+        model.output = Some((order, reordered(model.weights.output(), order)));
+        Ok(model)
+    }
+
+    /// A model with its linear layers in an order. Each weight is brought into it as soon as it is there, so that they are
+    /// never in memory twice.
+    fn in_order(
+        config: Config,
+        device: &Device,
+        order: Order,
         mut values: impl FnMut(&Slot) -> Result<Vec<f32>>,
     ) -> Result<Self> {
         config.check()?;
-        let weights = Weights::layout(&config).try_map(|slot| {
+        let mut layout = Weights::layout(&config).map(|slot| (slot.clone(), Order::Plain));
+        for (_, of_slot) in layout.linear_mut() {
+            *of_slot = order;
+        }
+        let weights = layout.try_map(|(slot, order)| {
             let values = values(slot)?;
             if values.len() != slot.len() {
                 let message =
                     format!("`{}` has {} values, not {}", slot.name, values.len(), slot.len());
                 return Err(Error::Weights(message));
             }
-            Ok(Tensor::from_data(TensorData::new(values, [slot.rows, slot.columns]), device))
+            Ok(in_order(values, [slot.rows, slot.columns], *order, device))
         })?;
         Ok(Self { config, weights, output: None })
     }
@@ -98,28 +141,6 @@ impl Model {
     /// The configuration.
     pub fn config(&self) -> &Config {
         &self.config
-    }
-
-    /// The same model, only to be read from: in this precision, if its device has it, and in the order in which weights are
-    /// read fastest.
-    #[must_use]
-    pub fn prepared(mut self, precision: Precision) -> Self {
-        if !has_panels(&self.device()) {
-            if precision == Precision::Bf16 {
-                self.weights = self.weights.map(|weight| weight.clone().cast(DType::BF16));
-            }
-            return self;
-        }
-        let order = match precision {
-            Precision::F32 => Order::Panels,
-            Precision::Bf16 => Order::HalfPanels,
-            Precision::Int8 => Order::BytePanels,
-        };
-        self.output = Some((order, reordered(self.weights.output(), order)));
-        for weight in self.weights.linear_mut() {
-            *weight = reordered(weight, order);
-        }
-        self
     }
 
     /// Where its weights are.

@@ -39,17 +39,15 @@ impl Loaded {
         };
         check_precision(&device, precision)?;
         if precision == Precision::Bf16 && has_slow_halves(&device) {
-            run.services().info("this processor has no instructions for bf16; f32 would be faster");
+            run.services()
+                .info("this processor has no fast instructions for bf16; f32 would be faster");
         }
         if device == cpu_device() {
             memory::check(run.services(), &folder::config(directory)?, purpose)?;
         }
-        let model = pool(run.threads())?.install(|| -> crate::Result<_> {
-            let model = folder::load(directory, &device)?;
-            Ok(match purpose {
-                Use::Read(precision) => model.prepared(precision),
-                Use::Train { .. } => model,
-            })
+        let model = pool(run.threads())?.install(|| match purpose {
+            Use::Read(precision) => folder::load_to_read(directory, &device, precision),
+            Use::Train { .. } => folder::load(directory, &device),
         })?;
         Ok(Self { model, tokenizer: Tokenizer::load(directory)? })
     }

@@ -319,7 +319,12 @@ impl Task<'_> {
         for part in 0..LANES / S::F32_LANES {
             let first = (part * C * S::F32_LANES).min(panel.width);
             let width = (C * S::F32_LANES).min(panel.width - first);
-            let sums = sums::<S, A, R, C>(simd, left, right[part * C..].chunks(stride), ahead);
+            let sums = if stride == C {
+                sums::<S, A, R, C>(simd, left, right.as_chunks().0, ahead)
+            } else {
+                let rows = right[part * C..].chunks(stride).filter_map(<[_]>::first_chunk);
+                sums::<S, A, R, C>(simd, left, rows, ahead)
+            };
             for (row, sums) in (row..).zip(sums) {
                 // Not a shorter loop, for which sums would not stay in registers.
                 if row >= self.out.rows() {
@@ -380,13 +385,12 @@ impl Task<'_> {
 fn sums<'a, S: Simd, A: Arithmetic<S>, const R: usize, const C: usize>(
     simd: S,
     left: &[[f32; R]],
-    right: impl Iterator<Item = &'a [S::f32s]>,
+    right: impl IntoIterator<Item = &'a [S::f32s; C]>,
     ahead: Ahead,
 ) -> [[S::f32s; C]; R] {
     let mut sums = [[simd.splat_f32s(0.0); C]; R];
     let mut next = ahead.next;
     for (factors, row) in left.iter().zip(right) {
-        let Some(row) = row.first_chunk::<C>() else { break };
         prefetch(next);
         next = next.wrapping_add(ahead.step);
         for i in 0..R {
