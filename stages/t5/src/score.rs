@@ -125,6 +125,9 @@ struct Visit<'a> {
     log: f64,
 }
 
+/// Positions that the nodes of a tree of labels take, more or less.
+const POSITIONS: usize = 8;
+
 /// Log probabilities of every label, up to a constant per row.
 fn log_probabilities(
     model: &Model,
@@ -133,7 +136,7 @@ fn log_probabilities(
     labels: &Labels,
 ) -> Result<Vec<Vec<f64>>> {
     let start = model.config().decoder_start_token_id;
-    let mut session = Session::new(model, sources);
+    let mut session = Session::new(model, sources, POSITIONS * rows);
     let mut logs = vec![vec![f64::NEG_INFINITY; labels.names.len()]; rows];
     let root = |row| Visit { node: &labels.tree, row, lane: Lane::new(row, start), log: 0.0 };
     let mut level: Vec<Visit<'_>> = (0..rows).map(root).collect();

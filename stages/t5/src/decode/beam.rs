@@ -58,7 +58,8 @@ pub(super) fn search(
     cancelled: &dyn Fn() -> bool,
 ) -> Result<Vec<Vec<Candidate>>> {
     let (start, eos) = (model.config().decoder_start_token_id, model.config().eos_token_id);
-    let mut session = Session::new(model, Packed::new(rows.iter().map(|row| row.ids.as_slice())));
+    let sources = Packed::new(rows.iter().map(|row| row.ids.as_slice()));
+    let mut session = Session::new(model, sources, rules.options.positions(rows.len()));
     let begin = |row| Beam { tokens: vec![start], score: 0.0, lane: Lane::new(row, start) };
     let mut sentences: Vec<Sentence> = (0..rows.len())
         .map(|row| Sentence { open: vec![begin(row)], ended: Vec::new(), done: false })

@@ -86,6 +86,24 @@ impl Default for Options {
     }
 }
 
+/// Tokens of a sentence, more or less.
+const SENTENCE: usize = 32;
+
+impl Options {
+    /// Sequences of one source that are computed side by side.
+    fn lanes(&self) -> usize {
+        match self.strategy {
+            Strategy::Beam { beams, .. } => beams,
+            _ => self.candidates,
+        }
+    }
+
+    /// Positions that are likely to be decoded for so many sources.
+    fn positions(&self, sources: usize) -> usize {
+        sources * self.lanes() * self.max_new_tokens.min(SENTENCE)
+    }
+}
+
 /// One generated sequence.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Candidate {
@@ -109,12 +127,8 @@ pub fn generate(
 ) -> Result<Vec<Vec<Candidate>>> {
     check(model, options)?;
     rows.iter().try_for_each(|row| model.check_ids(&row.ids))?;
-    let lanes_per_row = match options.strategy {
-        Strategy::Beam { beams, .. } => beams,
-        _ => options.candidates,
-    };
     let lengths: Vec<usize> = rows.iter().map(|row| row.ids.len()).collect();
-    in_batches(&model.device(), &lengths, options.batch_size / lanes_per_row, |batch| {
+    in_batches(&model.device(), &lengths, options.batch_size / options.lanes(), |batch| {
         let rows: Vec<&Row> = batch.iter().map(|&index| &rows[index]).collect();
         match options.strategy {
             Strategy::Beam { beams, length_penalty, early_stopping } => {

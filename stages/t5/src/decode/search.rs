@@ -25,7 +25,8 @@ pub(super) fn search(
     cancelled: &dyn Fn() -> bool,
 ) -> Result<Vec<Vec<Candidate>>> {
     let start = model.config().decoder_start_token_id;
-    let mut session = Session::new(model, Packed::new(rows.iter().map(|row| row.ids.as_slice())));
+    let sources = Packed::new(rows.iter().map(|row| row.ids.as_slice()));
+    let mut session = Session::new(model, sources, options.positions(rows.len()));
     let begin = |(row, candidate): (usize, usize)| Writing {
         row,
         candidate,

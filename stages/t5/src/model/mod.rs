@@ -6,6 +6,7 @@ mod session;
 pub mod weights;
 
 use burn::tensor::{DType, Device, Tensor};
+use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -61,9 +62,9 @@ impl Model {
     pub fn from_values(
         config: Config,
         device: &Device,
-        values: impl FnMut(&Slot) -> Result<Vec<f32>>,
+        values: impl Fn(&Slot) -> Result<Vec<f32>> + Sync,
     ) -> Result<Self> {
-        Self::in_order(config, device, Order::Plain, values)
+        Self::in_order(config, device, Order::Plain, |_, slot| values(slot))
     }
 
     /// The same, only to be read from: in this precision, if its device has it, and in the order in which weights are read
@@ -75,7 +76,7 @@ impl Model {
         config: Config,
         device: &Device,
         precision: Precision,
-        values: impl FnMut(&Slot) -> Result<Vec<f32>>,
+        values: impl Fn(&Slot) -> Result<Vec<f32>> + Sync,
     ) -> Result<Self> {
         if !has_panels(device) {
             let mut model = Self::from_values(config, device, values)?;
@@ -89,33 +90,38 @@ impl Model {
             Precision::Bf16 => Order::HalfPanels,
             Precision::Int8 => Order::BytePanels,
         };
-        let mut model = Self::in_order(config, device, order, values)?;
+        let mut model = Self::in_order(config, device, order, |_, slot| values(slot))?;
         model.output = Some((order, reordered(model.weights.output(), order)));
         Ok(model)
     }
 
-    /// A model with its linear layers in an order. Each weight is brought into it as soon as it is there, so that they are
-    /// never in memory twice.
+    /// A model with its linear layers in an order; `values` gets the number of a slot too. Each weight is brought into its
+    /// order as soon as it is there, so that not all of them are in memory twice.
     fn in_order(
         config: Config,
         device: &Device,
         order: Order,
-        mut values: impl FnMut(&Slot) -> Result<Vec<f32>>,
+        values: impl Fn(usize, &Slot) -> Result<Vec<f32>> + Sync,
     ) -> Result<Self> {
         config.check()?;
         let mut layout = Weights::layout(&config).map(|slot| (slot.clone(), Order::Plain));
         for (_, of_slot) in layout.linear_mut() {
             *of_slot = order;
         }
-        let weights = layout.try_map(|(slot, order)| {
-            let values = values(slot)?;
+        let tensor = |(number, (slot, order)): (usize, &&(Slot, Order))| {
+            let values = values(number, slot)?;
             if values.len() != slot.len() {
                 let message =
                     format!("`{}` has {} values, not {}", slot.name, values.len(), slot.len());
                 return Err(Error::Weights(message));
             }
             Ok(in_order(values, [slot.rows, slot.columns], *order, device))
-        })?;
+        };
+        // Of several errors the first is told, whichever thread was faster.
+        let tensors: Vec<Result<_>> = layout.list().par_iter().enumerate().map(tensor).collect();
+        let mut tensors = tensors.into_iter();
+        let missing = || Err(Error::Weights("there are fewer than the model has".into()));
+        let weights = layout.try_map(|_| tensors.next().unwrap_or_else(missing))?;
         Ok(Self { config, weights, output: None })
     }
 
@@ -125,15 +131,13 @@ impl Model {
     /// When the configuration cannot be a model.
     pub fn initial(config: Config, device: &Device, seed: u64) -> Result<Self> {
         let factor = config.initializer_factor;
-        let mut index = 0;
-        Self::from_values(config, device, |slot| {
-            index += 1;
+        Self::in_order(config, device, Order::Plain, |number, slot| {
             let deviation = match slot.spread {
                 Spread::One => return Ok(vec![factor as f32; slot.len()]),
                 Spread::Unit => factor,
                 Spread::InverseRoot(n) => factor / (n as f64).sqrt(),
             };
-            let mut stream = Stream::new(mix(seed, index));
+            let mut stream = Stream::new(mix(seed, number as u64 + 1));
             Ok((0..slot.len()).map(|_| (stream.normal() * deviation) as f32).collect())
         })
     }

@@ -57,20 +57,20 @@ pub struct Session<'a> {
 }
 
 impl<'a> Session<'a> {
-    /// Encodes the sources. Their ids have passed [`Model::check_ids`].
-    pub fn new(model: &'a Model, source: Packed) -> Self {
+    /// Encodes the sources. Their ids have passed [`Model::check_ids`]. There is room for some positions, as many as are
+    /// likely to be decoded in all lanes together; more is made when it is needed, and moves what is there.
+    pub fn new(model: &'a Model, source: Packed, positions: usize) -> Self {
         let network = model.network();
         let encoded = network.encode(&source);
         let cross = model.weights.decoder.blocks.iter().filter_map(|block| block.cross.as_ref());
-        let capacity = source.runs.len() * 8;
-        let empty = || zeros([capacity, model.config.inner_dim()], &encoded);
+        let empty = || zeros([positions, model.config.inner_dim()], &encoded);
         let memory = cross
             .map(|layer| Memory {
                 source: [&layer.k, &layer.v].map(|w| network.linear(encoded.clone(), w)),
                 decoded: [empty(), empty()],
             })
             .collect();
-        Self { network, source, memory, used: 0, capacity }
+        Self { network, source, memory, used: 0, capacity: positions }
     }
 
     /// Reads each lane's token; gives the decoder's output for it, `[lanes, d_model]`.

@@ -45,11 +45,13 @@ impl Loaded {
         if device == cpu_device() {
             memory::check(run.services(), &folder::config(directory)?, purpose)?;
         }
-        let model = pool(run.threads())?.install(|| match purpose {
+        let model = || match purpose {
             Use::Read(precision) => folder::load_to_read(directory, &device, precision),
             Use::Train { .. } => folder::load(directory, &device),
-        })?;
-        Ok(Self { model, tokenizer: Tokenizer::load(directory)? })
+        };
+        let tokenizer = || Tokenizer::load(directory);
+        let (model, tokenizer) = pool(run.threads())?.join(model, tokenizer);
+        Ok(Self { model: model?, tokenizer: tokenizer? })
     }
 }
 
