@@ -168,7 +168,7 @@ fn another_may_do_some_of_the_work_before_any_operation_and_die() {
     let expected = expected();
     for before in 1_u64.. {
         let mut dice = Dice(before.wrapping_mul(0x9E37_79B9_7F4A_7C15));
-        let deaths = (0..setting("PARALOOM_RACES", 3)).map(|_| 1 + dice.below(150) as u64);
+        let deaths = (0..setting("PARALOOM_RACES", 3).max(1)).map(|_| 1 + dice.below(150) as u64);
         // Each is run, whatever comes of it.
         let overtaken = deaths.map(|of_other| is_overtaken(before, of_other, &expected));
         if overtaken.filter(|overtaken| !overtaken).count() > 0 {

@@ -153,22 +153,32 @@ pub fn has_slow_halves(device: &Device) -> bool {
 
 /// A weight, `[out, in]`, in another order.
 pub fn reordered(weight: &Tensor<2>, order: Order) -> Tensor<2> {
-    if matches!(order, Order::Plain | Order::Halves) {
-        return weight.clone();
+    let [rows, depth] = weight.dims();
+    let words = read_values(weight, |values| words(values, depth, order));
+    match words.expect("weights are of f32") {
+        Some(words) => matrix(words, rows, &weight.device()),
+        None => weight.clone(),
     }
-    let values = read_values(weight, <[f32]>::to_vec).expect("weights are of f32");
-    in_order(values, weight.dims(), order, &weight.device())
 }
 
 /// A weight, `[out, in]`, of its values row by row.
 pub fn in_order(values: Vec<f32>, shape: [usize; 2], order: Order, device: &Device) -> Tensor<2> {
     let [rows, depth] = shape;
-    let values = match order {
-        Order::Plain | Order::Halves => values,
-        Order::Panels => cpu::panels(&values, depth),
-        Order::HalfPanels => cpu::half_panels(&values, depth),
-        Order::BytePanels => cpu::byte_panels(&values, depth),
-    };
-    let width = values.len() / rows;
-    Tensor::from_data(TensorData::new(values, [rows, width]), device)
+    let words = words(&values, depth, order).unwrap_or(values);
+    matrix(words, rows, device)
+}
+
+/// The words of a weight in an order, unless they are its values.
+fn words(values: &[f32], depth: usize, order: Order) -> Option<Vec<f32>> {
+    match order {
+        Order::Plain | Order::Halves => None,
+        Order::Panels => Some(cpu::panels(values, depth)),
+        Order::HalfPanels => Some(cpu::half_panels(values, depth)),
+        Order::BytePanels => Some(cpu::byte_panels(values, depth)),
+    }
+}
+
+fn matrix(words: Vec<f32>, rows: usize, device: &Device) -> Tensor<2> {
+    let width = words.len() / rows;
+    Tensor::from_data(TensorData::new(words, [rows, width]), device)
 }

@@ -293,10 +293,12 @@ impl ModelStage {
             ))
             .at("/new/vocabulary"));
         }
-        let model = Model::initial(size.config(vocabulary), &cpu_device(), run.seed())?;
+        let (pool, seed) = (pool(run.threads())?, run.seed());
+        let initial = || Model::initial(size.config(vocabulary), &cpu_device(), seed);
+        let model = pool.install(initial)?;
         let precision = self.config.dtype.unwrap_or_default();
         let format = Format { precision, ..Format::default() };
-        pool(run.threads())?.install(|| folder::save_as(&model, out, format))?;
+        pool.install(|| folder::save_as(&model, out, format))?;
         tokenizer.save(out)?;
         let card = Card {
             what: "with random weights",

@@ -45,9 +45,7 @@ pub(super) fn multiply(
         return;
     }
     let columns = right.values().len() / depth;
-    multiply_strips(left, right, Depth::Singles(depth), columns, out, |run| {
-        Arch::new().dispatch(InSingles(run));
-    });
+    multiply_strips(left, right, Depth::Singles(depth), columns, out, in_singles);
 }
 
 /// The same of numbers that are rounded to bf16. Panels are those of [`half_panels`](super::half_panels).
@@ -66,15 +64,18 @@ pub(super) fn multiply_half(
     let columns = half_columns(right, depth);
     match arithmetic::in_pairs().filter(|_| arithmetic::is_worth_it()) {
         Some(work) => multiply_strips(left, right, Depth::Pairs(depth), columns, out, work),
-        None => multiply_strips(left, right, Depth::Apart(depth), columns, out, |run| {
-            Arch::new().dispatch(InSingles(run));
-        }),
+        None => multiply_strips(left, right, Depth::Apart(depth), columns, out, in_singles),
     }
 }
 
 /// Whether this processor has instructions for that; without them it is as fast as in f32 at most.
 pub(in crate::kernels) fn has_half_instructions() -> bool {
     tiles::available().is_some() || (arithmetic::in_pairs().is_some() && arithmetic::is_worth_it())
+}
+
+/// Runs products of f32.
+fn in_singles(run: Run<'_>) {
+    Arch::new().dispatch(InSingles(run));
 }
 
 /// By instructions for vectors.
@@ -546,8 +547,7 @@ pub(super) mod tests {
     /// Products of pairs that are taken apart.
     fn apart(left: Left<'_>, right: Right<'_>, depth: usize, out: &mut [MaybeUninit<f32>]) {
         let columns = half_columns(right, depth);
-        let work = |run: Run<'_>| Arch::new().dispatch(InSingles(run));
-        multiply_strips(left, right, Depth::Apart(depth), columns, out, work);
+        multiply_strips(left, right, Depth::Apart(depth), columns, out, in_singles);
     }
 
     #[test]
