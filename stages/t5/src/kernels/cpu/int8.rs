@@ -146,6 +146,20 @@ pub(super) fn unpack(to: &mut [f32], stride: usize, panel: &[f32], width: usize)
     }
 }
 
+/// Writes sums of whole numbers, as many as there are columns, each times the scale of its row and that of its column.
+#[inline(always)]
+pub(super) fn store_scaled<S: Simd, const C: usize>(
+    out: &mut [MaybeUninit<f32>],
+    sums: [S::f32s; C],
+    row_scale: f32,
+    column_scales: &[f32],
+) {
+    let sums: &[i32] = bytemuck::cast_slice(&sums);
+    for ((out, sum), scale) in out.iter_mut().zip(sums).zip(column_scales) {
+        out.write(*sum as f32 * (row_scale * scale));
+    }
+}
+
 /// A word is a pair, and a sum is whole too.
 struct Pairs;
 

@@ -13,6 +13,7 @@ use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::arithmetic::{self, Arithmetic, InSingles};
+use super::int8::store_scaled;
 use super::operands::{Depth, Left, Place, Right, SHORT_STRIP, STRIP, height};
 use super::part::Part;
 use super::simd::{LANES, prefetch, vectorized};
@@ -415,20 +416,6 @@ fn store<S: Simd, const C: usize>(simd: S, out: &mut [MaybeUninit<f32>], sums: [
         let mut last = [0.0; LANES];
         simd.partial_store_f32s(&mut last[..rest.len()], sums[count]);
         rest.write_copy_of_slice(&last[..rest.len()]);
-    }
-}
-
-/// The same of whole numbers, each times the scale of its row and that of its column.
-#[inline(always)]
-fn store_scaled<S: Simd, const C: usize>(
-    out: &mut [MaybeUninit<f32>],
-    sums: [S::f32s; C],
-    row_scale: f32,
-    column_scales: &[f32],
-) {
-    let sums: &[i32] = bytemuck::cast_slice(&sums);
-    for ((out, sum), scale) in out.iter_mut().zip(sums).zip(column_scales) {
-        out.write(*sum as f32 * (row_scale * scale));
     }
 }
 
