@@ -316,8 +316,10 @@ nodes:
     project.write("rows.csv", &format!("source\n{rows}"));
     project.ok(&["run", "q.yaml", "--until", "wide"]);
     let (mut told, mut expected) = (String::new(), None);
-    // Downwards, to where a batch of all rows no longer fits.
-    for mebibytes in (512..3072).rev().step_by(128) {
+    // Downwards, to where a batch of all rows no longer fits; in smaller steps where half of it does not fit either.
+    let (mut mebibytes, mut step) = (3072, 128);
+    while step > 2 {
+        mebibytes -= step;
         let limit = format!("limit={mebibytes}");
         let script = format!(
             "ulimit -v {}; exec \"$0\" run q.yaml --threads 2 --set {limit}",
@@ -326,7 +328,8 @@ nodes:
         let output = shell(&project, &script);
         told = said(&output);
         if !output.status.success() {
-            break;
+            (mebibytes, step) = (mebibytes + step, step / 4);
+            continue;
         }
         let rows = project.ok(&["show", "q.yaml", "written", "--json", "--set", &limit]);
         if told.contains("out of memory: going on with batches of 96 instead of 192") {
