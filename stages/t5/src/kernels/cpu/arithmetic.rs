@@ -105,18 +105,19 @@ impl WithSimd for InSingles<'_> {
 }
 
 #[cfg(target_arch = "x86_64")]
-pub(super) use self::avx512::{in_pairs, is_worth_it};
+pub(super) use self::avx512::in_fast_pairs;
+/// Also where it is slow, to compare it.
+#[cfg(all(test, target_arch = "x86_64"))]
+pub(super) use self::avx512::in_pairs;
 
 /// No processor has an instruction for pairs.
 #[cfg(not(target_arch = "x86_64"))]
-pub(super) fn in_pairs() -> Option<impl Fn(Run<'_>) + Sync> {
+pub(super) fn in_fast_pairs() -> Option<impl Fn(Run<'_>) + Sync> {
     None::<fn(Run<'_>)>
 }
 
-#[cfg(not(target_arch = "x86_64"))]
-pub(super) fn is_worth_it() -> bool {
-    false
-}
+#[cfg(all(test, not(target_arch = "x86_64")))]
+pub(super) use self::in_fast_pairs as in_pairs;
 
 /// The instruction for pairs that AVX-512 has on some processors.
 #[cfg(target_arch = "x86_64")]
@@ -137,12 +138,16 @@ mod avx512 {
         THERE.map(|v4| move |run: Run<'_>| run_pairs(v4, run))
     }
 
-    /// Whether it multiplies faster than multiply-adds of f32. Intel's is half as fast: its processors have tiles instead,
+    /// The same where that is faster than multiply-adds of f32. Intel's is half as fast: its processors have tiles instead,
     /// which not every virtual machine lets through.
-    pub(in super::super) fn is_worth_it() -> bool {
-        let vendor = __cpuid(0);
-        let name = [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes);
-        name.as_flattened() != b"GenuineIntel"
+    pub(in super::super) fn in_fast_pairs() -> Option<impl Fn(Run<'_>) + Sync> {
+        // Asked once: a virtual machine answers slowly.
+        static IS_INTEL: LazyLock<bool> = LazyLock::new(|| {
+            let vendor = __cpuid(0);
+            let name = [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes);
+            name.as_flattened() == b"GenuineIntel"
+        });
+        in_pairs().filter(|_| !*IS_INTEL)
     }
 
     fn run_pairs(v4: V4, run: Run<'_>) {

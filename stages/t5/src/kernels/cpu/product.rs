@@ -63,15 +63,15 @@ pub(super) fn multiply_half(
         return multiply_tiles(left, right, depth, out, tiles);
     }
     let columns = half_columns(right, depth);
-    match arithmetic::in_pairs().filter(|_| arithmetic::is_worth_it()) {
+    match arithmetic::in_fast_pairs() {
         Some(work) => multiply_strips(left, right, Depth::Pairs(depth), columns, out, work),
         None => multiply_strips(left, right, Depth::Apart(depth), columns, out, in_singles),
     }
 }
 
-/// Whether this processor has instructions for that; without them it is as fast as in f32 at most.
+/// Whether this processor has fast instructions for that; without them it is as fast as in f32 at most.
 pub(in crate::kernels) fn has_half_instructions() -> bool {
-    tiles::available().is_some() || (arithmetic::in_pairs().is_some() && arithmetic::is_worth_it())
+    tiles::available().is_some() || arithmetic::in_fast_pairs().is_some()
 }
 
 /// Runs products of f32.
