@@ -2,35 +2,7 @@
 
 mod common;
 
-use std::path::PathBuf;
-use std::process::Command;
-
-use common::Project;
-
-/// Compiles `tests/abi/count.c` into the project's directory.
-fn count_library(project: &Project) -> PathBuf {
-    let library = project.file("libcount.so");
-    let root = env!("CARGO_MANIFEST_DIR");
-    let compiled = Command::new("cc")
-        .args([
-            "-std=c11",
-            "-Wall",
-            "-Wextra",
-            "-Werror",
-            "-shared",
-            "-fPIC",
-            "-fvisibility=hidden",
-            "-I",
-        ])
-        .arg(format!("{root}/engine/abi/include"))
-        .arg("-o")
-        .arg(&library)
-        .arg(format!("{root}/tests/abi/count.c"))
-        .status()
-        .expect("a C compiler");
-    assert!(compiled.success());
-    library
-}
+use common::{Project, c_library};
 
 #[test]
 fn a_stage_in_c() {
@@ -38,7 +10,7 @@ fn a_stage_in_c() {
         "paraloom: 1\nname: c\npart_rows: 10\nnodes:\n  n: { stage: count, with: { rows: 25 } }\n  \
          odd: { stage: threshold, inputs: { rows: n }, with: { keep: 'n % 2 = 1 and n > 20' } }\n",
     );
-    let library = count_library(&project);
+    let library = c_library(&project, "count");
     let stages = library.to_str().expect("text");
     project.ok(&["run", "p.yaml", "--stages", stages]);
     let rows =
@@ -63,7 +35,7 @@ fn a_stage_in_c() {
 #[test]
 fn what_is_not_a_library_is_refused() {
     let project = Project::new("paraloom: 1\nnodes: { n: { stage: count, with: { rows: 3 } } }\n");
-    let library = count_library(&project);
+    let library = c_library(&project, "count");
     let whole = std::fs::read(&library).expect("it was just compiled");
     std::fs::write(project.file("cut.so"), &whole[..3000]).expect("the directory is ours");
     project.write("text.so", "not a library\n");

@@ -11,8 +11,17 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 #[derive(Debug, Parser)]
 #[command(name = "paraloom", version, propagate_version = true, after_help = EXIT_CODES)]
 pub(crate) struct Args {
-    /// More stages: a library, or a directory of libraries. They are loaded into this
-    /// process, so load only what you trust.
+    #[command(flatten)]
+    pub(crate) stages: StageArgs,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Stages beside those that ship with Paraloom.
+#[derive(Debug, Default, ClapArgs)]
+pub(crate) struct StageArgs {
+    /// More stages: a library, or a directory of libraries. They may do what you may, so load
+    /// only what you trust.
     #[arg(
         long = "stages",
         global = true,
@@ -20,9 +29,11 @@ pub(crate) struct Args {
         env = "PARALOOM_STAGES",
         value_delimiter = ':'
     )]
-    pub(crate) stages: Vec<PathBuf>,
-    #[command(subcommand)]
-    pub(crate) command: Command,
+    pub(crate) paths: Vec<PathBuf>,
+    /// Load these libraries into this process. Each node of theirs has a process of its own
+    /// otherwise, so that a crash is an error of that node.
+    #[arg(long, global = true)]
+    pub(crate) in_process: bool,
 }
 
 const EXIT_CODES: &str = "\
@@ -78,6 +89,9 @@ pub(crate) enum Command {
     Unpin(UnpinArgs),
     /// List the runs against a store, and its pins.
     Runs(StoreArgs),
+    /// Load a stage library and do as the engine at the other end of stdin says.
+    #[command(hide = true)]
+    StageProcess,
 }
 
 /// Which pipeline, and where its results are.

@@ -3,18 +3,18 @@
 use std::path::{Path, PathBuf};
 
 use paraloom_exec::{Cancel, Observer, Remotes, RunError, Variables, Workspace};
-use paraloom_host::{Host, Origin, shipped_libraries};
+use paraloom_host::{Host, Isolation, Origin, shipped_libraries};
 use paraloom_pipeline::{Diagnostic, Graph, Severity};
 use paraloom_store::Store;
 
-use crate::args::PipelineArgs;
+use crate::args::{PipelineArgs, StageArgs};
 use crate::commands::find_node;
 use crate::error::{CliError, Result, USAGE};
 use crate::{hub, render};
 
 /// Loads the shipped stages and those of `more`.
-pub(crate) fn load_host(more: &[PathBuf]) -> Result<Host> {
-    let mut host = Host::default();
+pub(crate) fn load_host(more: &StageArgs) -> Result<Host> {
+    let mut host = Host::new((!more.in_process).then(isolation).transpose()?);
     let executable = std::env::current_exe().and_then(|path| path.canonicalize())?;
     for library in shipped_libraries(&executable) {
         host.load(&library, Origin::Shipped)?;
@@ -29,7 +29,7 @@ pub(crate) fn load_host(more: &[PathBuf]) -> Result<Host> {
             "`cargo build --release` in the project makes them; `cargo install` cannot carry them",
         ));
     }
-    for path in more.iter().filter(|path| !path.as_os_str().is_empty()) {
+    for path in more.paths.iter().filter(|path| !path.as_os_str().is_empty()) {
         if path.is_dir() {
             let mut files: Vec<_> =
                 std::fs::read_dir(path)?.flatten().map(|entry| entry.path()).collect();
@@ -45,6 +45,15 @@ pub(crate) fn load_host(more: &[PathBuf]) -> Result<Host> {
         }
     }
     Ok(host)
+}
+
+/// This program once more. By the name of what runs now: the file may have been replaced.
+fn isolation() -> Result<Isolation> {
+    let program = match Path::new("/proc/self/exe") {
+        running if running.exists() => running.to_owned(),
+        _ => std::env::current_exe()?,
+    };
+    Ok(Isolation { program, arguments: vec!["stage-process".into()] })
 }
 
 /// A pipeline that was checked without error.
@@ -63,7 +72,7 @@ pub(crate) struct Checked {
 
 /// Reads and checks a pipeline. Never uses the network: what is on a hub is looked for in the
 /// cache only.
-pub(crate) fn check(args: &PipelineArgs, stages: &[PathBuf]) -> Result<Checked> {
+pub(crate) fn check(args: &PipelineArgs, stages: &StageArgs) -> Result<Checked> {
     let workspace = read(args, stages)?;
     let (graph, diagnostics) = workspace.check(&args.settings.set, &variable);
     Ok(Checked { workspace, graph, diagnostics })
@@ -74,7 +83,7 @@ fn variable(name: &str) -> Option<String> {
 }
 
 /// Reads a pipeline and loads the stages.
-fn read(args: &PipelineArgs, stages: &[PathBuf]) -> Result<Workspace> {
+fn read(args: &PipelineArgs, stages: &StageArgs) -> Result<Workspace> {
     let path = &args.pipeline;
     let bytes = std::fs::read(path).map_err(|error| {
         CliError::usage(format!("cannot read the pipeline {}: {error}", path.display()))
@@ -107,7 +116,7 @@ fn decode(bytes: &[u8], path: &Path) -> Result<String> {
 
 impl Project {
     /// Reads and checks a pipeline; prints what is wrong with it.
-    pub(crate) fn open(args: &PipelineArgs, stages: &[PathBuf]) -> Result<Self> {
+    pub(crate) fn open(args: &PipelineArgs, stages: &StageArgs) -> Result<Self> {
         Self::sound(args, check(args, stages)?)
     }
 
@@ -115,7 +124,7 @@ impl Project {
     /// store, which is made if there is none. `None`: somebody asked to stop.
     pub(crate) fn open_fetched(
         args: &PipelineArgs,
-        stages: &[PathBuf],
+        stages: &StageArgs,
         until: Option<&str>,
         cancel: &Cancel,
         observer: Observer,

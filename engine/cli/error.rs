@@ -1,5 +1,6 @@
 //! Errors of the command line, and the exit code of each.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use paraloom_exec::RunError;
@@ -59,12 +60,30 @@ impl CliError {
         }
     }
 
+    /// A file of the user's could not be written.
+    pub(crate) fn writing(path: &Path, error: &(dyn std::error::Error + 'static)) -> Self {
+        let message = format!("cannot write {}: {error}", path.display());
+        let of_system = |error: &&(dyn std::error::Error + 'static)| error.is::<std::io::Error>();
+        let mut causes = std::iter::successors(Some(error), |error| error.source());
+        match causes.find(of_system).and_then(|error| error.downcast_ref::<std::io::Error>()) {
+            Some(source) if is_full(source) => {
+                Self::new(OUT_OF_SPACE, message).hint(more_room(source))
+            }
+            _ => Self::new(NODE_FAILED, message),
+        }
+    }
+
     pub(crate) fn report(self) -> ExitCode {
         if !self.silent {
             render::error(&self.message, self.hint.as_deref());
         }
         ExitCode::from(self.code)
     }
+}
+
+fn is_full(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | FileTooLarge | QuotaExceeded)
 }
 
 /// What to do about a file for which there is no room.

@@ -103,6 +103,24 @@ impl Project {
     }
 }
 
+/// Compiles the stage library `tests/abi/NAME.c` into the project's directory.
+pub(crate) fn c_library(project: &Project, name: &str) -> PathBuf {
+    let library = project.file(&format!("lib{name}.so"));
+    let root = env!("CARGO_MANIFEST_DIR");
+    let warnings = ["-std=gnu11", "-Wall", "-Wextra", "-Werror", "-Wno-infinite-recursion"];
+    let compiled = Command::new("cc")
+        .args(warnings)
+        .args(["-shared", "-fPIC", "-fvisibility=hidden", "-I"])
+        .arg(format!("{root}/engine/abi/include"))
+        .arg("-o")
+        .arg(&library)
+        .arg(format!("{root}/tests/abi/{name}.c"))
+        .status()
+        .expect("a C compiler");
+    assert!(compiled.success());
+    library
+}
+
 /// A tiny T5 from nothing through all steps, in a second or two.
 pub(crate) const TINY: &str = "\
 paraloom: 1

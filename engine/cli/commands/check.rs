@@ -1,18 +1,17 @@
 //! `check`: all errors of a pipeline at once.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use paraloom_pipeline::{Diagnostic, Place, Severity};
 use serde_json::json;
 
 use super::print;
-use crate::args::CheckArgs;
+use crate::args::{CheckArgs, StageArgs};
 use crate::context::{Checked, check};
 use crate::error::{Result, USAGE};
 use crate::render;
 
-pub(crate) fn run(args: &CheckArgs, stages: &[PathBuf]) -> Result<ExitCode> {
+pub(crate) fn run(args: &CheckArgs, stages: &StageArgs) -> Result<ExitCode> {
     let path = &args.pipeline.pipeline;
     let checked = check(&args.pipeline, stages)?;
     let Checked { workspace, graph, diagnostics } = &checked;

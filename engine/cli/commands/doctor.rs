@@ -1,15 +1,15 @@
 //! `doctor`: what computes here, what does not, and why.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use paraloom_host::HostError;
 
 use super::print;
+use crate::args::StageArgs;
 use crate::context::load_host;
 use crate::error::{CliError, Result};
 
-pub(crate) fn run(stages: &[PathBuf]) -> Result<ExitCode> {
+pub(crate) fn run(stages: &StageArgs) -> Result<ExitCode> {
     let host = load_host(stages)?;
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     print(&format!("paraloom {}, {cores} cores", env!("CARGO_PKG_VERSION")))?;

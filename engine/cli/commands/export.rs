@@ -1,20 +1,23 @@
 //! `export`: a table as one file by extension, an artifact as a directory.
 
+use std::error::Error;
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use arrow::array::RecordBatch;
+use arrow::error::ArrowError;
 use paraloom_exec::{Lookup, PortResult, TableRef};
 use parquet::arrow::ArrowWriter;
+use parquet::errors::ParquetError;
 
-use crate::args::ExportArgs;
+use crate::args::{ExportArgs, StageArgs};
 use crate::context::Project;
 use crate::error::{CliError, NODE_FAILED, Result};
 use crate::render;
 
-pub(crate) fn run(args: &ExportArgs, stages: &[PathBuf]) -> Result<ExitCode> {
+pub(crate) fn run(args: &ExportArgs, stages: &StageArgs) -> Result<ExitCode> {
     let project = Project::open(&args.pipeline, stages)?;
     let store = project.need_store()?;
     let lookup = Lookup::new(&project.graph, &project.workspace.host, Some(&store))?;
@@ -26,70 +29,94 @@ pub(crate) fn run(args: &ExportArgs, stages: &[PathBuf]) -> Result<ExitCode> {
     if args.to.exists() {
         return Err(CliError::usage(format!("{} is there already", args.to.display())));
     }
-    match result {
-        PortResult::Table(table) => write_table(table, &args.to)?,
+    let failed = |error: &(dyn Error + 'static)| CliError::writing(&args.to, error);
+    let aside = aside(&args.to);
+    if let Some(folder) = args.to.parent() {
+        std::fs::create_dir_all(folder).map_err(|error| failed(&error))?;
+    }
+    let written = match result {
+        PortResult::Table(table) => write_table(table, &args.to, &aside),
         PortResult::Artifact { entry, port, artifact } => {
             entry.verify_artifact(port, artifact)?;
-            let from = entry.artifact_dir(port, artifact);
-            for file in &artifact.files {
-                let to = args.to.join(&file.path);
-                std::fs::create_dir_all(to.parent().unwrap_or(&args.to))?;
-                std::fs::copy(from.join(&file.path), to)?;
-            }
+            let files = artifact.files.iter().map(|file| file.path.as_ref());
+            copy(&entry.artifact_dir(port, artifact), files, &aside).map_err(|error| failed(&error))
         }
+    };
+    // What has this name is always whole.
+    let rename = || std::fs::rename(&aside, &args.to).map_err(|error| failed(&error));
+    if let Err(error) = written.and_then(|()| rename()) {
+        remove(&aside);
+        return Err(error);
     }
     render::note(&format!("wrote {}", args.to.display()));
     Ok(ExitCode::SUCCESS)
 }
 
-/// Writes aside and renames, so that a file of this name is always whole.
-fn write_table(table: &TableRef, to: &Path) -> Result<()> {
+/// Where something is written until it is whole; what a killed export has left there goes.
+fn aside(to: &Path) -> PathBuf {
     let mut aside = to.as_os_str().to_owned();
     aside.push(".part");
     let aside = PathBuf::from(aside);
-    let written = write_to(table, to, &aside).and_then(|()| Ok(std::fs::rename(&aside, to)?));
-    if written.is_err() {
-        let _ = std::fs::remove_file(&aside);
-    }
-    written
+    remove(&aside);
+    aside
 }
 
-fn write_to(table: &TableRef, to: &Path, aside: &Path) -> Result<()> {
+/// Removes what may not be there.
+fn remove(aside: &Path) {
+    let _ =
+        if aside.is_dir() { std::fs::remove_dir_all(aside) } else { std::fs::remove_file(aside) };
+}
+
+fn copy<'a>(from: &Path, files: impl Iterator<Item = &'a Path>, to: &Path) -> std::io::Result<()> {
+    for file in files {
+        let to = to.join(file);
+        std::fs::create_dir_all(to.parent().unwrap_or(&to))?;
+        std::fs::copy(from.join(file), to)?;
+    }
+    Ok(())
+}
+
+fn write_table(table: &TableRef, to: &Path, aside: &Path) -> Result<()> {
     let extension =
         to.extension().and_then(|text| text.to_str()).unwrap_or_default().to_lowercase();
-    let create = || File::create(aside).map(BufWriter::new);
-    match extension.as_str() {
+    // What cannot be read is not the file's fault.
+    let batches = || table.batches().map(|batch| batch.map_err(CliError::from));
+    let create =
+        || File::create(aside).map(BufWriter::new).map_err(|error| CliError::writing(to, &error));
+    let arrow = |error: ArrowError| CliError::writing(to, &error);
+    let parquet = |error: ParquetError| CliError::writing(to, &error);
+    let mut file = match extension.as_str() {
         "csv" | "tsv" => {
             let delimiter = if extension == "csv" { b',' } else { b'\t' };
             let builder =
                 arrow_csv::WriterBuilder::new().with_header(true).with_delimiter(delimiter);
             let mut writer = builder.build(create()?);
-            writer.write(&RecordBatch::new_empty(table.schema.clone()))?;
-            for batch in table.batches() {
-                writer.write(&batch?)?;
+            writer.write(&RecordBatch::new_empty(table.schema.clone())).map_err(arrow)?;
+            for batch in batches() {
+                writer.write(&batch?).map_err(arrow)?;
             }
-            Ok(writer.into_inner().flush()?)
+            writer.into_inner()
         }
         "jsonl" | "ndjson" => {
             let mut writer = arrow_json::LineDelimitedWriter::new(create()?);
-            for batch in table.batches() {
-                writer.write(&batch?)?;
+            for batch in batches() {
+                writer.write(&batch?).map_err(arrow)?;
             }
-            writer.finish()?;
-            Ok(writer.into_inner().flush()?)
+            writer.finish().map_err(arrow)?;
+            writer.into_inner()
         }
         "parquet" => {
-            let fail = |error: parquet::errors::ParquetError| {
-                CliError::new(NODE_FAILED, error.to_string())
-            };
             let mut writer =
-                ArrowWriter::try_new(create()?, table.schema.clone(), None).map_err(fail)?;
-            for batch in table.batches() {
-                writer.write(&batch?).map_err(fail)?;
+                ArrowWriter::try_new(create()?, table.schema.clone(), None).map_err(parquet)?;
+            for batch in batches() {
+                writer.write(&batch?).map_err(parquet)?;
             }
-            Ok(writer.into_inner().map_err(fail)?.flush()?)
+            writer.into_inner().map_err(parquet)?
         }
-        _ => Err(CliError::usage(format!("the extension of {} tells no format", to.display()))
-            .hint("use .csv, .tsv, .jsonl or .parquet")),
-    }
+        _ => {
+            let unknown = format!("the extension of {} tells no format", to.display());
+            return Err(CliError::usage(unknown).hint("use .csv, .tsv, .jsonl or .parquet"));
+        }
+    };
+    file.flush().map_err(|error| CliError::writing(to, &error))
 }

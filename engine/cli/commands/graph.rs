@@ -1,15 +1,14 @@
 //! `graph`: the pipeline as a picture.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use super::print;
-use crate::args::{GraphArgs, GraphFormat};
+use crate::args::{GraphArgs, GraphFormat, StageArgs};
 use crate::context::Project;
 use crate::error::Result;
 use crate::render;
 
-pub(crate) fn run(args: &GraphArgs, stages: &[PathBuf]) -> Result<ExitCode> {
+pub(crate) fn run(args: &GraphArgs, stages: &StageArgs) -> Result<ExitCode> {
     let project = Project::open(&args.pipeline, stages)?;
     let draw = match args.format {
         GraphFormat::Terminal => render::terminal,

@@ -2,11 +2,11 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 use super::stages::schema_text;
-use crate::args::InitArgs;
+use crate::args::{InitArgs, StageArgs};
 use crate::error::{CliError, Result};
 use crate::render;
 
@@ -19,7 +19,7 @@ The company raised its prices in May.
 Profit fell by 12 percent because demand was weak.
 ";
 
-pub(crate) fn run(args: &InitArgs, stages: &[PathBuf]) -> Result<ExitCode> {
+pub(crate) fn run(args: &InitArgs, stages: &StageArgs) -> Result<ExitCode> {
     let pipeline = PIPELINE
         .replace("../schemas/", "")
         .replace("pipelines/pawraphrase.yaml", "pipeline.yaml")

@@ -57,6 +57,10 @@ pub(crate) fn dispatch(args: &Args) -> Result<ExitCode> {
         Command::Pin(args) => store::pin(args, stages),
         Command::Unpin(args) => store::unpin(args),
         Command::Runs(args) => store::runs(args),
+        Command::StageProcess => {
+            paraloom_host::attend()?;
+            Ok(ExitCode::SUCCESS)
+        }
     }
 }
 

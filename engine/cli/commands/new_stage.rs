@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use super::init::write_new;
+use crate::args::StageArgs;
 use crate::context::load_host;
 use crate::error::{CliError, Result};
 use crate::render;
@@ -50,7 +51,9 @@ pub(super) fn run(dir: &Path, sdk: Option<&Path>) -> Result<ExitCode> {
         return Err(CliError::usage(message)
             .hint("name a directory of small letters, digits and `-`, such as `my-stage`"));
     }
-    if let Some(other) = load_host(&[])?.stages().find(|stage| stage.info.name == name) {
+    if let Some(other) =
+        load_host(&StageArgs::default())?.stages().find(|stage| stage.info.name == name)
+    {
         let message = format!("there is a stage `{name}` already, in {}", other.info.library);
         return Err(CliError::usage(message).hint("name another directory"));
     }

@@ -1,6 +1,5 @@
 //! `plan`: what a run would do, and why.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use paraloom_exec::{Cancel, Job, NodePlan, State};
@@ -9,12 +8,12 @@ use paraloom_store::Store;
 
 use super::print;
 use super::run::options;
-use crate::args::PlanArgs;
+use crate::args::{PlanArgs, StageArgs};
 use crate::context::Project;
 use crate::error::Result;
 use crate::render::bytes;
 
-pub(crate) fn run(args: &PlanArgs, stages: &[PathBuf]) -> Result<ExitCode> {
+pub(crate) fn run(args: &PlanArgs, stages: &StageArgs) -> Result<ExitCode> {
     let project = Project::open(&args.pipeline, stages)?;
     let (graph, host) = (&project.graph, &project.workspace.host);
     let store = project.store()?;

@@ -1,7 +1,7 @@
 //! `report`: one page on what came of a pipeline.
 
 use std::collections::HashSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 use arrow::array::AsArray;
@@ -15,7 +15,7 @@ use super::expect::unmet;
 use super::print;
 use super::run::{input_rows, outcome};
 use super::show::{project, read_rows};
-use crate::args::ReportArgs;
+use crate::args::{ReportArgs, StageArgs};
 use crate::context::Project;
 use crate::error::{CliError, Result};
 use crate::render::{self, Chart, Group, NodeLine, Report, Table, duration, number};
@@ -23,7 +23,7 @@ use crate::render::{self, Chart, Group, NodeLine, Report, Table, duration, numbe
 /// Rows of a table, where the pipeline does not say.
 const ROWS: usize = 10;
 
-pub(crate) fn run(args: &ReportArgs, stages: &[PathBuf]) -> Result<ExitCode> {
+pub(crate) fn run(args: &ReportArgs, stages: &StageArgs) -> Result<ExitCode> {
     let project = Project::open(&args.pipeline, stages)?;
     let store = project.need_store()?;
     let graph = &project.graph;

@@ -1,6 +1,5 @@
 //! `run`: do what is left of a pipeline.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -11,13 +10,13 @@ use petgraph::graph::NodeIndex;
 use super::expect::unmet;
 use super::print;
 use super::show::{project, read_rows};
-use crate::args::RunArgs;
+use crate::args::{RunArgs, StageArgs};
 use crate::context::Project;
 use crate::error::{CliError, Result, UNEXPECTED};
 use crate::render::{self, Progress, duration};
 use crate::signals::Signals;
 
-pub(crate) fn run(args: &RunArgs, stages: &[PathBuf]) -> Result<ExitCode> {
+pub(crate) fn run(args: &RunArgs, stages: &StageArgs) -> Result<ExitCode> {
     let cancel = Cancel::default();
     let signals = Signals::listen(&cancel.flag());
     let progress = Progress::new();

@@ -1,6 +1,6 @@
 //! `serve`: a chain of map nodes behind HTTP.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -13,13 +13,13 @@ use paraloom_serve::{About, Mapped, Mapper, Server, Settings};
 use petgraph::graph::NodeIndex;
 
 use super::run::{find_node, options};
-use crate::args::ServeArgs;
+use crate::args::{ServeArgs, StageArgs};
 use crate::context::Project;
 use crate::error::{CliError, Result};
 use crate::render;
 use crate::signals::Signals;
 
-pub(crate) fn run(args: &ServeArgs, stages: &[PathBuf]) -> Result<ExitCode> {
+pub(crate) fn run(args: &ServeArgs, stages: &StageArgs) -> Result<ExitCode> {
     let stop = Arc::<AtomicBool>::default();
     let _signals = Signals::listen(&stop);
     let project = Project::open(&args.pipeline, stages)?;

@@ -1,6 +1,5 @@
 //! `show`: rows of a table.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use arrow::array::RecordBatch;
@@ -9,7 +8,7 @@ use paraloom_exec::{Found, Lookup, PortResult, TableRef};
 use paraloom_expr::Expr;
 use paraloom_pipeline::{Graph, nearest};
 
-use crate::args::ShowArgs;
+use crate::args::{ShowArgs, StageArgs};
 use crate::context::Project;
 use crate::error::{CliError, Result};
 use crate::render;
@@ -17,7 +16,7 @@ use crate::render;
 /// Rows in a table for a person, unless asked otherwise.
 const DEFAULT_LIMIT: usize = 20;
 
-pub(crate) fn run(args: &ShowArgs, stages: &[PathBuf]) -> Result<ExitCode> {
+pub(crate) fn run(args: &ShowArgs, stages: &StageArgs) -> Result<ExitCode> {
     let project_ = Project::open(&args.pipeline, stages)?;
     let store = project_.need_store()?;
     let lookup = Lookup::new(&project_.graph, &project_.workspace.host, Some(&store))?;

@@ -1,17 +1,16 @@
 //! `stages` and `schema`: what there is to build pipelines from.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use paraloom_pipeline::{StageInfo, editor_schema, nearest};
 
 use super::{new_stage, print};
-use crate::args::{StagesArgs, StagesCommand};
+use crate::args::{StageArgs, StagesArgs, StagesCommand};
 use crate::context::load_host;
 use crate::error::{CliError, Result};
 use crate::render::reference;
 
-pub(crate) fn run(args: &StagesArgs, stages: &[PathBuf]) -> Result<ExitCode> {
+pub(crate) fn run(args: &StagesArgs, stages: &StageArgs) -> Result<ExitCode> {
     if let Some(StagesCommand::New { dir, sdk }) = &args.command {
         return new_stage::run(dir, sdk.as_deref());
     }
@@ -45,13 +44,13 @@ fn find<'a>(infos: &[&'a StageInfo], name: &str) -> Result<&'a StageInfo> {
     })
 }
 
-pub(crate) fn schema(stages: &[PathBuf]) -> Result<ExitCode> {
+pub(crate) fn schema(stages: &StageArgs) -> Result<ExitCode> {
     print(&schema_text(stages)?)?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// The JSON Schema of pipelines with the stages that are there.
-pub(crate) fn schema_text(stages: &[PathBuf]) -> Result<String> {
+pub(crate) fn schema_text(stages: &StageArgs) -> Result<String> {
     let host = load_host(stages)?;
     let schema = editor_schema(host.stages().map(|stage| &stage.info));
     Ok(serde_json::to_string_pretty(&schema).unwrap_or_default())

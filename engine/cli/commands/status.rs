@@ -1,6 +1,5 @@
 //! `status`: what is done, what is left, and how the newest run went.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use paraloom_exec::State;
@@ -9,12 +8,12 @@ use serde_json::{Value, json};
 
 use super::plan::describe;
 use super::print;
-use crate::args::PlanArgs;
+use crate::args::{PlanArgs, StageArgs};
 use crate::context::Project;
 use crate::error::Result;
 use crate::render::duration;
 
-pub(crate) fn run(args: &PlanArgs, stages: &[PathBuf]) -> Result<ExitCode> {
+pub(crate) fn run(args: &PlanArgs, stages: &StageArgs) -> Result<ExitCode> {
     let project = Project::open(&args.pipeline, stages)?;
     let (graph, host) = (&project.graph, &project.workspace.host);
     let store = project.store()?;

@@ -1,7 +1,7 @@
 //! `verify`, `gc`, `pin`, `unpin` and `runs`: the store itself.
 
 use std::collections::{BTreeSet, HashSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 use paraloom_exec::{Found, Lookup};
@@ -9,7 +9,7 @@ use paraloom_store::{Key, Pin, Store};
 
 use super::print;
 use super::status::outcome;
-use crate::args::{GcArgs, PinArgs, PipelineArgs, StoreArgs, UnpinArgs};
+use crate::args::{GcArgs, PinArgs, PipelineArgs, StageArgs, StoreArgs, UnpinArgs};
 use crate::context::{Project, store_path};
 use crate::error::{CliError, Result};
 use crate::render::{self, bytes};
@@ -52,7 +52,7 @@ fn keys(args: &PipelineArgs, project: &Project, store: &Store) -> Result<BTreeSe
     project.graph.order().iter().map(key).collect()
 }
 
-pub(crate) fn pin(args: &PinArgs, stages: &[PathBuf]) -> Result<ExitCode> {
+pub(crate) fn pin(args: &PinArgs, stages: &StageArgs) -> Result<ExitCode> {
     let project = Project::open(&args.pipeline, stages)?;
     let store = project.need_store()?;
     // Not while `gc` removes what is to be kept.
@@ -76,7 +76,7 @@ pub(crate) fn unpin(args: &UnpinArgs) -> Result<ExitCode> {
     Err(CliError::usage(message).hint("`paraloom runs` lists the pins"))
 }
 
-pub(crate) fn gc(args: &GcArgs, stages: &[PathBuf]) -> Result<ExitCode> {
+pub(crate) fn gc(args: &GcArgs, stages: &StageArgs) -> Result<ExitCode> {
     let path = store_path(args.store.as_deref(), &args.keep[0]);
     let store = open(&path)?;
     let lock = store.lock_exclusive()?;

@@ -1,6 +1,5 @@
 //! `trace`: a row, and the rows that it was made from.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use arrow::array::{Array, RecordBatch, StringArray};
@@ -12,11 +11,11 @@ use serde_json::{Map, Value, json};
 
 use super::print;
 use super::show::find_table;
-use crate::args::TraceArgs;
+use crate::args::{StageArgs, TraceArgs};
 use crate::context::Project;
 use crate::error::{CliError, Result};
 
-pub(crate) fn run(args: &TraceArgs, stages: &[PathBuf]) -> Result<ExitCode> {
+pub(crate) fn run(args: &TraceArgs, stages: &StageArgs) -> Result<ExitCode> {
     let project = Project::open(&args.pipeline, stages)?;
     let store = project.need_store()?;
     let graph = &project.graph;

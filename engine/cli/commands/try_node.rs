@@ -1,6 +1,5 @@
 //! `try`: a sentence through a map node of a finished run.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -13,12 +12,12 @@ use petgraph::graph::NodeIndex;
 
 use super::run::{find_node, options};
 use super::show::project;
-use crate::args::TryArgs;
+use crate::args::{StageArgs, TryArgs};
 use crate::context::Project;
 use crate::error::{CliError, Result};
 use crate::render;
 
-pub(crate) fn run(args: &TryArgs, stages: &[PathBuf]) -> Result<ExitCode> {
+pub(crate) fn run(args: &TryArgs, stages: &StageArgs) -> Result<ExitCode> {
     let project_ = Project::open(&args.pipeline, stages)?;
     let store = project_.need_store()?;
     let (graph, host) = (&project_.graph, &project_.workspace.host);

@@ -79,6 +79,7 @@ impl RunError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Stage { failure, .. } => failure.hint.clone(),
+            Self::Host { source, .. } => source.hint(),
             Self::Hub { source, .. } => crate::remotes::near(source).or_else(|| source.hint()),
             Self::Thread { .. } => {
                 Some("allow more memory or processes, or run fewer nodes with --until".to_owned())

@@ -90,19 +90,18 @@ impl Catalog for Workspace {
             return Ok(planned);
         }
         match self.host.plan(stage, node, config, inputs) {
-            Ok(planned) => Ok(PlanOutput {
-                outputs: planned.outputs().to_vec(),
-                fingerprint: planned.fingerprint().to_owned(),
-                notes: planned.notes().to_vec(),
-                memory: planned.memory(),
-            }),
+            Ok(planned) => Ok(planned.said().clone()),
             Err(HostError::Stage(failure)) => Err(PlanFailure {
                 message: failure.message,
                 pointer: failure.pointer,
                 input: failure.input,
                 hint: failure.hint,
             }),
-            Err(other) => Err(PlanFailure { message: other.to_string(), ..PlanFailure::default() }),
+            Err(other) => Err(PlanFailure {
+                message: other.to_string(),
+                hint: other.hint(),
+                ..PlanFailure::default()
+            }),
         }
     }
 

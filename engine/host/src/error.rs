@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use paraloom_abi::{self as abi, status};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// The result of everything that the host does.
@@ -59,13 +60,34 @@ pub enum HostError {
         /// Which rule.
         what: String,
     },
+    /// The process that the stage worked in is gone.
+    #[error("the stage crashed: its process ended before the work was done ({how})")]
+    Crashed {
+        /// The signal, or the exit status.
+        how: String,
+        /// The last lines that it printed.
+        last_words: Vec<String>,
+    },
     /// What a sink or a stream of the engine reported; not the stage's fault.
     #[error("{0}")]
     Engine(Box<dyn std::error::Error + Send + Sync>),
 }
 
+impl HostError {
+    /// The way out, or what helps to find one.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Stage(failure) => failure.hint.clone(),
+            Self::Crashed { last_words, .. } if !last_words.is_empty() => {
+                Some(format!("the last that it printed: {}", last_words.join("\n")))
+            }
+            _ => None,
+        }
+    }
+}
+
 /// What a stage says is wrong.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct StageFailure {
     /// Status code of the ABI.
     pub status: u32,

@@ -2,10 +2,13 @@
 //!
 //! A [`Host`] holds the libraries that were found; a [`PlannedStage`] is one stage with a
 //! configuration, ready to work; a [`Worker`] is a map stage with its model loaded.
+//! Libraries of others work in processes of their own ([`Isolation`]).
 //! Libraries are never unloaded: their threads, thread-locals and static data may
 //! outlive any moment that would be safe to do it.
 
 mod error;
+mod in_process;
+mod isolated;
 mod library;
 mod search;
 mod services;
@@ -13,10 +16,11 @@ mod sink;
 mod work;
 
 pub use error::{HostError, Result, StageFailure};
+pub use isolated::{Isolation, attend};
 pub use library::{Library, LoadedStage};
 pub use search::{Origin, shipped_libraries};
 pub use services::{Level, ServiceError, Services};
-pub use work::{PlannedStage, RowSink, WorkInput, WorkOutput, WorkSettings, Worker};
+pub use work::{Batches, PlannedStage, RowSink, WorkInput, WorkOutput, WorkSettings, Worker};
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -27,6 +31,7 @@ use paraloom_pipeline::{PlanInput, StageInfo};
 /// The stages of all loaded libraries.
 #[derive(Debug, Default)]
 pub struct Host {
+    isolation: Option<Isolation>,
     stages: Stages,
     libraries: Vec<Library>,
     backends: BTreeMap<&'static str, Backend>,
@@ -51,7 +56,7 @@ impl Backend {
             let mut stages = Stages::new();
             for path in &self.paths {
                 let library =
-                    Library::load(path, Origin::Shipped).map_err(|error| match error {
+                    Library::load(path, Origin::Shipped, None).map_err(|error| match error {
                         HostError::Load { reason, .. } => {
                             missing_library(&reason).unwrap_or(reason)
                         }
@@ -90,6 +95,11 @@ fn missing_library(reason: &str) -> Option<String> {
 }
 
 impl Host {
+    /// A host that has libraries of others work in `isolation`, or in this process without one.
+    pub fn new(isolation: Option<Isolation>) -> Self {
+        Self { isolation, ..Self::default() }
+    }
+
     /// Loads the library at `path`; its stages must not be there already. A shipped library for another backend is only
     /// noted.
     pub fn load(&mut self, path: &Path, origin: Origin) -> Result<()> {
@@ -99,7 +109,7 @@ impl Host {
             self.backends.entry(backend).or_default().paths.push(path.to_owned());
             return Ok(());
         }
-        let library = Library::load(path, origin)?;
+        let library = Library::load(path, origin, self.isolation.as_ref())?;
         for stage in library.stages() {
             if let Some(other) = self.stages.get(&stage.info.name) {
                 return Err(HostError::Twice {

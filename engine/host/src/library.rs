@@ -3,12 +3,14 @@
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use libloading::os::unix::{Library as Dynamic, RTLD_LOCAL, RTLD_NOW};
 use paraloom_abi as abi;
 use paraloom_pipeline::{PortInfo, PortKind, Shape, StageInfo};
 
 use crate::error::{HostError, Result};
+use crate::isolated::{Isolated, Isolation};
 use crate::search::Origin;
 
 /// Never unload: see the crate's documentation.
@@ -23,7 +25,14 @@ pub struct LoadedStage {
     pub foreign: Option<String>,
     /// Of its library; behind a `+` are the sources that it was built from.
     pub(crate) library_version: String,
-    pub(crate) table: Table,
+    pub(crate) place: Place,
+}
+
+/// Where a stage works.
+#[derive(Clone, Debug)]
+pub(crate) enum Place {
+    InProcess(Table),
+    Isolated(Arc<Isolated>),
 }
 
 /// A pointer to a static table of a library that is never unloaded.
@@ -58,8 +67,8 @@ pub struct Library {
 }
 
 impl Library {
-    /// Loads the library at `path` into this process.
-    pub fn load(path: &Path, origin: Origin) -> Result<Self> {
+    /// Loads the library at `path`: into this process, or if it is foreign into one in `isolation`.
+    pub fn load(path: &Path, origin: Origin, isolation: Option<&Isolation>) -> Result<Self> {
         let refuse = |reason: String| HostError::Load { path: path.to_owned(), reason };
         // Without a slash, dlopen would search the system's paths.
         let path = &path.canonicalize().map_err(|error| refuse(error.to_string()))?;
@@ -68,6 +77,9 @@ impl Library {
             Origin::Shipped => None,
             Origin::Foreign => Some(digest(path).map_err(|error| refuse(error.to_string()))?),
         };
+        if let (Some(digest), Some(isolation)) = (&foreign, isolation) {
+            return Self::load_isolated(path, digest, isolation);
+        }
         // SAFETY: loading runs the library's initialisers. The user named the library or
         // it ships with the engine; that is as far as trust can be established here.
         let dynamic = unsafe { Dynamic::open(Some(path), RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE) };
@@ -108,6 +120,24 @@ impl Library {
             library.stages.push(stage);
         }
         Ok(library)
+    }
+
+    fn load_isolated(path: &Path, digest: &str, isolation: &Isolation) -> Result<Self> {
+        let (isolated, described) = Isolated::load(isolation, path, digest)?;
+        let stage = |info| LoadedStage {
+            info,
+            foreign: Some(digest.to_owned()),
+            library_version: described.version.clone(),
+            place: Place::Isolated(Arc::clone(&isolated)),
+        };
+        Ok(Self {
+            path: path.to_owned(),
+            origin: Origin::Foreign,
+            stages: described.stages.into_iter().map(stage).collect(),
+            name: described.name,
+            version: described.version,
+            built_with: described.built_with,
+        })
     }
 
     /// The file.
@@ -168,7 +198,8 @@ fn check_is_whole(path: &Path) -> std::result::Result<(), String> {
     }
 }
 
-fn digest(path: &Path) -> std::io::Result<String> {
+/// What tells a library from another build of it.
+pub(crate) fn digest(path: &Path) -> std::io::Result<String> {
     let mut hasher = blake3::Hasher::new();
     std::io::copy(&mut File::open(path)?, &mut hasher)?;
     Ok(hasher.finalize().to_hex().to_string())
@@ -224,7 +255,7 @@ fn read_stage(
         return Err(format!("map stage `{}` has no table input", info.name));
     }
     let library_version = library.version.clone();
-    Ok(LoadedStage { info, foreign, library_version, table: Table(pointer) })
+    Ok(LoadedStage { info, foreign, library_version, place: Place::InProcess(Table(pointer)) })
 }
 
 /// # Safety

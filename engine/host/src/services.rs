@@ -7,11 +7,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use paraloom_abi::{self as abi, Str, status};
+use serde::{Deserialize, Serialize};
 
 use crate::error::fill;
 
 /// How much a log record matters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "the names say it")]
 pub enum Level {
     Error,
@@ -34,7 +35,7 @@ impl Level {
 }
 
 /// Why the engine could not do what a stage asked for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceError {
     /// One line.
     pub message: String,

@@ -1,0 +1,326 @@
+//! The engine's side: a process, and what is done for the stage in it.
+
+use std::io::{self, BufRead, BufReader, PipeReader, Read};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::time::{Duration, Instant};
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use paraloom_abi::status;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::Isolation;
+use super::wire::{self, Answer, Blobs, Frames, Note, Outcome, Request, ToEngine, ToStage};
+use crate::error::{HostError, Result, StageFailure};
+use crate::services::{Level, ServiceError, Services};
+use crate::sink::Take;
+use crate::work::{Batches, WorkOutput};
+
+/// How long a stage has to stop after it was asked to, or a process to end.
+const GRACE: Duration = Duration::from_secs(10);
+const TO_END: Duration = Duration::from_secs(1);
+/// How soon it is noticed that the work should stop.
+const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
+/// What a process exits with that finds no memory; see `paraloom_alloc`.
+const OUT_OF_MEMORY: i32 = 11;
+
+/// A process that works for stages of one library.
+#[derive(Debug)]
+pub(super) struct Process {
+    child: Child,
+    stream: UnixStream,
+    frames: Frames,
+    printed: Option<Printed>,
+}
+
+/// What is done for a stage while it works on a command.
+#[derive(Default)]
+pub(super) struct Desk<'a> {
+    services: Option<&'a dyn Services>,
+    inputs: Vec<Option<Batches>>,
+    outputs: Vec<Option<(SchemaRef, Take<'a>)>>,
+    /// The engine's own error, which says more than what the stage makes of it.
+    error: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+impl<'a> Desk<'a> {
+    pub(super) fn new(services: &'a dyn Services, inputs: Vec<Option<Batches>>) -> Self {
+        Self { services: Some(services), inputs, ..Self::default() }
+    }
+
+    /// Where the rows go that the stage pushes.
+    pub(super) fn outputs(&mut self, schemas: &[Option<SchemaRef>], outputs: Vec<WorkOutput<'a>>) {
+        let output = |(output, schema): (WorkOutput<'a>, &Option<SchemaRef>)| match output {
+            WorkOutput::Table(take) => Some((schema.clone()?, take)),
+            WorkOutput::Artifact(_) => None,
+        };
+        self.outputs = outputs.into_iter().zip(schemas).map(output).collect();
+    }
+
+    /// What is left of the inputs.
+    pub(super) fn into_rows(self) -> Vec<Option<Batches>> {
+        self.inputs
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.services.is_some_and(Services::is_cancelled)
+    }
+
+    fn note(&self, note: Note) {
+        let Some(services) = self.services else { return };
+        match note {
+            Note::Log { level, message } => services.log(level, &message),
+            Note::Progress { done, total, unit } => services.progress(done, total, &unit),
+            Note::Metric { name, bits, step } => {
+                services.metric(&name, f64::from_bits(bits), step);
+            }
+        }
+    }
+
+    fn answer(&mut self, request: Request, blobs: &Blobs) -> Result<(Answer, Blobs), ServiceError> {
+        let services = self.services.ok_or_else(|| ServiceError::new("nothing is at work"))?;
+        let answer = match request {
+            Request::LatestCheckpoint => Answer::Checkpoint(services.checkpoint_latest()?),
+            Request::BeginCheckpoint(step) => Answer::Dir(services.checkpoint_begin(step)?),
+            Request::CommitCheckpoint(step) => {
+                services.checkpoint_commit(step)?;
+                Answer::Done
+            }
+            Request::ScratchDir => Answer::Dir(services.scratch_dir()?),
+            Request::Pull(input) => return Ok((Answer::Rows, self.pull(input)?)),
+            Request::Push(output) => {
+                if let Err(error) = self.push(output, blobs) {
+                    let message = error.to_string();
+                    self.error.get_or_insert(error);
+                    return Err(ServiceError::new(message));
+                }
+                Answer::Done
+            }
+        };
+        Ok((answer, Blobs::new()))
+    }
+
+    fn pull(&mut self, input: usize) -> Result<Blobs, ServiceError> {
+        let said = |error: arrow::error::ArrowError| ServiceError::new(error.to_string());
+        let batches = self.inputs.get_mut(input).and_then(Option::as_mut);
+        let rows = batches.and_then(Iterator::next).transpose().map_err(said)?;
+        let encode = |rows: RecordBatch| wire::encode(&rows.schema(), Some(&rows));
+        Ok(Vec::from_iter(rows.map(encode).transpose().map_err(said)?))
+    }
+
+    fn push(
+        &mut self,
+        output: usize,
+        blobs: &Blobs,
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        let place = self.outputs.get_mut(output).and_then(Option::as_mut);
+        let (schema, take) = place.ok_or("rows for an output that is no table")?;
+        let rows = wire::rows(blobs)?;
+        if rows.schema().fields() != schema.fields() {
+            return Err("rows of other columns than its plan promised".into());
+        }
+        take(rows.with_schema(Arc::clone(schema))?)
+    }
+}
+
+impl Process {
+    /// Starts the program. What it prints is logged by `services`, or else goes to stderr.
+    pub(super) fn start(
+        isolation: &Isolation,
+        services: Option<&Arc<dyn Services>>,
+    ) -> io::Result<Self> {
+        let (stream, theirs) = UnixStream::pair()?;
+        let mut command = std::process::Command::new(&isolation.program);
+        // Ctrl-C in a terminal is for the engine, which then asks the stage to stop.
+        command.args(&isolation.arguments).stdin(OwnedFd::from(theirs)).process_group(0);
+        let printed = match services {
+            Some(services) => {
+                let (reader, writer) = io::pipe()?;
+                command.stdout(writer.try_clone()?).stderr(writer);
+                Some(Printed::follow(reader, Arc::clone(services))?)
+            }
+            None => {
+                command.stdout(io::stderr().as_fd().try_clone_to_owned()?).stderr(Stdio::inherit());
+                None
+            }
+        };
+        let child = command.spawn()?;
+        // The command has copies of what the process writes to.
+        drop(command);
+        Ok(Self { child, stream, frames: Frames::default(), printed })
+    }
+
+    /// Tells the process what to do, and does what its stage asks for until that is done.
+    pub(super) fn command(
+        &mut self,
+        command: &wire::Command,
+        blobs: &Blobs,
+        desk: &mut Desk,
+    ) -> Result<(Outcome, Blobs)> {
+        let done = self.tell(&ToStage::Command(command), blobs).and_then(|()| self.talk(desk));
+        if let Some(error) = desk.error.take() {
+            return Err(HostError::Engine(error));
+        }
+        match done {
+            Ok(Talk::Done(outcome, blobs)) => Ok((outcome.map_err(HostError::from)?, blobs)),
+            Ok(Talk::Stuck) => Err(self.kill(desk)),
+            Ok(Talk::Over) => Err(self.farewell(None)),
+            Err(error) => Err(self.farewell(Some(&error))),
+        }
+    }
+
+    fn tell(&mut self, message: &ToStage<&wire::Command>, blobs: &Blobs) -> io::Result<()> {
+        wire::write(&mut self.stream, message, blobs)
+    }
+
+    fn talk(&mut self, desk: &mut Desk) -> io::Result<Talk> {
+        let mut asked_to_stop: Option<Instant> = None;
+        loop {
+            while let Some((message, blobs)) = self.frames.next()? {
+                match message {
+                    ToEngine::Said(note) => desk.note(note),
+                    ToEngine::Asked(number, request) => {
+                        let (answer, blobs) = match desk.answer(request, &blobs) {
+                            Ok((answer, blobs)) => (Ok(answer), blobs),
+                            Err(error) => (Err(error), Blobs::new()),
+                        };
+                        self.tell(&ToStage::Answer(number, answer), &blobs)?;
+                    }
+                    ToEngine::Done(outcome) => return Ok(Talk::Done(outcome, blobs)),
+                }
+            }
+            match asked_to_stop {
+                None if desk.is_cancelled() => {
+                    self.tell(&ToStage::Cancel, &Blobs::new())?;
+                    asked_to_stop = Some(Instant::now());
+                }
+                Some(asked) if asked.elapsed() > GRACE => return Ok(Talk::Stuck),
+                _ => {}
+            }
+            let mut ready = [PollFd::new(&self.stream, PollFlags::IN)];
+            match poll(&mut ready, Some(&LOOK)) {
+                Ok(0) | Err(rustix::io::Errno::INTR) => {}
+                Ok(_) if !self.frames.read(&mut self.stream)? => return Ok(Talk::Over),
+                Ok(_) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Ends a process whose stage does not stop.
+    fn kill(&mut self, desk: &Desk) -> HostError {
+        let seconds = GRACE.as_secs();
+        let message = format!("it did not stop within {seconds} s, so its process was ended");
+        desk.note(Note::Log { level: Level::Warn, message: message.clone() });
+        // It may have ended by itself meanwhile.
+        let _ = self.child.kill();
+        HostError::Stage(StageFailure { status: status::CANCELLED, message, ..Default::default() })
+    }
+
+    /// Why a process does not answer.
+    fn farewell(&mut self, error: Option<&io::Error>) -> HostError {
+        let how = match (self.end(), error) {
+            (Ok(status), _) if status.code() == Some(OUT_OF_MEMORY) => {
+                return HostError::Stage(self.out_of_memory());
+            }
+            (Ok(status), Some(error)) if error.kind() == io::ErrorKind::InvalidData => {
+                format!("it sent what makes no sense: {error}; {status}")
+            }
+            (Ok(status), _) => status.to_string(),
+            (Err(error), _) => error.to_string(),
+        };
+        HostError::Crashed { how, last_words: self.last_words() }
+    }
+
+    /// What the allocator said before it ended the process.
+    fn out_of_memory(&mut self) -> StageFailure {
+        let words = self.last_words();
+        let after = |mark: &str| words.iter().find_map(|line| Some(line.split_once(mark)?.1));
+        let message = match after("out of memory") {
+            Some(how) => format!("out of memory{how}"),
+            None => "out of memory".to_owned(),
+        };
+        let hint = after("hint: ").map(str::to_owned);
+        StageFailure { status: status::RESOURCE, message, hint, ..Default::default() }
+    }
+
+    fn last_words(&mut self) -> Vec<String> {
+        self.printed.as_mut().map(Printed::last).unwrap_or_default()
+    }
+
+    /// Lets go of the process, and waits until it is gone.
+    fn end(&mut self) -> io::Result<ExitStatus> {
+        let _ = self.stream.shutdown(std::net::Shutdown::Both);
+        let started = Instant::now();
+        while started.elapsed() < TO_END {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok(status);
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        self.child.kill()?;
+        self.child.wait()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.end();
+    }
+}
+
+enum Talk {
+    Done(Result<Outcome, wire::Failure>, Blobs),
+    /// The process has ended, or wants no more.
+    Over,
+    /// The stage does not stop.
+    Stuck,
+}
+
+/// What a process prints, line by line.
+#[derive(Debug)]
+struct Printed {
+    last: Arc<Mutex<Vec<String>>>,
+    over: mpsc::Receiver<()>,
+}
+
+/// How much is kept for the day of a crash, and what is a line at most.
+const LAST: usize = 5;
+const LINE: u64 = 4096;
+
+impl Printed {
+    fn follow(pipe: PipeReader, services: Arc<dyn Services>) -> io::Result<Self> {
+        let (last, (end, over)) = (Arc::new(Mutex::new(Vec::new())), mpsc::channel());
+        let kept = Arc::clone(&last);
+        let follow = move || {
+            let mut pipe = BufReader::new(pipe);
+            let mut line = Vec::new();
+            while let Ok(1..) = pipe.by_ref().take(LINE).read_until(b'\n', &mut line) {
+                let text = String::from_utf8_lossy(&line).trim_end().to_owned();
+                line.clear();
+                if text.is_empty() {
+                    continue;
+                }
+                services.log(Level::Info, &text);
+                let mut last = kept.lock().unwrap_or_else(PoisonError::into_inner);
+                if last.len() == LAST {
+                    last.remove(0);
+                }
+                last.push(text);
+            }
+            let _ = end.send(());
+        };
+        std::thread::Builder::new().name("printed".to_owned()).spawn(follow)?;
+        Ok(Self { last, over })
+    }
+
+    /// The last lines of a process that has ended. Its own children may still have the pipe.
+    fn last(&mut self) -> Vec<String> {
+        let _ = self.over.recv_timeout(TO_END);
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
