@@ -162,3 +162,27 @@ fn an_open_connection_does_not_keep_it() {
     assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
     drop(held);
 }
+
+/// A stage that crashes takes neither the server nor the next request along.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_crash_is_an_error_of_one_request() {
+    let project = Project::new(
+        "paraloom: 1\nname: s\nnodes:\n  rows: { stage: load, with: { from: rows.csv } }\n  \
+         n: { stage: unruly, inputs: { rows: rows }, with: { how: segfault, when: mark } }\n",
+    );
+    project.write("rows.csv", "text\none\n");
+    let library = common::c_library(&project, "unruly");
+    let stages = ["--stages", library.to_str().expect("text")];
+    project.ok(&[&["run", "p.yaml"], &stages[..]].concat());
+    let serving = Serving::start(&project, &[&["n"], &stages[..]].concat());
+    for _ in 0..2 {
+        let (status, answer) = serving.rows(r#"{"rows": [{"text": "stop!"}]}"#);
+        assert_eq!(status, 500, "{answer}");
+        let (status, answer) = serving.rows(r#"{"rows": [{"text": "go on"}]}"#);
+        assert_eq!((status, &answer["rows"][0]["text"]), (200, &Value::from("go on")), "{answer}");
+    }
+    let (code, said) = serving.end(libc::SIGTERM);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("signal: 11 (SIGSEGV)"), "{said}");
+}

@@ -25,6 +25,9 @@ pub(super) fn multiply_int8(x: &[f32], w: &[f32], depth: usize, out: &mut [Maybe
     #[cfg(target_arch = "x86_64")]
     {
         use pulp::x86::{V3, V4};
+        if let Some(work) = vnni::in_pairs() {
+            return multiply_by(x, w, depth, out, STRIP, work);
+        }
         if let Some(v4) = V4::try_new() {
             let work = |run: Run<'_>| {
                 v4.vectorize(
@@ -214,6 +217,52 @@ mod x86 {
     }
 }
 
+/// The same by an instruction that adds to the sum as well, which AVX-512 has on some processors.
+#[cfg(target_arch = "x86_64")]
+#[expect(unsafe_code, reason = "instructions that not every processor has")]
+mod vnni {
+    use std::arch::x86_64::{__m512i, _mm512_dpwssd_epi32};
+    use std::mem::transmute;
+    use std::sync::LazyLock;
+
+    use pulp::{f32x16, x86::V4};
+
+    use super::{Arithmetic, Run};
+
+    /// What runs products of pairs, on a processor that has the instruction.
+    pub(super) fn in_pairs() -> Option<impl Fn(Run<'_>) + Sync> {
+        static THERE: LazyLock<Option<V4>> =
+            LazyLock::new(|| V4::try_new().filter(|_| is_x86_feature_detected!("avx512vnni")));
+        THERE.map(|v4| move |run: Run<'_>| run_pairs(v4, run))
+    }
+
+    fn run_pairs(v4: V4, run: Run<'_>) {
+        #[target_feature(
+            enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512vnni,avx2,fma,bmi1,bmi2,lzcnt,popcnt"
+        )]
+        fn with_instruction(v4: V4, run: Run<'_>) {
+            run.vectors::<V4, Pairs>(v4);
+        }
+        // SAFETY: `in_pairs` has seen that the processor has all of these.
+        unsafe { with_instruction(v4, run) }
+    }
+
+    struct Pairs;
+
+    impl Arithmetic<V4> for Pairs {
+        #[inline(always)]
+        fn add_product(v4: V4, factor: f32, row: f32x16, sum: f32x16) -> f32x16 {
+            let factor = pulp::Simd::splat_f32s(v4, factor);
+            // SAFETY: all are 512 bits without any meaning of their own, and only `with_instruction` comes here.
+            unsafe {
+                let [sum, factor, row] =
+                    [sum, factor, row].map(|x| transmute::<f32x16, __m512i>(x));
+                transmute(_mm512_dpwssd_epi32(sum, factor, row))
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::product::tests::{matrix, written};
@@ -273,6 +322,15 @@ mod tests {
         });
         assert_eq!(slow, (0..rows * columns).map(exact).collect::<Vec<_>>());
         assert_eq!(slow, product(&x, &w, depth));
+        #[cfg(target_arch = "x86_64")]
+        if let Some(v4) = pulp::x86::V4::try_new() {
+            // Also where there is a faster instruction.
+            let fast = written(rows * columns, |out| {
+                let work = |run: Run<'_>| v4.vectorize(|| run.vectors::<_, x86::Pairs>(v4));
+                multiply_by(&x, &panels, depth, out, STRIP, work);
+            });
+            assert_eq!(slow, fast);
+        }
     }
 
     #[test]
