@@ -25,7 +25,7 @@ pub(super) fn multiply_int8(x: &[f32], w: &[f32], depth: usize, out: &mut [Maybe
     #[cfg(target_arch = "x86_64")]
     {
         use pulp::x86::{V3, V4};
-        if let Some(work) = vnni::in_pairs() {
+        if let Some(work) = vnni::in_long_pairs() {
             return multiply_by(x, w, depth, out, STRIP, work);
         }
         if let Some(v4) = V4::try_new() {
@@ -36,6 +36,9 @@ pub(super) fn multiply_int8(x: &[f32], w: &[f32], depth: usize, out: &mut [Maybe
                 );
             };
             return multiply_by(x, w, depth, out, STRIP, work);
+        }
+        if let Some(work) = vnni::in_short_pairs() {
+            return multiply_by(x, w, depth, out, SHORT_STRIP, work);
         }
         if let Some(v3) = V3::try_new() {
             let work = |run: Run<'_>| {
@@ -92,13 +95,17 @@ fn whole_rows(rows: &[f32], depth: usize) -> (Vec<f32>, Vec<f32>) {
     (pairs, scales)
 }
 
-/// Numbers as multiples of a scale, to the nearest and of two to the even one.
-fn round<T>(to: &mut [T], numbers: &[f32], scale: f32, whole: impl Fn(f32) -> T) {
+/// Numbers as multiples of a scale, to the nearest and of two to the even one; `whole` takes the lower bits. What is no
+/// number, nothing divided by nothing among them, may become anything: its scale is none either, or zero.
+fn round<T>(to: &mut [T], numbers: &[f32], scale: f32, whole: impl Fn(u32) -> T) {
+    /// Between two to the 23 and the 24, whole numbers alone are floats, and their lower bits are as in an integer. This
+    /// one has none, so what is added to it is rounded and found there: in a few instructions for 16, which a cast is not.
+    const LOWER_BITS_ARE_WHOLE: f32 = (3 << 22) as f32;
     vectorized(
         #[inline(always)]
         || {
             for (to, x) in to.iter_mut().zip(numbers) {
-                *to = whole((x / scale).round_ties_even());
+                *to = whole((x / scale + LOWER_BITS_ARE_WHOLE).to_bits());
             }
         },
     );
@@ -217,34 +224,46 @@ mod x86 {
     }
 }
 
-/// The same by an instruction that adds to the sum as well, which AVX-512 has on some processors.
+/// The same by an instruction that adds to the sum as well: of AVX-512 on some processors, of AVX2 on some that have no
+/// AVX-512.
 #[cfg(target_arch = "x86_64")]
 #[expect(unsafe_code, reason = "instructions that not every processor has")]
 mod vnni {
-    use std::arch::x86_64::{__m512i, _mm512_dpwssd_epi32};
+    use std::arch::x86_64::{__m256i, __m512i, _mm256_dpwssd_avx_epi32, _mm512_dpwssd_epi32};
     use std::mem::transmute;
     use std::sync::LazyLock;
 
-    use pulp::{f32x16, x86::V4};
+    use pulp::{
+        Simd, f32x8, f32x16,
+        x86::{V3, V4},
+    };
 
     use super::{Arithmetic, Run};
 
-    /// What runs products of pairs, on a processor that has the instruction.
-    pub(super) fn in_pairs() -> Option<impl Fn(Run<'_>) + Sync> {
+    /// What runs products of pairs on a processor that has the instruction, by AVX-512.
+    pub(super) fn in_long_pairs() -> Option<impl Fn(Run<'_>) + Sync> {
         static THERE: LazyLock<Option<V4>> =
             LazyLock::new(|| V4::try_new().filter(|_| is_x86_feature_detected!("avx512vnni")));
-        THERE.map(|v4| move |run: Run<'_>| run_pairs(v4, run))
-    }
-
-    fn run_pairs(v4: V4, run: Run<'_>) {
         #[target_feature(
             enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512vnni,avx2,fma,bmi1,bmi2,lzcnt,popcnt"
         )]
         fn with_instruction(v4: V4, run: Run<'_>) {
             run.vectors::<V4, Pairs>(v4);
         }
-        // SAFETY: `in_pairs` has seen that the processor has all of these.
-        unsafe { with_instruction(v4, run) }
+        // SAFETY: the processor has been seen to have all of these.
+        THERE.map(|v4| move |run: Run<'_>| unsafe { with_instruction(v4, run) })
+    }
+
+    /// The same by AVX2.
+    pub(super) fn in_short_pairs() -> Option<impl Fn(Run<'_>) + Sync> {
+        static THERE: LazyLock<Option<V3>> =
+            LazyLock::new(|| V3::try_new().filter(|_| is_x86_feature_detected!("avxvnni")));
+        #[target_feature(enable = "avx2,fma,avxvnni,bmi1,bmi2,lzcnt,popcnt")]
+        fn with_instruction(v3: V3, run: Run<'_>) {
+            run.vectors::<V3, Pairs>(v3);
+        }
+        // SAFETY: the processor has been seen to have all of these.
+        THERE.map(|v3| move |run: Run<'_>| unsafe { with_instruction(v3, run) })
     }
 
     struct Pairs;
@@ -252,12 +271,24 @@ mod vnni {
     impl Arithmetic<V4> for Pairs {
         #[inline(always)]
         fn add_product(v4: V4, factor: f32, row: f32x16, sum: f32x16) -> f32x16 {
-            let factor = pulp::Simd::splat_f32s(v4, factor);
-            // SAFETY: all are 512 bits without any meaning of their own, and only `with_instruction` comes here.
+            let factor = v4.splat_f32s(factor);
+            // SAFETY: all are 512 bits without any meaning of their own; only what has the instruction comes here.
             unsafe {
                 let [sum, factor, row] =
                     [sum, factor, row].map(|x| transmute::<f32x16, __m512i>(x));
                 transmute(_mm512_dpwssd_epi32(sum, factor, row))
+            }
+        }
+    }
+
+    impl Arithmetic<V3> for Pairs {
+        #[inline(always)]
+        fn add_product(v3: V3, factor: f32, row: f32x8, sum: f32x8) -> f32x8 {
+            let factor = v3.splat_f32s(factor);
+            // SAFETY: all are 256 bits without any meaning of their own; only what has the instruction comes here.
+            unsafe {
+                let [sum, factor, row] = [sum, factor, row].map(|x| transmute::<f32x8, __m256i>(x));
+                transmute(_mm256_dpwssd_avx_epi32(sum, factor, row))
             }
         }
     }
@@ -322,14 +353,25 @@ mod tests {
         });
         assert_eq!(slow, (0..rows * columns).map(exact).collect::<Vec<_>>());
         assert_eq!(slow, product(&x, &w, depth));
+        // Also where there is a faster instruction.
         #[cfg(target_arch = "x86_64")]
-        if let Some(v4) = pulp::x86::V4::try_new() {
-            // Also where there is a faster instruction.
-            let fast = written(rows * columns, |out| {
-                let work = |run: Run<'_>| v4.vectorize(|| run.vectors::<_, x86::Pairs>(v4));
-                multiply_by(&x, &panels, depth, out, STRIP, work);
-            });
-            assert_eq!(slow, fast);
+        {
+            use pulp::x86::{V3, V4};
+            let check = |height: usize, work: &(dyn Fn(Run<'_>) + Sync)| {
+                let fast = written(rows * columns, |out| {
+                    multiply_by(&x, &panels, depth, out, height, work);
+                });
+                assert_eq!(slow, fast);
+            };
+            if let Some(v4) = V4::try_new() {
+                check(STRIP, &|run| v4.vectorize(|| run.vectors::<_, x86::Pairs>(v4)));
+            }
+            if let Some(v3) = V3::try_new() {
+                check(SHORT_STRIP, &|run| v3.vectorize(|| run.vectors::<_, x86::Pairs>(v3)));
+            }
+            if let Some(work) = vnni::in_short_pairs() {
+                check(SHORT_STRIP, &work);
+            }
         }
     }
 
