@@ -16,11 +16,9 @@ pub(crate) fn run(stages: &StageArgs) -> Result<ExitCode> {
     print("\nstage libraries")?;
     for library in host.libraries() {
         let (name, version) = library.name();
-        print(&format!(
-            "  {name} {version} ({}), {}",
-            library.built_with(),
-            library.path().display()
-        ))?;
+        let (built_with, path) = (library.built_with(), library.path().display());
+        let apart = if library.is_isolated() { ", in processes of its own" } else { "" };
+        print(&format!("  {name} {version} ({built_with}), {path}{apart}"))?;
     }
     print("\nbackends")?;
     for backend in host.backends() {

@@ -150,6 +150,11 @@ impl Library {
         self.origin
     }
 
+    /// Whether its stages work in processes of their own.
+    pub fn is_isolated(&self) -> bool {
+        self.stages.iter().any(|stage| matches!(stage.place, Place::Isolated(_)))
+    }
+
     /// Name and version, as the library gives them.
     pub fn name(&self) -> (&str, &str) {
         (&self.name, &self.version)

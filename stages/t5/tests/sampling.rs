@@ -123,13 +123,20 @@ static TINY: LazyLock<Model> = LazyLock::new(|| {
 /// The ways of writing, with what each gives for all rows together.
 static TOGETHER: LazyLock<Vec<(Options, Vec<Vec<Candidate>>)>> = LazyLock::new(|| {
     let early_stopping = EarlyStopping::No;
-    let beams = Strategy::Beam { beams: 3, length_penalty: 1.0, early_stopping };
+    let beams = |beams, groups| Strategy::Beam {
+        beams,
+        groups,
+        diversity_penalty: 1.0,
+        length_penalty: 1.0,
+        early_stopping,
+    };
     let together = |(strategy, candidates)| {
         let options = Options { strategy, candidates, max_new_tokens: 8, ..Options::default() };
         let found = generate(&TINY, &rows(), &options, &|| false).expect("it generates");
         (options, found)
     };
-    [(Strategy::Greedy, 1), (sample(0.9, 20, 0.95), 2), (beams, 2)].map(together).into()
+    let sampled = sample(0.9, 20, 0.95);
+    [(Strategy::Greedy, 1), (sampled, 2), (beams(3, 1), 2), (beams(4, 2), 4)].map(together).into()
 });
 
 fn rows() -> Vec<Row> {

@@ -69,7 +69,7 @@ impl Isolated {
         let mut process = Process::start(&self.isolation, services)
             .map_err(|error| refuse(format!("cannot start a process for it: {error}")))?;
         let load = Command::Load { path: self.path.clone(), digest: self.digest.clone() };
-        match process.command(&load, &Blobs::new(), &mut Desk::default()) {
+        match process.command(&load, &Blobs::new(), &mut Desk::of(services)) {
             Ok((Outcome::Described(described), _)) => Ok((process, described)),
             Ok(_) => Err(refuse(OUT_OF_TURN.to_owned())),
             Err(HostError::Crashed { how, .. }) => {
@@ -85,7 +85,7 @@ impl Isolated {
             Some(process) => process,
             None => self.start(None)?.0,
         };
-        let planned = ask_plan(&mut process, request, schemas);
+        let planned = ask_plan(&mut process, request, schemas, &mut Desk::default());
         if !matches!(planned, Err(HostError::Crashed { .. })) {
             *planner = Some(process);
         }
@@ -96,12 +96,15 @@ impl Isolated {
 const OUT_OF_TURN: &str = "its process answered what was not asked";
 
 /// Has the stage of a process plan.
-fn ask_plan(process: &mut Process, request: &PlanRequest, schemas: &Blobs) -> Result<PlanOutput> {
+fn ask_plan(
+    process: &mut Process,
+    request: &PlanRequest,
+    schemas: &Blobs,
+    desk: &mut Desk,
+) -> Result<PlanOutput> {
     let broken = |what: String| HostError::Broken { stage: request.stage.clone(), what };
     let plan = Command::Plan(request.clone());
-    let (Outcome::Planned(planned), schemas) =
-        process.command(&plan, schemas, &mut Desk::default())?
-    else {
+    let (Outcome::Planned(planned), schemas) = process.command(&plan, schemas, desk)? else {
         return Err(broken(OUT_OF_TURN.to_owned()));
     };
     let mut schemas = schemas.iter();
@@ -149,7 +152,8 @@ impl Plan {
     /// A process whose stage has planned the same.
     fn start(&self, services: &Arc<dyn Services>) -> Result<Process> {
         let (mut process, _) = self.library.start(Some(services))?;
-        let said = ask_plan(&mut process, &self.request, &self.schemas)?;
+        let desk = &mut Desk::of(Some(services));
+        let said = ask_plan(&mut process, &self.request, &self.schemas, desk)?;
         if said.outputs != self.outputs {
             let what = "it planned other columns the second time".to_owned();
             return Err(HostError::Broken { stage: self.request.stage.clone(), what });

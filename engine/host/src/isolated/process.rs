@@ -52,6 +52,11 @@ impl<'a> Desk<'a> {
         Self { services: Some(services), inputs, ..Self::default() }
     }
 
+    /// Without rows, and without services where nothing is at work.
+    pub(super) fn of(services: Option<&'a Arc<dyn Services>>) -> Self {
+        Self { services: services.map(|services| &**services), ..Self::default() }
+    }
+
     /// Where the rows go that the stage pushes.
     pub(super) fn outputs(&mut self, schemas: &[Option<SchemaRef>], outputs: Vec<WorkOutput<'a>>) {
         let output = |(output, schema): (WorkOutput<'a>, &Option<SchemaRef>)| match output {

@@ -1,10 +1,13 @@
-//! Beam search, step for step as `transformers` (from 4.50 on) does it, one sentence at a time.
+//! Beam search, step for step as `transformers` (from 4.50 on) does it, one sentence at a time; with groups of beams, as
+//! it did until 4.56 (diverse beam search, Vijayakumar et al. 2016).
 
 use rayon::prelude::*;
 
 use super::{Candidate, EarlyStopping, Options, Row, choose};
 use crate::{
-    Error, Result, kernels,
+    Error, Result,
+    config::Config,
+    kernels,
     model::{Lane, Model, Packed, Session},
 };
 
@@ -13,7 +16,11 @@ const NOBODY: f32 = -1.0e9;
 
 /// The rules of one search.
 pub(super) struct Rules<'a> {
+    /// Of one group.
     pub(super) beams: usize,
+    pub(super) groups: usize,
+    /// What a token costs for each beam of the groups before that goes on with it at the same place.
+    pub(super) diversity_penalty: f64,
     pub(super) length_penalty: f64,
     pub(super) early_stopping: EarlyStopping,
     pub(super) options: &'a Options,
@@ -36,8 +43,12 @@ struct Ended {
     score: f32,
 }
 
-/// The search for one row.
-struct Sentence {
+/// The search for one row: groups of beams, each of which keeps away from what those before it write.
+struct Sentence(Vec<Group>);
+
+/// Beams that compete with each other.
+#[derive(Clone)]
+struct Group {
     open: Vec<Beam>,
     /// At most as many as beams, best first.
     ended: Vec<Ended>,
@@ -57,53 +68,98 @@ pub(super) fn search(
     rules: &Rules<'_>,
     cancelled: &dyn Fn() -> bool,
 ) -> Result<Vec<Vec<Candidate>>> {
-    let (start, eos) = (model.config().decoder_start_token_id, model.config().eos_token_id);
+    let (config, start) = (model.config(), model.config().decoder_start_token_id);
     let sources = Packed::new(rows.iter().map(|row| row.ids.as_slice()));
     let mut session = Session::new(model, sources, rules.options.positions(rows.len()));
-    let begin = |row| Beam { tokens: vec![start], score: 0.0, lane: Lane::new(row, start) };
-    let mut sentences: Vec<Sentence> = (0..rows.len())
-        .map(|row| Sentence { open: vec![begin(row)], ended: Vec::new(), done: false })
-        .collect();
-    while sentences.iter().any(|sentence| !sentence.done) {
+    let begin = |row| {
+        let beam = Beam { tokens: vec![start], score: 0.0, lane: Lane::new(row, start) };
+        Sentence(vec![Group { open: vec![beam], ended: Vec::new(), done: false }; rules.groups])
+    };
+    let mut sentences: Vec<Sentence> = (0..rows.len()).map(begin).collect();
+    while sentences.iter().any(|sentence| !sentence.is_done()) {
         if cancelled() {
             return Err(Error::Cancelled);
         }
-        let mut lanes: Vec<Lane> = beams(&sentences).map(|beam| beam.lane.clone()).collect();
+        let mut lanes: Vec<Lane> =
+            sentences.iter().flat_map(Sentence::beams).map(|beam| beam.lane.clone()).collect();
         let decoded = session.step(&mut lanes);
-        let open: Vec<&Beam> = beams(&sentences).collect();
-        let tops = kernels::with_values(session.network().logits(decoded), |logits| {
-            open.into_par_iter()
-                .zip(logits.par_chunks_exact_mut(model.config().vocab_size))
-                .map(|(beam, logits)| rules.best_tokens(beam, logits))
-                .collect::<Vec<Vec<(f32, usize)>>>()
-        })?;
-        let (mut lanes, mut tops) = (lanes.into_iter(), tops.into_iter());
-        for sentence in sentences.iter_mut().filter(|sentence| !sentence.done) {
-            for (beam, lane) in sentence.open.iter_mut().zip(&mut lanes) {
-                beam.lane = lane;
+        let open = sentences.iter_mut().flat_map(Sentence::beams_mut);
+        open.zip(lanes).for_each(|(beam, lane)| beam.lane = lane);
+        kernels::with_values(session.network().logits(decoded), |mut logits| {
+            let mut steps = Vec::new();
+            for sentence in &mut sentences {
+                let own = sentence.beams().count() * config.vocab_size;
+                steps.push((sentence, logits.split_off_mut(..own).unwrap_or_default()));
             }
-            let count = sentence.open.len();
-            let tops: Vec<_> = tops.by_ref().take(count).collect();
-            sentence.go_on(&tops, rules, eos);
-        }
+            steps
+                .into_par_iter()
+                .for_each(|(sentence, logits)| sentence.go_on(logits, rules, config));
+        })?;
     }
-    Ok(sentences
-        .into_iter()
-        .map(|sentence| sentence.candidates(rules.options.candidates, eos))
-        .collect())
+    let candidates =
+        |sentence: Sentence| sentence.candidates(rules.options.candidates, config.eos_token_id);
+    Ok(sentences.into_iter().map(candidates).collect())
 }
 
-/// The open beams of the sentences that still need them.
-fn beams(sentences: &[Sentence]) -> impl Iterator<Item = &Beam> {
-    sentences.iter().filter(|sentence| !sentence.done).flat_map(|sentence| &sentence.open)
+impl Sentence {
+    fn is_done(&self) -> bool {
+        self.0.iter().all(|group| group.done)
+    }
+
+    /// The open beams of the groups that still need them.
+    fn beams(&self) -> impl Iterator<Item = &Beam> {
+        self.0.iter().filter(|group| !group.done).flat_map(|group| &group.open)
+    }
+
+    fn beams_mut(&mut self) -> impl Iterator<Item = &mut Beam> {
+        self.0.iter_mut().filter(|group| !group.done).flat_map(|group| &mut group.open)
+    }
+
+    /// One step of all groups; `logits` are those of [`Sentence::beams`].
+    fn go_on(&mut self, mut logits: &mut [f32], rules: &Rules<'_>, config: &Config) {
+        // With what the groups before go on at this place.
+        let mut taken = Vec::new();
+        for group in &mut self.0 {
+            if group.done {
+                // As the reference does, which fills up a group that is done.
+                taken.extend(std::iter::repeat_n(config.pad_token_id, rules.beams));
+                continue;
+            }
+            let own = group.open.len() * config.vocab_size;
+            let own = logits.split_off_mut(..own).unwrap_or_default();
+            let tops: Vec<_> = (group.open.par_iter())
+                .zip(own.par_chunks_exact_mut(config.vocab_size))
+                .map(|(beam, logits)| rules.best_tokens(beam, logits, &taken))
+                .collect();
+            taken.extend(group.go_on(&tops, rules, config.eos_token_id));
+        }
+    }
+
+    /// The best of all groups.
+    fn candidates(self, count: usize, eos: u32) -> Vec<Candidate> {
+        let mut ended: Vec<Ended> = self.0.into_iter().flat_map(|group| group.ended).collect();
+        ended.sort_by(|a, b| b.score.total_cmp(&a.score));
+        let candidate = |Ended { mut tokens, score }: Ended| {
+            let ended = tokens.last() == Some(&eos);
+            tokens.remove(0);
+            if ended {
+                tokens.pop();
+            }
+            Candidate { ids: tokens, ended, score }
+        };
+        ended.into_iter().take(count).map(candidate).collect()
+    }
 }
 
 impl Rules<'_> {
-    /// The best tokens after a beam, with the scores of beam and token together.
-    fn best_tokens(&self, beam: &Beam, logits: &mut [f32]) -> Vec<(f32, usize)> {
+    /// The best tokens after a beam, with the scores of beam and token together; other groups have `taken` theirs.
+    fn best_tokens(&self, beam: &Beam, logits: &mut [f32], taken: &[u32]) -> Vec<(f32, usize)> {
         let log_total = kernels::log_sum_exp(logits) as f32;
         for score in logits.iter_mut() {
             *score -= log_total;
+        }
+        for token in taken {
+            logits[*token as usize] -= self.diversity_penalty as f32;
         }
         choose::penalise(logits, &beam.tokens, self.options);
         for score in logits.iter_mut() {
@@ -118,9 +174,10 @@ impl Rules<'_> {
     }
 }
 
-impl Sentence {
-    /// One step: twice as many continuations as beams, so that enough are left when some end.
-    fn go_on(&mut self, tops: &[Vec<(f32, usize)>], rules: &Rules<'_>, eos: u32) {
+impl Group {
+    /// One step: twice as many continuations as beams, so that enough are left when some end. Returns the tokens that beams
+    /// go on with, or would if there were room.
+    fn go_on(&mut self, tops: &[Vec<(f32, usize)>], rules: &Rules<'_>, eos: u32) -> Vec<u32> {
         let mut best: Vec<Continuation> = tops
             .iter()
             .enumerate()
@@ -142,14 +199,15 @@ impl Sentence {
         }
         self.ended.sort_by(|a, b| b.score.total_cmp(&a.score));
         self.ended.truncate(rules.beams);
-        let next = best
-            .iter()
-            .filter(|way| !ends(way))
-            .take(rules.beams)
-            .map(|way| self.follow(way))
-            .collect();
-        self.open = next;
-        self.done = full || self.hopeless(rules, written);
+        let going_on = || best.iter().filter(|way| way.token != eos).take(rules.beams);
+        self.open = going_on().filter(|way| !ends(way)).map(|way| self.follow(way)).collect();
+        let best_score = match best.first() {
+            // The reference looks at what ends now as well where there are groups.
+            Some(best) if rules.groups > 1 => best.score,
+            _ => self.open.first().map_or(NOBODY, |open| open.score),
+        };
+        self.done = full || self.hopeless(best_score, rules, written);
+        going_on().map(|way| way.token).collect()
     }
 
     fn end(&mut self, way: &Continuation, score: f32) {
@@ -165,9 +223,11 @@ impl Sentence {
         beam
     }
 
-    /// Whether no open beam is worth following, now that `written` tokens are.
-    fn hopeless(&self, rules: &Rules<'_>, written: usize) -> bool {
-        let Some(open) = self.open.first() else { return true };
+    /// Whether no open beam is worth following, the best of which has this score, now that `written` tokens are.
+    fn hopeless(&self, best: f32, rules: &Rules<'_>, written: usize) -> bool {
+        if self.open.is_empty() {
+            return true;
+        }
         if self.ended.len() < rules.beams {
             return false;
         }
@@ -177,18 +237,6 @@ impl Sentence {
             EarlyStopping::No | EarlyStopping::Never => written,
         };
         let worst = self.ended.last().map_or(NOBODY, |ended| ended.score);
-        rules.by_length(open.score, length) <= worst
-    }
-
-    fn candidates(self, count: usize, eos: u32) -> Vec<Candidate> {
-        let candidate = |Ended { mut tokens, score }: Ended| {
-            let ended = tokens.last() == Some(&eos);
-            tokens.remove(0);
-            if ended {
-                tokens.pop();
-            }
-            Candidate { ids: tokens, ended, score }
-        };
-        self.ended.into_iter().take(count).map(candidate).collect()
+        rules.by_length(best, length) <= worst
     }
 }

@@ -49,6 +49,10 @@ pub enum Strategy {
     Beam {
         /// How many; above 1.
         beams: usize,
+        /// Groups that they are dealt out to; each keeps away from what those before it write. 1 for none.
+        groups: usize,
+        /// What a token costs in a group for each beam before it that has the same at the same place; above 0.
+        diversity_penalty: f64,
         /// A candidate's score is divided by its length to this power.
         length_penalty: f64,
         /// When to stop.
@@ -131,8 +135,16 @@ pub fn generate(
     in_batches(&model.device(), &lengths, options.batch_size / options.lanes(), |batch| {
         let rows: Vec<&Row> = batch.iter().map(|&index| &rows[index]).collect();
         match options.strategy {
-            Strategy::Beam { beams, length_penalty, early_stopping } => {
-                let rules = beam::Rules { beams, length_penalty, early_stopping, options };
+            Strategy::Beam { beams, groups, diversity_penalty, length_penalty, early_stopping } => {
+                let beams = beams / groups;
+                let rules = beam::Rules {
+                    beams,
+                    groups,
+                    diversity_penalty,
+                    length_penalty,
+                    early_stopping,
+                    options,
+                };
                 beam::search(model, &rows, &rules, cancelled)
             }
             _ => search::search(model, &rows, options, cancelled),
@@ -163,6 +175,14 @@ fn check(model: &Model, options: &Options) -> Result<()> {
         }
         Strategy::Beam { beams, .. } if beams < 2 || options.candidates > beams => {
             refuse("beam search needs at least 2 beams, and at least as many as candidates".into())
+        }
+        Strategy::Beam { beams, groups, .. } if groups == 0 || beams % groups != 0 => {
+            refuse("beams have to be a multiple of groups".into())
+        }
+        Strategy::Beam { groups, diversity_penalty, .. }
+            if groups > 1 && (diversity_penalty.is_nan() || diversity_penalty <= 0.0) =>
+        {
+            refuse("diversity_penalty has to be above 0".into())
         }
         Strategy::Beam { beams, .. } if 2 * beams > model.config().vocab_size => {
             refuse("there are more beams than the vocabulary has continuations for".into())

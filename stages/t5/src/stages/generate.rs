@@ -89,6 +89,15 @@ struct Beam {
     /// How many.
     #[schemars(range(min = 1, max = 256))]
     beams: usize,
+    /// Deals the beams out to so many groups, each of which keeps away from what those before it write: texts that differ.
+    #[serde(default = "one")]
+    #[schemars(range(min = 1, max = 256))]
+    groups: usize,
+    /// What a token costs in a group for each beam before it that has the same at the same place, in logarithms of
+    /// probability.
+    #[serde(default = "one_point")]
+    #[schemars(range(min = 0.001, max = 1000.0))]
+    diversity_penalty: f64,
     /// Above 0 favours longer texts.
     #[serde(default = "one_point")]
     length_penalty: f64,
@@ -215,8 +224,15 @@ fn options(config: &Config) -> Result<Options> {
             let message = format!("{} candidates need as many beams", config.candidates);
             return Err(Error::config(message).at("/beam/beams"));
         }
+        (None, Some(beam)) if beam.beams % beam.groups != 0 => {
+            let message =
+                format!("{} beams cannot be dealt out to {} groups", beam.beams, beam.groups);
+            return Err(Error::config(message).at("/beam/groups").hint("take a divisor"));
+        }
         (None, Some(beam)) => Strategy::Beam {
             beams: beam.beams,
+            groups: beam.groups,
+            diversity_penalty: beam.diversity_penalty,
             length_penalty: beam.length_penalty,
             early_stopping: match beam.early_stopping {
                 Stopping::Yes => EarlyStopping::Yes,
