@@ -136,6 +136,32 @@ fn no_process_outlives_the_engine() {
     ends_within(&process, 10);
 }
 
+#[test]
+fn what_a_stage_promises_is_tested() {
+    let mut all = String::new();
+    for how in ["not", "lonely", "moody", "segfault"] {
+        let project = unruly(&format!("how: {how}, when: mark"));
+        project.write("rows.csv", "text\none\ntwo!\n");
+        let test = with_stages(&["stages", "test", "p.yaml", "n"]);
+        project.ok(&with_stages(&["run", "p.yaml", "--until", "rows"]));
+        all.push_str(&format!("=== {how}: {}\n", project.transcript(&test)));
+    }
+    let tiny = tiny();
+    tiny.ok(&["run", "p.yaml", "--until", "t5p"]);
+    let unready = tiny.transcript(&["stages", "test", "p.yaml", "paraphrases"]);
+    all.push_str(&format!("=== too early: {unready}\n"));
+    tiny.ok(&["run", "p.yaml", "--until", "corpus"]);
+    all.push_str(&format!(
+        "=== T5: {}\n",
+        tiny.transcript(&["stages", "test", "p.yaml", "paraphrases"])
+    ));
+    all.push_str(&format!(
+        "=== whole: {}\n",
+        tiny.transcript(&["stages", "test", "p.yaml", "t5p"])
+    ));
+    insta::assert_snapshot!(all);
+}
+
 /// Where nothing is gained by a process of its own, there is none.
 #[test]
 fn a_library_can_be_loaded_into_the_engine() {

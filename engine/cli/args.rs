@@ -332,6 +332,20 @@ pub(crate) enum StagesCommand {
         #[arg(long, value_name = "DIR")]
         sdk: Option<PathBuf>,
     },
+    /// Hold a map stage to what is relied on, with rows of a run: the same rows give the same, alone or together, now or
+    /// when it is opened anew.
+    Test(TestArgs),
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct TestArgs {
+    #[command(flatten)]
+    pub(crate) pipeline: PipelineArgs,
+    /// A node of the stage. What it reads has to be there; it need not have run itself.
+    pub(crate) node: String,
+    /// How many rows of its input.
+    #[arg(long, value_name = "N", default_value_t = 16)]
+    pub(crate) rows: usize,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -15,6 +15,7 @@ mod show;
 mod stages;
 mod status;
 mod store;
+mod test_stage;
 mod trace;
 mod try_node;
 

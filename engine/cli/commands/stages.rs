@@ -4,15 +4,17 @@ use std::process::ExitCode;
 
 use paraloom_pipeline::{StageInfo, editor_schema, nearest};
 
-use super::{new_stage, print};
+use super::{new_stage, print, test_stage};
 use crate::args::{StageArgs, StagesArgs, StagesCommand};
 use crate::context::load_host;
 use crate::error::{CliError, Result};
 use crate::render::reference;
 
 pub(crate) fn run(args: &StagesArgs, stages: &StageArgs) -> Result<ExitCode> {
-    if let Some(StagesCommand::New { dir, sdk }) = &args.command {
-        return new_stage::run(dir, sdk.as_deref());
+    match &args.command {
+        Some(StagesCommand::New { dir, sdk }) => return new_stage::run(dir, sdk.as_deref()),
+        Some(StagesCommand::Test(args)) => return test_stage::run(args, stages),
+        None => {}
     }
     let host = load_host(stages)?;
     let mut infos: Vec<_> = host.stages().map(|stage| &stage.info).collect();

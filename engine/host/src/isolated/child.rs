@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
 use arrow::error::ArrowError;
@@ -85,7 +85,8 @@ impl AtWork {
             Command::Plan(request) => return self.plan(request, blobs),
             Command::Work { shape, settings, checkpoint_interval, inputs, outputs } => {
                 let planned = self.planned.as_mut().ok_or_else(out_of_turn)?;
-                let services = Proxy { line: Arc::clone(&self.line), checkpoint_interval };
+                let line = Arc::clone(&self.line);
+                let services = Proxy { line, checkpoint_interval, told: Mutex::default() };
                 let inputs = self.line.inputs(inputs, blobs)?;
                 match shape {
                     Shape::Whole => {
@@ -251,10 +252,15 @@ impl Line {
     }
 }
 
+/// How far apart news of progress are: nobody reads faster, and a stage may have some with every row.
+const NEWS: Duration = Duration::from_millis(20);
+
 /// The engine's services, at the other end of the line.
 struct Proxy {
     line: Arc<Line>,
     checkpoint_interval: Duration,
+    /// When progress was told last.
+    told: Mutex<Option<Instant>>,
 }
 
 impl Proxy {
@@ -272,7 +278,11 @@ impl Services for Proxy {
     }
 
     fn progress(&self, done: u64, total: u64, unit: &str) {
-        self.line.say(Note::Progress { done, total, unit: unit.to_owned() });
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if done == total || told.is_none_or(|told| told.elapsed() >= NEWS) {
+            *told = Some(Instant::now());
+            self.line.say(Note::Progress { done, total, unit: unit.to_owned() });
+        }
     }
 
     fn metric(&self, name: &str, value: f64, step: u64) {

@@ -23,7 +23,7 @@ use wire::{Blobs, Command, Described, InputKind, Outcome, OutputKind, PlanReques
 
 use crate::error::{HostError, Result};
 use crate::services::Services;
-use crate::work::{WorkInput, WorkOutput, WorkSettings};
+use crate::work::{Batches, WorkInput, WorkOutput, WorkSettings};
 
 /// The program that a stage works in: it calls [`attend`] with its standard input.
 #[derive(Clone, Debug)]
@@ -168,7 +168,7 @@ impl Plan {
         services: &dyn Services,
         inputs: Vec<WorkInput>,
         outputs: Vec<OutputKind>,
-    ) -> Result<(Command, Blobs, Vec<Option<crate::work::Batches>>)> {
+    ) -> Result<(Command, Blobs, Vec<Option<Batches>>)> {
         let (mut kinds, mut schemas, mut rows) = (Vec::new(), Blobs::new(), Vec::new());
         for input in inputs {
             match input {
@@ -230,7 +230,8 @@ pub(crate) struct Worker {
     services: Arc<dyn Services>,
     work: Command,
     schemas: Blobs,
-    rows: Vec<Option<crate::work::Batches>>,
+    /// Of the tables; the mapped one has none here.
+    rows: Vec<Option<Batches>>,
     /// None after a crash: the next rows start another one, so that a server outlives its stages.
     process: Option<Process>,
 }
@@ -247,6 +248,11 @@ impl Worker {
     pub(crate) fn map(&mut self, rows: &RecordBatch, outputs: Vec<WorkOutput>) -> Result<()> {
         let mut process = match self.process.take() {
             Some(process) => process,
+            // What it has read of other tables does not come twice.
+            None if self.rows.iter().flatten().count() > 1 => {
+                let how = "at an earlier part".to_owned();
+                return Err(HostError::Crashed { how, last_words: Vec::new() });
+            }
             None => self.start()?,
         };
         let encoded = wire::encode(&rows.schema(), Some(rows));
