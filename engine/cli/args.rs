@@ -54,6 +54,8 @@ pub(crate) enum Command {
     Check(CheckArgs),
     /// Show rows of a table.
     Show(ShowArgs),
+    /// Say what became of the rows of a table since an earlier run, or with other variables.
+    Diff(DiffArgs),
     /// Send a sentence through a map node of a finished run.
     Try(TryArgs),
     /// Put map nodes behind HTTP, with a page to try them.
@@ -95,7 +97,7 @@ pub(crate) enum Command {
 }
 
 /// Which pipeline, and where its results are.
-#[derive(Debug, ClapArgs)]
+#[derive(Clone, Debug, ClapArgs)]
 pub(crate) struct PipelineArgs {
     /// The pipeline file.
     pub(crate) pipeline: PathBuf,
@@ -198,6 +200,30 @@ pub(crate) struct ShowArgs {
     #[arg(long, value_name = "N")]
     pub(crate) limit: Option<usize>,
     /// Only these columns, in this order.
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub(crate) columns: Vec<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct DiffArgs {
+    #[command(flatten)]
+    pub(crate) pipeline: PipelineArgs,
+    /// The table: NODE for its first table, or NODE.PORT.
+    pub(crate) node: String,
+    /// Compare with what it is with this variable; it has to have been run so.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = name_value, conflicts_with = "run")]
+    pub(crate) before: Vec<(String, String)>,
+    /// Compare with what it was with the text of this run; without --run and --before, that of the newest run of another
+    /// text.
+    #[arg(long, value_name = "RUN")]
+    pub(crate) run: Option<String>,
+    /// One JSON object a line, for all rows that differ.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Rows to show of each kind.
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    pub(crate) limit: usize,
+    /// Of rows that are gone or new only these columns, in this order.
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub(crate) columns: Vec<String>,
 }

@@ -117,7 +117,21 @@ fn decode(bytes: &[u8], path: &Path) -> Result<String> {
 impl Project {
     /// Reads and checks a pipeline; prints what is wrong with it.
     pub(crate) fn open(args: &PipelineArgs, stages: &StageArgs) -> Result<Self> {
-        Self::sound(args, check(args, stages)?)
+        Self::open_text(args, stages, None)
+    }
+
+    /// The same with another text in the place of the pipeline's.
+    pub(crate) fn open_text(
+        args: &PipelineArgs,
+        stages: &StageArgs,
+        text: Option<String>,
+    ) -> Result<Self> {
+        let mut workspace = read(args, stages)?;
+        if let Some(text) = text {
+            workspace.text = text;
+        }
+        let (graph, diagnostics) = workspace.check(&args.settings.set, &variable);
+        Self::sound(args, Checked { workspace, graph, diagnostics })
     }
 
     /// The same to run it: what is left to do and needs a hub is fetched first. With the

@@ -40,6 +40,12 @@ impl CliError {
         Self::new(USAGE, message)
     }
 
+    /// The same of a time before: `in run …`, `with least=4.5`.
+    pub(crate) fn before(mut self, when: &str) -> Self {
+        self.message = format!("{when}, {}", self.message);
+        self
+    }
+
     /// Everything has been said already.
     pub(crate) fn silent(code: u8) -> Self {
         Self { silent: true, ..Self::new(code, "") }

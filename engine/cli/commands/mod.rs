@@ -1,6 +1,7 @@
 //! One file per command.
 
 mod check;
+mod diff;
 mod doctor;
 mod expect;
 mod export;
@@ -37,6 +38,7 @@ pub(crate) fn dispatch(args: &Args) -> Result<ExitCode> {
         Command::Check(args) => check::run(args, stages),
         Command::Show(args) => show::run(args, stages),
         Command::Serve(args) => serve::run(args, stages),
+        Command::Diff(args) => diff::run(args, stages),
         Command::Try(args) => try_node::run(args, stages),
         Command::Status(args) => status::run(args, stages),
         Command::Graph(args) => graph::run(args, stages),
