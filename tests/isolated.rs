@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{MODELS, Project, TABLES, c_library, signal, tiny};
+use common::{MODELS, Project, TABLES, c_library, kill_children, signal, tiny};
 
 /// Rows that the stage `unruly` hands on, with `with` as its settings, and once more as it should.
 fn pipeline(with: &str) -> String {
@@ -233,6 +233,18 @@ impl Apart {
         command
     }
 
+    /// Ends the processes of the stages when `event` has come `times` times; what the run says of it.
+    fn kill_stages_after(&self, event: &str, times: usize) -> String {
+        let mut run = self.run().stderr(Stdio::piped()).spawn().expect("it runs");
+        let lines = BufReader::new(run.stdout.as_mut().expect("piped")).lines();
+        let came = lines.filter(|line| line.as_ref().expect("text").contains(event));
+        assert_eq!(came.take(times).count(), times, "{event}");
+        kill_children(&run);
+        let output = run.wait_with_output().expect("it ends");
+        assert_eq!(output.status.code(), Some(1));
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    }
+
     /// Ends the run when `event` has come `times` times.
     fn kill_after(&self, event: &str, times: usize) {
         let mut run = self.run().spawn().expect("it runs");
@@ -264,6 +276,9 @@ impl Apart {
 #[test]
 fn t5_makes_the_same_bytes_in_processes_of_its_own() {
     let apart = Apart::new();
+    let said = apart.kill_stages_after("\"event\":\"metric\",\"node\":\"t5p\"", 3);
+    let crash = "node `t5p`: the stage crashed: its process ended before the work was done";
+    assert!(said.contains(crash) && said.contains("signal: 9 (SIGKILL)"), "{said}");
     apart.kill_after("\"event\":\"metric\",\"node\":\"t5p\"", 5);
     apart.kill_after("\"event\":\"part\",\"node\":\"paraphrases\"", 1);
     let output = apart.run().output().expect("it runs");

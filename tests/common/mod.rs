@@ -219,11 +219,30 @@ pub(crate) fn results(
 }
 
 /// Sends a signal to a process of ours.
-#[expect(unsafe_code, reason = "there is no safe way to send a signal")]
 pub(crate) fn signal(child: &Child, signal: i32) {
-    let pid = i32::try_from(child.id()).expect("a pid");
-    // SAFETY: the process is ours and not waited for yet.
-    assert_eq!(unsafe { libc::kill(pid, signal) }, 0);
+    assert!(send(child.id(), signal), "the process is not waited for yet");
+}
+
+/// Ends the processes that a process of ours has started.
+#[cfg(target_os = "linux")]
+pub(crate) fn kill_children(parent: &Child) {
+    let line = format!("PPid:\t{}\n", parent.id());
+    let processes = std::fs::read_dir("/proc").expect("Linux").flatten();
+    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let is_child = |pid: &u32| {
+        std::fs::read_to_string(format!("/proc/{pid}/status"))
+            .is_ok_and(|text| text.contains(&line))
+    };
+    // One may end by itself meanwhile.
+    let killed = pids.filter(is_child).filter(|pid| send(*pid, libc::SIGKILL)).count();
+    assert!(killed > 0, "it has none");
+}
+
+#[expect(unsafe_code, reason = "there is no safe way to send a signal")]
+fn send(pid: u32, signal: i32) -> bool {
+    let pid = i32::try_from(pid).expect("a pid");
+    // SAFETY: it takes no memory of ours.
+    unsafe { libc::kill(pid, signal) == 0 }
 }
 
 /// A number that scales a suite up, from the environment.
