@@ -113,6 +113,18 @@ fn a_stage_that_hangs_is_ended_after_it_was_asked_to_stop() {
     assert!(events.contains("it did not stop within 10 s, so its process was ended"), "{events}");
 }
 
+/// The rows are there: that the stage does not end is no reason to keep anybody waiting.
+#[test]
+fn a_stage_that_does_not_close_is_ended() {
+    let project = unruly("how: hang, when: close");
+    let started = Instant::now();
+    let events = project.ok(&with_stages(&["run", "p.yaml", "--json"]));
+    assert!(started.elapsed() < Duration::from_secs(20));
+    assert!(events.contains("it did not stop within 10 s"), "{events}");
+    let rows = project.ok(&with_stages(&["show", "p.yaml", "after", "--csv", "--columns", "text"]));
+    assert_eq!(rows, "text\none\ntwo\n");
+}
+
 #[test]
 fn a_stage_is_told_that_it_should_stop() {
     let project = unruly("how: wait, when: map");

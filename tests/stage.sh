@@ -21,3 +21,4 @@ stages=(--stages "$CARGO_TARGET_DIR/debug/libmy_stage.so")
 rows="$("$paraloom" show pipeline.yaml done --csv --columns text "${stages[@]}")"
 [ "$rows" = $'text\nPUT YOUR ROWS HERE' ]
 "$paraloom" stages my-stage "${stages[@]}"
+"$paraloom" stages test pipeline.yaml done "${stages[@]}"

@@ -271,9 +271,9 @@ impl Worker {
 impl Drop for Worker {
     fn drop(&mut self) {
         if let Some(process) = &mut self.process {
-            let mut desk = Desk::new(&*self.services, std::mem::take(&mut self.rows));
+            let desk = Desk::new(&*self.services, std::mem::take(&mut self.rows));
             // It is done either way.
-            let _ = process.command(&Command::Close, &Blobs::new(), &mut desk);
+            let _ = process.command(&Command::Close, &Blobs::new(), &mut desk.is_over());
         }
     }
 }

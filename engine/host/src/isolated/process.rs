@@ -45,11 +45,19 @@ pub(super) struct Desk<'a> {
     outputs: Vec<Option<(SchemaRef, Take<'a>)>>,
     /// The engine's own error, which says more than what the stage makes of it.
     error: Option<Box<dyn std::error::Error + Send + Sync>>,
+    /// When a stage that should be done is not waited for any longer.
+    give_up: Option<Instant>,
 }
 
 impl<'a> Desk<'a> {
     pub(super) fn new(services: &'a dyn Services, inputs: Vec<Option<Batches>>) -> Self {
         Self { services: Some(services), inputs, ..Self::default() }
+    }
+
+    /// The work is over: there is only so much time left.
+    pub(super) fn is_over(mut self) -> Self {
+        self.give_up = Some(Instant::now() + GRACE);
+        self
     }
 
     /// Without rows, and without services where nothing is at work.
@@ -183,7 +191,6 @@ impl Process {
     }
 
     fn talk(&mut self, desk: &mut Desk) -> io::Result<Talk> {
-        let mut asked_to_stop: Option<Instant> = None;
         loop {
             while let Some((message, blobs)) = self.frames.next()? {
                 match message {
@@ -198,12 +205,12 @@ impl Process {
                     ToEngine::Done(outcome) => return Ok(Talk::Done(outcome, blobs)),
                 }
             }
-            match asked_to_stop {
+            match desk.give_up {
                 None if desk.is_cancelled() => {
                     self.tell(&ToStage::Cancel, &Blobs::new())?;
-                    asked_to_stop = Some(Instant::now());
+                    desk.give_up = Some(Instant::now() + GRACE);
                 }
-                Some(asked) if asked.elapsed() > GRACE => return Ok(Talk::Stuck),
+                Some(end) if Instant::now() > end => return Ok(Talk::Stuck),
                 _ => {}
             }
             let mut ready = [PollFd::new(&self.stream, PollFlags::IN)];
