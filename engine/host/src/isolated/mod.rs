@@ -273,7 +273,7 @@ impl Drop for Worker {
         if let Some(process) = &mut self.process {
             let desk = Desk::new(&*self.services, std::mem::take(&mut self.rows));
             // It is done either way.
-            let _ = process.command(&Command::Close, &Blobs::new(), &mut desk.is_over());
+            let _ = process.command(&Command::Close, &Blobs::new(), &mut desk.winding_up());
         }
     }
 }

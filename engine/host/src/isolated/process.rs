@@ -55,7 +55,7 @@ impl<'a> Desk<'a> {
     }
 
     /// The work is over: there is only so much time left.
-    pub(super) fn is_over(mut self) -> Self {
+    pub(super) fn winding_up(mut self) -> Self {
         self.give_up = Some(Instant::now() + GRACE);
         self
     }
