@@ -126,6 +126,19 @@ fn a_stage_that_does_not_close_is_ended() {
 }
 
 #[test]
+fn what_a_stage_leaves_behind_keeps_nobody_waiting() {
+    for (how, code) in [("fork", 0), ("fork and crash", 1)] {
+        let project = unruly(&format!("how: {how}, when: map"));
+        let started = Instant::now();
+        let output = project.run(&with_stages(&["run", "p.yaml"]));
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{how}: {said}");
+        assert_eq!(said.contains("(SIGABRT)"), code != 0, "{said}");
+        assert!(started.elapsed() < Duration::from_secs(15), "{how}: {:?}", started.elapsed());
+    }
+}
+
+#[test]
 fn a_stage_is_told_that_it_should_stop() {
     let project = unruly("how: wait, when: map");
     let mut run = project.command(&with_stages(&["run", "p.yaml", "--json"]));

@@ -75,6 +75,13 @@ static void misbehave(const struct unruly* unruly, const char* when) {
     fflush(stdout);
     for (;;) sleep(1);
   }
+  /* A process of its own that has all that this one has, and stays. */
+  if (HOW("fork") || HOW("fork and crash"))
+    if (fork() == 0) {
+      sleep(30);
+      _exit(0);
+    }
+  if (HOW("fork and crash")) abort();
   if (HOW("pause")) {
     printf("paused\n");
     fflush(stdout);

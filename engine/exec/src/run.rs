@@ -242,12 +242,9 @@ fn run_node(shared: &Shared, node: NodeIndex, events: &Sender<Event>) -> Result<
     if let Err(error) = &result {
         shared.board.fail();
         if !matches!(error, RunError::Stopped | RunError::Store(StoreError::Damaged { .. })) {
-            let hint = match error {
-                RunError::Stage { failure, .. } => failure.hint.clone(),
-                _ => None,
-            };
             let name = shared.graph.node(node).name.clone();
-            let _ = events.send(Event::NodeFailed { node: name, message: error.to_string(), hint });
+            let (message, hint) = (error.to_string(), error.hint());
+            let _ = events.send(Event::NodeFailed { node: name, message, hint });
         }
     }
     result

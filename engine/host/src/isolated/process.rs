@@ -215,6 +215,8 @@ impl Process {
             }
             let mut ready = [PollFd::new(&self.stream, PollFlags::IN)];
             match poll(&mut ready, Some(&LOOK)) {
+                // A process that it has started may still have the other end.
+                Ok(0) if self.child.try_wait()?.is_some() => return Ok(Talk::Over),
                 Ok(0) | Err(rustix::io::Errno::INTR) => {}
                 Ok(_) if !self.frames.read(&mut self.stream)? => return Ok(Talk::Over),
                 Ok(_) => {}
@@ -249,7 +251,7 @@ impl Process {
     }
 
     /// What the allocator said before it ended the process.
-    fn out_of_memory(&mut self) -> StageFailure {
+    fn out_of_memory(&self) -> StageFailure {
         let words = self.last_words();
         let after = |mark: &str| words.iter().find_map(|line| Some(line.split_once(mark)?.1));
         let message = match after("out of memory") {
@@ -260,8 +262,8 @@ impl Process {
         StageFailure { status: status::RESOURCE, message, hint, ..Default::default() }
     }
 
-    fn last_words(&mut self) -> Vec<String> {
-        self.printed.as_mut().map(Printed::last).unwrap_or_default()
+    fn last_words(&self) -> Vec<String> {
+        self.printed.as_ref().map(Printed::last).unwrap_or_default()
     }
 
     /// Lets go of the process, and waits until it is gone.
@@ -296,8 +298,15 @@ enum Talk {
 /// What a process prints, line by line.
 #[derive(Debug)]
 struct Printed {
-    last: Arc<Mutex<Vec<String>>>,
+    kept: Arc<Mutex<Kept>>,
     over: mpsc::Receiver<()>,
+}
+
+struct Kept {
+    /// None once nothing is at work: a process that the stage has started may print for ever.
+    services: Option<Arc<dyn Services>>,
+    /// The last lines.
+    words: Vec<String>,
 }
 
 /// How much is kept for the day of a crash, and what is a line at most.
@@ -306,33 +315,54 @@ const LINE: u64 = 4096;
 
 impl Printed {
     fn follow(pipe: PipeReader, services: Arc<dyn Services>) -> io::Result<Self> {
-        let (last, (end, over)) = (Arc::new(Mutex::new(Vec::new())), mpsc::channel());
-        let kept = Arc::clone(&last);
+        let kept = Kept { services: Some(services), words: Vec::new() };
+        let (kept, (end, over)) = (Arc::new(Mutex::new(kept)), mpsc::channel());
+        let following = Arc::clone(&kept);
         let follow = move || {
             let mut pipe = BufReader::new(pipe);
             let mut line = Vec::new();
             while let Ok(1..) = pipe.by_ref().take(LINE).read_until(b'\n', &mut line) {
                 let text = String::from_utf8_lossy(&line).trim_end().to_owned();
                 line.clear();
-                if text.is_empty() {
-                    continue;
+                if !text.is_empty() {
+                    following.lock().unwrap_or_else(PoisonError::into_inner).add(text);
                 }
-                services.log(Level::Info, &text);
-                let mut last = kept.lock().unwrap_or_else(PoisonError::into_inner);
-                if last.len() == LAST {
-                    last.remove(0);
-                }
-                last.push(text);
             }
             let _ = end.send(());
         };
         std::thread::Builder::new().name("printed".to_owned()).spawn(follow)?;
-        Ok(Self { last, over })
+        Ok(Self { kept, over })
     }
 
-    /// The last lines of a process that has ended. Its own children may still have the pipe.
-    fn last(&mut self) -> Vec<String> {
+    /// The last lines of a process that has ended.
+    fn last(&self) -> Vec<String> {
         let _ = self.over.recv_timeout(TO_END);
-        self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).words.clone()
+    }
+}
+
+impl Drop for Printed {
+    fn drop(&mut self) {
+        // What was printed before the end is logged before anybody hears of it.
+        let _ = self.over.recv_timeout(TO_END);
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).services = None;
+    }
+}
+
+impl Kept {
+    fn add(&mut self, line: String) {
+        if let Some(services) = &self.services {
+            services.log(Level::Info, &line);
+        }
+        if self.words.len() == LAST {
+            self.words.remove(0);
+        }
+        self.words.push(line);
+    }
+}
+
+impl std::fmt::Debug for Kept {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.words.fmt(f)
     }
 }
