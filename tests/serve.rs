@@ -167,10 +167,19 @@ fn an_open_connection_does_not_keep_it() {
 #[test]
 #[cfg(target_os = "linux")]
 fn a_crash_is_an_error_of_one_request() {
-    let project = Project::new(
-        "paraloom: 1\nname: s\nnodes:\n  rows: { stage: load, with: { from: rows.csv } }\n  \
-         n: { stage: unruly, inputs: { rows: rows }, with: { how: segfault, when: mark } }\n",
-    );
+    for (how, said_of_it) in
+        [("segfault", "signal: 11 (SIGSEGV)"), ("memory", "out of memory: 7 bytes")]
+    {
+        crash(how, said_of_it);
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn crash(how: &str, said_of_it: &str) {
+    let project = Project::new(&format!(
+        "paraloom: 1\nname: s\nnodes:\n  rows: {{ stage: load, with: {{ from: rows.csv }} }}\n  \
+         n: {{ stage: unruly, inputs: {{ rows: rows }}, with: {{ how: {how}, when: mark }} }}\n"
+    ));
     project.write("rows.csv", "text\none\n");
     let library = common::c_library(&project, "unruly");
     let stages = ["--stages", library.to_str().expect("text")];
@@ -184,5 +193,5 @@ fn a_crash_is_an_error_of_one_request() {
     }
     let (code, said) = serving.end(libc::SIGTERM);
     assert_eq!(code, Some(0), "{said}");
-    assert!(said.contains("signal: 11 (SIGSEGV)"), "{said}");
+    assert!(said.contains(said_of_it), "{said}");
 }

@@ -86,9 +86,7 @@ impl Isolated {
             None => self.start(None)?.0,
         };
         let planned = ask_plan(&mut process, request, schemas, &mut Desk::default());
-        if !matches!(planned, Err(HostError::Crashed { .. })) {
-            *planner = Some(process);
-        }
+        *planner = process.if_alive();
         planned
     }
 }
@@ -261,9 +259,7 @@ impl Worker {
         desk.outputs(&self.plan.outputs, outputs);
         let mapped = process.command(&Command::Map, &encoded, &mut desk);
         self.rows = desk.into_rows();
-        if !matches!(mapped, Err(HostError::Crashed { .. })) {
-            self.process = Some(process);
-        }
+        self.process = process.if_alive();
         mapped.map(drop)
     }
 }

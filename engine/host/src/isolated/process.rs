@@ -35,6 +35,8 @@ pub(super) struct Process {
     stream: UnixStream,
     frames: Frames,
     printed: Option<Printed>,
+    /// It has ended, or was ended: it answers no more.
+    is_over: bool,
 }
 
 /// What is done for a stage while it works on a command.
@@ -164,7 +166,12 @@ impl Process {
         let child = command.spawn()?;
         // The command has copies of what the process writes to.
         drop(command);
-        Ok(Self { child, stream, frames: Frames::default(), printed })
+        Ok(Self { child, stream, frames: Frames::default(), printed, is_over: false })
+    }
+
+    /// The process, if it can be told more.
+    pub(super) fn if_alive(self) -> Option<Self> {
+        Some(self).filter(|process| !process.is_over)
     }
 
     /// Tells the process what to do, and does what its stage asks for until that is done.
@@ -175,6 +182,7 @@ impl Process {
         desk: &mut Desk,
     ) -> Result<(Outcome, Blobs)> {
         let done = self.tell(&ToStage::Command(command), blobs).and_then(|()| self.talk(desk));
+        self.is_over = !matches!(done, Ok(Talk::Done(..)));
         if let Some(error) = desk.error.take() {
             return Err(HostError::Engine(error));
         }
