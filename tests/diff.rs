@@ -35,7 +35,9 @@ fn rows_are_compared_by_their_ids() {
         let said = project.transcript(&[&["diff", "p.yaml"], args].concat());
         all.push_str(&format!("=== {title}: {}\n", without_run(&said)));
     };
+    diff(&project, "nothing has run", &["good"]);
     project.ok(&["run", "p.yaml"]);
+    diff(&project, "misspelt", &["goood"]);
     diff(&project, "no other run", &["good"]);
     diff(&project, "not run so", &["good", "--before", "least=3"]);
     diff(&project, "no such variable", &["good", "--before", "most=3"]);

@@ -73,7 +73,15 @@ pub(crate) struct Checked {
 /// Reads and checks a pipeline. Never uses the network: what is on a hub is looked for in the
 /// cache only.
 pub(crate) fn check(args: &PipelineArgs, stages: &StageArgs) -> Result<Checked> {
-    let workspace = read(args, stages)?;
+    check_text(args, stages, None)
+}
+
+/// The same with another text in the place of the pipeline's.
+fn check_text(args: &PipelineArgs, stages: &StageArgs, text: Option<String>) -> Result<Checked> {
+    let mut workspace = read(args, stages)?;
+    if let Some(text) = text {
+        workspace.text = text;
+    }
     let (graph, diagnostics) = workspace.check(&args.settings.set, &variable);
     Ok(Checked { workspace, graph, diagnostics })
 }
@@ -126,12 +134,7 @@ impl Project {
         stages: &StageArgs,
         text: Option<String>,
     ) -> Result<Self> {
-        let mut workspace = read(args, stages)?;
-        if let Some(text) = text {
-            workspace.text = text;
-        }
-        let (graph, diagnostics) = workspace.check(&args.settings.set, &variable);
-        Self::sound(args, Checked { workspace, graph, diagnostics })
+        Self::sound(args, check_text(args, stages, text)?)
     }
 
     /// The same to run it: what is left to do and needs a hub is fetched first. With the

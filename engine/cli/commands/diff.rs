@@ -20,6 +20,8 @@ use crate::render::{self, printable};
 
 pub(crate) fn run(args: &DiffArgs, stages: &StageArgs) -> Result<ExitCode> {
     let now = Project::open(&args.pipeline, stages)?;
+    // A name that is wrong is wrong now, whatever was before.
+    let rows_now = rows(&now, &args.node)?;
     let mut earlier = args.pipeline.clone();
     let (text, what, way_out) = if args.before.is_empty() {
         let run = earlier_run(args, &now)?;
@@ -36,10 +38,10 @@ pub(crate) fn run(args: &DiffArgs, stages: &StageArgs) -> Result<ExitCode> {
         let way_out = format!("`paraloom run PIPELINE --set {}` makes it", set.join(" --set "));
         (None, format!("with {}", set.join(", ")), way_out)
     };
-    let before = Project::open_text(&earlier, stages, text)?;
+    let unsound = |_| CliError::usage(format!("{what}, the pipeline cannot be checked"));
+    let before = Project::open_text(&earlier, stages, text).map_err(unsound)?;
     let before = rows(&before, &args.node).map_err(|error| error.before(&what).hint(way_out))?;
-    let now = rows(&now, &args.node)?;
-    let changes = Changes::between(before, now)?;
+    let changes = Changes::between(before, rows_now)?;
     if args.json {
         changes.print_json()?;
     } else {
