@@ -5,7 +5,7 @@ mod common;
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::{MODELS, Project, TABLES, c_library, kill_children, signal, tiny};
@@ -79,7 +79,7 @@ fn what_a_stage_prints_is_logged_and_not_taken_for_data() {
 }
 
 /// A run whose stage is in the middle of something, and the process that it works in.
-fn hanging(project: &Project) -> (std::process::Child, PathBuf) {
+fn hanging(project: &Project) -> (Child, PathBuf) {
     let mut run = project.command(&with_stages(&["run", "p.yaml", "--json"]));
     let mut run =
         run.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary runs");
@@ -258,42 +258,29 @@ impl Apart {
         command
     }
 
-    /// Ends the processes of the stages when `event` has come `times` times; what the run says of it.
-    fn kill_stages_after(&self, event: &str, times: usize) -> String {
+    /// A run in which `event` has come `times` times.
+    fn run_until(&self, event: &str, times: usize) -> Child {
         let mut run = self.run().stderr(Stdio::piped()).spawn().expect("it runs");
         let lines = BufReader::new(run.stdout.as_mut().expect("piped")).lines();
         let came = lines.filter(|line| line.as_ref().expect("text").contains(event));
         assert_eq!(came.take(times).count(), times, "{event}");
-        kill_children(&run);
-        let output = run.wait_with_output().expect("it ends");
-        assert_eq!(output.status.code(), Some(1));
-        String::from_utf8_lossy(&output.stderr).into_owned()
+        run
     }
 
-    /// Ends the run when `event` has come `times` times.
-    fn kill_after(&self, event: &str, times: usize) {
-        let mut run = self.run().spawn().expect("it runs");
-        let lines = BufReader::new(run.stdout.as_mut().expect("piped")).lines();
-        let came = lines.filter(|line| line.as_ref().expect("text").contains(event));
-        assert_eq!(came.take(times).count(), times, "{event}");
-        run.kill().expect("it is ours");
-        run.wait().expect("it ends");
+    fn export(&self, result: &str) -> Vec<u8> {
+        let mut export = Command::new(self.0.file("engine/bin/paraloom"));
+        export.args(["export", "p.yaml", result, "--stages", "t5.so"]);
+        exported(&self.0, export, result)
     }
+}
 
-    /// Tables and models as files, read without the library.
-    fn export(&self) -> Vec<(String, Vec<u8>)> {
-        let mut all = Vec::new();
-        for result in TABLES.iter().chain(&MODELS) {
-            let is_model = MODELS.contains(result);
-            let to = self.0.file(&format!("out/{result}{}", if is_model { "" } else { ".csv" }));
-            let mut export = Command::new(self.0.file("engine/bin/paraloom"));
-            export.args(["export", "p.yaml", result, "--stages", "t5.so", "--to"]).arg(&to);
-            assert!(export.current_dir(self.0.path()).status().expect("it runs").success());
-            let file = if is_model { to.join("model.safetensors") } else { to };
-            all.push(((*result).to_owned(), std::fs::read(file).expect("it was written")));
-        }
-        all
-    }
+/// A table or the weights of a model, by way of a file.
+fn exported(project: &Project, mut export: Command, result: &str) -> Vec<u8> {
+    let is_model = MODELS.contains(&result);
+    let to = project.file(&format!("out/{result}{}", if is_model { "" } else { ".csv" }));
+    let output = export.arg("--to").arg(&to).current_dir(project.path()).output().expect("it runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    std::fs::read(if is_model { to.join("model.safetensors") } else { to }).expect("it was written")
 }
 
 /// Training, checkpoints, models in and out, many inputs, scores: all of it goes through the socket, and comes out as it
@@ -301,23 +288,27 @@ impl Apart {
 #[test]
 fn t5_makes_the_same_bytes_in_processes_of_its_own() {
     let apart = Apart::new();
-    let said = apart.kill_stages_after("\"event\":\"metric\",\"node\":\"t5p\"", 3);
+    let run = apart.run_until("\"event\":\"metric\",\"node\":\"t5p\"", 3);
+    kill_children(&run);
+    let output = run.wait_with_output().expect("it ends");
+    let said = String::from_utf8_lossy(&output.stderr);
     let crash = "node `t5p`: the stage crashed: its process ended before the work was done";
+    assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains(crash) && said.contains("signal: 9 (SIGKILL)"), "{said}");
-    apart.kill_after("\"event\":\"metric\",\"node\":\"t5p\"", 5);
-    apart.kill_after("\"event\":\"part\",\"node\":\"paraphrases\"", 1);
+    for (event, times) in [
+        ("\"event\":\"metric\",\"node\":\"t5p\"", 5),
+        ("\"event\":\"part\",\"node\":\"paraphrases\"", 1),
+    ] {
+        let mut run = apart.run_until(event, times);
+        run.kill().expect("it is ours");
+        run.wait().expect("it ends");
+    }
     let output = apart.run().output().expect("it runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let here = tiny();
     here.ok(&["run", "p.yaml"]);
-    let export = |result: &str| {
-        let is_model = MODELS.contains(&result);
-        let to = here.file(&format!("out/{result}{}", if is_model { "" } else { ".csv" }));
-        here.ok(&["export", "p.yaml", result, "--to", to.to_str().expect("text")]);
-        let file = if is_model { to.join("model.safetensors") } else { to };
-        std::fs::read(file).expect("it was written")
-    };
-    for (result, bytes) in apart.export() {
-        assert!(bytes == export(&result), "{result}");
+    for result in TABLES.into_iter().chain(MODELS) {
+        let expected = exported(&here, here.command(&["export", "p.yaml", result]), result);
+        assert!(apart.export(result) == expected, "{result}");
     }
 }

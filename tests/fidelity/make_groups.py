@@ -13,7 +13,7 @@ import sys
 import torch
 from transformers import T5ForConditionalGeneration
 
-from reference import SEARCH_NUDGES, differing, generated, nudged, of_source
+from reference import clear_searches, of_sources
 
 SEARCHES = [
     dict(num_beams=4, num_beam_groups=2, diversity_penalty=1.0, num_return_sequences=4),
@@ -28,16 +28,6 @@ if __name__ == "__main__":
     for recorded in sorted(pathlib.Path(sys.argv[1]).glob("*/recorded.json")):
         model = T5ForConditionalGeneration.from_pretrained(recorded.parent).eval()
         sources = json.loads(recorded.read_text())["inputs"][:60]
-        searches = [generated(model, sources, **how) for how in SEARCHES]
-        clear = set(range(len(sources)))
-        for nudge in range(SEARCH_NUDGES):
-            other = nudged(model, nudge, by=2**-20)
-            for how, search in zip(SEARCHES, searches, strict=True):
-                clear -= differing(search["rows"], generated(other, sources, **how)["rows"], len(sources))
-        for search in searches:
-            for key in ("rows", "scores"):
-                search[key] = [value for at in sorted(clear) for value in of_source(search[key], at, len(sources))]
-        print(f"{recorded.parent.name}: {len(clear)} of {len(sources)} sources")
-        inputs = [sources[at] for at in sorted(clear)]
-        text = json.dumps(dict(inputs=inputs, generated=searches), separators=(",", ":"))
+        searches, clear = clear_searches(model, sources, SEARCHES)
+        text = json.dumps(of_sources(searches, sources, clear), separators=(",", ":"))
         (recorded.parent / "groups.json").write_text(text + "\n")

@@ -224,26 +224,36 @@ def generated(model, inputs, **how):
     return dict(how, rows=written(result.sequences), scores=None if scores is None else rounded(scores))
 
 
-def searched(model, seed):
-    """Sources on which the reference agrees with itself, and what it writes for them; none where they are too few."""
-    sources = sentences(INPUTS + SPARE_INPUTS, 30, seed)
-    recorded = [generated(model, sources, **how) for how in SEARCHES]
+def clear_searches(model, sources, searches):
+    """What the reference writes, and the numbers of the sources on which it agrees with itself."""
+    recorded = [generated(model, sources, **how) for how in searches]
     clear = set(range(len(sources)))
     for nudge in range(SEARCH_NUDGES):
         other = nudged(model, nudge, by=2**-20)
-        for how, search in zip(SEARCHES, recorded, strict=True):
+        for how, search in zip(searches, recorded, strict=True):
             clear -= differing(search["rows"], generated(other, sources, **how)["rows"], len(sources))
     if passed_over := len(sources) - len(clear):
         print(f"{passed_over} of {len(sources)} sources passed over: some roundings change what transformers writes",
               file=sys.stderr)
-    if len(clear) < INPUTS:
-        return None
-    chosen = sorted(clear)[:INPUTS]
+    return recorded, sorted(clear)
+
+
+def of_sources(recorded, sources, chosen):
+    """Only what belongs to the sources of these numbers."""
     for search in recorded:
         for key in ("rows", "scores"):
             if search[key] is not None:
                 search[key] = [value for index in chosen for value in of_source(search[key], index, len(sources))]
     return dict(inputs=[sources[index] for index in chosen], generated=recorded)
+
+
+def searched(model, seed):
+    """Sources on which the reference agrees with itself, and what it writes for them; none where they are too few."""
+    sources = sentences(INPUTS + SPARE_INPUTS, 30, seed)
+    recorded, clear = clear_searches(model, sources, SEARCHES)
+    if len(clear) < INPUTS:
+        return None
+    return of_sources(recorded, sources, clear[:INPUTS])
 
 
 def of_source(values, index, sources):
