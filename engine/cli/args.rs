@@ -213,8 +213,8 @@ pub(crate) struct DiffArgs {
     /// Compare with what it is with this variable; it has to have been run so.
     #[arg(long, value_name = "NAME=VALUE", value_parser = name_value, conflicts_with = "run")]
     pub(crate) before: Vec<(String, String)>,
-    /// Compare with what it was with the text of this run; without --run and --before, that of the newest run of another
-    /// text.
+    /// Compare with what this run has left; without --run and --before, the newest run that has left another table. Enough
+    /// of its name to tell it from others.
     #[arg(long, value_name = "RUN")]
     pub(crate) run: Option<String>,
     /// One JSON object a line, for all rows that differ.

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use paraloom_exec::{Cancel, Observer, Remotes, RunError, Variables, Workspace};
+use paraloom_exec::{Cancel, Observer, Remotes, RunError, Variables, Workspace, rekey};
 use paraloom_host::{Host, Isolation, Origin, shipped_libraries};
 use paraloom_pipeline::{Diagnostic, Graph, Severity};
 use paraloom_store::Store;
@@ -73,15 +73,7 @@ pub(crate) struct Checked {
 /// Reads and checks a pipeline. Never uses the network: what is on a hub is looked for in the
 /// cache only.
 pub(crate) fn check(args: &PipelineArgs, stages: &StageArgs) -> Result<Checked> {
-    check_text(args, stages, None)
-}
-
-/// The same with another text in the place of the pipeline's.
-fn check_text(args: &PipelineArgs, stages: &StageArgs, text: Option<String>) -> Result<Checked> {
-    let mut workspace = read(args, stages)?;
-    if let Some(text) = text {
-        workspace.text = text;
-    }
+    let workspace = read(args, stages)?;
     let (graph, diagnostics) = workspace.check(&args.settings.set, &variable);
     Ok(Checked { workspace, graph, diagnostics })
 }
@@ -125,16 +117,7 @@ fn decode(bytes: &[u8], path: &Path) -> Result<String> {
 impl Project {
     /// Reads and checks a pipeline; prints what is wrong with it.
     pub(crate) fn open(args: &PipelineArgs, stages: &StageArgs) -> Result<Self> {
-        Self::open_text(args, stages, None)
-    }
-
-    /// The same with another text in the place of the pipeline's.
-    pub(crate) fn open_text(
-        args: &PipelineArgs,
-        stages: &StageArgs,
-        text: Option<String>,
-    ) -> Result<Self> {
-        Self::sound(args, check_text(args, stages, text)?)
+        Self::sound(args, check(args, stages)?)
     }
 
     /// The same to run it: what is left to do and needs a hub is fetched first. With the
@@ -160,9 +143,12 @@ impl Project {
         let create = || Store::create(&place);
         if !checked.workspace.uses_hub() {
             let project = Self::sound(args, checked)?;
-            return Ok(Some((project, create()?)));
+            let store = create()?;
+            rekey(&store, &project.workspace.host)?;
+            return Ok(Some((project, store)));
         }
         let store = create()?;
+        rekey(&store, &checked.workspace.host)?;
         let variables = Variables { set: &args.settings.set, env: &variable };
         match checked.workspace.check_fetched(variables, until, &store, cancel, observer) {
             Err(RunError::Stopped) => return Ok(None),
@@ -187,7 +173,12 @@ impl Project {
 
     /// The store if there is one already.
     pub(crate) fn store(&self) -> Result<Option<Store>> {
-        Ok(Store::open(&self.store)?)
+        let store = Store::open(&self.store)?;
+        if let Some(store) = &store {
+            // A store that may only be read is looked at as it is.
+            let _ = rekey(store, &self.workspace.host);
+        }
+        Ok(store)
     }
 
     /// The store, which must be there.

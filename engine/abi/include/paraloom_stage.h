@@ -25,7 +25,7 @@ extern "C" {
 #endif
 
 #define PARALOOM_ABI_MAJOR 1u
-#define PARALOOM_ABI_MINOR 2u
+#define PARALOOM_ABI_MINOR 3u
 #define PARALOOM_ENTRY_SYMBOL "paraloom_stages_v1"
 
 /* True if `field` lies inside the table that the other side handed over. */
@@ -182,6 +182,12 @@ struct paraloom_port {
 #define PARALOOM_STAGE_USES_SEED 1u       /* the result depends on the seed */
 #define PARALOOM_STAGE_RESUMABLE 2u       /* whole stage that commits checkpoints */
 #define PARALOOM_STAGE_BATCH_INVARIANT 4u /* map stage: a row's result does not depend on its neighbours */
+
+/* What becomes of the rows of the first table input; the engine counts, and fails the node where it is not so (since 1.3).
+ * A row has come of another if it has its `_id`, or has that as its `_parent`. */
+#define PARALOOM_STAGE_KEEPS_ROWS 8u    /* every table output has each row once */
+#define PARALOOM_STAGE_DIVIDES_ROWS 16u /* each row is in one of the table outputs, once */
+#define PARALOOM_STAGE_COVERS_ROWS 32u  /* of each row comes a row of a table output, or several */
 
 /* One edge into the node that is being planned. */
 struct paraloom_plan_input {

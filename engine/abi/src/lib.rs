@@ -12,7 +12,7 @@ pub use arrow::{ArrowArray, ArrowArrayStream, ArrowSchema};
 /// Libraries of another major version are refused.
 pub const ABI_MAJOR: u32 = 1;
 /// Grows with every appended field.
-pub const ABI_MINOR: u32 = 2;
+pub const ABI_MINOR: u32 = 3;
 /// The one symbol that a stage library exports, NUL-terminated.
 pub const ENTRY_SYMBOL: &[u8] = b"paraloom_stages_v1\0";
 
@@ -176,6 +176,12 @@ pub const STAGE_USES_SEED: u32 = 1;
 pub const STAGE_RESUMABLE: u32 = 2;
 /// [`Stage::flags`]: a map stage in which a row's result does not depend on its neighbours.
 pub const STAGE_BATCH_INVARIANT: u32 = 4;
+/// [`Stage::flags`]: every table output has each row of the first table input once. Since 1.3.
+pub const STAGE_KEEPS_ROWS: u32 = 8;
+/// [`Stage::flags`]: each row of the first table input is in one of the table outputs, once. Since 1.3.
+pub const STAGE_DIVIDES_ROWS: u32 = 16;
+/// [`Stage::flags`]: of each row of the first table input comes a row of a table output, or several. Since 1.3.
+pub const STAGE_COVERS_ROWS: u32 = 32;
 
 /// One edge into the node that is being planned.
 #[repr(C)]

@@ -7,8 +7,7 @@ use arrow::array::{Array, AsArray, RecordBatch, UInt32Array};
 use arrow::compute::{concat_batches, take_record_batch};
 use arrow::datatypes::DataType;
 use arrow::util::display::array_value_to_string;
-use paraloom_exec::Lookup;
-use paraloom_store::RunSummary;
+use paraloom_exec::{Lookup, TableRef};
 use serde_json::{Map, Value, json};
 
 use super::print;
@@ -16,32 +15,31 @@ use super::show::{find_table, project, read_rows};
 use crate::args::{DiffArgs, StageArgs};
 use crate::context::Project;
 use crate::error::{CliError, NODE_FAILED, Result};
+use crate::recorded;
 use crate::render::{self, printable};
 
 pub(crate) fn run(args: &DiffArgs, stages: &StageArgs) -> Result<ExitCode> {
     let now = Project::open(&args.pipeline, stages)?;
     // A name that is wrong is wrong now, whatever was before.
-    let rows_now = rows(&now, &args.node)?;
-    let mut earlier = args.pipeline.clone();
-    let (text, what, way_out) = if args.before.is_empty() {
-        let run = earlier_run(args, &now)?;
-        let text = std::fs::read_to_string(run.dir.join("pipeline.yaml"))?;
-        let way_out = "the run did not make it, or something that it read has changed since";
-        (Some(text), format!("in run {}", run.id), way_out.to_owned())
+    let table_now = table(&now, &args.node)?;
+    let (before, what) = if args.before.is_empty() {
+        let (run, before) = earlier(args, &now, &table_now)?;
+        (before, format!("in run {run}"))
     } else {
+        let mut earlier = args.pipeline.clone();
         let is_other =
             |(set, _): &(String, String)| args.before.iter().all(|(name, _)| name != set);
         earlier.settings.set.retain(is_other);
         earlier.settings.set.extend(args.before.iter().cloned());
         let set: Vec<_> =
             args.before.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let what = format!("with {}", set.join(", "));
+        let unsound = |_| CliError::usage(format!("{what}, the pipeline cannot be checked"));
+        let before = Project::open(&earlier, stages).map_err(unsound)?;
         let way_out = format!("`paraloom run PIPELINE --set {}` makes it", set.join(" --set "));
-        (None, format!("with {}", set.join(", ")), way_out)
+        (table(&before, &args.node).map_err(|error| error.before(&what).hint(way_out))?, what)
     };
-    let unsound = |_| CliError::usage(format!("{what}, the pipeline cannot be checked"));
-    let before = Project::open_text(&earlier, stages, text).map_err(unsound)?;
-    let before = rows(&before, &args.node).map_err(|error| error.before(&what).hint(way_out))?;
-    let changes = Changes::between(before, rows_now)?;
+    let changes = Changes::between(rows(&before)?, rows(&table_now)?)?;
     if args.json {
         changes.print_json()?;
     } else {
@@ -50,34 +48,39 @@ pub(crate) fn run(args: &DiffArgs, stages: &StageArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The run that somebody asks for, or the newest one of another text.
-fn earlier_run(args: &DiffArgs, now: &Project) -> Result<RunSummary> {
-    let mut runs = now.need_store()?.runs()?.into_iter().rev();
+/// The table in the run that somebody asks for, or in the newest one that left another.
+fn earlier(args: &DiffArgs, now: &Project, table_now: &TableRef) -> Result<(String, TableRef)> {
+    let store = now.need_store()?;
+    if let Some(id) = &args.run {
+        let run = recorded::find_run(&store, id)?;
+        let table = recorded::table(&store, &run, &args.node)?;
+        return Ok((run, table));
+    }
     let name = now.graph.name.as_str();
-    let text = |run: &RunSummary| std::fs::read_to_string(run.dir.join("pipeline.yaml"));
-    let is_other = |run: &RunSummary| {
-        run.events.iter().any(|event| event["pipeline"] == name)
-            && text(run).is_ok_and(|text| text != now.workspace.text)
-    };
-    let found = match &args.run {
-        Some(id) => runs.find(|run| run.id == *id),
-        None => runs.find(is_other),
-    };
-    found.ok_or_else(|| match &args.run {
-        Some(id) => {
-            CliError::usage(format!("there is no run `{id}`")).hint("`paraloom runs` lists them")
+    for run in store.runs()?.into_iter().rev() {
+        if run.events.iter().all(|event| event["pipeline"] != name) {
+            continue;
         }
-        None => CliError::usage("no run had another text of this pipeline")
-            .hint("say which one with --run, or with --before NAME=VALUE what a variable was"),
-    })
+        // A run that was cut short has left no record, one of another text perhaps no such table.
+        if let Ok(table) = recorded::table(&store, &run.id, &args.node)
+            && table.digest() != table_now.digest()
+        {
+            return Ok((run.id, table));
+        }
+    }
+    Err(CliError::usage(format!("no run of this pipeline has left another `{}`", args.node))
+        .hint("say which one with --run, or with --before NAME=VALUE what a variable was"))
+}
+
+fn table(project: &Project, node: &str) -> Result<TableRef> {
+    let store = project.need_store()?;
+    let lookup = Lookup::new(&project.graph, &project.workspace.host, Some(&store))?;
+    find_table(&project.graph, &lookup, node)
 }
 
 /// All rows of a table; some are looked up again.
-fn rows(project: &Project, node: &str) -> Result<RecordBatch> {
-    let store = project.need_store()?;
-    let lookup = Lookup::new(&project.graph, &project.workspace.host, Some(&store))?;
-    let table = find_table(&project.graph, &lookup, node)?;
-    Ok(concat_batches(&table.schema, &read_rows(&table, None, usize::MAX)?)?)
+fn rows(table: &TableRef) -> Result<RecordBatch> {
+    Ok(concat_batches(&table.schema, &read_rows(table, None, usize::MAX)?)?)
 }
 
 /// What became of rows, each by its number before and now.

@@ -3,7 +3,6 @@
 mod check;
 mod diff;
 mod doctor;
-mod expect;
 mod export;
 mod graph;
 mod init;

@@ -2,8 +2,9 @@
 
 use std::process::ExitCode;
 
-use paraloom_exec::{Cancel, Job, NodePlan, State};
-use paraloom_pipeline::{DEFAULT_DEVICE, Node, Place, PortKind};
+use paraloom_exec::{Cancel, Job, Lookup, NodePlan, State, judge};
+use paraloom_host::Host;
+use paraloom_pipeline::{DEFAULT_DEVICE, Graph, Node, Place, PortKind};
 use paraloom_store::Store;
 
 use super::print;
@@ -30,10 +31,23 @@ pub(crate) fn run(args: &PlanArgs, stages: &StageArgs) -> Result<ExitCode> {
         let line = format!("{:width$}  {:12} {}", node.node, node.stage, describe(node));
         print(line.trim_end())?;
     }
+    for unmet in unmet(graph, host, store.as_ref())? {
+        print(&format!("not as expected: {unmet}"))?;
+    }
     if plan.is_done() {
         print("nothing to do")?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What the tables that are there should be, and are not.
+pub(crate) fn unmet(graph: &Graph, host: &Host, store: Option<&Store>) -> Result<Vec<String>> {
+    if graph.expect.is_empty() {
+        return Ok(Vec::new());
+    }
+    let lookup = Lookup::new(graph, host, store)?;
+    let verdicts = judge(graph, graph.order(), lookup.results())?;
+    Ok(verdicts.into_iter().filter_map(|verdict| Some(verdict.unmet?.message)).collect())
 }
 
 /// Reads files that have changed into the store, as a run would, so that the plan can say how many rows are new.
@@ -41,7 +55,7 @@ fn read_sources(project: &Project, store: &Store) {
     let (graph, host) = (&project.graph, &project.workspace.host);
     let is_source = |node: &Node| {
         let tables = node.stage.outputs.iter().all(|port| port.kind == PortKind::Table);
-        tables && node.paths.iter().all(|used| matches!(used.place, Place::Local(_)))
+        tables && node.paths.iter().all(|used| !matches!(used.place, Place::Hub(_)))
     };
     let sources = graph.order().iter().copied();
     let sources = sources.filter(|index| graph.inputs(*index).is_empty());

@@ -7,11 +7,10 @@ use std::process::ExitCode;
 use arrow::array::AsArray;
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Float64Type, SchemaRef};
-use paraloom_exec::{Found, Lookup, PortResult, TableRef};
+use paraloom_exec::{Found, Lookup, PortResult, TableRef, judge};
 use paraloom_pipeline::{Endpoint, Graph};
 use petgraph::graph::NodeIndex;
 
-use super::expect::unmet;
 use super::print;
 use super::run::{input_rows, outcome};
 use super::show::{project, read_rows};
@@ -33,7 +32,8 @@ pub(crate) fn run(args: &ReportArgs, stages: &StageArgs) -> Result<ExitCode> {
     let groups = graph.order().iter().map(|node| charts(graph, *node, &lookup));
     let mut groups = groups.collect::<Result<Vec<_>>>()?;
     groups.retain(|group| !group.charts.is_empty());
-    let unmet = unmet(graph, graph.order(), &lookup)?;
+    let unmet = judge(graph, graph.order(), lookup.results())?;
+    let unmet = unmet.into_iter().filter_map(|verdict| verdict.unmet);
     let name = match graph.name.as_str() {
         "" => args.pipeline.pipeline.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
         name => name.to_owned(),
@@ -43,7 +43,7 @@ pub(crate) fn run(args: &ReportArgs, stages: &StageArgs) -> Result<ExitCode> {
         version: env!("CARGO_PKG_VERSION"),
         made: jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M UTC").to_string(),
         done,
-        unmet: unmet.into_iter().map(|found| found.message).collect(),
+        unmet: unmet.map(|found| found.message).collect(),
         nodes,
         drawing: render::svg(graph),
         groups,
@@ -80,8 +80,11 @@ fn line(graph: &Graph, index: NodeIndex, lookup: &Lookup) -> NodeLine {
     });
     let rows: Vec<u64> = tables.collect();
     // Several tables are parts of one, which a whole stage has sorted out.
-    let of =
-        if rows.len() > 1 { Some(rows.iter().sum()) } else { input_rows(graph, index, lookup) };
+    let of = if rows.len() > 1 {
+        Some(rows.iter().sum())
+    } else {
+        input_rows(graph, index, lookup.results())
+    };
     let share = match (rows.first(), of) {
         (Some(rows), Some(of)) if of > 0 && *rows <= of => Some(*rows as f64 / of as f64),
         _ => None,
@@ -89,7 +92,7 @@ fn line(graph: &Graph, index: NodeIndex, lookup: &Lookup) -> NodeLine {
     NodeLine {
         name,
         stage,
-        outcome: outcome(graph, index, result, lookup),
+        outcome: outcome(graph, index, result, lookup.results()),
         share,
         time: result.took_ms.map(duration).unwrap_or_default(),
         key: result.key.to_string().chars().take(12).collect(),

@@ -3,11 +3,10 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use paraloom_exec::{Cancel, Event, Job, Lookup, NodeResult, PortResult, RunError, RunOptions};
+use paraloom_exec::{Cancel, Event, Job, NodeResult, PortResult, Results, RunError, RunOptions};
 use paraloom_pipeline::{Graph, PortKind, nearest};
 use petgraph::graph::NodeIndex;
 
-use super::expect::unmet;
 use super::print;
 use super::show::{project, read_rows};
 use crate::args::{RunArgs, StageArgs};
@@ -45,7 +44,6 @@ pub(crate) fn run(args: &RunArgs, stages: &StageArgs) -> Result<ExitCode> {
         Err(RunError::Stopped) => return Ok(stopped(&signals)),
         result => result?,
     };
-    let lookup = Lookup::new(graph, host, Some(&store))?;
     if !args.json && summary.worked == 0 {
         render::note(&format!(
             "nothing to do: all {} nodes are done ({})",
@@ -53,10 +51,10 @@ pub(crate) fn run(args: &RunArgs, stages: &StageArgs) -> Result<ExitCode> {
             duration(summary.ms)
         ));
     } else if !args.json {
-        report(graph, &nodes, &lookup)?;
+        report(graph, &nodes, &summary.results)?;
         render::note(&format!("done in {}", duration(summary.ms)));
     }
-    let unmet = unmet(graph, &nodes, &lookup)?;
+    let unmet: Vec<_> = summary.verdicts.into_iter().filter_map(|verdict| verdict.unmet).collect();
     if unmet.is_empty() {
         return Ok(ExitCode::SUCCESS);
     }
@@ -90,15 +88,15 @@ pub(crate) fn options(threads: Option<u32>, jobs: usize) -> RunOptions {
 }
 
 /// The funnel, then the tables that the pipeline wants shown.
-fn report(graph: &Graph, nodes: &[NodeIndex], lookup: &Lookup) -> Result<()> {
+fn report(graph: &Graph, nodes: &[NodeIndex], results: &Results) -> Result<()> {
     print("")?;
     for index in nodes {
-        if let Some(result) = lookup.complete(*index) {
-            print(&funnel_line(graph, *index, result, lookup))?;
+        if let Some(result) = results.node(*index) {
+            print(&funnel_line(graph, *index, result, results))?;
         }
     }
     for show in &graph.show {
-        let Some(PortResult::Table(table)) = lookup.output(show.endpoint) else { continue };
+        let Some(PortResult::Table(table)) = results.output(show.endpoint) else { continue };
         let rows = read_rows(table, None, show.limit)?;
         let rows = project(rows, &show.columns)?;
         print(&format!("\n{} ({} rows)", show.name, table.rows()))?;
@@ -108,8 +106,8 @@ fn report(graph: &Graph, nodes: &[NodeIndex], lookup: &Lookup) -> Result<()> {
 }
 
 /// "qualified  threshold  289 kept, 41 rejected of 330".
-fn funnel_line(graph: &Graph, index: NodeIndex, result: &NodeResult, lookup: &Lookup) -> String {
-    let (node, outcome) = (graph.node(index), outcome(graph, index, result, lookup));
+fn funnel_line(graph: &Graph, index: NodeIndex, result: &NodeResult, results: &Results) -> String {
+    let (node, outcome) = (graph.node(index), outcome(graph, index, result, results));
     format!("{:14} {:12} {outcome}", node.name, node.stage.name)
 }
 
@@ -118,7 +116,7 @@ pub(crate) fn outcome(
     graph: &Graph,
     index: NodeIndex,
     result: &NodeResult,
-    lookup: &Lookup,
+    results: &Results,
 ) -> String {
     let node = graph.node(index);
     let outputs = node.stage.outputs.iter().zip(&result.ports).map(|(port, output)| match output {
@@ -128,7 +126,7 @@ pub(crate) fn outcome(
         }
     });
     let outputs = outputs.collect::<Vec<_>>().join(", ");
-    match input_rows(graph, index, lookup) {
+    match input_rows(graph, index, results) {
         Some(rows) if node.stage.outputs.iter().all(|port| port.kind == PortKind::Table) => {
             format!("{outputs} of {rows}")
         }
@@ -137,8 +135,8 @@ pub(crate) fn outcome(
 }
 
 /// Rows of the table that a map node maps.
-pub(crate) fn input_rows(graph: &Graph, index: NodeIndex, lookup: &Lookup) -> Option<u64> {
-    match graph.mapped(index).and_then(|from| lookup.output(from)) {
+pub(crate) fn input_rows(graph: &Graph, index: NodeIndex, results: &Results) -> Option<u64> {
+    match graph.mapped(index).and_then(|from| results.output(from)) {
         Some(PortResult::Table(table)) => Some(table.rows()),
         _ => None,
     }

@@ -6,7 +6,7 @@ use paraloom_exec::State;
 use paraloom_store::RunSummary;
 use serde_json::{Value, json};
 
-use super::plan::describe;
+use super::plan::{describe, unmet};
 use super::print;
 use crate::args::{PlanArgs, StageArgs};
 use crate::context::Project;
@@ -24,9 +24,10 @@ pub(crate) fn run(args: &PlanArgs, stages: &StageArgs) -> Result<ExitCode> {
         Some(store) => store.runs()?.into_iter().rfind(is_ours),
         None => None,
     };
+    let unmet = unmet(graph, host, store.as_ref())?;
     if args.json {
         let run = newest.as_ref().map(|run| json!({"id": run.id, "last_event": run.events.last()}));
-        let status = json!({"nodes": plan.nodes, "run": run});
+        let status = json!({"nodes": plan.nodes, "run": run, "unmet": unmet});
         print(&serde_json::to_string_pretty(&status).unwrap_or_default())?;
         return Ok(ExitCode::SUCCESS);
     }
@@ -34,6 +35,9 @@ pub(crate) fn run(args: &PlanArgs, stages: &StageArgs) -> Result<ExitCode> {
     print(&format!("{done} of {} nodes are done", plan.nodes.len()))?;
     for node in plan.nodes.iter().filter(|node| node.state != State::Cached) {
         print(&format!("  {:14} {}", node.node, describe(node)))?;
+    }
+    for unmet in unmet {
+        print(&format!("not as expected: {unmet}"))?;
     }
     if let Some(run) = newest {
         print(&format!("newest run {}: {}", run.id, outcome(&run)))?;
@@ -50,10 +54,14 @@ pub(crate) fn outcome(run: &RunSummary) -> String {
         let why =
             named("node_failed").and_then(|event| event["message"].as_str()).unwrap_or_default();
         let outcome = end["outcome"].as_str().unwrap_or("ended");
-        return if outcome == "failed" {
-            format!("failed after {took}: {why}")
-        } else {
-            format!("{outcome} in {took}")
+        let unmet = |event: &&Value| event["event"] == "expectation" && event["met"] == false;
+        let unmet = run.events.iter().find(unmet).and_then(|event| event["message"].as_str());
+        return match outcome {
+            "failed" => format!("failed after {took}: {why}"),
+            "unmet" => {
+                format!("done in {took}, not as expected: {}", unmet.unwrap_or_default())
+            }
+            _ => format!("{outcome} in {took}"),
         };
     }
     let when = last.and_then(|event| event["time"].as_str()).unwrap_or("never");

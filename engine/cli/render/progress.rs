@@ -132,7 +132,8 @@ impl State {
                 self.nodes.clear();
                 drop(self.bars.clear());
             }
-            Event::RunStarted { .. } | Event::Metric { .. } => {}
+            // What is not as expected is told with its place once the run is over.
+            Event::RunStarted { .. } | Event::Metric { .. } | Event::Expectation { .. } => {}
         }
     }
 

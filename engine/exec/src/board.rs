@@ -19,7 +19,7 @@ use paraloom_store::{Entry, PartFile};
 use petgraph::graph::NodeIndex;
 
 use crate::error::{Result, RunError};
-use crate::lookup::{NodeResult, PortResult};
+use crate::lookup::{NodeResult, PortResult, Results};
 use crate::run::Cancel;
 
 /// How often a waiting node looks whether the run was stopped.
@@ -87,6 +87,17 @@ impl<'a> Board<'a> {
         let port = progress.parts.entry(from.port);
         port.or_insert_with(|| (entry.clone(), Vec::new())).1.push(part);
         self.changed.notify_all();
+    }
+
+    /// The results of the nodes that are done.
+    pub(crate) fn results(&self) -> Results {
+        let mut results = Results::default();
+        for (node, progress) in self.nodes().iter() {
+            if let Some(result) = &progress.done {
+                results.insert(*node, result.clone());
+            }
+        }
+        results
     }
 
     pub(crate) fn publish(&self, node: NodeIndex, result: NodeResult) {

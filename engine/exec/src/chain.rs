@@ -10,13 +10,13 @@ use paraloom_pipeline::{Graph, Node, Shape};
 use paraloom_store::Store;
 use petgraph::graph::NodeIndex;
 
+use crate::account::{check_map, origins};
 use crate::call;
 use crate::error::{Result, RunError};
 use crate::event::Event;
 use crate::keys::{check_fetched, stage_seed};
 use crate::lookup::{Lookup, PortResult};
 use crate::node::{ReadError, artifact_input, table_input};
-use crate::reuse::Piece;
 use crate::run::{Cancel, Job, RunOptions};
 use crate::services::NodeServices;
 
@@ -165,20 +165,27 @@ impl Link {
     fn map(&mut self, store: &Store, input: &Mapped) -> Result<Vec<Option<Mapped>>> {
         let pushed = call::map(&mut self.worker, &input.rows, self.node.outputs.len());
         let pushed = pushed.map_err(|error| RunError::from_host(&self.node.name, error))?;
-        let outputs = pushed.into_iter().zip(&self.node.outputs).enumerate();
-        let output = |(port, (batches, schema)): (usize, (_, &Option<SchemaRef>))| {
-            let Some(schema) = schema else { return Ok(None) };
+        let mut tables = Vec::with_capacity(pushed.len());
+        for (port, (batches, schema)) in pushed.into_iter().zip(&self.node.outputs).enumerate() {
+            let Some(schema) = schema else {
+                tables.push(None);
+                continue;
+            };
             let (stage, output) = (&self.node.stage.name, &self.node.stage.outputs[port].name);
             let identify = store.identify(Arc::clone(schema), format!("{stage}/{output}"));
             let rows = call::join(schema, batches, identify);
-            let rows = rows.map_err(|error| RunError::from_store(&self.node.name, error))?;
+            tables.push(Some(rows.map_err(|error| RunError::from_store(&self.node.name, error))?));
+        }
+        let stage = &self.node.stage;
+        check_map(stage, &input.rows, &tables)
+            .map_err(|what| RunError::miscounted(&self.node.name, stage.rows, what))?;
+        let mapped = |rows: RecordBatch| {
             let origins = input.origins.as_ref().and_then(|before| {
-                let ranges = Piece::by_ids(rows.clone(), &input.rows)?.ranges;
-                let came = ranges.into_iter().zip(before);
-                Some(came.flat_map(|(range, origin)| range.map(|_| *origin)).collect())
+                let own = origins(&rows, &input.rows)?;
+                Some(own.into_iter().map(|origin| before[origin]).collect())
             });
-            Ok(Some(Mapped { rows, origins }))
+            Mapped { rows, origins }
         };
-        outputs.map(output).collect()
+        Ok(tables.into_iter().map(|rows| rows.map(mapped)).collect())
     }
 }

@@ -2,6 +2,7 @@
 
 use paraloom_host::{HostError, StageFailure};
 use paraloom_hub::{HubError, Reference};
+use paraloom_pipeline::RowAccount;
 use paraloom_store::StoreError;
 
 /// The result of planning and running.
@@ -64,6 +65,26 @@ pub enum RunError {
     /// Somebody asked the run to stop. What was committed stays.
     #[error("stopped")]
     Stopped,
+    /// A file that a node reads changed while it was read: what came of it is of no key.
+    #[error("node `{node}`: what it reads changed while it was read")]
+    InputChanged {
+        /// The node.
+        node: String,
+    },
+    /// What the pipeline expects of a table cannot be told.
+    #[error("cannot tell whether `{table}` is as expected: {what}")]
+    Expectation {
+        /// The table.
+        table: String,
+        /// Why not.
+        what: String,
+    },
+    /// Something that cannot be unless the engine has a bug.
+    #[error("internal error: {what}")]
+    Internal {
+        /// What was found.
+        what: String,
+    },
     /// A whole stage made an output that the engine cannot keep.
     #[error("node `{node}`: {what}")]
     Output {
@@ -84,11 +105,32 @@ impl RunError {
             Self::Thread { .. } => {
                 Some("allow more memory or processes, or run fewer nodes with --until".to_owned())
             }
+            Self::InputChanged { .. } => {
+                Some("run again once the file is at rest; what is done stays".to_owned())
+            }
+            Self::Internal { .. } => Some(
+                "this is a bug of paraloom: please report it with the command and the pipeline"
+                    .to_owned(),
+            ),
             Self::NotFetched { .. } => Some("run again: it is fetched then".to_owned()),
             Self::Missing { input, .. } => {
                 Some(format!("`paraloom run PIPELINE --until {input}` makes it"))
             }
             _ => None,
+        }
+    }
+
+    /// A stage has not done with its rows what it declares.
+    pub(crate) fn miscounted(node: &str, account: RowAccount, what: String) -> Self {
+        let declared = match account {
+            RowAccount::Any => "",
+            RowAccount::Kept => "; it declares that every output has each row once",
+            RowAccount::Divided => "; it declares that each row is in one of its outputs",
+            RowAccount::Covered => "; it declares that of each row comes at least one",
+        };
+        Self::Output {
+            node: node.to_owned(),
+            what: format!("the stage miscounts its rows: {what}{declared}"),
         }
     }
 

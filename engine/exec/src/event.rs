@@ -51,6 +51,8 @@ pub enum Event {
     NodeFailed { node: String, message: String, hint: Option<String> },
     /// A file was damaged; what it held is computed again.
     Damaged { message: String },
-    /// The run ended.
+    /// A table was held against what the pipeline expects of it; `message` says what is not so.
+    Expectation { table: String, met: bool, message: Option<String>, hint: Option<String> },
+    /// The run ended: `done`; `unmet`, if it is done and a table is not as expected; `stopped` or `failed`.
     RunFinished { outcome: &'static str, ms: u64 },
 }

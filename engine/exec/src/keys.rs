@@ -1,15 +1,18 @@
 //! What decides a result, and so what is in its key.
 //!
-//! In: stage name and version (and the digest of a library that is not shipped), the
-//! configuration with its defaults, the content of the files that it names, the commit of
-//! what it takes from a hub, the content of the inputs, the seed where the stage is random, the stage's fingerprint, and for
+//! In: stage name and version (and the digest of a library that is not shipped), what the
+//! configuration says beyond its defaults, the content of the files that it names, the commit of
+//! what it takes from a hub, the content of the inputs, the seed where the stage is random, the stage's fingerprint (such as
+//! the format that a file is read in), the kind of device where it computes on one, and for
 //! whole stages the number of rows of a part. Not in: paths, times, node names, comments,
-//! formatting, parallelism. A map stage's key leaves out the mapped rows: they are the
+//! formatting, the order in which inputs are named, parallelism. A map stage's key leaves out the mapped rows: they are the
 //! key of each part.
 
+use std::path::Path;
+
 use paraloom_host::Host;
-use paraloom_pipeline::{DEFAULT_DEVICE, Edge, Node, Place, PortKind, Shape};
-use paraloom_store::{Digest, DigestCache, Preimage};
+use paraloom_pipeline::{DEFAULT_DEVICE, Edge, Node, Place, PortKind, Shape, essential};
+use paraloom_store::{Digest, DigestCache, Preimage, Store};
 use serde_json::{Value, json};
 
 use crate::error::{Result, RunError};
@@ -39,6 +42,9 @@ pub(crate) fn preimage(
     }
     if stage.uses_seed {
         preimage = preimage.with("seed", node.seed);
+        if node.repeats > 0 {
+            preimage = preimage.with("repeats", node.repeats);
+        }
     }
     if !node.fingerprint.is_empty() {
         preimage = preimage.with("fingerprint", node.fingerprint.as_str());
@@ -60,24 +66,62 @@ pub(crate) fn preimage(
     Ok(preimage.with("inputs", edges.collect::<Value>()))
 }
 
-/// The configuration with the content of files in place of their paths. What is on a hub is
-/// named by its commit, so that a key is known without the files.
+/// What the configuration says beyond its defaults, with the content of files in place of their paths. What is on a hub
+/// is named by its commit, so that a key is known without the files.
 fn config(node: &Node, digests: &mut DigestCache) -> Result<Value> {
     let mut config = node.config.clone();
     for used in &node.paths {
         let Some(place) = config.pointer_mut(&used.pointer) else { continue };
+        let content = |digests: &mut DigestCache, path: &Path| -> Result<Value> {
+            Ok(json!({"content": digests.digest(path)?}))
+        };
         *place = match &used.place {
-            Place::Local(path) => json!({"content": digests.digest(path)?}),
+            Place::Local(path) => content(digests, path)?,
+            Place::Files(paths) => {
+                paths.iter().map(|path| content(digests, path)).collect::<Result<_>>()?
+            }
             Place::Hub(hub) => json!({"reference": hub.reference, "commit": hub.commit}),
         };
     }
-    Ok(config)
+    Ok(essential(&config, &node.stage.config_schema))
 }
 
-/// The seed that a node's stage gets: separate for each stage, so that two stages with
-/// the same pipeline seed draw different numbers.
+/// How keys are written. Version 1 held every default, and inputs in the order of the file.
+const VERSION: u64 = 2;
+
+/// Moves the results of a store from before to the keys that they have now. The number of results that moved.
+pub fn rekey(store: &Store, host: &Host) -> Result<usize> {
+    Ok(store.rekey(VERSION, &|preimage| rewritten(host, preimage))?)
+}
+
+/// A preimage as this version writes it; that of a stage that is not known stays.
+fn rewritten(host: &Host, preimage: &Preimage) -> Preimage {
+    let name = preimage.get("stage").and_then(Value::as_str);
+    let stage = host.stages().find(|stage| Some(stage.info.name.as_str()) == name);
+    let Some(stage) = stage.map(|stage| &stage.info) else { return preimage.clone() };
+    let port = |edge: &Value| stage.inputs.iter().position(|port| edge["port"] == *port.name);
+    let members = preimage.members().iter().map(|(name, value)| {
+        let value = match (name.as_str(), value) {
+            ("config", config) => essential(config, &stage.config_schema),
+            ("inputs", Value::Array(edges)) => {
+                let mut edges = edges.clone();
+                edges.sort_by_key(port);
+                Value::Array(edges)
+            }
+            (_, other) => other.clone(),
+        };
+        (name, value)
+    });
+    members.fold(Preimage::default(), |preimage, (name, value)| preimage.with(name, value))
+}
+
+/// The seed that a node's stage gets: separate for each stage, and for each node of one stage that the same rows pass
+/// through, so that two nodes with the same pipeline seed draw different numbers.
 pub(crate) fn stage_seed(node: &Node) -> u64 {
-    let text = format!("paraloom seed\n{}\n{}", node.seed, node.stage.name);
+    let mut text = format!("paraloom seed\n{}\n{}", node.seed, node.stage.name);
+    if node.repeats > 0 {
+        text.push_str(&format!("\n{}", node.repeats));
+    }
     let digest = Digest::of(text.as_bytes());
     u64::from_str_radix(&digest.short(), 16).unwrap_or(node.seed)
 }

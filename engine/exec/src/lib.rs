@@ -5,19 +5,23 @@
 //! so there is no separate way to resume: a run does what the plan says is left. What a
 //! pipeline takes from a hub is brought here first ([`Workspace::check_fetched`]).
 
+mod account;
 mod board;
 mod call;
 mod chain;
 mod error;
 mod event;
+mod expect;
 mod fetch;
 mod keys;
+mod locate;
 mod lookup;
 mod map;
 mod memory;
 mod node;
 mod plan;
 mod reason;
+mod record;
 mod remotes;
 mod reuse;
 mod run;
@@ -27,9 +31,12 @@ mod workspace;
 pub use chain::{Chain, Mapped, chain_of};
 pub use error::{Result, RunError};
 pub use event::{Event, Observer};
+pub use expect::{Verdict, judge};
 pub use fetch::Variables;
-pub use lookup::{Found, Lookup, NodeResult, PortResult, TableRef};
+pub use keys::rekey;
+pub use lookup::{Found, Lookup, NodeResult, PortResult, Results, TableRef};
 pub use plan::{NodePlan, Plan, State, plan};
+pub use record::{Content, NodeRecord, OutputRecord, RunRecord};
 pub use remotes::Remotes;
 pub use run::{Cancel, Job, RunOptions, Summary, run};
 pub use workspace::Workspace;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{Field, SchemaRef};
 use paraloom_host::Host;
 use paraloom_pipeline::{Edge, Endpoint, Graph, Shape};
 use paraloom_store::{
@@ -33,8 +33,16 @@ impl TableRef {
         self.parts.iter().map(|part| part.rows).sum()
     }
 
-    /// The digest of the digests of the parts.
+    /// The digest of the digests of the parts, whose files hold the schema too. Without rows there is no part that would.
     pub fn digest(&self) -> Digest {
+        if self.parts.is_empty() {
+            let field = |field: &Arc<Field>| {
+                let (name, kind) = (field.name(), field.data_type());
+                format!("{name:?} {kind} {}\n", field.is_nullable())
+            };
+            let fields: String = self.schema.fields().iter().map(field).collect();
+            return Digest::of(format!("no rows\n{fields}").as_bytes());
+        }
         let lines = self.parts.iter().map(|part| format!("{}\n", part.digest));
         Digest::of(lines.collect::<String>().as_bytes())
     }
@@ -73,6 +81,26 @@ pub struct NodeResult {
     pub took_ms: Option<u64>,
 }
 
+/// The results of finished nodes.
+#[derive(Clone, Debug, Default)]
+pub struct Results(HashMap<NodeIndex, NodeResult>);
+
+impl Results {
+    /// The result of a node.
+    pub fn node(&self, node: NodeIndex) -> Option<&NodeResult> {
+        self.0.get(&node)
+    }
+
+    /// What an output holds.
+    pub fn output(&self, endpoint: Endpoint) -> Option<&PortResult> {
+        self.node(endpoint.node)?.ports.get(endpoint.port)
+    }
+
+    pub(crate) fn insert(&mut self, node: NodeIndex, result: NodeResult) {
+        self.0.insert(node, result);
+    }
+}
+
 /// What the store has of a node.
 #[derive(Clone, Debug)]
 pub enum Found {
@@ -101,15 +129,20 @@ pub struct Lookup<'a> {
     store: Option<&'a Store>,
     digests: DigestCache,
     found: HashMap<NodeIndex, Found>,
+    results: Results,
 }
 
 impl<'a> Lookup<'a> {
     /// Looks up every node of `graph` in `store`; without a store there is nothing.
     pub fn new(graph: &Graph, host: &'a Host, store: Option<&'a Store>) -> Result<Self> {
         let digests = store.map(DigestCache::load).unwrap_or_default();
-        let mut lookup = Self { host, store, digests, found: HashMap::new() };
+        let (found, results) = (HashMap::new(), Results::default());
+        let mut lookup = Self { host, store, digests, found, results };
         for index in graph.order() {
             let found = lookup.node(graph, *index)?;
+            if let Found::Complete(result) = &found {
+                lookup.results.insert(*index, result.clone());
+            }
             lookup.found.insert(*index, found);
         }
         if let Some(store) = store {
@@ -125,15 +158,17 @@ impl<'a> Lookup<'a> {
 
     /// The result of a node that is complete.
     pub fn complete(&self, node: NodeIndex) -> Option<&NodeResult> {
-        match &self.found[&node] {
-            Found::Complete(result) => Some(result),
-            _ => None,
-        }
+        self.results.node(node)
     }
 
     /// What an output holds, if its node is complete.
     pub fn output(&self, endpoint: Endpoint) -> Option<&PortResult> {
-        self.complete(endpoint.node)?.ports.get(endpoint.port)
+        self.results.output(endpoint)
+    }
+
+    /// The results of the nodes that are complete.
+    pub fn results(&self) -> &Results {
+        &self.results
     }
 
     /// Of a map node that is partly done: how many of the rows that it reads are new, and how many there are. None where

@@ -10,6 +10,7 @@ use paraloom_host::{PlannedStage, WorkInput, Worker};
 use paraloom_pipeline::Endpoint;
 use paraloom_store::{Entry, Lock, PartFile, PartRecord, RowMap};
 
+use crate::account::check_map;
 use crate::call;
 use crate::error::{Result, RunError};
 use crate::event::Event;
@@ -189,7 +190,7 @@ impl MapWork<'_> {
         let tables = self.call(part, rows)?;
         let map = split.and_then(|split| {
             let counts = tables.iter().map(|table| match table {
-                Some(table) => Some(Piece::by_ids(table.clone(), rows)?.counts()),
+                Some(table) => Some(Piece::of(table.clone(), rows)?.counts()),
                 None => Some(Vec::new()),
             });
             Some(RowMap::new(&split.digests, counts.collect::<Option<_>>()?))
@@ -215,7 +216,7 @@ impl MapWork<'_> {
                 counts.push(Vec::new());
                 continue;
             };
-            let Some(new) = Piece::by_ids(new, &new_rows) else {
+            let Some(new) = Piece::of(new, &new_rows) else {
                 // The stage has lost track of its rows, which it did not do before.
                 return self.whole(part, rows, None);
             };
@@ -255,12 +256,15 @@ impl MapWork<'_> {
         let pushed = call::map(worker, rows, outputs.len());
         let pushed = pushed.map_err(|error| self.run.host_error(error))?;
         let tables = pushed.into_iter().zip(outputs).enumerate();
-        tables
-            .map(|(port, (batches, schema))| {
-                let Some(schema) = schema else { return Ok(None) };
-                self.identified(port, schema, batches, part).map(Some)
-            })
-            .collect()
+        let tables = tables.map(|(port, (batches, schema))| {
+            let Some(schema) = schema else { return Ok(None) };
+            self.identified(port, schema, batches, part).map(Some)
+        });
+        let tables = tables.collect::<Result<Vec<_>>>()?;
+        let stage = &self.run.node.stage;
+        check_map(stage, rows, &tables)
+            .map_err(|what| RunError::miscounted(&self.run.node.name, stage.rows, what))?;
+        Ok(tables)
     }
 
     fn open(&self, planned: &mut PlannedStage) -> Result<Worker> {

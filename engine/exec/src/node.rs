@@ -8,12 +8,13 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 use paraloom_host::{PlannedStage, WorkInput, WorkOutput, WorkSettings};
-use paraloom_pipeline::{Edge, Endpoint, ID_COLUMN, Node, Shape};
+use paraloom_pipeline::{Edge, Endpoint, ID_COLUMN, Node, Shape, with_id};
 use paraloom_store::{
     Batches, Entry, Identify, Key, Lock, Manifest, Output, PartFile, Preimage, StoreError,
 };
 use petgraph::graph::NodeIndex;
 
+use crate::account::check_whole;
 use crate::error::{Result, RunError};
 use crate::event::Event;
 use crate::keys::{check_fetched, preimage, stage_seed};
@@ -75,17 +76,18 @@ impl<'a> NodeRun<'a> {
             let is_mapped = Some(edge.input) == mapped;
             results.push(if is_mapped { None } else { Some(self.shared.board.output(*from)?) });
         }
-        let known: Vec<_> = self
-            .inputs
-            .iter()
-            .zip(&results)
-            .filter_map(|((_, edge), result)| Some((*edge, result.as_ref()?)))
-            .collect();
-        let mut digests = digests(self.shared.store);
-        let preimage = preimage(self.shared.host, self.node, &known, &mut digests)?;
+        let preimage = self.preimage(&results)?;
         let key = preimage.key();
         let entry = self.shared.store.entry(&key);
         Ok((results, key, preimage, entry))
+    }
+
+    /// What the key is the hash of, as the files that the node reads are now.
+    fn preimage(&self, results: &[Option<PortResult>]) -> Result<Preimage> {
+        let known = self.inputs.iter().zip(results);
+        let known = known.filter_map(|((_, edge), result)| Some((*edge, result.as_ref()?)));
+        let mut digests = digests(self.shared.store);
+        preimage(self.shared.host, self.node, &known.collect::<Vec<_>>(), &mut digests)
     }
 
     /// Takes the right to compute the result, and waits if another process has it.
@@ -112,7 +114,13 @@ impl<'a> NodeRun<'a> {
         let inputs: Vec<_> = inputs.collect();
         let node = self.node;
         let planned = self.shared.host.plan(&node.stage, &node.name, &node.config, &inputs);
-        planned.map_err(|error| self.host_error(error))
+        let planned = planned.map_err(|error| self.host_error(error))?;
+        let said = planned.said();
+        let outputs = said.outputs.iter().map(|schema| schema.clone().map(with_id));
+        if !outputs.eq(node.outputs.iter().cloned()) || said.fingerprint != node.fingerprint {
+            return Err(RunError::InputChanged { node: self.name() });
+        }
+        Ok(planned)
     }
 
     pub(crate) fn services(&self, entry: &Entry) -> Arc<NodeServices> {
@@ -171,6 +179,7 @@ impl<'a> NodeRun<'a> {
         let outcome = self.whole_work(&results, &entry, &services);
         services.clean_up();
         let mut outputs = outcome?;
+        self.check_unchanged(&preimage, &results)?;
         let took_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         let names = self.node.stage.outputs.iter().map(|port| port.name.clone());
         entry.commit(&Manifest { outputs: names.zip(outputs.drain(..)).collect(), took_ms })?;
@@ -180,6 +189,14 @@ impl<'a> NodeRun<'a> {
         })?;
         self.finish(result, 1, 0, None, started);
         Ok(())
+    }
+
+    /// A file that was written to while the stage read it: what came of it does not belong under this key.
+    fn check_unchanged(&self, before: &Preimage, results: &[Option<PortResult>]) -> Result<()> {
+        if self.node.paths.is_empty() || self.preimage(results)? == *before {
+            return Ok(());
+        }
+        Err(RunError::InputChanged { node: self.name() })
     }
 
     fn whole_work(
@@ -231,7 +248,35 @@ impl<'a> NodeRun<'a> {
                 (None, None) => continue,
             });
         }
+        self.account(results, &done)?;
         Ok(done)
+    }
+
+    /// Holds a stage to what it declares of its rows.
+    fn account(&self, results: &[Option<PortResult>], outputs: &[Output]) -> Result<()> {
+        let stage = &self.node.stage;
+        let mut read = None;
+        for ((_, edge), result) in self.inputs.iter().zip(results) {
+            if let (true, Some(PortResult::Table(table))) =
+                (Some(edge.input) == stage.rows_input(), result)
+            {
+                *read.get_or_insert(0) += table.rows();
+            }
+        }
+        let made: Vec<_> = stage
+            .outputs
+            .iter()
+            .zip(outputs)
+            .filter_map(|(port, output)| match output {
+                Output::Table(parts) => {
+                    Some((port.name.as_str(), parts.iter().map(|part| part.rows).sum()))
+                }
+                Output::Artifact(_) => None,
+            })
+            .collect();
+        let Some(read) = read else { return Ok(()) };
+        check_whole(stage, read, &made)
+            .map_err(|what| RunError::miscounted(&self.node.name, stage.rows, what))
     }
 
     fn keep_artifact(&self, entry: &Entry, port: &str, dir: &std::path::Path) -> Result<Output> {

@@ -19,6 +19,7 @@ pub(crate) struct History {
 impl History {
     pub(crate) fn read(store: &Store, pipeline: &str) -> Result<Self> {
         let mut history = Self::default();
+        let current = store.moved_keys()?;
         for run in store.runs()? {
             let is_same =
                 |event: &Value| event["event"] == "run_started" && event["pipeline"] == pipeline;
@@ -27,7 +28,9 @@ impl History {
             }
             for event in &run.events {
                 let (node, key) = (event["node"].as_str(), event["key"].as_str());
-                let (Some(node), Some(key)) = (node, key.and_then(Key::parse)) else { continue };
+                let (Some(node), Some(key)) = (node, key.and_then(Key::parse).map(&current)) else {
+                    continue;
+                };
                 if event["event"] == "node_finished" || event["event"] == "node_cached" {
                     history.done.insert(key.clone());
                 }
@@ -69,7 +72,7 @@ pub(crate) fn because(
         Err(error) => return Err(error.into()),
     };
     let changes = changes(&old, preimage);
-    Ok(if changes.is_empty() { "its result was removed".to_owned() } else { changes.join(", ") })
+    Ok(if changes.is_empty() { "its key changed".to_owned() } else { changes.join(", ") })
 }
 
 fn changes(old: &Preimage, new: &Preimage) -> Vec<String> {

@@ -5,12 +5,13 @@
 
 use std::ops::Range;
 
-use arrow::array::{Array, RecordBatch, StringArray, UInt32Array};
+use arrow::array::{RecordBatch, UInt32Array};
 use arrow::compute::{interleave_record_batch, take_record_batch};
 use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
-use paraloom_pipeline::{ID_COLUMN, PARENT_COLUMN};
 use paraloom_store::{Entry, PartRecord, RowDigest, RowTable, StoreError, row_digests};
+
+use crate::account::origins;
 
 /// Where a row was computed: in which record, at which place of its input.
 type Place = (u32, u32);
@@ -133,30 +134,16 @@ impl Piece {
         self.ranges.iter().map(|range| range.len() as u32).collect()
     }
 
-    /// Finds out by the ids which row of an output came of which input row: it has the id of that row, or has it as its
-    /// parent. None if that cannot be told, or if the output is in another order.
-    pub(crate) fn by_ids(rows: RecordBatch, inputs: &RecordBatch) -> Option<Self> {
-        let inputs = text(inputs, ID_COLUMN)?;
-        let ids = text(&rows, ID_COLUMN)?;
-        let parents = text(&rows, PARENT_COLUMN);
-        let mut ranges = Vec::with_capacity(inputs.len());
+    /// Which rows of an output came of which input row. None if that cannot be told, or if the output is in another order.
+    pub(crate) fn of(rows: RecordBatch, inputs: &RecordBatch) -> Option<Self> {
+        let origins = origins(&rows, inputs)?;
         let mut at = 0;
-        for input in inputs.iter().flatten() {
+        let range = |input| {
             let start = at;
-            let came = |row: usize| {
-                ids.value(row) == input
-                    || parents
-                        .is_some_and(|parents| parents.is_valid(row) && parents.value(row) == input)
-            };
-            while at < rows.num_rows() && came(at) {
-                at += 1;
-            }
-            ranges.push(start..at);
-        }
-        (at == rows.num_rows() && ranges.len() == inputs.len()).then_some(Self { rows, ranges })
+            at += origins[start..].iter().take_while(|origin| **origin == input).count();
+            start..at
+        };
+        let ranges: Vec<_> = (0..inputs.num_rows()).map(range).collect();
+        (at == rows.num_rows()).then_some(Self { rows, ranges })
     }
-}
-
-fn text<'a>(rows: &'a RecordBatch, column: &str) -> Option<&'a StringArray> {
-    rows.column_by_name(column)?.as_any().downcast_ref()
 }

@@ -13,8 +13,10 @@ use petgraph::graph::NodeIndex;
 use crate::board::Board;
 use crate::error::{Result, RunError};
 use crate::event::{Event, Observer};
-use crate::lookup::{Lookup, PortResult};
+use crate::expect::{Verdict, judge};
+use crate::lookup::{Lookup, PortResult, Results};
 use crate::node::NodeRun;
+use crate::record::RunRecord;
 
 /// Asks a run to stop at its next safe point. Cheap to clone; may be set from a signal
 /// handler.
@@ -61,6 +63,11 @@ pub struct Summary {
     pub worked: usize,
     /// How long it took.
     pub ms: u64,
+    /// The results of all nodes of the job, as this run found or made them. The files that they came of may have changed
+    /// since.
+    pub results: Results,
+    /// What the pipeline expects of them.
+    pub verdicts: Vec<Verdict>,
 }
 
 /// Damage that is found on the way is repaired by computing again; more often than this
@@ -109,60 +116,83 @@ pub fn run(
         let lookup = Lookup::new(graph, host, Some(store))?;
         let left: Vec<_> =
             nodes.iter().copied().filter(|node| lookup.complete(*node).is_none()).collect();
-        let summary = Summary {
-            run: log.as_ref().map(|log| log.id().to_owned()),
-            cached: nodes.len() - left.len(),
-            worked: left.len(),
-            ms: 0,
-        };
-        if left.is_empty() {
-            return Ok(Summary { ms: milliseconds(started), ..summary });
-        }
-        if log.is_none() {
+        if log.is_none() && !left.is_empty() {
             log = Some(RunLog::create(store, text)?);
         }
-        let Some(log) = &log else { continue };
         let emit = |event: &Event| {
-            let mut fields = serde_json::to_value(event).unwrap_or_default();
-            let name =
-                fields.get("event").and_then(|name| name.as_str()).unwrap_or_default().to_owned();
-            fields.as_object_mut().map(|fields| fields.remove("event"));
-            log.write(&name, fields);
+            if let Some(log) = &log {
+                log_event(log, event);
+            }
             observer(event);
         };
-        if attempt == 0 {
+        if let Some(log) = log.as_ref().filter(|_| attempt == 0) {
             emit(&Event::RunStarted {
                 run: log.id().to_owned(),
                 pipeline: graph.name.clone(),
                 nodes: nodes.len(),
             });
         }
-        let result = work(job, &left, &lookup, options, cancel, &emit);
-        match result {
-            Err(RunError::Store(error @ StoreError::Damaged { .. })) if attempt < REPAIRS => {
-                emit(&Event::Damaged { message: error.to_string() });
-            }
-            result => {
-                let outcome = match &result {
-                    Ok(()) => "done",
-                    Err(RunError::Stopped) => "stopped",
-                    Err(_) => "failed",
-                };
-                let ms = milliseconds(started);
-                emit(&Event::RunFinished { outcome, ms });
-                let run = Some(log.id().to_owned());
-                return result.map(|()| Summary { run, ms, ..summary });
-            }
+        let (results, outcome) = if left.is_empty() {
+            (lookup.results().clone(), Ok(()))
+        } else {
+            work(job, &left, &lookup, options, cancel, &emit)
+        };
+        if let Err(RunError::Store(error @ StoreError::Damaged { .. })) = &outcome
+            && attempt < REPAIRS
+        {
+            emit(&Event::Damaged { message: error.to_string() });
+            continue;
         }
+        let run = log.as_ref().map(|log| log.id().to_owned());
+        if let Some(run) = &run {
+            // What a failed run has left counts too. Without a record its results cannot be looked at later, and that is all.
+            let record = RunRecord::new(graph, nodes, &results);
+            let _ = record.and_then(|record| record.write(store, run));
+        }
+        let verdicts = outcome.and_then(|()| verdicts(job, &results, &emit));
+        let is_met = |verdict: &Verdict| verdict.unmet.is_none();
+        let ms = milliseconds(started);
+        let outcome = match &verdicts {
+            Ok(verdicts) if verdicts.iter().all(is_met) => "done",
+            Ok(_) => "unmet",
+            Err(RunError::Stopped) => "stopped",
+            Err(_) => "failed",
+        };
+        emit(&Event::RunFinished { outcome, ms });
+        let (cached, worked) = (nodes.len() - left.len(), left.len());
+        return verdicts.map(|verdicts| Summary { run, cached, worked, ms, results, verdicts });
     }
-    Err(RunError::Stopped)
+    Err(RunError::Internal { what: "a run ended without an outcome".to_owned() })
+}
+
+/// Holds the tables of a job that is done against what the pipeline expects.
+fn verdicts(job: &Job, results: &Results, emit: &(dyn Fn(&Event) + Sync)) -> Result<Vec<Verdict>> {
+    if let Some(missing) = job.nodes.iter().find(|node| results.node(**node).is_none()) {
+        let node = &job.graph.node(*missing).name;
+        return Err(RunError::Internal { what: format!("`{node}` is done and has no result") });
+    }
+    let verdicts = judge(job.graph, job.nodes, results)?;
+    for Verdict { table, unmet } in &verdicts {
+        let message = unmet.as_ref().map(|unmet| unmet.message.clone());
+        let hint = unmet.as_ref().and_then(|unmet| unmet.hint.clone());
+        emit(&Event::Expectation { table: table.clone(), met: unmet.is_none(), message, hint });
+    }
+    Ok(verdicts)
+}
+
+fn log_event(log: &RunLog, event: &Event) {
+    let mut fields = serde_json::to_value(event).unwrap_or_default();
+    let name = fields.get("event").and_then(|name| name.as_str()).unwrap_or_default().to_owned();
+    fields.as_object_mut().map(|fields| fields.remove("event"));
+    log.write(&name, fields);
 }
 
 fn milliseconds(since: Instant) -> u64 {
     u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
 
-/// One attempt: a thread per node that is left; the first error that is not "stopped".
+/// One attempt: a thread per node that is left. The results of the nodes that are done, and the first error that is not
+/// "stopped".
 fn work(
     job: &Job,
     left: &[NodeIndex],
@@ -170,7 +200,7 @@ fn work(
     options: &RunOptions,
     cancel: &Cancel,
     emit: &(dyn Fn(&Event) + Sync),
-) -> Result<()> {
+) -> (Results, Result<()>) {
     let Job { graph, nodes, host, store, .. } = *job;
     let board = Board::new(options.jobs, cancel);
     for node in nodes {
@@ -186,7 +216,7 @@ fn work(
     let stop = Arc::new(AtomicBool::new(false));
     let shared = Shared { graph, host, store, options, board, stop: Arc::clone(&stop) };
     let (sender, receiver) = channel();
-    std::thread::scope(|scope| {
+    let outcome = std::thread::scope(|scope| {
         let (mut handles, mut outcome) = (Vec::with_capacity(left.len()), Ok(()));
         for node in left {
             let (shared, sender) = (&shared, sender.clone());
@@ -205,10 +235,7 @@ fn work(
         pump(&receiver, &shared, emit);
         for handle in handles {
             let result = handle.join().unwrap_or_else(|_| {
-                Err(RunError::Output {
-                    node: String::new(),
-                    what: "the engine panicked".to_owned(),
-                })
+                Err(RunError::Internal { what: "a node's thread panicked".to_owned() })
             });
             // The first real error counts; the others stopped because of it.
             if let Err(error) = result
@@ -218,7 +245,8 @@ fn work(
             }
         }
         outcome
-    })
+    });
+    (shared.board.results(), outcome)
 }
 
 /// Passes events on until all nodes have ended, and passes the wish to stop to them.

@@ -1,6 +1,6 @@
 //! A pipeline file, the stages, and what both say together.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use paraloom_host::{Host, HostError};
 use paraloom_pipeline::{
@@ -8,6 +8,7 @@ use paraloom_pipeline::{
     check, nearest, resolve,
 };
 
+use crate::locate::locate;
 use crate::remotes::Remotes;
 
 /// A pipeline's text and directory, and the stages that it may use.
@@ -109,20 +110,6 @@ impl Catalog for Workspace {
         if let Some(place) = self.remotes.place(text)? {
             return Ok(Place::Hub(place));
         }
-        let path = self.dir.join(text);
-        path.canonicalize().map(Place::Local).map_err(|error| PlanFailure {
-            message: format!("cannot find {}: {error}", path.display()),
-            hint: near_file(&path).map(|near| format!("did you mean `{near}`?")),
-            ..PlanFailure::default()
-        })
+        locate(&self.dir, text)
     }
-}
-
-/// A file beside `path` whose name is nearly the same.
-fn near_file(path: &Path) -> Option<String> {
-    let name = path.file_name()?.to_str()?;
-    let entries = std::fs::read_dir(path.parent()?).ok()?;
-    let names: Vec<_> =
-        entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
-    nearest(name, names.iter().map(String::as_str)).map(str::to_owned)
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use libloading::os::unix::{Library as Dynamic, RTLD_LOCAL, RTLD_NOW};
 use paraloom_abi as abi;
-use paraloom_pipeline::{PortInfo, PortKind, Shape, StageInfo};
+use paraloom_pipeline::{PortInfo, PortKind, RowAccount, Shape, StageInfo};
 
 use crate::error::{HostError, Result};
 use crate::isolated::{Isolated, Isolation};
@@ -253,6 +253,12 @@ fn read_stage(
         uses_seed: has(abi::STAGE_USES_SEED),
         resumable: has(abi::STAGE_RESUMABLE),
         batch_invariant: has(abi::STAGE_BATCH_INVARIANT),
+        rows: match stage.flags {
+            flags if flags & abi::STAGE_KEEPS_ROWS != 0 => RowAccount::Kept,
+            flags if flags & abi::STAGE_DIVIDES_ROWS != 0 => RowAccount::Divided,
+            flags if flags & abi::STAGE_COVERS_ROWS != 0 => RowAccount::Covered,
+            _ => RowAccount::Any,
+        },
         backend: String::new(),
         name,
     };

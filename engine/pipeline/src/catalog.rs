@@ -40,6 +40,21 @@ pub enum Shape {
     Map,
 }
 
+/// What a stage says becomes of each row of its first table input, for the engine to check.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RowAccount {
+    /// It does not say.
+    #[default]
+    Any,
+    /// Every table output has it once.
+    Kept,
+    /// One of the table outputs has it, once.
+    Divided,
+    /// At least one row of a table output comes of it.
+    Covered,
+}
+
 /// What a stage says of itself.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StageInfo {
@@ -68,14 +83,20 @@ pub struct StageInfo {
     pub resumable: bool,
     /// A row's result does not depend on its neighbours.
     pub batch_invariant: bool,
+    /// What becomes of the rows that it reads.
+    #[serde(default)]
+    pub rows: RowAccount,
 }
 
 impl StageInfo {
+    /// Index of the first table input: where the rows come from.
+    pub fn rows_input(&self) -> Option<usize> {
+        self.inputs.iter().position(|port| port.kind == PortKind::Table)
+    }
+
     /// Index of the mapped input: the first table port of a map stage.
     pub fn mapped_input(&self) -> Option<usize> {
-        (self.shape == Shape::Map)
-            .then(|| self.inputs.iter().position(|port| port.kind == PortKind::Table))
-            .flatten()
+        (self.shape == Shape::Map).then(|| self.rows_input()).flatten()
     }
 }
 
@@ -118,11 +139,27 @@ pub struct PlanFailure {
     pub hint: Option<String>,
 }
 
+impl PlanFailure {
+    /// That `message` is so.
+    pub fn new(message: impl Into<String>) -> Self {
+        Self { message: message.into(), ..Self::default() }
+    }
+
+    /// With the way out.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
 /// What a path in a pipeline means.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
     /// A file or directory on this machine: its absolute path.
     Local(PathBuf),
+    /// The files that a pattern matches, in order: their absolute paths.
+    Files(Vec<PathBuf>),
     /// Something that a hub has.
     Hub(HubPlace),
 }

@@ -1,9 +1,10 @@
 //! From names to types: every stage, port, setting and column, before any work.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use petgraph::graph::{DiGraph, NodeIndex};
+use petgraph::graph::DiGraph;
 
 use crate::catalog::{Catalog, PlanFailure, PlanInput, PortInfo, PortKind, StageInfo};
 use crate::config::Checker;
@@ -14,7 +15,7 @@ use crate::graph::{Edge, Endpoint, Graph, Node, Show};
 use crate::names::suggestion;
 use crate::resolve::{Resolved, ResolvedInput, ResolvedNode};
 use crate::yaml::{Tree, Value};
-use crate::{DEFAULT_BACKEND, DEFAULT_DEVICE, ID_COLUMN};
+use crate::{DEFAULT_BACKEND, DEFAULT_DEVICE, ID_COLUMN, PARENT_COLUMN};
 
 /// Checks the whole graph; the graph is there only if there is no error.
 pub fn check(resolved: &Resolved, catalog: &dyn Catalog) -> (Option<Graph>, Vec<Diagnostic>) {
@@ -24,16 +25,19 @@ pub fn check(resolved: &Resolved, catalog: &dyn Catalog) -> (Option<Graph>, Vec<
         pass.states[*index] = pass.node(*index);
     }
     let Pass { states, mut errors, .. } = pass;
-    let mut graph = if errors.is_empty() { build(resolved, states) } else { None };
-    if let Some(graph) = &mut graph {
-        graph.show =
-            resolved.show.iter().filter_map(|show| check_show(show, graph, &mut errors)).collect();
-        let expect = resolved.expect.iter();
-        graph.expect =
-            expect.filter_map(|expect| check_expect(expect, graph, &mut errors)).collect();
-    }
+    // A node with an error hides what reads it, and nothing else: what the others are shown and expected to be is checked.
+    let mut graph = build(resolved, states);
+    let is_known = |(name, _): &&(String, Span)| {
+        let node = name.split('.').next().unwrap_or_default();
+        graph.find(node).is_some() || resolved.nodes.iter().all(|known| known.name != node)
+    };
+    let show = resolved.show.iter().filter(|show| is_known(&&show.node));
+    let show = show.filter_map(|show| check_show(show, &graph, &mut errors)).collect();
+    let expect = resolved.expect.iter().filter(|expect| is_known(&&expect.node));
+    let expect = expect.filter_map(|expect| check_expect(expect, &graph, &mut errors)).collect();
+    (graph.show, graph.expect) = (show, expect);
     let sound = errors.is_empty();
-    (graph.filter(|_| sound), errors)
+    (Some(graph).filter(|_| sound), errors)
 }
 
 /// The backend that is always there.
@@ -85,6 +89,10 @@ impl Pass<'_> {
     fn node(&mut self, index: usize) -> Option<State> {
         let node = &self.resolved.nodes[index];
         let (name, span) = &node.stage;
+        if name.is_empty() {
+            // That it names no stage has been told.
+            return None;
+        }
         let found = match self.catalog.stage(name, backend(node)) {
             Ok(found) => found,
             Err(failure) => {
@@ -113,7 +121,7 @@ impl Pass<'_> {
         let sound = connected && self.errors.len() == before;
         let schemas = self.schemas(&edges);
         let planned = match schemas {
-            Some(inputs) if sound => self.plan(node, &stage, config, paths, &inputs),
+            Some(inputs) if sound => self.plan(node, &stage, &edges, config, paths, &inputs),
             _ => None,
         };
         Some(State { stage, edges, planned })
@@ -182,14 +190,25 @@ impl Pass<'_> {
         // A port that was misspelt has its own error.
         let is_misspelt =
             node.ports.iter().any(|(name, _)| !stage.inputs.iter().any(|port| port.name == *name));
-        for port in &stage.inputs {
+        let is_missing = |port: &&PortInfo| {
             let is_named = node.ports.iter().any(|(name, _)| *name == port.name);
-            if !is_named && !port.optional && !is_misspelt {
-                let message = format!("input `{}` of `{}` is not connected", port.name, stage.name);
-                let error = Diagnostic::error(message, node.name_span).hint(port.doc.clone());
-                self.errors.push(error);
+            !is_named && !port.optional && !is_misspelt
+        };
+        let missing: Vec<_> = stage.inputs.iter().filter(is_missing).collect();
+        let names: Vec<_> = missing.iter().map(|port| format!("`{}`", port.name)).collect();
+        let message = match names.as_slice() {
+            [] => return edges,
+            [name] => format!("input {name} of `{}` is not connected", stage.name),
+            names => {
+                format!("inputs {} of `{}` are not connected", names.join(" and "), stage.name)
             }
-        }
+        };
+        let docs = missing.iter().map(|port| match names.len() {
+            1 => port.doc.clone(),
+            _ => format!("`{}`: {}", port.name, port.doc),
+        });
+        let hint = docs.collect::<Vec<_>>().join(" ");
+        self.errors.push(Diagnostic::error(message, node.name_span).hint(hint));
         edges
     }
 
@@ -265,10 +284,25 @@ impl Pass<'_> {
         edges.iter().map(schema).collect()
     }
 
+    /// How many nodes of `stage` rows have been through that enter along `edges`.
+    fn repeats(&self, stage: &StageInfo, edges: &[(usize, Edge)]) -> usize {
+        let source = |stage: &StageInfo, edges: &[(usize, Edge)]| {
+            let port = stage.rows_input();
+            edges.iter().find(|(_, edge)| Some(edge.input) == port).map(|(from, _)| *from)
+        };
+        let (mut count, mut at) = (0, source(stage, edges));
+        while let Some(state) = at.and_then(|index| self.states[index].as_ref()) {
+            count += usize::from(state.stage.name == stage.name);
+            at = source(&state.stage, &state.edges);
+        }
+        count
+    }
+
     fn plan(
         &mut self,
         node: &ResolvedNode,
         stage: &Arc<StageInfo>,
+        edges: &[(usize, Edge)],
         config: serde_json::Value,
         paths: Vec<crate::PathUse>,
         inputs: &[PlanInput],
@@ -280,6 +314,10 @@ impl Pass<'_> {
                 return None;
             }
         };
+        if let Err(message) = check_outputs(stage, &planned.outputs) {
+            self.errors.push(Diagnostic::error(message, node.stage.1));
+            return None;
+        }
         Some(Node {
             name: node.name.clone(),
             span: node.name_span,
@@ -287,6 +325,7 @@ impl Pass<'_> {
             config,
             paths,
             seed: node.seed,
+            repeats: self.repeats(stage, edges),
             part_rows: node.part_rows,
             device: if stage.backend.is_empty() { DEFAULT_DEVICE } else { &node.device.0 }
                 .to_owned(),
@@ -298,8 +337,33 @@ impl Pass<'_> {
     }
 }
 
+/// Columns have names, each its own, and ids are text. A stage that breaks this would have its rows confused later.
+fn check_outputs(stage: &StageInfo, outputs: &[Option<SchemaRef>]) -> Result<(), String> {
+    for (port, schema) in stage.outputs.iter().zip(outputs) {
+        let fields = schema.iter().flat_map(|schema| schema.fields());
+        let mut seen = HashSet::new();
+        let table = format!("table `{}` of `{}`", port.name, stage.name);
+        for field in fields {
+            let name = field.name();
+            if name.is_empty() {
+                return Err(format!("a column of {table} has no name"));
+            }
+            if !seen.insert(name) {
+                return Err(format!("two columns of {table} are called `{name}`"));
+            }
+            let is_identity = matches!(name.as_str(), ID_COLUMN | PARENT_COLUMN);
+            if is_identity && *field.data_type() != DataType::Utf8 {
+                return Err(format!(
+                    "column `{name}` of {table} is not text: it is how the engine knows rows"
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Every table has an `_id`: the engine adds it where the stage does not.
-fn with_id(schema: SchemaRef) -> SchemaRef {
+pub fn with_id(schema: SchemaRef) -> SchemaRef {
     if schema.column_with_name(ID_COLUMN).is_some() {
         return schema;
     }
@@ -358,17 +422,20 @@ fn check_show(show: &ShowDocument, graph: &Graph, errors: &mut Vec<Diagnostic>) 
     Some(Show { endpoint, name: name.clone(), columns, limit: show.limit })
 }
 
-fn build(resolved: &Resolved, states: Vec<Option<State>>) -> Option<Graph> {
+/// The graph of the nodes that could be planned, all of whose sources could be too.
+fn build(resolved: &Resolved, states: Vec<Option<State>>) -> Graph {
     let mut graph = DiGraph::new();
-    let mut edges = Vec::new();
+    let (mut edges, mut indices) = (Vec::new(), vec![None; states.len()]);
     for (to, state) in states.into_iter().enumerate() {
-        let state = state?;
-        graph.add_node(state.planned?);
-        edges.extend(state.edges.into_iter().map(|(from, edge)| (from, to, edge)));
+        let Some(State { edges: entering, planned: Some(node), .. }) = state else { continue };
+        indices[to] = Some(graph.add_node(node));
+        edges.extend(entering.into_iter().map(|(from, edge)| (from, to, edge)));
     }
     for (from, to, edge) in edges {
-        graph.add_edge(NodeIndex::new(from), NodeIndex::new(to), edge);
+        if let (Some(from), Some(to)) = (indices[from], indices[to]) {
+            graph.add_edge(from, to, edge);
+        }
     }
-    let order = resolved.order.iter().map(|index| NodeIndex::new(*index)).collect();
-    Some(Graph { name: resolved.name.clone(), show: Vec::new(), expect: Vec::new(), graph, order })
+    let order = resolved.order.iter().filter_map(|index| indices[*index]).collect();
+    Graph { name: resolved.name.clone(), show: Vec::new(), expect: Vec::new(), graph, order }
 }

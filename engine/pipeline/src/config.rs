@@ -17,6 +17,24 @@ use crate::yaml::{Tree, Value};
 pub const PATH_KEYWORD: &str = "x-paraloom-path";
 const MANY: &str = "many";
 
+/// Marks a mapping whose members mean something in the order in which they are written, such as columns to add. That of
+/// any other mapping means nothing.
+pub const ORDERED_KEYWORD: &str = "x-paraloom-ordered";
+
+/// Marks a setting that enters no key, since what a stage makes of it is in its fingerprint: the format of a file, say,
+/// which can be told by the setting or by the file's name.
+pub const RESOLVED_KEYWORD: &str = "x-paraloom-resolved";
+
+/// Whether a setting stays out of the key.
+pub(crate) fn is_resolved(schema: &Json) -> bool {
+    schema.get(RESOLVED_KEYWORD) == Some(&Json::Bool(true))
+}
+
+/// Whether the order of the members counts.
+pub(crate) fn is_ordered(schema: &Json) -> bool {
+    schema.get(ORDERED_KEYWORD) == Some(&Json::Bool(true))
+}
+
 /// A file or directory that a configuration names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PathUse {
@@ -126,8 +144,9 @@ impl Checker<'_> {
                 out.insert(name.clone(), default.clone());
             }
         }
-        // One order, whatever the file's: this is hashed.
-        out.sort_keys();
+        if !is_ordered(schema) {
+            out.sort_keys();
+        }
         Json::Object(out)
     }
 
@@ -238,17 +257,18 @@ impl Checker<'_> {
 /// What a stage finds in place of a path: an absolute path, a list of them, or the reference
 /// of what has to be fetched first.
 fn resolved(text: &str, place: &Place, takes_many: bool) -> Result<Json, String> {
-    let hub = match place {
+    let paths = match place {
         Place::Local(path) => return Ok(json!(path.to_string_lossy())),
-        Place::Hub(hub) => hub,
+        Place::Files(paths) => paths,
+        Place::Hub(hub) => match &hub.paths {
+            Some(paths) => paths,
+            None => return Ok(json!(text)),
+        },
     };
-    match hub.paths.as_deref() {
-        None => Ok(json!(text)),
-        Some([path]) => Ok(json!(path.to_string_lossy())),
-        Some(paths) if takes_many => {
-            Ok(paths.iter().map(|path| json!(path.to_string_lossy())).collect())
-        }
-        Some(paths) => Err(format!("this takes one file, and `{text}` has {}", paths.len())),
+    match paths.as_slice() {
+        [path] => Ok(json!(path.to_string_lossy())),
+        paths if takes_many => Ok(paths.iter().map(|path| json!(path.to_string_lossy())).collect()),
+        paths => Err(format!("this takes one file, and `{text}` has {}", paths.len())),
     }
 }
 

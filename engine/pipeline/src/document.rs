@@ -2,7 +2,7 @@
 
 use crate::FORMAT;
 use crate::diagnostic::{Diagnostic, Span};
-use crate::names::{NAME_RULE, is_name, suggestion};
+use crate::names::{NAME_RULE, is_name, nearest, suggestion};
 use crate::yaml::{Tree, Value, read};
 
 /// A pipeline as it is written.
@@ -117,6 +117,8 @@ impl Reader<'_> {
         };
         let mut version = None;
         let mut has_nodes = false;
+        // A key that is misspelt is not missing as well.
+        let meant: Vec<_> = members.iter().filter_map(|(key, ..)| meant(key, &TOP_KEYS)).collect();
         for (key, key_span, value) in members {
             match key.as_str() {
                 "paraloom" => version = Some(value),
@@ -136,8 +138,10 @@ impl Reader<'_> {
                 other => self.unknown_key(other, key_span, &TOP_KEYS),
             }
         }
-        self.version(version.as_ref(), span);
-        if !has_nodes {
+        if version.is_some() || !meant.contains(&"paraloom") {
+            self.version(version.as_ref(), span);
+        }
+        if !has_nodes && !meant.contains(&"nodes") {
             self.error("`nodes` is missing", span);
         }
     }
@@ -234,7 +238,7 @@ impl Reader<'_> {
         if nodes.is_empty() {
             self.error("a pipeline needs at least one node", span);
         }
-        nodes.into_iter().filter_map(|(name, span, value)| self.node(name, span, value)).collect()
+        nodes.into_iter().map(|(name, span, value)| self.node(name, span, value)).collect()
     }
 
     fn shows(&mut self, tree: Tree) -> Vec<ShowDocument> {
@@ -284,26 +288,34 @@ impl Reader<'_> {
         Some(show)
     }
 
-    fn node(&mut self, name: String, name_span: Span, tree: Tree) -> Option<NodeDocument> {
-        self.check_name(&name, name_span);
-        if !matches!(tree.value, Value::Map(_)) {
-            let message = format!("node `{name}` must be a mapping, not {}", tree.kind());
-            let error = Diagnostic::error(message, tree.span);
-            self.errors.push(error.hint("write `{ stage: …, inputs: {…}, with: {…} }`"));
-            return None;
-        }
-        let with = Tree { value: Value::Map(Vec::new()), span: name_span };
-        let mut node = NodeDocument {
+    /// A node of which no more than the name is known: others that read it find it.
+    fn empty_node(name: String, name_span: Span) -> NodeDocument {
+        NodeDocument {
             name,
             name_span,
             stage: (String::new(), name_span),
             inputs: Vec::new(),
-            with,
+            with: Tree { value: Value::Map(Vec::new()), span: name_span },
             seed: None,
             part_rows: None,
             compute: Compute::default(),
-        };
-        for (key, key_span, value) in self.members(tree, "a node") {
+        }
+    }
+
+    fn node(&mut self, name: String, name_span: Span, tree: Tree) -> NodeDocument {
+        self.check_name(&name, name_span);
+        if !matches!(tree.value, Value::Map(_)) {
+            let message = format!("node `{name}` must be a mapping, not {}", tree.kind());
+            // A value that is not written has no place of its own.
+            let span = if tree.value == Value::Null { name_span } else { tree.span };
+            let error = Diagnostic::error(message, span);
+            self.errors.push(error.hint("write `{ stage: …, inputs: {…}, with: {…} }`"));
+            return Self::empty_node(name, name_span);
+        }
+        let mut node = Self::empty_node(name, name_span);
+        let members = self.members(tree, "a node");
+        let is_misspelt = members.iter().any(|(key, ..)| meant(key, &NODE_KEYS) == Some("stage"));
+        for (key, key_span, value) in members {
             match key.as_str() {
                 "stage" => {
                     node.stage = (self.text(&value, "`stage`").unwrap_or_default(), value.span);
@@ -325,10 +337,14 @@ impl Reader<'_> {
                 other => self.unknown_key(other, key_span, &NODE_KEYS),
             }
         }
-        if node.stage.0.is_empty() && node.stage.1 == name_span {
+        if node.stage.0.is_empty() && node.stage.1 == name_span && !is_misspelt {
             self.error(format!("node `{}` has no `stage`", node.name), name_span);
-            return None;
         }
-        Some(node)
+        node
     }
+}
+
+/// The known key that an unknown one was most likely meant to be.
+fn meant<'a>(key: &str, known: &[&'a str]) -> Option<&'a str> {
+    if known.contains(&key) { None } else { nearest(key, known.iter().copied()) }
 }

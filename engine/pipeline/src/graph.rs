@@ -28,6 +28,9 @@ pub struct Node {
     pub paths: Vec<PathUse>,
     /// Seed of the node.
     pub seed: u64,
+    /// How many nodes of the same stage its rows have been through before, whose random draws it must not repeat: a
+    /// second split would otherwise find all rows on one side.
+    pub repeats: usize,
     /// Rows of a part of its output.
     pub part_rows: usize,
     /// What its stage computes on: `cpu`, `cuda:0`, ...
@@ -119,13 +122,14 @@ impl Graph {
         self.order.iter().copied().find(|index| self.graph[*index].name == name)
     }
 
-    /// The edges into `node`, in the order of the file: where from, and which edge.
+    /// The edges into `node`, by port and, within a port that takes many, in the order of the file: where from, and which
+    /// edge. The order in which a file names the ports means nothing.
     pub fn inputs(&self, node: NodeIndex) -> Vec<(Endpoint, &Edge)> {
         let edges = self.graph.edges_directed(node, Direction::Incoming);
         let endpoint = |source, edge: &Edge| Endpoint { node: source, port: edge.output };
         let mut inputs: Vec<_> =
             edges.map(|edge| (endpoint(edge.source(), edge.weight()), edge.weight())).collect();
-        inputs.sort_by_key(|(_, edge)| edge.position);
+        inputs.sort_by_key(|(_, edge)| (edge.input, edge.position));
         inputs
     }
 

@@ -11,6 +11,7 @@ mod check;
 mod config;
 mod diagnostic;
 mod document;
+mod essential;
 mod expect;
 mod graph;
 mod names;
@@ -20,13 +21,14 @@ mod vars;
 mod yaml;
 
 pub use catalog::{
-    Catalog, HubPlace, Place, PlanFailure, PlanInput, PlanOutput, PortInfo, PortKind, Shape,
-    StageInfo,
+    Catalog, HubPlace, Place, PlanFailure, PlanInput, PlanOutput, PortInfo, PortKind, RowAccount,
+    Shape, StageInfo,
 };
-pub use check::check;
-pub use config::{PATH_KEYWORD, PathUse};
+pub use check::{check, with_id};
+pub use config::{ORDERED_KEYWORD, PATH_KEYWORD, PathUse, RESOLVED_KEYWORD};
 pub use diagnostic::{Diagnostic, Severity, Span};
 pub use document::{Document, NodeDocument, ShowDocument, parse};
+pub use essential::essential;
 pub use expect::{ExpectDocument, Expectation};
 pub use graph::{Edge, Endpoint, Graph, Node, Show};
 pub use names::nearest;

@@ -21,19 +21,24 @@ impl<'a> Vars<'a> {
         errors: &mut Vec<Diagnostic>,
     ) -> Self {
         let mut vars = Self { values: HashMap::new(), env };
-        for (name, text) in set {
+        for (name, _) in set {
             if !declared.iter().any(|(known, ..)| known == name) {
                 let hint = suggestion(name, declared.iter().map(|(known, ..)| known.as_str()));
-                let message = format!("`--set {name}=…`: the pipeline has no variable `{name}`");
+                let message = match name.as_str() {
+                    "" => "`--set` without a name: write NAME=VALUE".to_owned(),
+                    name => format!("`--set {name}=…`: the pipeline has no variable `{name}`"),
+                };
                 errors.push(Diagnostic::error(message, Span::default()).maybe_hint(hint));
             }
-            vars.values.insert(name.clone(), scalar(text));
         }
         for (name, _, tree) in declared {
-            if !vars.values.contains_key(name) {
-                let tree = vars.fill(tree, errors);
-                vars.values.insert(name.clone(), tree.value);
-            }
+            let given = set.iter().rev().find(|(set, _)| set == name);
+            let value = match given {
+                None => vars.fill(tree, errors).value,
+                // What is not used is not wrong.
+                Some((_, text)) => given_value(text, &vars.fill(tree, &mut Vec::new()).value),
+            };
+            vars.values.insert(name.clone(), value);
         }
         vars
     }
@@ -109,6 +114,15 @@ impl<'a> Vars<'a> {
     }
 }
 
+/// The value of `--set NAME=TEXT`. In the place of a text it is that text, to the letter: a prefix that ends in a space, or
+/// `1.10`. Anything else is read as YAML reads it, where that is a number or a truth value.
+fn given_value(text: &str, declared: &Value) -> Value {
+    match (declared, scalar(text)) {
+        (Value::Text(_), _) | (_, Value::Text(_)) => Value::Text(text.to_owned()),
+        (_, value) => value,
+    }
+}
+
 fn display(value: &Value) -> String {
     match value {
         Value::Bool(value) => value.to_string(),
@@ -116,5 +130,91 @@ fn display(value: &Value) -> String {
         Value::Float(value) => value.to_string(),
         Value::Text(text) => text.clone(),
         Value::Null | Value::List(_) | Value::Map(_) => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The value of a variable that is declared as `declared`, with `--set v=TEXT`.
+    fn set(declared: Value, text: &str) -> Value {
+        let tree = |value| Tree { value, span: Span::default() };
+        let declared = [("v".to_owned(), Span::default(), tree(declared))];
+        let mut errors = Vec::new();
+        let set = [("v".to_owned(), text.to_owned())];
+        let vars = Vars::new(&declared, &set, &|_| None, &mut errors);
+        let used = tree(Value::Text("${v}".to_owned()));
+        let filled = vars.fill(&used, &mut errors).value;
+        assert_eq!(errors, []);
+        filled
+    }
+
+    #[test]
+    fn a_text_is_taken_to_the_letter() {
+        let texts = [
+            "rewrite #1: ",
+            "summarize ",
+            " x",
+            "1.10",
+            "&y z",
+            "|",
+            "0x10",
+            ".5",
+            "\"dq\"",
+            "'sq'",
+            "null",
+            "~",
+            "[1]",
+            "a: b",
+            "true",
+            "",
+            "${v}",
+            "*x",
+            "!tag",
+            "%",
+            "- a",
+            "\t",
+        ];
+        for text in texts {
+            assert_eq!(set(Value::Text("old".to_owned()), text), Value::Text(text.to_owned()));
+        }
+    }
+
+    #[test]
+    fn a_number_is_one_where_the_pipeline_has_one() {
+        let text = |text: &str| Value::Text(text.to_owned());
+        let cases = [
+            (Value::Int(1), "2", Value::Int(2)),
+            (Value::Int(1), "2.5", Value::Float(2.5)),
+            (Value::Float(0.5), "1e-3", Value::Float(1e-3)),
+            (Value::Bool(true), "false", Value::Bool(false)),
+            (Value::Null, "7", Value::Int(7)),
+            (Value::Null, "rewrite #1: ", text("rewrite #1: ")),
+            (Value::Int(1), "auto ", text("auto ")),
+        ];
+        for (declared, given, wanted) in cases {
+            assert_eq!(set(declared, given), wanted, "{given}");
+        }
+    }
+
+    #[test]
+    fn what_the_pipeline_does_not_have_is_told() {
+        let declared = [(
+            "name".to_owned(),
+            Span::default(),
+            Tree { value: Value::Int(1), span: Span::default() },
+        )];
+        for (name, told) in [
+            ("nam", "`--set nam=…`: the pipeline has no variable `nam`"),
+            ("", "`--set` without a name: write NAME=VALUE"),
+        ] {
+            let mut errors = Vec::new();
+            Vars::new(&declared, &[(name.to_owned(), "3".to_owned())], &|_| None, &mut errors);
+            assert_eq!(
+                errors.iter().map(|error| error.message.as_str()).collect::<Vec<_>>(),
+                [told]
+            );
+        }
     }
 }

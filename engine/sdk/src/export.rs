@@ -330,6 +330,15 @@ fn path(text: String) -> Option<PathBuf> {
     (!text.is_empty()).then(|| PathBuf::from(text))
 }
 
+/// The schema of the rows that a map stage maps: of the edge into its first table port, whatever the order of the edges.
+fn mapped_schema(about: &About, inputs: &PlanInputs) -> Result<SchemaRef> {
+    let port = about.mapped_input();
+    let port = port.ok_or_else(|| Error::internal("a map stage needs a table input"))?;
+    let edge = inputs.edges.iter().find(|edge| edge.port == port);
+    edge.and_then(|edge| edge.schema.clone())
+        .ok_or_else(|| Error::internal(format!("input `{port}` is not connected")))
+}
+
 /// What a worker owns.
 struct HeldWorker<W> {
     worker: W,
@@ -352,8 +361,7 @@ extern "C" fn open_map<S: MapStage>(
         let held = unsafe { held::<S>(plan) }?;
         // SAFETY: the arguments are valid for the call.
         let run = unsafe { make_run(held, args) }?;
-        let rows = held.inputs.edges.iter().find_map(|edge| edge.schema.clone());
-        let rows = rows.ok_or_else(|| Error::internal("a map stage needs a table input"))?;
+        let rows = mapped_schema(&held.about, &held.inputs)?;
         let names = held.about.outputs.iter().map(|port| port.name);
         let _at_work = at_work(&held.node);
         let worker = HeldWorker {

@@ -27,7 +27,10 @@ mod stage;
 pub mod testing;
 
 pub use error::{Error, Result, Status, free_bytes};
-pub use paraloom_abi::{STAGE_BATCH_INVARIANT, STAGE_RESUMABLE, STAGE_USES_SEED};
+pub use paraloom_abi::{
+    STAGE_BATCH_INVARIANT, STAGE_COVERS_ROWS, STAGE_DIVIDES_ROWS, STAGE_KEEPS_ROWS,
+    STAGE_RESUMABLE, STAGE_USES_SEED,
+};
 pub use paraloom_alloc::{CacheLines, OrExit, free as free_memory};
 pub use paraloom_ffi::StreamReader;
 pub use port::{PlanEdge, PlanInputs, Port, Table, missing_column, nearest};

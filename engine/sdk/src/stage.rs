@@ -2,12 +2,16 @@
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
+use paraloom_abi::PORT_TABLE;
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 
 use crate::port::{PlanInputs, Port};
 use crate::run::{Emit, Run};
-use crate::{Result, STAGE_BATCH_INVARIANT, STAGE_RESUMABLE, STAGE_USES_SEED};
+use crate::{
+    Result, STAGE_BATCH_INVARIANT, STAGE_COVERS_ROWS, STAGE_DIVIDES_ROWS, STAGE_KEEPS_ROWS,
+    STAGE_RESUMABLE, STAGE_USES_SEED,
+};
 
 /// What a stage says of itself.
 #[derive(Clone, Debug)]
@@ -53,6 +57,36 @@ impl About {
     pub const fn resumable(mut self) -> Self {
         self.flags |= STAGE_RESUMABLE;
         self
+    }
+
+    /// Every table output has each row of the first table input once, such as with a score. The engine counts, and fails
+    /// the node where it is not so.
+    #[must_use]
+    pub const fn keeps_rows(mut self) -> Self {
+        self.flags |= STAGE_KEEPS_ROWS;
+        self
+    }
+
+    /// Each row of the first table input is in one of the table outputs, once: kept, say, or rejected with a reason. The
+    /// engine counts, and fails the node where it is not so.
+    #[must_use]
+    pub const fn divides_rows(mut self) -> Self {
+        self.flags |= STAGE_DIVIDES_ROWS;
+        self
+    }
+
+    /// Of each row of the first table input comes a row of a table output, or several, such as texts written from it. The
+    /// engine counts, and fails the node where it is not so.
+    #[must_use]
+    pub const fn covers_rows(mut self) -> Self {
+        self.flags |= STAGE_COVERS_ROWS;
+        self
+    }
+
+    /// The port whose rows a map stage maps: its first table input.
+    pub(crate) fn mapped_input(&self) -> Option<&'static str> {
+        let port = self.inputs.iter().find(|port| port.kind == PORT_TABLE);
+        port.map(|port| port.name)
     }
 
     /// A row's result does not depend on the rows beside it.

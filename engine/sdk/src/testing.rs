@@ -103,12 +103,14 @@ impl Harness {
         if joined(self.map::<S>()?)? != whole {
             return Err(Error::internal("the same rows gave another result"));
         }
-        let rows = self.mapped_rows()?;
-        self.with_mapped(rows.slice(0, 0)).map::<S>()?;
-        if S::about().flags & crate::STAGE_BATCH_INVARIANT != 0 {
+        let about = S::about();
+        let port = about.mapped_input().unwrap_or_default();
+        let rows = self.mapped_rows(port)?;
+        self.with_mapped(port, rows.slice(0, 0)).map::<S>()?;
+        if about.flags & crate::STAGE_BATCH_INVARIANT != 0 {
             let mut single: Outputs = vec![Vec::new(); whole.len()];
             for row in 0..rows.num_rows() {
-                let outputs = self.with_mapped(rows.slice(row, 1)).map::<S>()?;
+                let outputs = self.with_mapped(port, rows.slice(row, 1)).map::<S>()?;
                 single.iter_mut().zip(outputs).for_each(|(all, rows)| all.extend(rows));
             }
             if joined(single)? != whole {
@@ -119,22 +121,20 @@ impl Harness {
         Ok(())
     }
 
-    fn mapped_rows(&self) -> Result<RecordBatch> {
-        let rows = self.inputs.iter().find_map(|(_, _, input)| match input {
-            TestInput::Rows(rows) => Some(rows.clone()),
-            TestInput::Artifact(_) => None,
+    /// The rows that enter `port`, the mapped one.
+    fn mapped_rows(&self, port: &str) -> Result<RecordBatch> {
+        let rows = self.inputs.iter().find_map(|(to, _, input)| match input {
+            TestInput::Rows(rows) if to == port => Some(rows.clone()),
+            _ => None,
         });
         rows.ok_or_else(|| Error::not_found("a map stage needs rows"))
     }
 
-    fn with_mapped(&self, rows: RecordBatch) -> Self {
+    fn with_mapped(&self, port: &str, rows: RecordBatch) -> Self {
         let mut other = self.clone();
-        let mapped = other.inputs.iter_mut().find_map(|(_, _, input)| match input {
-            TestInput::Rows(mapped) => Some(mapped),
-            TestInput::Artifact(_) => None,
-        });
-        if let Some(mapped) = mapped {
-            *mapped = rows;
+        let mapped = other.inputs.iter_mut().find(|(to, ..)| to == port);
+        if let Some((_, _, input)) = mapped {
+            *input = TestInput::Rows(rows);
         }
         other
     }
@@ -216,9 +216,14 @@ impl Harness {
             })
             .collect();
         let output_pointers: Vec<_> = outputs.iter().map(std::ptr::from_ref).collect();
-        let is_map = stage.map.is_some();
-        let mut streams: Vec<_> =
-            self.inputs.iter().map(|(_, _, input)| stream(input, is_map)).collect();
+        // The rows of the mapped port come through map().
+        let mapped = stage.map.and(mapped_port(stage));
+        let streamed = |port: &String| mapped.as_ref() != Some(port);
+        let mut streams: Vec<_> = self
+            .inputs
+            .iter()
+            .map(|(port, _, input)| stream(input).filter(|_| streamed(port)))
+            .collect();
         let dirs: Vec<_> = self.inputs.iter().map(|(_, _, input)| dir_text(input)).collect();
         let mut inputs = Vec::new();
         for (index, (port, label, _)) in self.inputs.iter().enumerate() {
@@ -264,7 +269,7 @@ impl Harness {
         let (Some(open), Some(map), Some(close)) = (stage.open, stage.map, stage.close) else {
             return Err(Error::internal("a map stage needs open, map and close"));
         };
-        let rows = self.mapped_rows()?;
+        let rows = self.mapped_rows(&mapped_port(stage).unwrap_or_default())?;
         let mut worker = abi::Worker {
             struct_size: size_of::<abi::Worker>() as u32,
             reserved0: 0,
@@ -338,12 +343,22 @@ fn collectors(plan: &abi::Plan) -> Result<Vec<Collector>> {
     schemas.map(|schema| Ok(Collector { schema: schema?, rows: RefCell::default() })).collect()
 }
 
-fn stream(input: &TestInput, is_map: bool) -> Option<abi::ArrowArrayStream> {
+/// The name of the first table input.
+fn mapped_port(stage: &abi::Stage) -> Option<String> {
+    let mut ports = (0..stage.n_inputs as usize)
+        // SAFETY: the table has n_inputs ports.
+        .map(|index| unsafe { &**stage.inputs.add(index) });
+    let port = ports.find(|port| port.kind == abi::PORT_TABLE)?;
+    // SAFETY: names live as long as the table.
+    Some(unsafe { port.name.to_text() })
+}
+
+fn stream(input: &TestInput) -> Option<abi::ArrowArrayStream> {
     match input {
-        TestInput::Rows(rows) if !is_map => {
+        TestInput::Rows(rows) => {
             Some(export_stream(rows.schema(), std::iter::once(Ok(rows.clone()))))
         }
-        _ => None,
+        TestInput::Artifact(_) => None,
     }
 }
 

@@ -14,7 +14,7 @@
 //!     lock                      held while the result is computed
 //!   pins/<name>.json            results that `gc` leaves alone (a [`Pin`])
 //!   runs/<id>/                  event logs
-//!   digests.json, hub.json      notes that save work; a store without them is whole
+//!   digests.json, hub.json, keys.json   notes that save work; a store without them is whole
 //!   tmp/                        what is not visible yet
 //! ```
 //!
@@ -23,6 +23,7 @@
 //! before anything parses it. This crate knows no stage.
 
 mod artifact;
+mod content;
 mod digest;
 mod disk;
 mod entry;
@@ -32,6 +33,7 @@ mod key;
 mod lock;
 mod part;
 mod pin;
+mod rekey;
 mod row_table;
 mod rows;
 mod run_log;

@@ -2,9 +2,9 @@
 
 use std::ops::Range;
 
-use arrow::array::{Array, RecordBatch};
+use arrow::array::RecordBatch;
 use arrow::error::ArrowError;
-use arrow::util::display::{ArrayFormatter, FormatOptions};
+use arrow::row::{Row, RowConverter, SortField};
 use serde::{Deserialize, Serialize};
 
 const BYTES: usize = RowDigest::BYTES;
@@ -38,49 +38,32 @@ impl RowDigest {
     }
 }
 
-/// The digest of every row.
+/// The digest of every row: of its typed values, in arrow's row format, which no two different rows of a schema share.
+/// How a value would be printed says less: `["a, b"]` and `["a", "b"]` look the same.
+///
+/// # Errors
+/// A column of a type that the row format does not know.
 pub fn row_digests(rows: &RecordBatch) -> Result<Vec<RowDigest>, ArrowError> {
-    // A number and its digits as text look the same and are not: what came of one cannot stand for the other.
     let schema = rows.schema();
-    let types: Vec<_> = schema.fields().iter().map(|f| f.data_type().to_string()).collect();
-    let hashers = row_hashers(rows, "paraloom 2026 row: content", &types.join(" "))?;
-    Ok(hashers.iter().map(RowDigest::of).collect())
-}
-
-/// A hasher for every row, which has seen `salt` and the row's content.
-pub(crate) fn row_hashers(
-    rows: &RecordBatch,
-    context: &str,
-    salt: &str,
-) -> Result<Vec<blake3::Hasher>, ArrowError> {
-    let options = FormatOptions::default().with_display_error(false);
-    let formatters: Result<Vec<_>, _> =
-        rows.columns().iter().map(|column| ArrayFormatter::try_new(column, &options)).collect();
-    let formatters = formatters?;
-    let schema = rows.schema();
-    let hash = |row: usize| {
-        let mut hasher = blake3::Hasher::new_derive_key(context);
-        field(&mut hasher, salt);
-        for ((column, values), formatter) in
-            schema.fields().iter().zip(rows.columns()).zip(&formatters)
-        {
-            field(&mut hasher, column.name());
-            if values.is_null(row) {
-                hasher.update(&[0]);
-            } else {
-                hasher.update(&[1]);
-                field(&mut hasher, &formatter.value(row).try_to_string()?);
-            }
-        }
-        Ok(hasher)
+    let mut salt = blake3::Hasher::new_derive_key("paraloom 2026 row: values");
+    for column in schema.fields() {
+        field(&mut salt, column.name().as_bytes());
+        field(&mut salt, column.data_type().to_string().as_bytes());
+    }
+    let fields = schema.fields().iter().map(|field| SortField::new(field.data_type().clone()));
+    let encoded = RowConverter::new(fields.collect())?.convert_columns(rows.columns())?;
+    let digest = |row: Row| {
+        let mut hasher = salt.clone();
+        hasher.update(row.as_ref());
+        RowDigest::of(&hasher)
     };
-    (0..rows.num_rows()).map(hash).collect()
+    Ok(encoded.iter().map(digest).collect())
 }
 
-/// Length first, so that no two rows give the same bytes.
-fn field(hasher: &mut blake3::Hasher, text: &str) {
-    hasher.update(&(text.len() as u64).to_le_bytes());
-    hasher.update(text.as_bytes());
+/// Length first, so that no two sequences of fields give the same bytes.
+pub(crate) fn field(hasher: &mut blake3::Hasher, bytes: &[u8]) {
+    hasher.update(&(bytes.len() as u64).to_le_bytes());
+    hasher.update(bytes);
 }
 
 /// What became of every row of an input part: its digest, and how many rows of each output came of it. The rows of an
@@ -146,7 +129,99 @@ fn digit(byte: u8) -> u8 {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+    use std::sync::Arc;
+
+    use arrow::array::{
+        ArrayRef, BinaryArray, Date32Array, Decimal128Array, Float64Array, Int64Array, ListArray,
+        MapBuilder, StringArray, StringBuilder, StructArray, TimestampMicrosecondArray,
+    };
+    use arrow::buffer::OffsetBuffer;
+    use arrow::datatypes::{DataType, Field};
+
     use super::*;
+
+    /// Lists of texts.
+    fn lists(lists: &[Option<&[Option<&str>]>]) -> ArrayRef {
+        let item = Arc::new(Field::new("item", DataType::Utf8, true));
+        let lengths = lists.iter().map(|list| list.map_or(0, <[_]>::len));
+        let texts: StringArray =
+            lists.iter().flatten().flat_map(|list| list.iter().copied()).collect();
+        let nulls = lists.iter().map(Option::is_some).collect::<Vec<_>>();
+        let offsets = OffsetBuffer::from_lengths(lengths);
+        Arc::new(ListArray::new(item, offsets, Arc::new(texts), Some(nulls.into())))
+    }
+
+    fn structs(x: &[&str], y: &[&str]) -> ArrayRef {
+        let column = |texts: &[&str]| Arc::new(StringArray::from(texts.to_vec())) as ArrayRef;
+        let field = |name: &str| Arc::new(Field::new(name, DataType::Utf8, true));
+        Arc::new(StructArray::from(vec![(field("x"), column(x)), (field("y"), column(y))]))
+    }
+
+    fn maps(keys: &[&[&str]]) -> ArrayRef {
+        let mut builder = MapBuilder::new(None, StringBuilder::new(), StringBuilder::new());
+        for keys in keys {
+            for key in *keys {
+                builder.keys().append_value(key);
+                builder.values().append_value("v");
+            }
+            builder.append(true).expect("keys and values");
+        }
+        Arc::new(builder.finish())
+    }
+
+    /// Values that look alike, and some that cannot be printed at all.
+    #[test]
+    fn rows_with_different_values_have_different_digests() {
+        let columns: Vec<ArrayRef> = vec![
+            lists(&[
+                Some(&[Some("a, b")]),
+                Some(&[Some("a"), Some("b")]),
+                Some(&[]),
+                Some(&[Some("")]),
+                Some(&[None]),
+                None,
+            ]),
+            structs(&["1, y: 2", "1"], &["", "2, y: "]),
+            maps(&[&["a"], &["a", "b"], &[]]),
+            Arc::new(StringArray::from(vec![None, Some(""), Some("null"), Some("a"), Some("a ")])),
+            Arc::new(Float64Array::from(vec![
+                Some(0.0),
+                Some(-0.0),
+                Some(f64::NAN),
+                None,
+                Some(1.0),
+            ])),
+            Arc::new(Int64Array::from(vec![9_007_199_254_740_992, 9_007_199_254_740_993])),
+            Arc::new(Date32Array::from(vec![i32::MAX, i32::MAX - 1, i32::MIN])),
+            Arc::new(TimestampMicrosecondArray::from(vec![0, 1]).with_timezone("Europe/Berlin")),
+            Arc::new(Decimal128Array::from(vec![10, 100])),
+            Arc::new(BinaryArray::from_vec(vec![b"\xff", b"\xff\xff", b""])),
+        ];
+        for column in columns {
+            let kind = column.data_type().to_string();
+            let rows = RecordBatch::try_from_iter([("c", column)]).expect("one column");
+            let digests = row_digests(&rows).expect("every type has an order");
+            let distinct: HashSet<_> = digests.iter().collect();
+            assert_eq!(distinct.len(), rows.num_rows(), "{kind}");
+        }
+    }
+
+    /// A value of another type or name is another value, and the same one is the same wherever it stands.
+    #[test]
+    fn digests_are_of_names_types_and_values() {
+        let int: ArrayRef = Arc::new(Int64Array::from(vec![7, 1, 7]));
+        let float: ArrayRef = Arc::new(Float64Array::from(vec![1.0]));
+        let text: ArrayRef = Arc::new(StringArray::from(vec!["1"]));
+        let digests = |name: &str, column: &ArrayRef| {
+            let rows = RecordBatch::try_from_iter([(name, Arc::clone(column))]).expect("a column");
+            row_digests(&rows).expect("plain values")
+        };
+        let ints = digests("n", &int);
+        assert_eq!(ints[0], ints[2]);
+        let all = [ints[1], digests("n", &float)[0], digests("n", &text)[0], digests("m", &int)[1]];
+        assert_eq!(all.iter().collect::<HashSet<_>>().len(), all.len());
+    }
 
     /// Two rows: of the first came two rows and none, of the second one and three.
     fn map() -> (Vec<RowDigest>, RowMap) {

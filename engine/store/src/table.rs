@@ -7,9 +7,10 @@ use arrow::compute::concat_batches;
 use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 
+use crate::content::content_hashers;
 use crate::error::StoreError;
 use crate::row_table::RowTable;
-use crate::rows::{RowDigest, row_hashers};
+use crate::rows::RowDigest;
 
 /// Cuts and joins pushed batches to batches of a fixed number of rows.
 #[derive(Debug)]
@@ -73,8 +74,7 @@ impl Identify {
     pub fn add(&mut self, rows: &RecordBatch) -> Result<RecordBatch, StoreError> {
         let fail =
             |error: ArrowError| StoreError::Rows { action: "number", reason: error.to_string() };
-        let hashers =
-            row_hashers(rows, "paraloom 2026 row id: content", &self.salt).map_err(fail)?;
+        let hashers = content_hashers(rows, &self.salt).map_err(fail)?;
         let ids: Result<Vec<_>, _> = hashers.iter().map(|hasher| self.number(hasher)).collect();
         let ids: ArrayRef = Arc::new(StringArray::from(ids?));
         let columns = std::iter::once(ids).chain(rows.columns().iter().cloned());

@@ -1,0 +1,57 @@
+//! Results as an earlier run has left them, found by its record: neither the pipeline nor the files that it read are asked.
+
+use paraloom_exec::{Content, NodeRecord, OutputRecord, PortResult, RunRecord, TableRef};
+use paraloom_store::Store;
+
+use crate::error::{CliError, Result};
+
+/// The run whose name is `id` or begins with it.
+pub(crate) fn find_run(store: &Store, id: &str) -> Result<String> {
+    let runs = store.runs()?;
+    let found: Vec<_> = runs.iter().map(|run| &run.id).filter(|run| run.starts_with(id)).collect();
+    match found.as_slice() {
+        [one] => Ok((*one).clone()),
+        [] => {
+            Err(CliError::usage(format!("there is no run `{id}`"))
+                .hint("`paraloom runs` lists them"))
+        }
+        several if several.iter().any(|run| *run == id) => Ok(id.to_owned()),
+        several => {
+            let names: Vec<_> = several.iter().map(|run| run.as_str()).take(5).collect();
+            Err(CliError::usage(format!("{} runs begin with `{id}`", several.len()))
+                .hint(format!("write more of one: {}", names.join(", "))))
+        }
+    }
+}
+
+/// What the run called `run` has left.
+pub(crate) fn record(store: &Store, run: &str) -> Result<RunRecord> {
+    RunRecord::read(store, run)?.ok_or_else(|| {
+        CliError::usage(format!("run {run} has no record of its results"))
+            .hint("it was cut short, or is of an earlier version of paraloom")
+    })
+}
+
+/// The table that `name` means, as the run called `run` has left it.
+pub(crate) fn table(store: &Store, run: &str, name: &str) -> Result<TableRef> {
+    let is_table = |content: &Content| matches!(content, Content::Table { .. });
+    match output(store, run, name, is_table)? {
+        PortResult::Table(table) => Ok(table),
+        PortResult::Artifact { .. } => {
+            Err(CliError::usage(format!("`{name}` is a directory, not a table")))
+        }
+    }
+}
+
+/// The first output that `name` means and that `fits`, as the run called `run` has left it.
+pub(crate) fn output(
+    store: &Store,
+    run: &str,
+    name: &str,
+    fits: impl Fn(&Content) -> bool,
+) -> Result<PortResult> {
+    let record = record(store, run)?;
+    let (node, output): (&NodeRecord, &OutputRecord) =
+        record.output(name, fits).map_err(|what| CliError::usage(format!("{what} (run {run})")))?;
+    Ok(node.result(store, output)?)
+}

@@ -1,0 +1,138 @@
+//! What a path in a pipeline means on this machine.
+
+use std::path::{Path, PathBuf};
+
+use paraloom_pipeline::{Place, PlanFailure, nearest};
+
+/// The file, the directory or, of a pattern such as `data/*.csv`, the files that `text` names in the directory `dir` of the
+/// pipeline. Links are not followed: what a file is called says how it is read.
+pub(crate) fn locate(dir: &Path, text: &str) -> Result<Place, PlanFailure> {
+    refuse_addresses(text)?;
+    let written = dir.join(text);
+    let dir = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
+    let path = dir.join(text);
+    if path.to_str().is_none() {
+        // Stages are told of files in UTF-8.
+        return Err(PlanFailure::new(format!("the path of {} is not UTF-8", path.display()))
+            .hint("rename the directory, or put the file elsewhere"));
+    }
+    match path.metadata() {
+        Ok(found) if found.is_file() || found.is_dir() => Ok(Place::Local(path)),
+        Ok(_) => {
+            Err(PlanFailure::new(format!("{} is neither a file nor a directory", path.display()))
+                .hint("a pipe or a device cannot be read twice: write it to a file first"))
+        }
+        Err(_) if text.contains(['*', '?', '[']) => expand(&dir, text),
+        Err(error) => {
+            let failure = PlanFailure::new(format!("cannot find {}: {error}", written.display()));
+            Err(match near_file(&path, text) {
+                Some(near) => failure.hint(format!("did you mean `{near}`?")),
+                None => failure,
+            })
+        }
+    }
+}
+
+/// What looks like a path elsewhere and would be looked for below the pipeline's directory.
+fn refuse_addresses(text: &str) -> Result<(), PlanFailure> {
+    if let Some((scheme, rest)) = text.split_once("://") {
+        return Err(match scheme {
+            "file" => PlanFailure::new(format!("`{text}` is a URL, not a path"))
+                .hint(format!("write `{}`", rest.strip_prefix("localhost").unwrap_or(rest))),
+            _ => PlanFailure::new(format!(
+                "`{text}` is not on this machine, and `{scheme}://` is not read"
+            ))
+            .hint("download it first, and name the file; only `hf://` is fetched"),
+        });
+    }
+    if text == "~" || text.starts_with("~/") {
+        return Err(PlanFailure::new(format!(
+            "`~` in `{text}` is the shell's word for your home directory"
+        ))
+        .hint("write the path in full, or `${env:HOME}/…`"));
+    }
+    Ok(())
+}
+
+/// The files that a pattern matches, in the order of their names.
+fn expand(dir: &Path, text: &str) -> Result<Place, PlanFailure> {
+    // Of the directory's own name nothing is a pattern.
+    let dir = glob::Pattern::escape(&dir.to_string_lossy());
+    let options =
+        glob::MatchOptions { require_literal_leading_dot: true, ..glob::MatchOptions::new() };
+    let found = glob::glob_with(&format!("{dir}/{text}"), options)
+        .map_err(|error| PlanFailure::new(format!("`{text}` is no pattern: {}", error.msg)))?;
+    let mut files = Vec::new();
+    for path in found {
+        let path = path.map_err(|error| PlanFailure::new(format!("cannot read {error}")))?;
+        if path.is_file() {
+            files.push(path);
+        }
+    }
+    if files.is_empty() {
+        return Err(PlanFailure::new(format!("no file matches `{text}`"))
+            .hint("`*` stands for any name, `**` for any directories"));
+    }
+    Ok(Place::Files(files))
+}
+
+/// A file beside `path` whose name is nearly the same, as the pipeline would write it.
+fn near_file(path: &Path, text: &str) -> Option<String> {
+    let name = path.file_name()?.to_str()?;
+    let entries = std::fs::read_dir(path.parent()?).ok()?;
+    let names: Vec<_> =
+        entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    let near = nearest(name, names.iter().map(String::as_str))?;
+    let near = PathBuf::from(text).parent()?.join(near);
+    near.to_str().map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_found_or_the_way_out_is_told() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let root = dir.path().canonicalize().expect("it is there");
+        std::fs::create_dir(root.join("data")).expect("writable");
+        for name in ["data/a.csv", "data/b.csv", "data/.hidden.csv", "data/[x].csv", "blob"] {
+            std::fs::write(root.join(name), "text\n").expect("writable");
+        }
+        std::os::unix::fs::symlink(root.join("blob"), root.join("link.tsv")).expect("writable");
+        let told = |text: &str| match locate(&root, text) {
+            Ok(Place::Local(path)) => {
+                path.strip_prefix(&root).expect("below").display().to_string()
+            }
+            Ok(Place::Files(paths)) => {
+                let name = |path: &PathBuf| path.file_name().expect("a name").display().to_string();
+                paths.iter().map(name).collect::<Vec<_>>().join(" ")
+            }
+            Ok(Place::Hub(_)) => unreachable!("hubs are asked elsewhere"),
+            Err(failure) => format!(
+                "{} / {}",
+                failure.message.replace(&root.display().to_string(), "DIR"),
+                failure.hint.unwrap_or_default()
+            ),
+        };
+        let texts = [
+            "data/a.csv",
+            "data",
+            "link.tsv",
+            "data/*.csv",
+            "data/[x].csv",
+            "data/[ab].csv",
+            "data/*.tsv",
+            "data/c.csv",
+            "***",
+            "nothing",
+            "~/a.csv",
+            "file:///data/a.csv",
+            "https://example.org/a.csv",
+            "s3://bucket/a.csv",
+            "/dev/null",
+        ];
+        let all: Vec<_> = texts.iter().map(|text| format!("{text}: {}", told(text))).collect();
+        insta::assert_snapshot!(all.join("\n"));
+    }
+}
