@@ -43,6 +43,29 @@ pub enum Error {
     /// The weights do not fit the configuration.
     #[error("model weights: {0}")]
     Weights(String),
+    /// A checkpoint holds values that nothing can be computed with.
+    #[error(
+        "{}: `{tensor}` has {count} of {total} values that are NaN or infinite: the checkpoint is damaged",
+        path.display()
+    )]
+    NotFinite {
+        /// The file.
+        path: PathBuf,
+        /// The first weight that has some, in the order of the model.
+        tensor: String,
+        /// How many of its values they are.
+        count: usize,
+        /// How many values it has.
+        total: usize,
+    },
+    /// The model computed NaN for a source, from which nothing follows.
+    #[error("the model's {what} for source {row} are not numbers")]
+    NotNumbers {
+        /// The number of the source, from 0.
+        row: usize,
+        /// What was computed, in the plural: `probabilities`.
+        what: &'static str,
+    },
     /// The tokenizer could not be read, trained or applied.
     #[error("tokenizer: {0}")]
     Tokenizer(String),

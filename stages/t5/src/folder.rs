@@ -43,7 +43,8 @@ const HEAD: &str = "lm_head.weight";
 /// Whether the head is tied to the embedding is decided by whether the files hold a head that differs from it.
 ///
 /// # Errors
-/// When a file is missing, damaged or not T5; every message names the file.
+/// When a file is missing, damaged or not T5, or a weight has a value that is NaN or infinite; every message names the
+/// file.
 pub fn load(directory: &Path, device: &Device) -> Result<Model> {
     let (config, files) = open(directory)?;
     Model::from_values(config, device, |slot| files.values(slot))
@@ -143,7 +144,22 @@ impl TensorFiles {
     fn values(&self, slot: &Slot) -> Result<Vec<f32>> {
         let aliases: &[&str] =
             if slot.name == SHARED_ALIASES[0] { &SHARED_ALIASES } else { &[&slot.name] };
-        self.read(aliases, &slot.shape())
+        let values = self.read(aliases, &slot.shape())?;
+        let not_finite = |piece: &[f32]| piece.iter().filter(|value| !value.is_finite()).count();
+        match values.par_chunks(PIECE).map(not_finite).sum() {
+            0 => Ok(values),
+            count => Err(self.not_finite(aliases, count, values.len())),
+        }
+    }
+
+    /// Says which tensor has `count` values that are no numbers: a model with a single one computes nothing but NaN.
+    fn not_finite(&self, aliases: &[&str], count: usize, total: usize) -> Error {
+        let named = aliases.iter().find_map(|name| self.places.get_key_value(*name));
+        let (tensor, path) = match named {
+            Some((name, place)) => (name.clone(), place.file.clone()),
+            None => (aliases[0].to_owned(), self.path.clone()),
+        };
+        Error::NotFinite { path, tensor, count, total }
     }
 
     /// Takes in the header of a file.

@@ -95,7 +95,7 @@ pub fn cola_prompt(sentence: &str) -> String {
 /// The probability of every label for every source (tokens ended by `</s>`), in the order of both.
 ///
 /// # Errors
-/// When a source does not fit the model, or `cancelled` says so between two batches.
+/// When a source does not fit the model, the model computes NaN for it, or `cancelled` says so between two batches.
 pub fn probabilities<S: AsRef<[u32]> + Sync>(
     model: &Model,
     sources: &[S],
@@ -112,7 +112,10 @@ pub fn probabilities<S: AsRef<[u32]> + Sync>(
         }
         let packed = Packed::new(batch.iter().map(|&index| sources[index].as_ref()));
         let logs = log_probabilities(model, packed, batch.len(), labels)?;
-        Ok(logs.iter().map(|logs| normalise(logs)).collect())
+        let shares = |(logs, &row): (&Vec<f64>, _)| {
+            normalise(logs).ok_or(Error::NotNumbers { row, what: "probabilities" })
+        };
+        logs.iter().zip(batch).map(shares).collect()
     })
 }
 
@@ -227,9 +230,25 @@ impl Node {
     }
 }
 
-fn normalise(logs: &[f64]) -> Vec<f64> {
+/// Probabilities that add up to 1; none if one of the logarithms is NaN, or all are infinite.
+fn normalise(logs: &[f64]) -> Option<Vec<f64>> {
     let top = logs.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let weights: Vec<f64> = logs.iter().map(|log| (log - top).exp()).collect();
     let total: f64 = weights.iter().sum();
-    weights.into_iter().map(|weight| weight / total).collect()
+    total.is_finite().then(|| weights.into_iter().map(|weight| weight / total).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::normalise;
+
+    #[test]
+    fn what_is_no_number_has_no_probabilities() {
+        let (infinite, nan) = (f64::INFINITY, f64::NAN);
+        assert_eq!(normalise(&[-1.0, -infinite]), Some(vec![1.0, 0.0]));
+        assert_eq!(normalise(&[-1000.0, -1000.0]), Some(vec![0.5, 0.5]));
+        for logs in [[nan, -1.0], [-1.0, nan], [nan, nan], [infinite, -1.0], [-infinite; 2]] {
+            assert_eq!(normalise(&logs), None, "{logs:?}");
+        }
+    }
 }

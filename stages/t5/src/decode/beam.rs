@@ -3,7 +3,7 @@
 
 use rayon::prelude::*;
 
-use super::{Candidate, EarlyStopping, Options, Row, choose};
+use super::{Candidate, EarlyStopping, Options, Row, choose, not_numbers};
 use crate::{
     Error, Result,
     config::Config,
@@ -95,6 +95,9 @@ pub(super) fn search(
                 .into_par_iter()
                 .for_each(|(sentence, logits)| sentence.go_on(logits, rules, config));
         })?;
+        if let Some(broken) = sentences.iter().position(Sentence::has_nan) {
+            return Err(not_numbers(broken));
+        }
     }
     let candidates =
         |sentence: Sentence| sentence.candidates(rules.options.candidates, config.eos_token_id);
@@ -104,6 +107,15 @@ pub(super) fn search(
 impl Sentence {
     fn is_done(&self) -> bool {
         self.0.iter().all(|group| group.done)
+    }
+
+    /// Whether a score is NaN. A beam of forbidden tokens only may have one of minus infinity.
+    fn has_nan(&self) -> bool {
+        let scores = self.0.iter().flat_map(|group| {
+            let open = group.open.iter().map(|beam| beam.score);
+            open.chain(group.ended.iter().map(|ended| ended.score))
+        });
+        scores.into_iter().any(f32::is_nan)
     }
 
     /// The open beams of the groups that still need them.

@@ -122,7 +122,8 @@ pub struct Candidate {
 /// Generates candidates for every row, in the order of `rows`; beam candidates come best first.
 ///
 /// # Errors
-/// When an option makes no sense, a row does not fit the model, or `cancelled` says so between two tokens.
+/// When an option makes no sense, a row does not fit the model, the model computes NaN for it, or `cancelled` says so
+/// between two tokens.
 pub fn generate(
     model: &Model,
     rows: &[Row],
@@ -134,7 +135,7 @@ pub fn generate(
     let lengths: Vec<usize> = rows.iter().map(|row| row.ids.len()).collect();
     in_batches(&model.device(), &lengths, options.batch_size / options.lanes(), |batch| {
         let rows: Vec<&Row> = batch.iter().map(|&index| &rows[index]).collect();
-        match options.strategy {
+        let written = match options.strategy {
             Strategy::Beam { beams, groups, diversity_penalty, length_penalty, early_stopping } => {
                 let beams = beams / groups;
                 let rules = beam::Rules {
@@ -148,8 +149,17 @@ pub fn generate(
                 beam::search(model, &rows, &rules, cancelled)
             }
             _ => search::search(model, &rows, options, cancelled),
-        }
+        };
+        written.map_err(|error| match error {
+            Error::NotNumbers { row, what } => Error::NotNumbers { row: batch[row], what },
+            error => error,
+        })
     })
+}
+
+/// What a search says of the source with a number in its batch.
+fn not_numbers(row: usize) -> Error {
+    Error::NotNumbers { row, what: "scores" }
 }
 
 fn check(model: &Model, options: &Options) -> Result<()> {

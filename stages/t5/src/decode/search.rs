@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::{Candidate, Options, Row, Strategy, choose};
+use super::{Candidate, Options, Row, Strategy, choose, not_numbers};
 use crate::{
     Error, Result, kernels,
     model::{Lane, Model, Packed, Session},
@@ -51,6 +51,9 @@ pub(super) fn search(
                 .zip(logits.par_chunks_exact_mut(model.config().vocab_size))
                 .for_each(|(writing, logits)| writing.go_on(logits, options));
         })?;
+        if let Some(broken) = writings.iter().find(|writing| !writing.score.is_finite()) {
+            return Err(not_numbers(broken.row));
+        }
         let eos = model.config().eos_token_id;
         let mut still = Vec::with_capacity(writings.len());
         let mut open = Vec::with_capacity(lanes.len());

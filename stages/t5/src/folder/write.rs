@@ -226,8 +226,12 @@ impl<'a> Stored<'a> {
             pieces.find_map_first(|piece| piece.iter().copied().find(unusable))
         })?;
         match unusable {
+            Some(value) if value.is_finite() => Err(Error::Weights(format!(
+                "`{}` holds {value:e}, which is too large for bf16; the model was not saved. Leave `dtype` out",
+                slot.name
+            ))),
             Some(value) => Err(Error::Weights(format!(
-                "`{}` holds {value}; the model was not saved. Lower the learning rate",
+                "`{}` holds {value}; the model was not saved",
                 slot.name
             ))),
             None => Ok(Self { name: &slot.name, shape: slot.shape(), tensor, precision }),

@@ -15,7 +15,7 @@ use rayon::ThreadPool;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::shared::{Loaded, MAX_SOURCE_TOKENS, load_model, pool, row_by_row};
+use super::shared::{Loaded, MAX_SOURCE_TOKENS, load_model, pool, row_by_row, with_row};
 use crate::decode::{Candidate, EarlyStopping, Options, Row, Strategy, generate};
 use crate::device::fingerprint;
 use crate::memory::{self, Use, halving};
@@ -279,7 +279,8 @@ impl Worker {
             let options = Options { batch_size, ..self.options };
             let cancelled = || services.is_cancelled();
             self.pool.install(|| generate(&self.loaded.model, &inputs, &options, &cancelled))
-        })?;
+        });
+        let written = written.map_err(|error| with_row(error, rows, &present))?;
         let mut all = vec![Vec::new(); rows.num_rows()];
         for (row, candidates) in present.into_iter().zip(written) {
             all[row] = candidates;

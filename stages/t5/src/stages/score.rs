@@ -15,7 +15,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::examples::{Kind, Task};
-use super::shared::{Loaded, MAX_SOURCE_TOKENS, load_model, pool, row_by_row};
+use super::shared::{Loaded, MAX_SOURCE_TOKENS, load_model, pool, row_by_row, with_row};
 use crate::device::fingerprint;
 use crate::memory::{self, Use, halving};
 use crate::model::Precision;
@@ -45,6 +45,7 @@ impl<C> Judge<C> {
     /// The probabilities of the labels for every prompt that is there.
     fn judge(
         &self,
+        rows: &RecordBatch,
         prompts: &[Option<String>],
         services: Services,
     ) -> Result<Vec<Option<Vec<f64>>>> {
@@ -57,8 +58,9 @@ impl<C> Judge<C> {
         let judged = halving(services, BATCH, |batch_size| {
             let cancelled = || services.is_cancelled();
             self.pool.install(|| probabilities(model, &sources, labels, batch_size, &cancelled))
-        })?;
-        let mut judged = judged.into_iter();
+        });
+        let present: Vec<_> = (0..prompts.len()).filter(|row| prompts[*row].is_some()).collect();
+        let mut judged = judged.map_err(|error| with_row(error, rows, &present))?.into_iter();
         Ok(prompts.iter().map(|prompt| prompt.as_ref().and_then(|_| judged.next())).collect())
     }
 
@@ -159,7 +161,7 @@ impl MapStage for ScoreStsb {
             (column::text(&rows, &judge.config.first)?, column::text(&rows, &judge.config.second)?);
         let prompts: Vec<_> =
             first.iter().zip(&second).map(|(a, b)| Some(stsb_prompt(a?, b?))).collect();
-        let judged = judge.judge(&prompts, emit.services())?;
+        let judged = judge.judge(&rows, &prompts, emit.services())?;
         let values: Vec<f64> =
             judge.names().iter().map(|name| name.parse().unwrap_or(f64::NAN)).collect();
         let label = |p: &Option<Vec<f64>>| p.as_ref().map(|p| values[most_likely(p)]);
@@ -228,7 +230,7 @@ impl MapStage for ScoreCola {
     fn map(judge: &mut Self::Worker, rows: RecordBatch, emit: &mut Emit) -> Result<()> {
         let texts = column::text(&rows, &judge.config.text)?;
         let prompts: Vec<_> = texts.iter().map(|text| text.map(cola_prompt)).collect();
-        let judged = judge.judge(&prompts, emit.services())?;
+        let judged = judge.judge(&rows, &prompts, emit.services())?;
         let names = judge.names();
         let acceptable = names.iter().position(|name| name == "acceptable").unwrap_or(0);
         let label = |p: &Option<Vec<f64>>| p.as_ref().map(|p| names[most_likely(p)].as_str());
@@ -322,7 +324,12 @@ impl MapStage for ScoreLoss {
                         target: tokenizer.encode(&pair.target, Some(MAX_SOURCE_TOKENS))?,
                     };
                     let model = &judge.loaded.model;
-                    Some(judge.pool.install(|| mean_loss(model, &[example], &|| false))?)
+                    let loss = judge.pool.install(|| mean_loss(model, &[example], &|| false))?;
+                    if !loss.is_finite() {
+                        let error = crate::Error::NotNumbers { row: 0, what: "losses" };
+                        return Err(with_row(error, &rows, &[row]));
+                    }
+                    Some(loss)
                 }
                 None => None,
             });

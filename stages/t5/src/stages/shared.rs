@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+use arrow::array::RecordBatch;
+use paraloom_sdk::identity::ids;
 use paraloom_sdk::{About, Error as StageError, Result as StageResult, Run, Status};
 use rayon::ThreadPool;
 
@@ -94,13 +96,29 @@ pub(super) fn pool(threads: usize) -> StageResult<Arc<ThreadPool>> {
     Ok(pool)
 }
 
+/// Names the row for whose source the model computed NaN; `row_of` has the number of the row of each source.
+pub(super) fn with_row(error: Error, rows: &RecordBatch, row_of: &[usize]) -> StageError {
+    let Error::NotNumbers { row: source, what } = error else { return error.into() };
+    let row = row_of.get(source).copied().unwrap_or(source);
+    let named = ids(rows).map(|ids| format!("`{}`", ids.value(row)));
+    let row = named.unwrap_or_else(|_| format!("number {}", row + 1));
+    StageError::data(format!("row {row}: the model's {what} are NaN"))
+        .hint("its numbers are too large to compute with; try `precision: f32`, or another model")
+}
+
 impl From<Error> for StageError {
     fn from(error: Error) -> Self {
         let status = match &error {
             Error::Io { source, .. } | Error::Full { source, .. } => {
                 return StageError::from(clone_kind(source)).renamed(error.to_string());
             }
+            Error::NotFinite { .. } => {
+                return Self::data(error.to_string()).hint(
+                    "T5 overflows in fp16; take a copy of the model that was saved in f32 or bf16",
+                );
+            }
             Error::Malformed { .. }
+            | Error::NotNumbers { .. }
             | Error::Weights(_)
             | Error::Tokenizer(_)
             | Error::Diverged { .. } => Status::Data,
