@@ -13,9 +13,13 @@ pub(crate) const INDEX: &str = "model.safetensors.index.json";
 pub(crate) const CONFIG: &str = "config.json";
 /// One of these turns text into pieces.
 pub(crate) const TOKENIZERS: [&str; 2] = ["tokenizer.json", "spiece.model"];
-/// What else a model may have.
-const OTHERS: [&str; 3] =
-    ["generation_config.json", "tokenizer_config.json", "special_tokens_map.json"];
+/// What else a model may have; the last three say what its author added to the tokens of `spiece.model`.
+const OTHERS: [&str; 4] = [
+    "generation_config.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+];
 const PICKLES: [&str; 4] =
     ["pytorch_model.bin", "pytorch_model.bin.index.json", "tf_model.h5", "flax_model.msgpack"];
 

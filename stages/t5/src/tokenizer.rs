@@ -3,18 +3,25 @@
 //! Data is data: a text that contains `</s>` or `<extra_id_0>` gets the pieces of these characters, never the tokens
 //! of that name. The `tokenizers` crate has a switch for this, but it does not reach the model's vocabulary, where the
 //! same names stand as pieces with the best score of all. So both are taken out of the encoder's sight when a
-//! tokenizer is loaded.
+//! tokenizer is loaded. Tokens that the author of a model added, such as `<hl>` around an answer, are put into texts on
+//! purpose, and mean themselves.
 
+mod added;
 mod charsmap;
 mod protobuf;
 mod spiece;
 mod unigram;
 
-use std::{collections::BTreeSet, path::Path, str::FromStr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    str::FromStr,
+};
 
 use rayon::prelude::*;
 use serde_json::{Value, json};
 
+use self::added::Added;
 use crate::{Error, Result};
 
 /// The name of the file in a model directory.
@@ -23,21 +30,24 @@ pub(crate) const FILE: &str = "tokenizer.json";
 pub(crate) const SPIECE: &str = "spiece.model";
 /// A character that pre-tokenized text cannot contain, so a piece that has it is never matched.
 const UNMATCHABLE: char = ' ';
+/// More tokens than any vocabulary has.
+const MOST_TOKENS: u32 = 1 << 20;
 
 /// A T5 tokenizer.
 #[derive(Debug, Clone)]
 pub struct Tokenizer {
-    /// Encodes and decodes; its special pieces are unmatchable.
+    /// Encodes and decodes; T5's own special pieces are unmatchable.
     inner: tokenizers::Tokenizer,
     /// The file as it came, for writing it again.
     json: Value,
-    /// Tokens that are never part of a text.
+    /// Tokens that are left out of what is written.
     special: BTreeSet<u32>,
     eos: u32,
 }
 
 impl Tokenizer {
-    /// Reads the tokenizer of a model directory: `tokenizer.json`, or else `spiece.model`.
+    /// Reads the tokenizer of a model directory: `tokenizer.json`, or else `spiece.model` with the added tokens in the files
+    /// beside it.
     ///
     /// # Errors
     /// When both are missing, or the file is damaged or not a T5 tokenizer.
@@ -45,7 +55,8 @@ impl Tokenizer {
         let (path, old) = (directory.join(FILE), directory.join(SPIECE));
         if !path.exists() && old.exists() {
             let bytes = std::fs::read(&old).map_err(Error::io(&old))?;
-            return Self::from_spiece(&bytes).map_err(|error| Error::malformed(&old, error));
+            let added = Added::read(directory)?;
+            return Self::of_spiece(&bytes, &added).map_err(|error| Error::malformed(&old, error));
         }
         let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
         let json = serde_json::from_str(&text).map_err(|error| Error::malformed(&path, error))?;
@@ -57,8 +68,13 @@ impl Tokenizer {
     /// # Errors
     /// When the bytes are damaged, or are not of a Unigram model as T5 has it.
     pub fn from_spiece(bytes: &[u8]) -> Result<Self> {
-        let json = spiece::to_json(bytes)
+        Self::of_spiece(bytes, &Added::default())
+    }
+
+    fn of_spiece(bytes: &[u8], added: &Added) -> Result<Self> {
+        let mut json = spiece::to_json(bytes, added.extra_ids)
             .map_err(|what| Error::Tokenizer(format!("not a SentencePiece model of T5: {what}")))?;
+        added.put_into(&mut json)?;
         Self::from_json(json)
     }
 
@@ -97,13 +113,22 @@ impl Tokenizer {
         check_charsmaps(&json["normalizer"])?;
         json["truncation"] = Value::Null;
         json["padding"] = Value::Null;
-        let special = special_ids(&json);
-        let eos = token_id(&json, "</s>")
-            .ok_or_else(|| Error::Tokenizer("there is no `</s>` token".into()))?;
+        let tokens: BTreeMap<u32, &Value> = added_tokens(&json).collect();
+        let eos = tokens.iter().find(|(_, token)| name(token) == "</s>");
+        let eos = *eos.ok_or_else(|| Error::Tokenizer("there is no `</s>` token".into()))?.0;
+        let skipped = tokens.iter().filter(|(_, token)| is_special(token) || is_own(name(token)));
+        let special = skipped.map(|(id, _)| *id).collect();
         let mut sighted = json.clone();
-        blind(&mut sighted, &special)?;
+        blind(&mut sighted, &tokens)?;
         let inner = tokenizers::Tokenizer::from_str(&sighted.to_string())
             .map_err(|error| Error::Tokenizer(error.to_string()))?;
+        for (id, token) in tokens.iter().filter(|(_, token)| !is_own(name(token))) {
+            // The library numbers added tokens itself.
+            if inner.token_to_id(name(token)) != Some(*id) {
+                let message = format!("the added token `{}` cannot have the id {id}", name(token));
+                return Err(Error::Tokenizer(message));
+            }
+        }
         Ok(Self { inner, json, special, eos })
     }
 
@@ -161,7 +186,8 @@ impl Tokenizer {
     pub fn vocab_size(&self) -> usize {
         let pieces =
             self.json.pointer("/model/vocab").and_then(Value::as_array).map_or(0, Vec::len);
-        self.special.last().map_or(pieces, |&last| pieces.max(last as usize + 1))
+        let added = added_tokens(&self.json).map(|(id, _)| id as usize + 1);
+        added.fold(pieces, usize::max)
     }
 
     /// Writes `tokenizer.json` and `tokenizer_config.json`, which lets `AutoTokenizer` find the class.
@@ -228,43 +254,69 @@ fn check_charsmaps(normalizer: &Value) -> Result<()> {
     }
 }
 
-fn added_tokens(json: &Value) -> impl Iterator<Item = &Value> {
-    json.get("added_tokens").and_then(Value::as_array).into_iter().flatten()
+/// The tokens beside the pieces, by id.
+fn added_tokens(json: &Value) -> impl Iterator<Item = (u32, &Value)> {
+    let tokens = json.get("added_tokens").and_then(Value::as_array).into_iter().flatten();
+    tokens.filter_map(|token| Some((u32::try_from(token.get("id")?.as_u64()?).ok()?, token)))
+}
+
+fn name(token: &Value) -> &str {
+    token.get("content").and_then(Value::as_str).unwrap_or_default()
 }
 
 fn is_special(token: &Value) -> bool {
     token.get("special").and_then(Value::as_bool).unwrap_or(false)
 }
 
-fn special_ids(json: &Value) -> BTreeSet<u32> {
-    let id = |token: &Value| {
-        token.get("id").and_then(Value::as_u64).and_then(|id| u32::try_from(id).ok())
-    };
-    added_tokens(json).filter(|token| is_special(token)).filter_map(id).collect()
+/// Whether this is the name of one of T5's own special tokens, which are no part of any text.
+fn is_own(name: &str) -> bool {
+    let extra = name.strip_prefix("<extra_id_").and_then(|rest| rest.strip_suffix('>'));
+    matches!(name, "<pad>" | "</s>" | "<unk>")
+        || extra.is_some_and(|id| !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
-fn token_id(json: &Value, content: &str) -> Option<u32> {
-    let token = added_tokens(json)
-        .find(|token| token.get("content").and_then(Value::as_str) == Some(content))?;
-    u32::try_from(token.get("id")?.as_u64()?).ok()
-}
-
-/// Makes the special tokens invisible to the encoder, as added tokens and as pieces.
-fn blind(json: &mut Value, special: &BTreeSet<u32>) -> Result<()> {
-    if let Some(tokens) = json.get_mut("added_tokens").and_then(Value::as_array_mut) {
-        tokens.retain(|token| !is_special(token));
-    }
+/// Makes T5's own special tokens invisible to the encoder, as added tokens and as pieces.
+fn blind(json: &mut Value, tokens: &BTreeMap<u32, &Value>) -> Result<()> {
     json["post_processor"] = Value::Null;
     let Some(vocab) = json.pointer_mut("/model/vocab").and_then(Value::as_array_mut) else {
         return Err(Error::Tokenizer("this is not a Unigram tokenizer, as those of T5 are".into()));
     };
-    for &id in special {
-        let Some(piece) = vocab.get_mut(id as usize).and_then(|entry| entry.get_mut(0)) else {
-            continue;
-        };
-        if let Some(name) = piece.as_str() {
-            *piece = Value::String(format!("{UNMATCHABLE}{name}"));
+    for (id, entry) in vocab.iter_mut().enumerate() {
+        let token = u32::try_from(id).ok().and_then(|id| tokens.get(&id));
+        let Some(piece) = entry.get_mut(0) else { continue };
+        if let Some(text) = piece.as_str()
+            && (is_own(text) || token.is_some_and(|token| is_own(name(token))))
+        {
+            *piece = Value::String(format!("{UNMATCHABLE}{text}"));
         }
+    }
+    keep_places(vocab, tokens)?;
+    // In this order they get their own ids.
+    let seen = tokens.values().filter(|token| !is_own(name(token)));
+    json["added_tokens"] = seen.map(|token| (*token).clone()).collect();
+    Ok(())
+}
+
+/// Keeps the places of tokens behind the vocabulary that the encoder does not see: the library numbers those that it sees
+/// one after another.
+fn keep_places(vocab: &mut Vec<Value>, tokens: &BTreeMap<u32, &Value>) -> Result<()> {
+    let seen = |id: u32| tokens.get(&id).map(|token| name(token)).filter(|name| !is_own(name));
+    let Some(&last) = tokens.keys().last() else { return Ok(()) };
+    if last > MOST_TOKENS {
+        let message = format!("an added token has the id {last}, more than any vocabulary has");
+        return Err(Error::Tokenizer(message));
+    }
+    let mut end = last + 1;
+    while end as usize > vocab.len() && seen(end - 1).is_some() {
+        end -= 1;
+    }
+    let score = |entry: &Value| entry.get(1).and_then(Value::as_f64);
+    let least = vocab.iter().filter_map(score).fold(0.0, f64::min);
+    while vocab.len() < end as usize {
+        let id = vocab.len() as u32;
+        // One that is seen is found as an added token before any piece is looked for.
+        let text = seen(id).map_or_else(|| format!("{UNMATCHABLE}{id}"), str::to_owned);
+        vocab.push(json!([text, least]));
     }
     Ok(())
 }

@@ -57,6 +57,52 @@ fn text_comes_back_and_ends_once() -> TestResult {
     Ok(())
 }
 
+/// Puts tokens into a `tokenizer.json`: name, id, whether it is special.
+fn with_tokens(tokens: &[(&str, u32, bool)]) -> Result<Tokenizer, Box<dyn std::error::Error>> {
+    let folder = tempfile::tempdir()?;
+    trained()?.save(folder.path())?;
+    let path = folder.path().join("tokenizer.json");
+    let mut json: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(&path)?)?;
+    let list = json["added_tokens"].as_array_mut().ok_or("a list")?;
+    list.extend(tokens.iter().map(|(content, id, special)| {
+        serde_json::json!({ "id": id, "content": content, "special": special, "single_word": false,
+            "lstrip": false, "rstrip": false, "normalized": !special })
+    }));
+    std::fs::write(&path, json.to_string())?;
+    Ok(Tokenizer::load(folder.path())?)
+}
+
+#[test]
+fn tokens_that_were_added_mean_themselves_in_any_order_of_ids() -> TestResult {
+    let text = "<hl>sales</s><extra_id_0>{";
+    let plain = trained()?.encode(text, None)?;
+    assert!(plain.iter().all(|id| *id < 120));
+    for tokens in [
+        [("<hl>", 120, true), ("{", 121, false), ("<extra_id_0>", 122, true)],
+        [("{", 121, false), ("<extra_id_0>", 122, true), ("<hl>", 120, true)],
+        [("<extra_id_0>", 120, true), ("<hl>", 121, true), ("{", 122, false)],
+        [("<hl>", 120, true), ("<extra_id_0>", 121, true), ("{", 130, false)],
+        // A writer that forgot what is special.
+        [("<hl>", 120, true), ("{", 121, false), ("<extra_id_0>", 122, false)],
+    ] {
+        let tokenizer = with_tokens(&tokens)?;
+        let id = |name| tokens.iter().find(|token| token.0 == name).map(|token| token.1);
+        let ids = tokenizer.encode(text, None)?;
+        assert_eq!(ids.first().copied(), id("<hl>"), "{tokens:?}");
+        assert_eq!(ids.iter().rev().nth(1).copied(), id("{"), "{tokens:?}");
+        assert!(!ids.contains(&id("<extra_id_0>").ok_or("its id")?), "{tokens:?}");
+        assert_eq!(ids.iter().filter(|id| **id == 1).count(), 1, "the end is written once");
+        assert_eq!(
+            tokenizer.vocab_size() as u32,
+            tokens.iter().map(|t| t.1).max().unwrap_or(0) + 1
+        );
+        let all: Vec<u32> = tokens.iter().map(|token| token.1).collect();
+        assert_eq!(tokenizer.decode(&all)?, "{", "special tokens are not written");
+    }
+    assert!(with_tokens(&[("<hl>", u32::MAX, true)]).is_err());
+    Ok(())
+}
+
 #[test]
 fn some_words_are_one_piece_whatever_the_texts_say() -> TestResult {
     let tokenizer = trained()?;

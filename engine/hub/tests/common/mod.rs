@@ -114,6 +114,7 @@ pub(crate) fn model() -> Vec<(&'static str, &'static [u8])> {
     static WEIGHTS: std::sync::OnceLock<Vec<u8>> = std::sync::OnceLock::new();
     vec![
         ("README.md", b"not needed"),
+        ("added_tokens.json", b"{}\n"),
         ("config.json", b"{\"model_type\": \"t5\"}\n"),
         ("flax_model.msgpack", b"not needed"),
         ("generation_config.json", b"{}\n"),

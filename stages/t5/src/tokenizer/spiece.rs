@@ -13,8 +13,6 @@ use super::{
     special_token, unigram_json,
 };
 
-/// Tokens for the gaps of T5's pre-training task, which the file does not hold.
-const EXTRA_IDS: usize = 100;
 /// More pieces than any vocabulary has.
 const MOST_PIECES: usize = 1 << 20;
 
@@ -41,18 +39,22 @@ struct Model<'a> {
     charsmap: &'a [u8],
 }
 
-/// The `tokenizer.json` of a SentencePiece model.
+/// The `tokenizer.json` of a SentencePiece model, with so many tokens for the gaps of T5's pre-training task, which the
+/// model does not hold.
 ///
 /// # Errors
 /// When the bytes are damaged, or are of another kind of model than T5's.
-pub(super) fn to_json(bytes: &[u8]) -> Result<Value> {
+pub(super) fn to_json(bytes: &[u8], extra_ids: usize) -> Result<Value> {
     let model = Model::read(bytes)?;
     let unknown: Vec<usize> =
         (0..model.pieces.len()).filter(|&id| model.pieces[id].kind == Kind::Unknown).collect();
     let &[unknown] = unknown.as_slice() else {
         return Err("it does not have exactly one unknown piece");
     };
-    let extra: Vec<String> = (0..EXTRA_IDS).rev().map(|id| format!("<extra_id_{id}>")).collect();
+    if extra_ids > MOST_PIECES {
+        return Err("`extra_ids` is more than any vocabulary has");
+    }
+    let extra: Vec<String> = (0..extra_ids).rev().map(|id| format!("<extra_id_{id}>")).collect();
     let special = model
         .pieces
         .iter()
@@ -159,7 +161,7 @@ fn read_normalizer(message: &[u8]) -> Result<&[u8]> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use proptest::prelude::*;
 
     use super::{super::Tokenizer, *};
@@ -198,7 +200,7 @@ mod tests {
     }
 
     /// Some pieces, and a table that makes `bc` of `x`.
-    fn model() -> Vec<u8> {
+    pub(in crate::tokenizer) fn model() -> Vec<u8> {
         let mut model = pieces();
         let table = charsmap::tests::table(b'x', 0, "bc\0");
         model.extend(bytes(3, &bytes(2, &table)));
@@ -208,7 +210,7 @@ mod tests {
     #[test]
     fn a_model_becomes_a_tokenizer() -> crate::Result<()> {
         let tokenizer = Tokenizer::from_spiece(&model())?;
-        assert_eq!(tokenizer.vocab_size(), 9 + EXTRA_IDS);
+        assert_eq!(tokenizer.vocab_size(), 9 + 100);
         assert_eq!(tokenizer.encode("a  x", None)?, [7, 3, 8, 1]);
         assert_eq!(tokenizer.encode("a</s>", None)?, [7, 2, 1]);
         assert_eq!(tokenizer.decode(&[7, 3, 8, 1, 108, 9])?, "a bc");
@@ -232,7 +234,7 @@ mod tests {
             (pieces()[..20].to_vec(), "cut short"),
         ];
         for (bytes, message) in cases {
-            let error = to_json(&bytes).expect_err(message);
+            let error = to_json(&bytes, 100).expect_err(message);
             assert!(error.contains(message), "{error}, not {message}");
         }
     }
