@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::ffi::c_void;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
@@ -32,7 +33,11 @@ pub struct Harness {
     output_dir: Option<PathBuf>,
     scratch_dir: Option<PathBuf>,
     seed: u64,
+    log: Option<Log>,
 }
+
+/// What a stage has logged, line by line.
+pub type Log = Arc<Mutex<Vec<String>>>;
 
 /// The rows of each table output, in port order.
 pub type Outputs = Vec<Vec<RecordBatch>>;
@@ -73,6 +78,13 @@ impl Harness {
     #[must_use]
     pub fn scratch_dir(mut self, dir: &Path) -> Self {
         self.scratch_dir = Some(dir.to_owned());
+        self
+    }
+
+    /// Keeps what the stage logs, the last words of a worker that is closed included.
+    #[must_use]
+    pub fn log(mut self, log: &Log) -> Self {
+        self.log = Some(Arc::clone(log));
         self
     }
 
@@ -236,8 +248,11 @@ impl Harness {
             });
         }
         let input_pointers: Vec<_> = inputs.iter().map(std::ptr::from_ref).collect();
-        let scratch = self.scratch_dir.as_ref().map(|dir| dir.display().to_string());
-        let host = silent_host(scratch.as_ref());
+        let services = TestServices {
+            scratch: self.scratch_dir.as_ref().map(|dir| dir.display().to_string()),
+            log: self.log.clone(),
+        };
+        let host = test_host(&services);
         let args = abi::RunArgs {
             struct_size: size_of::<abi::RunArgs>() as u32,
             threads: 1,
@@ -371,8 +386,9 @@ fn dir_text(input: &TestInput) -> String {
 
 unsafe extern "C" fn scratch_dir(ctx: *mut c_void, out: *mut Str, error: *mut abi::Error) -> u32 {
     crate::guard::guard(error, || {
-        // SAFETY: ctx is what `silent_host` was given.
-        let dir = unsafe { ctx.cast::<String>().as_ref() };
+        // SAFETY: ctx is what `test_host` was given.
+        let services = unsafe { &*ctx.cast::<TestServices>() };
+        let dir = services.scratch.as_ref();
         let dir = dir.ok_or_else(|| Error::unsupported("the test names no scratch directory"))?;
         // SAFETY: the stage passes a place for a text.
         unsafe { *out = Str::new(dir) };
@@ -380,15 +396,31 @@ unsafe extern "C" fn scratch_dir(ctx: *mut c_void, out: *mut Str, error: *mut ab
     })
 }
 
-/// A host that keeps no checkpoints and listens to nothing. `scratch` lives through the work.
-fn silent_host(scratch: Option<&String>) -> abi::Host {
+unsafe extern "C" fn log(ctx: *mut c_void, _: u32, message: Str) {
+    // SAFETY: ctx is what `test_host` was given.
+    let services = unsafe { &*ctx.cast::<TestServices>() };
+    if let Some(log) = &services.log {
+        // SAFETY: borrowed for the call, copied here.
+        let message = unsafe { message.to_text() };
+        log.lock().unwrap_or_else(PoisonError::into_inner).push(message);
+    }
+}
+
+/// What a stage under test gets from its host.
+struct TestServices {
+    scratch: Option<String>,
+    log: Option<Log>,
+}
+
+/// A host that keeps no checkpoints. `services` live through the work.
+fn test_host(services: &TestServices) -> abi::Host {
     abi::Host {
         struct_size: size_of::<abi::Host>() as u32,
         abi_minor: abi::ABI_MINOR,
-        ctx: scratch.map_or(std::ptr::null_mut(), |dir| std::ptr::from_ref(dir).cast_mut().cast()),
-        max_log_level: 0,
+        ctx: std::ptr::from_ref(services).cast_mut().cast(),
+        max_log_level: abi::level::INFO,
         reserved0: 0,
-        log: None,
+        log: Some(log),
         progress: None,
         metric: None,
         is_cancelled: None,

@@ -14,7 +14,7 @@ use crate::{
     batch::in_batches,
     kernels,
     model::{Lane, Model, Network, Packed, Session},
-    tokenizer::Tokenizer,
+    tokenizer::{Encoded, Tokenizer},
 };
 
 /// Rows that are scored side by side, where nothing else is said.
@@ -82,14 +82,55 @@ impl Labels {
     }
 }
 
+/// What stands before the sentences of [`stsb_prompt`].
+const SENTENCE1: &str = "stsb sentence1:";
+const SENTENCE2: &str = "sentence2:";
+
 /// The prompt for the similarity of two sentences, as T5 was trained on.
 pub fn stsb_prompt(sentence1: &str, sentence2: &str) -> String {
-    format!("stsb sentence1: {sentence1} sentence2: {sentence2}")
+    format!("{SENTENCE1} {sentence1} {SENTENCE2} {sentence2}")
 }
 
 /// The prompt for the acceptability of a sentence, as T5 was trained on.
 pub fn cola_prompt(sentence: &str) -> String {
     format!("cola sentence: {sentence}")
+}
+
+/// The tokens of [`stsb_prompt`], at most `max_tokens` and one of each sentence at least. Where they do not fit, the longer
+/// sentence is cut and then both, so that neither is lost: a prompt cut at its end could be without the second.
+///
+/// # Errors
+/// When the tokenizer cannot process a text.
+pub fn encode_stsb(
+    tokenizer: &Tokenizer,
+    sentence1: &str,
+    sentence2: &str,
+    max_tokens: usize,
+) -> Result<Encoded> {
+    let whole = tokenizer.pieces(&stsb_prompt(sentence1, sentence2))?;
+    if whole.len() < max_tokens {
+        return Ok(tokenizer.ended(whole, max_tokens));
+    }
+    let (name1, name2) = (tokenizer.pieces(SENTENCE1)?, tokenizer.pieces(SENTENCE2)?);
+    let (mut one, mut two) = (tokenizer.pieces(sentence1)?, tokenizer.pieces(sentence2)?);
+    let room = max_tokens.saturating_sub(name1.len() + name2.len() + 1);
+    let [first, second] = shares(room, [one.len(), two.len()]);
+    one.truncate(first.max(1));
+    two.truncate(second.max(1));
+    let Encoded { ids, .. } = tokenizer.ended([name1, one, name2, two].concat(), usize::MAX);
+    Ok(Encoded { ids, cut: true })
+}
+
+/// How many tokens two sentences of these lengths keep of `room`: the longer one gives first.
+fn shares(room: usize, [one, two]: [usize; 2]) -> [usize; 2] {
+    let half = room / 2;
+    if one <= half {
+        [one, room - one]
+    } else if two <= half {
+        [room - two, two]
+    } else {
+        [room - half, half]
+    }
 }
 
 /// The probability of every label for every source (tokens ended by `</s>`), in the order of both.
@@ -240,7 +281,7 @@ fn normalise(logs: &[f64]) -> Option<Vec<f64>> {
 
 #[cfg(test)]
 mod tests {
-    use super::normalise;
+    use super::*;
 
     #[test]
     fn what_is_no_number_has_no_probabilities() {
@@ -250,5 +291,49 @@ mod tests {
         for logs in [[nan, -1.0], [-1.0, nan], [nan, nan], [infinite, -1.0], [-infinite; 2]] {
             assert_eq!(normalise(&logs), None, "{logs:?}");
         }
+    }
+
+    #[test]
+    fn the_longer_sentence_gives_first() {
+        let cases = [
+            ([2, 30], [2, 8]),
+            ([30, 2], [8, 2]),
+            ([30, 30], [5, 5]),
+            ([6, 30], [5, 5]),
+            ([5, 30], [5, 5]),
+            ([0, 30], [0, 10]),
+        ];
+        for (lengths, kept) in cases {
+            assert_eq!(shares(10, lengths), kept, "{lengths:?}");
+        }
+        assert_eq!(shares(11, [30, 30]), [6, 5]);
+        assert_eq!(shares(0, [30, 30]), [0, 0]);
+    }
+
+    #[test]
+    fn a_prompt_that_does_not_fit_keeps_both_sentences() -> Result<()> {
+        let texts = ["stsb sentence1: sentence2: a dog, a cat 0123456789", "rain or sun."];
+        let tokenizer = Tokenizer::train(texts, &["stsb", "sentence1:", "sentence2:"], 60)?;
+        let (long, other) = ("a dog, a cat ".repeat(40), "rain or sun. ".repeat(40));
+        let encode = |one: &str, two: &str, limit| encode_stsb(&tokenizer, one, two, limit);
+        for (one, two) in [("a dog", &*long), (&*long, "a dog"), (&long, &other)] {
+            let whole = tokenizer.encode(&stsb_prompt(one, two), None)?;
+            for limit in [whole.len(), whole.len() + 1, 512] {
+                let fits = limit >= whole.len();
+                let encoded = encode(one, two, limit)?;
+                assert_eq!(encoded.cut, !fits);
+                assert!(!fits || encoded.ids == whole, "what fits is as it was");
+            }
+            let cut = encode(one, two, 40)?;
+            assert!(cut.cut && cut.ids.len() == 40, "{cut:?}");
+            let text = tokenizer.decode(&cut.ids)?;
+            let (first, second) = text.split_once(" sentence2: ").expect("the second is there");
+            assert!(first.starts_with("stsb sentence1: "), "{text}");
+            assert!(one.starts_with(&first["stsb sentence1: ".len()..]), "{text}");
+            assert!(!second.is_empty() && two.starts_with(second), "{text}");
+        }
+        // Two different second sentences are told apart, however long the first is.
+        assert_ne!(encode(&long, "a dog", 40)?, encode(&long, "a cat", 40)?);
+        Ok(())
     }
 }

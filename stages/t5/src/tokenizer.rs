@@ -28,10 +28,21 @@ use crate::{Error, Result};
 pub(crate) const FILE: &str = "tokenizer.json";
 /// The file that older models have in its place.
 pub(crate) const SPIECE: &str = "spiece.model";
+/// Texts that a thread encodes in one go: they are short, and handing one over costs too.
+pub(crate) const TEXTS_PER_THREAD: usize = 16;
 /// A character that pre-tokenized text cannot contain, so a piece that has it is never matched.
 const UNMATCHABLE: char = ' ';
 /// More tokens than any vocabulary has.
 const MOST_TOKENS: u32 = 1 << 20;
+
+/// The tokens of a text, ended by exactly one `</s>`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Encoded {
+    /// The tokens, the end included.
+    pub ids: Vec<u32>,
+    /// Whether tokens of the text were left out, for want of room.
+    pub cut: bool,
+}
 
 /// A T5 tokenizer.
 #[derive(Debug, Clone)]
@@ -137,28 +148,37 @@ impl Tokenizer {
     /// # Errors
     /// When the tokenizer cannot process the text.
     pub fn encode(&self, text: &str, max_tokens: Option<usize>) -> Result<Vec<u32>> {
-        let mut ids = self.pieces(text)?;
-        if let Some(limit) = max_tokens {
-            ids.truncate(limit.max(1) - 1);
-        }
-        ids.push(self.eos);
-        Ok(ids)
+        Ok(self.encode_within(text, max_tokens.unwrap_or(usize::MAX))?.ids)
     }
 
-    /// [`Tokenizer::encode`] of many texts, on all threads.
+    /// [`Tokenizer::encode`] in at most `max_tokens`, which says whether they were enough.
+    ///
+    /// # Errors
+    /// When the tokenizer cannot process the text.
+    pub fn encode_within(&self, text: &str, max_tokens: usize) -> Result<Encoded> {
+        Ok(self.ended(self.pieces(text)?, max_tokens))
+    }
+
+    /// [`Tokenizer::encode_within`] of many texts, on all threads.
     ///
     /// # Errors
     /// When the tokenizer cannot process a text.
     pub fn encode_all<S: AsRef<str> + Sync>(
         &self,
         texts: &[S],
-        max_tokens: Option<usize>,
-    ) -> Result<Vec<Vec<u32>>> {
-        texts
-            .par_iter()
-            .with_min_len(16)
-            .map(|text| self.encode(text.as_ref(), max_tokens))
-            .collect()
+        max_tokens: usize,
+    ) -> Result<Vec<Encoded>> {
+        let encode = |text: &S| self.encode_within(text.as_ref(), max_tokens);
+        texts.par_iter().with_min_len(TEXTS_PER_THREAD).map(encode).collect()
+    }
+
+    /// Pieces with their end, together at most `max_tokens`.
+    pub(crate) fn ended(&self, mut pieces: Vec<u32>, max_tokens: usize) -> Encoded {
+        let room = max_tokens.max(1) - 1;
+        let cut = pieces.len() > room;
+        pieces.truncate(room);
+        pieces.push(self.eos);
+        Encoded { ids: pieces, cut }
     }
 
     /// The tokens of a text, without an end.

@@ -10,9 +10,9 @@ extern crate paraloom_stages_t5_wgpu as paraloom_stages_t5;
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch, StringArray};
-use paraloom_sdk::Error;
-use paraloom_sdk::testing::{Harness, TestInput};
+use arrow::array::{ArrayRef, AsArray, RecordBatch, StringArray};
+use paraloom_sdk::testing::{Harness, Log, TestInput};
+use paraloom_sdk::{Error, MapStage};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -22,7 +22,7 @@ use paraloom_stages_t5::device::default_device;
 use paraloom_stages_t5::folder;
 use paraloom_stages_t5::model::Model;
 use paraloom_stages_t5::tokenizer::Tokenizer;
-use paraloom_stages_t5::{Generate, ModelStage, ScoreCola, ScoreLoss, ScoreStsb};
+use paraloom_stages_t5::{Finetune, Generate, ModelStage, ScoreCola, ScoreLoss, ScoreStsb};
 
 type TestResult = Result<(), Box<dyn std::error::Error>>;
 
@@ -149,5 +149,179 @@ fn a_model_that_overflows_gives_no_verdict_and_no_text() -> TestResult {
         assert!(message.starts_with("row `r1`: the model's "), "{message}");
         assert!(message.ends_with(" are NaN") && hint.contains("precision"), "{message} {hint}");
     }
+    Ok(())
+}
+
+/// What a stage gives, and what it logs of texts.
+fn told<S: MapStage>(harness: Harness) -> Result<(Vec<RecordBatch>, Vec<String>), Error> {
+    let log = Log::default();
+    let outputs = harness.log(&log).map::<S>()?;
+    let outputs = outputs.into_iter().map(|mut batches| batches.remove(0)).collect();
+    Ok((outputs, of_texts(&log)))
+}
+
+/// The lines that begin with a number; the others are of memory.
+fn of_texts(log: &Log) -> Vec<String> {
+    let lines = log.lock().expect("nobody panicked");
+    lines.iter().filter(|line| line.starts_with(|c: char| c.is_ascii_digit())).cloned().collect()
+}
+
+fn texts<'a>(rows: &'a RecordBatch, column: &str) -> Vec<Option<&'a str>> {
+    rows[column].as_string::<i32>().iter().collect()
+}
+
+#[test]
+fn rows_without_a_source_are_rejected_and_none_is_lost() -> TestResult {
+    let model = model()?;
+    let rows = rows(&[(None, None), (Some("a dog"), None), (Some(""), None), (None, Some("x"))]);
+    let with = |config| harness(config, model.path(), &rows);
+    let (outputs, _) = told::<Generate>(with(json!({ "max_new_tokens": 3 })))?;
+    let [written, rejected] = outputs.as_slice() else { return Err("two outputs".into()) };
+    assert_eq!(texts(written, "_parent"), [Some("r1"), Some("r2")], "an empty text is a text");
+    assert_eq!(texts(rejected, "_id"), [Some("r0"), Some("r3")]);
+    assert_eq!(texts(rejected, "reason"), [Some("`source` is null"); 2]);
+    assert_eq!(texts(rejected, "target"), [None, Some("x")]);
+    with(json!({ "max_new_tokens": 3 })).conforms::<Generate>()?;
+    // Scores keep one row for each: without a text there is no verdict.
+    let (outputs, _) = told::<ScoreStsb>(with(json!({ "second": "target" })))?;
+    assert_eq!((outputs[0].num_rows(), outputs[0]["stsb"].null_count()), (4, 4));
+    let (outputs, _) = told::<ScoreCola>(with(json!({ "text": "source" })))?;
+    assert_eq!((outputs[0].num_rows(), outputs[0]["cola"].null_count()), (4, 2));
+    assert_eq!(outputs[0]["cola_p"].null_count(), 2);
+    let (outputs, _) = told::<ScoreLoss>(with(json!({})))?;
+    assert_eq!((outputs[0].num_rows(), outputs[0]["loss"].null_count()), (4, 4));
+    Ok(())
+}
+
+#[test]
+fn what_is_cut_is_counted_and_marked() -> TestResult {
+    let model = model()?;
+    let long = "a dog and a cat ".repeat(30);
+    let rows = rows(&[(Some(&long), Some("rain")), (Some("a dog"), Some(&long)), (None, None)]);
+    let with = |config| harness(config, model.path(), &rows);
+    let marks = |rows: &RecordBatch, column: &str| -> Vec<Option<bool>> {
+        rows[column].as_boolean().iter().collect()
+    };
+    let config = json!({ "max_source_tokens": 40, "max_new_tokens": 3, "mark": true });
+    let (outputs, lines) = told::<Generate>(with(config))?;
+    assert_eq!(lines[0], "1 of 2 sources were cut to 40 tokens (`max_source_tokens`)");
+    assert_eq!(marks(&outputs[0], "source_cut"), [Some(true), Some(false)]);
+    let ended = texts(&outputs[0], "ended");
+    let by_length = ended.iter().filter(|end| **end == Some("length")).count();
+    let expected = format!("{by_length} of 2 texts were ended after 3 tokens (`max_new_tokens`)");
+    assert!(by_length == 0 || lines.contains(&expected), "{ended:?} {lines:?}");
+
+    let stsb = json!({ "second": "target", "max_source_tokens": 60, "mark": true });
+    let (outputs, lines) = told::<ScoreStsb>(with(stsb))?;
+    assert_eq!(lines, ["2 of 2 prompts were cut to 60 tokens (`max_source_tokens`)"]);
+    assert_eq!(marks(&outputs[0], "stsb_cut"), [Some(true), Some(true), None]);
+    let cola = json!({ "text": "source", "max_source_tokens": 60, "mark": true });
+    let (outputs, lines) = told::<ScoreCola>(with(cola))?;
+    assert_eq!(lines, ["1 of 2 prompts were cut to 60 tokens (`max_source_tokens`)"]);
+    assert_eq!(marks(&outputs[0], "cola_cut"), [Some(true), Some(false), None]);
+    let loss = json!({ "max_source_tokens": 60, "max_target_tokens": 50, "mark": true });
+    let (outputs, lines) = told::<ScoreLoss>(with(loss))?;
+    assert_eq!(
+        lines,
+        [
+            "1 of 2 sources were cut to 60 tokens (`max_source_tokens`)",
+            "1 of 2 targets were cut to 50 tokens (`max_target_tokens`)"
+        ]
+    );
+    assert_eq!(marks(&outputs[0], "loss_cut"), [Some(true), Some(true), None]);
+
+    // Unless it is asked for, there are no such columns, and of what fits nothing is told.
+    let (outputs, lines) = told::<ScoreCola>(with(json!({ "text": "source" })))?;
+    assert_eq!((outputs[0].num_columns(), lines.len()), (5, 0));
+    Ok(())
+}
+
+#[test]
+fn a_learner_says_what_it_left_out_and_cut() -> TestResult {
+    let (model, out) = (model()?, tempfile::tempdir()?);
+    let long = "rain ".repeat(40);
+    let rows = rows(&[
+        (Some("a dog </s>"), Some("a cat </s>")),
+        (Some("a dog"), None),
+        (Some(&long), Some("rain</s>\n")),
+        (None, Some("rain")),
+    ]);
+    let learn = |config: Value, rows: &RecordBatch| {
+        let log = Log::default();
+        let harness = Harness::new(config)
+            .input("model", TestInput::Artifact(model.path().to_owned()))
+            .labelled("examples", "pairs", TestInput::Rows(rows.clone()))
+            .output_dir(out.path())
+            .log(&log);
+        harness.run::<Finetune>().map(|_| of_texts(&log))
+    };
+    let config = json!({ "steps": 1, "max_source_tokens": 30 });
+    let lines = learn(config, &rows)?;
+    let eos = "which is taken as text; `strip_eos: true` removes it";
+    assert_eq!(
+        lines,
+        [
+            "2 of 4 rows of `pairs` are left out, without a source or a target: `r1` first".into(),
+            format!("1 of 2 sources of `pairs` end with `</s>`, {eos}"),
+            format!("2 of 2 targets of `pairs` end with `</s>`, {eos}"),
+            "1 of 2 sources were cut to 30 tokens (`max_source_tokens`)".into(),
+        ]
+    );
+    let config = json!({ "steps": 1, "strip_eos": true });
+    assert_eq!(learn(config, &rows)?.len(), 1, "only rows are left out");
+    let (message, _) = refusal(learn(json!({}), &rows.slice(1, 1)));
+    assert!(message.contains("none of the 1 rows of `examples` has a source and a target"));
+    Ok(())
+}
+
+#[test]
+fn the_end_of_another_tokenizer_is_told_and_taken_off() -> TestResult {
+    let model = model()?;
+    let with = |config: Value, end: &str| {
+        let (one, other) = (format!("a dog{end}"), format!("a cat{end}"));
+        let rows = rows(&[(Some(&one), Some(&other)), (Some("rain"), Some("sun"))]);
+        harness(config, model.path(), &rows)
+    };
+    let both = |mut config: Value| {
+        let plain = config.clone();
+        config["strip_eos"] = true.into();
+        (plain, config)
+    };
+    let (plain, strip) = both(json!({ "max_new_tokens": 4 }));
+    let (_, lines) = told::<Generate>(with(plain.clone(), " </s>"))?;
+    assert!(lines[0].starts_with("1 of 2 sources end with `</s>`, which is taken"), "{lines:?}");
+    let (expected, _) = told::<Generate>(with(plain, ""))?;
+    let (found, lines) = told::<Generate>(with(strip, " </s>"))?;
+    assert_eq!(texts(&found[0], "paraphrase"), texts(&expected[0], "paraphrase"));
+    assert!(lines.iter().all(|line| !line.contains("</s>")), "{lines:?}");
+
+    let (plain, strip) = both(json!({ "second": "target" }));
+    let (_, lines) = told::<ScoreStsb>(with(plain.clone(), "</s>"))?;
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    let (expected, _) = told::<ScoreStsb>(with(plain, ""))?;
+    let (found, lines) = told::<ScoreStsb>(with(strip, "</s>"))?;
+    assert_eq!(&found[0]["stsb_mean"], &expected[0]["stsb_mean"]);
+    assert!(lines.is_empty(), "{lines:?}");
+
+    let (plain, strip) = both(json!({}));
+    let (_, lines) = told::<ScoreLoss>(with(plain.clone(), " </s>"))?;
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    let (expected, _) = told::<ScoreLoss>(with(plain, ""))?;
+    let (found, _) = told::<ScoreLoss>(with(strip, " </s>"))?;
+    assert_eq!(&found[0]["loss"], &expected[0]["loss"]);
+    Ok(())
+}
+
+#[test]
+fn one_beam_is_greedy_search() -> TestResult {
+    let model = model()?;
+    let rows = rows(&[(Some("a dog"), None), (Some("rain"), None)]);
+    let write = |config| told::<Generate>(harness(config, model.path(), &rows));
+    let (greedy, _) = write(json!({ "max_new_tokens": 6 }))?;
+    let (beam, _) = write(json!({ "max_new_tokens": 6, "beam": { "beams": 1 } }))?;
+    assert_eq!(greedy, beam);
+    let several = json!({ "candidates": 2, "beam": { "beams": 1 } });
+    let (message, _) = refusal(write(several));
+    assert_eq!(message, "2 candidates need as many beams");
     Ok(())
 }

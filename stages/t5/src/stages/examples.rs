@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 
 use arrow::array::{Array, RecordBatch, StringArray};
-use paraloom_sdk::{Error, PlanInputs, Result, StreamReader, Table, column};
+use paraloom_sdk::identity::ids;
+use paraloom_sdk::{Error, PlanInputs, Result, Services, StreamReader, Table, column};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::tally::{Tally, without_eos};
 use crate::score::{cola_prompt, stsb_prompt};
 
 /// What is learnt from one table.
@@ -29,6 +31,9 @@ pub(super) struct Task {
     /// The column to write: `target`, for cola `label`, for stsb `score`.
     #[serde(default)]
     pub(super) target: Option<String>,
+    /// Takes `</s>` off the ends of sources and targets, where it stands for a tokenizer that reads it as the end.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) strip_eos: bool,
     /// How often each example is used in an epoch; 0.5 uses half of them.
     #[serde(default = "one")]
     #[schemars(range(min = 0.0, max = 1000.0))]
@@ -62,10 +67,24 @@ pub(super) struct TableCount {
     pub(super) examples: usize,
 }
 
+/// Rows of a table that nothing can be learnt from.
+#[derive(Debug, Default)]
+struct LeftOut {
+    rows: usize,
+    /// The id of the first one, where rows have ids.
+    first: Option<String>,
+}
+
 /// A pair of texts.
 pub(super) struct Pair {
     pub(super) source: String,
     pub(super) target: String,
+}
+
+impl Pair {
+    /// What its texts are called, and how to get them.
+    pub(super) const TEXTS: [(&str, fn(&Pair) -> &str); 2] =
+        [("sources", |pair| &pair.source), ("targets", |pair| &pair.target)];
 }
 
 impl Task {
@@ -109,30 +128,34 @@ impl Task {
         Ok(())
     }
 
-    /// The pairs of some rows. Rows without a source or a target are left out.
-    pub(super) fn pairs(&self, rows: &RecordBatch) -> Result<Vec<Pair>> {
+    /// The pair of each row; none of a row without a source or a target.
+    pub(super) fn pairs(&self, rows: &RecordBatch) -> Result<Vec<Option<Pair>>> {
         let (source, second, target) = self.names();
         let sources = match self.template() {
             Some(template) => fill(template, rows)?,
             None => column::text(rows, source)?,
         };
-        let mut pairs = Vec::with_capacity(rows.num_rows());
         let seconds =
             if self.kind == Kind::Stsb { Some(column::text(rows, second)?) } else { None };
-        let targets = self.targets(rows, target)?;
-        for (row, target) in targets.into_iter().enumerate() {
-            let (true, Some(target)) = (sources.is_valid(row), target) else { continue };
+        let pair = |(row, target): (usize, Option<String>)| {
+            let target = self.text(&target?).to_owned();
+            let source = self.text(sources.is_valid(row).then(|| sources.value(row))?);
             let source = match (&seconds, self.kind) {
-                (Some(seconds), _) if seconds.is_valid(row) => {
-                    stsb_prompt(sources.value(row), seconds.value(row))
+                (Some(seconds), _) => {
+                    let second = seconds.is_valid(row).then(|| seconds.value(row))?;
+                    stsb_prompt(source, self.text(second))
                 }
-                (Some(_), _) => continue,
-                (None, Kind::Cola) => cola_prompt(sources.value(row)),
-                (None, _) => format!("{}{}", self.prefix, sources.value(row)),
+                (None, Kind::Cola) => cola_prompt(source),
+                (None, _) => format!("{}{source}", self.prefix),
             };
-            pairs.push(Pair { source, target });
-        }
-        Ok(pairs)
+            Some(Pair { source, target })
+        };
+        Ok(self.targets(rows, target)?.into_iter().enumerate().map(pair).collect())
+    }
+
+    /// A text as it is learnt.
+    fn text<'a>(&self, text: &'a str) -> &'a str {
+        if self.strip_eos { without_eos(text) } else { text }
     }
 
     fn targets(&self, rows: &RecordBatch, name: &str) -> Result<Vec<Option<String>>> {
@@ -259,15 +282,23 @@ impl Tasks {
         &self,
         tables: Vec<(String, StreamReader)>,
         weighted: bool,
+        services: Services,
     ) -> Result<(Vec<Pair>, Vec<TableCount>)> {
         let (mut pairs, mut counts) = (Vec::new(), Vec::new());
         for (label, table) in tables {
             let task = self.of(&label);
             let (before, mut count, mut due) = (pairs.len(), 0, 0.0);
+            let (mut left_out, mut tally) = (LeftOut::default(), Tally::new(services));
             for rows in table {
                 let rows = rows?;
                 count += rows.num_rows();
-                for pair in task.pairs(&rows)? {
+                let found = task.pairs(&rows)?;
+                for (what, text) in Pair::TEXTS {
+                    let what = format!("{what} of `{label}`");
+                    tally.eos(&what, found.iter().flatten().map(text));
+                }
+                left_out.add(&found, &rows);
+                for pair in found.into_iter().flatten() {
                     // Evenly spread, without randomness: 0.5 takes every other example.
                     due += if weighted { task.weight } else { 1.0 };
                     while due >= 1.0 {
@@ -279,9 +310,32 @@ impl Tasks {
                     }
                 }
             }
+            left_out.tell(&label, count, services);
             counts.push(TableCount { label, rows: count, examples: pairs.len() - before });
         }
         Ok((pairs, counts))
+    }
+}
+
+impl LeftOut {
+    fn add(&mut self, pairs: &[Option<Pair>], rows: &RecordBatch) {
+        for row in (0..pairs.len()).filter(|row| pairs[*row].is_none()) {
+            self.rows += 1;
+            if self.rows == 1 {
+                self.first = ids(rows).ok().map(|ids| ids.value(row).to_owned());
+            }
+        }
+    }
+
+    fn tell(&self, label: &str, all: usize, services: Services) {
+        if self.rows > 0 {
+            let first =
+                self.first.as_ref().map_or_else(String::new, |id| format!(": `{id}` first"));
+            services.warn(&format!(
+                "{} of {all} rows of `{label}` are left out, without a source or a target{first}",
+                self.rows
+            ));
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::Instant;
 use arrow::array::{Float64Array, Int64Array, RecordBatch};
 use arrow::datatypes::{DataType, Field, Schema};
 use paraloom_sdk::{About, Error, PlanInputs, Planned, Port, Result, Run, Services, Stage};
+use rayon::ThreadPool;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -15,6 +16,7 @@ use serde_json::json;
 use super::card::{self, Card};
 use super::examples::{Kind, Pair, TableCount, Task, Tasks};
 use super::shared::{Loaded, MAX_SOURCE_TOKENS, pool};
+use super::tally::Tally;
 use crate::device::fingerprint;
 use crate::error::Error as TrainError;
 use crate::folder::{self, Float, Format};
@@ -44,6 +46,10 @@ pub struct Config {
     /// The column to write; `target` if left out.
     #[serde(default)]
     target: Option<String>,
+    /// Takes `</s>` off the ends of sources and targets, where it stands for a tokenizer that reads it as the end.
+    // The card says what was set; without it a model is written as it was before there was this setting.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    strip_eos: bool,
     /// Tasks of their own for some of the tables that enter `examples`, by label.
     #[serde(default)]
     tasks: BTreeMap<String, Task>,
@@ -239,6 +245,7 @@ impl Stage for Finetune {
             source: config.source.clone(),
             second: config.second.clone(),
             target: config.target.clone(),
+            strip_eos: config.strip_eos,
             weight: 1.0,
         };
         let tasks = Tasks::check(default, config.tasks.clone(), inputs)?;
@@ -253,16 +260,25 @@ impl Stage for Finetune {
     fn run(&self, run: &mut Run) -> Result<()> {
         let Loaded { model, tokenizer } = Loaded::read(run, self.purpose())?;
         let pool = pool(run.threads())?;
-        let encode =
-            |texts: &[&str], limit| pool.install(|| tokenizer.encode_all(texts, Some(limit)));
-        let (mut examples, tables) = self.examples(encode, run.tables("examples"), true)?;
-        let (mut validation, _) = self.examples(encode, run.tables("validation"), false)?;
+        let services = run.services();
+        let read = |tables, weighted| {
+            let (pairs, counts) = self.tasks.read(tables, weighted, services)?;
+            Ok::<_, Error>((self.encode(&pairs, &tokenizer, &pool, services)?, counts))
+        };
+        let (mut examples, tables) = read(run.tables("examples"), true)?;
+        let (mut validation, _) = read(run.tables("validation"), false)?;
         if validation.is_empty() && self.config.validation_split > 0.0 {
             validation = hold_back(&mut examples, self.config.validation_split);
         }
         if examples.is_empty() {
-            return Err(Error::data("there is nothing to learn from: `examples` has no rows")
-                .input("examples"));
+            let rows = tables.iter().map(|table| table.rows).sum();
+            let why = match rows {
+                0 => "`examples` has no rows".to_owned(),
+                _ => format!("none of the {rows} rows of `examples` has a source and a target"),
+            };
+            return Err(
+                Error::data(format!("there is nothing to learn from: {why}")).input("examples")
+            );
         }
         let work = Work {
             services: run.services(),
@@ -271,7 +287,6 @@ impl Stage for Finetune {
             patience: self.config.patience,
         };
         let options = self.options(run.seed());
-        let services = run.services();
         let (trainer, metrics) = pool.install(|| -> Result<_> {
             let (mut trainer, mut metrics) = start(model, examples, options, services)?;
             work.train(&mut trainer, &mut metrics)?;
@@ -315,18 +330,25 @@ impl Finetune {
         }
     }
 
-    fn examples(
+    /// The examples of pairs; tells what was cut.
+    fn encode(
         &self,
-        encode: impl Fn(&[&str], usize) -> crate::Result<Vec<Vec<u32>>>,
-        tables: Vec<(String, paraloom_sdk::StreamReader)>,
-        weighted: bool,
-    ) -> Result<(Vec<Example>, Vec<TableCount>)> {
-        let (pairs, counts) = self.tasks.read(tables, weighted)?;
-        let texts = |text: fn(&Pair) -> &str| pairs.iter().map(text).collect::<Vec<_>>();
-        let sources = encode(&texts(|pair| &pair.source), self.config.max_source_tokens)?;
-        let targets = encode(&texts(|pair| &pair.target), self.config.max_target_tokens)?;
-        let pairs = sources.into_iter().zip(targets);
-        Ok((pairs.map(|(source, target)| Example { source, target }).collect(), counts))
+        pairs: &[Pair],
+        tokenizer: &Tokenizer,
+        pool: &ThreadPool,
+        services: Services,
+    ) -> Result<Vec<Example>> {
+        let mut tally = Tally::new(services);
+        let mut side = |(what, text): (&str, fn(&Pair) -> &str), limit, setting| -> Result<_> {
+            let texts: Vec<&str> = pairs.iter().map(text).collect();
+            let encoded = pool.install(|| tokenizer.encode_all(&texts, limit))?;
+            tally.cut(what, limit, setting, encoded.iter().map(|text| text.cut));
+            Ok(encoded.into_iter().map(|text| text.ids))
+        };
+        let [source, target] = Pair::TEXTS;
+        let sources = side(source, self.config.max_source_tokens, "max_source_tokens")?;
+        let targets = side(target, self.config.max_target_tokens, "max_target_tokens")?;
+        Ok(sources.zip(targets).map(|(source, target)| Example { source, target }).collect())
     }
 
     /// Writes the model that did best, with its tokenizer and its card.

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray, UInt32Array,
+    Array, ArrayRef, BooleanArray, Float64Array, Int64Array, RecordBatch, StringArray, UInt32Array,
 };
-use arrow::compute::take;
+use arrow::compute::{filter_record_batch, is_null, take};
 use arrow::datatypes::{DataType, Field};
 use paraloom_sdk::identity::{child_id, id_field, ids, parent_field, row_seed};
 use paraloom_sdk::{
@@ -16,6 +16,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::shared::{Loaded, MAX_SOURCE_TOKENS, load_model, pool, row_by_row, with_row};
+use super::tally::{Tally, without_eos};
 use crate::decode::{Candidate, EarlyStopping, Options, Row, Strategy, generate};
 use crate::device::fingerprint;
 use crate::memory::{self, Use, halving};
@@ -59,6 +60,13 @@ pub struct Config {
     #[serde(default = "max_source_tokens")]
     #[schemars(range(min = 2))]
     max_source_tokens: usize,
+    /// Adds two columns: `source_cut`, whether the source was cut, and `ended`, how the text did: `eos` where the model ended
+    /// it, `length` where `max_new_tokens` did.
+    #[serde(default)]
+    mark: bool,
+    /// Takes `</s>` off the ends of sources, where it stands for a tokenizer that reads it as the end.
+    #[serde(default)]
+    strip_eos: bool,
     /// What is computed with. bf16 takes half the memory and is faster where the processor has instructions for it; int8
     /// takes less still, on the CPU, and is less exact.
     #[serde(default)]
@@ -86,7 +94,7 @@ struct Sample {
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Beam {
-    /// How many.
+    /// How many; 1 is greedy search.
     #[schemars(range(min = 1, max = 256))]
     beams: usize,
     /// Deals the beams out to so many groups, each of which keeps away from what those before it write: texts that differ.
@@ -143,6 +151,21 @@ const CANDIDATE: &str = "candidate";
 /// The text's score: the logarithm of its probability, or what beam search ranks by.
 const SCORE: &str = "generation_score";
 
+/// Whether the source was cut.
+const SOURCE_CUT: &str = "source_cut";
+/// How a text ended.
+const ENDED: &str = "ended";
+
+/// The columns that [`Config::mark`] asks for.
+fn marks() -> [Field; 2] {
+    [Field::new(SOURCE_CUT, DataType::Boolean, false), Field::new(ENDED, DataType::Utf8, false)]
+}
+
+/// Why a row is rejected.
+fn reason_field() -> Field {
+    Field::new("reason", DataType::Utf8, false)
+}
+
 /// The stage.
 pub struct Generate {
     config: Config,
@@ -156,6 +179,14 @@ pub struct Worker {
     config: Config,
     options: Options,
     seed: u64,
+    tally: Tally,
+}
+
+/// What was written for a row.
+#[derive(Clone, Default)]
+struct Written {
+    candidates: Vec<Candidate>,
+    source_cut: bool,
 }
 
 impl MapStage for Generate {
@@ -165,7 +196,7 @@ impl MapStage for Generate {
     fn about() -> About {
         row_by_row(About::new(
             "generate",
-            "1.0.0",
+            "1.1.0",
             "Writes text for every row: greedily, by beam search or by sampling.",
         ))
         .input(Port::table("rows", "The rows to write for."))
@@ -174,6 +205,7 @@ impl MapStage for Generate {
             "rows",
             "One row per text, with the columns of the row that it was written for.",
         ))
+        .output(Port::table("rejected", "The rows without a source, with the `reason`."))
         .uses_seed()
     }
 
@@ -181,15 +213,18 @@ impl MapStage for Generate {
         let rows = inputs.table("rows")?;
         rows.text(&config.source, "/source")?;
         let options = options(&config)?;
-        let schema = rows.with_fields([
+        let fields = [
             id_field(),
             parent_field(),
             Field::new(&config.into, DataType::Utf8, true),
             Field::new(CANDIDATE, DataType::Int64, false),
             Field::new(SCORE, DataType::Float64, true),
-        ]);
+        ];
+        let marks = config.mark.then(marks).into_iter().flatten();
+        let schema = rows.with_fields(fields.into_iter().chain(marks));
+        let rejected = rows.with_fields([reason_field()]);
         let memory = memory::likely(inputs.note("model"), Use::Read(config.precision));
-        let planned = Planned::new(Self { config, options }, [Some(schema)]);
+        let planned = Planned::new(Self { config, options }, [Some(schema), Some(rejected)]);
         Ok(planned.fingerprint(fingerprint()?).memory(memory))
     }
 
@@ -200,13 +235,15 @@ impl MapStage for Generate {
             config: self.config.clone(),
             options: self.options,
             seed: run.seed(),
+            tally: Tally::new(run.services()),
         })
     }
 
     fn map(worker: &mut Worker, rows: RecordBatch, emit: &mut Emit) -> Result<()> {
         let services = emit.services();
         let texts = worker.write(&rows, services)?;
-        emit.push("rows", &worker.output(&rows, &texts)?)
+        emit.push("rows", &worker.output(&rows, &texts)?)?;
+        emit.push("rejected", &worker.rejected(&rows)?)
     }
 }
 
@@ -220,6 +257,8 @@ fn options(config: &Config) -> Result<Options> {
             top_k: sample.top_k,
             top_p: sample.top_p,
         },
+        // As the reference does.
+        (None, Some(beam)) if beam.beams == 1 && config.candidates == 1 => Strategy::Greedy,
         (None, Some(beam)) if config.candidates > beam.beams => {
             let message = format!("{} candidates need as many beams", config.candidates);
             return Err(Error::config(message).at("/beam/beams"));
@@ -258,22 +297,24 @@ fn options(config: &Config) -> Result<Options> {
 }
 
 impl Worker {
-    /// The candidates of every row; none for a row without a source.
-    fn write(&self, rows: &RecordBatch, services: Services) -> Result<Vec<Vec<Candidate>>> {
+    /// What is written for every row; nothing for a row without a source.
+    fn write(&mut self, rows: &RecordBatch, services: Services) -> Result<Vec<Written>> {
         let sources = column::text(rows, &self.config.source)?;
         let ids = ids(rows)?;
         let present: Vec<_> = (0..rows.num_rows()).filter(|row| sources.is_valid(*row)).collect();
-        let texts: Vec<_> = present
-            .iter()
-            .map(|row| format!("{}{}", self.config.prefix, sources.value(*row)))
-            .collect();
-        let limit = Some(self.config.max_source_tokens);
-        let encode = || self.loaded.tokenizer.encode_all(&texts, limit);
-        let encoded = self.pool.install(encode)?;
+        let texts: Vec<_> = present.iter().map(|row| self.source(sources.value(*row))).collect();
+        self.tally.eos("sources", texts.iter().map(String::as_str));
+        let limit = self.config.max_source_tokens;
+        let encoded = self.pool.install(|| self.loaded.tokenizer.encode_all(&texts, limit))?;
+        let cuts: Vec<bool> = encoded.iter().map(|source| source.cut).collect();
+        self.tally.cut("sources", limit, "max_source_tokens", cuts.iter().copied());
         let inputs: Vec<_> = encoded
             .into_iter()
             .zip(&present)
-            .map(|(tokens, row)| Row { ids: tokens, seed: row_seed(self.seed, ids.value(*row)) })
+            .map(|(source, row)| Row {
+                ids: source.ids,
+                seed: row_seed(self.seed, ids.value(*row)),
+            })
             .collect();
         let written = halving(services, self.options.batch_size, |batch_size| {
             let options = Options { batch_size, ..self.options };
@@ -281,19 +322,42 @@ impl Worker {
             self.pool.install(|| generate(&self.loaded.model, &inputs, &options, &cancelled))
         });
         let written = written.map_err(|error| with_row(error, rows, &present))?;
-        let mut all = vec![Vec::new(); rows.num_rows()];
-        for (row, candidates) in present.into_iter().zip(written) {
-            all[row] = candidates;
+        let longest = self.config.max_new_tokens;
+        self.tally.count(
+            format!("texts were ended after {longest} tokens (`max_new_tokens`)"),
+            written.iter().flatten().map(|candidate| !candidate.ended),
+        );
+        let mut all = vec![Written::default(); rows.num_rows()];
+        for ((row, candidates), source_cut) in present.into_iter().zip(written).zip(cuts) {
+            all[row] = Written { candidates, source_cut };
         }
         Ok(all)
     }
 
-    fn output(&self, rows: &RecordBatch, texts: &[Vec<Candidate>]) -> Result<RecordBatch> {
+    /// The source as the model reads it.
+    fn source(&self, text: &str) -> String {
+        let text = if self.config.strip_eos { without_eos(text) } else { text };
+        format!("{}{text}", self.config.prefix)
+    }
+
+    /// The rows that nothing can be written for.
+    fn rejected(&self, rows: &RecordBatch) -> Result<RecordBatch> {
+        let sources = column::text(rows, &self.config.source)?;
+        let rejected = filter_record_batch(rows, &is_null(&sources)?)?;
+        let reason = format!("`{}` is null", self.config.source);
+        let reasons = StringArray::from(vec![reason; rejected.num_rows()]);
+        column::with_field(&rejected, reason_field(), Arc::new(reasons))
+    }
+
+    fn output(&self, rows: &RecordBatch, texts: &[Written]) -> Result<RecordBatch> {
         let parents = ids(rows)?;
         let (mut origin, mut ids, mut written, mut numbers, mut scores) =
             (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        for (row, candidates) in texts.iter().enumerate() {
-            for (number, candidate) in candidates.iter().enumerate() {
+        let (mut cuts, mut ends) = (Vec::new(), Vec::new());
+        for (row, text) in texts.iter().enumerate() {
+            for (number, candidate) in text.candidates.iter().enumerate() {
+                cuts.push(text.source_cut);
+                ends.push(if candidate.ended { "eos" } else { "length" });
                 origin.push(row as u32);
                 ids.push(child_id(parents.value(row), "generate", number as u32));
                 written.push(self.loaded.tokenizer.decode(&candidate.ids)?);
@@ -318,6 +382,12 @@ impl Worker {
         let number = Field::new(CANDIDATE, DataType::Int64, false);
         let base = column::with_field(&base, number, Arc::new(Int64Array::from(numbers)))?;
         let score = Field::new(SCORE, DataType::Float64, true);
-        column::with_field(&base, score, Arc::new(Float64Array::from(scores)))
+        let base = column::with_field(&base, score, Arc::new(Float64Array::from(scores)))?;
+        if !self.config.mark {
+            return Ok(base);
+        }
+        let [cut, ended] = marks();
+        let base = column::with_field(&base, cut, Arc::new(BooleanArray::from(cuts)))?;
+        column::with_field(&base, ended, Arc::new(StringArray::from(ends)))
     }
 }

@@ -7,6 +7,7 @@ mod generate;
 mod model;
 mod score;
 mod shared;
+mod tally;
 
 pub use finetune::Finetune;
 pub use generate::Generate;

@@ -5,21 +5,24 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Float64Array, RecordBatch, StringArray};
+use arrow::array::{BooleanArray, Float64Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field};
 use paraloom_sdk::{
     About, Emit, Error, MapStage, PlanInputs, Planned, Port, Result, Run, Services, column,
 };
 use rayon::ThreadPool;
+use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::examples::{Kind, Task};
+use super::examples::{Kind, Pair, Task};
 use super::shared::{Loaded, MAX_SOURCE_TOKENS, load_model, pool, row_by_row, with_row};
+use super::tally::{Tally, without_eos};
 use crate::device::fingerprint;
 use crate::memory::{self, Use, halving};
 use crate::model::Precision;
-use crate::score::{BATCH, Labels, cola_prompt, probabilities, stsb_prompt};
+use crate::score::{BATCH, Labels, cola_prompt, encode_stsb, probabilities};
+use crate::tokenizer::{Encoded, TEXTS_PER_THREAD, Tokenizer};
 use crate::train::{Example, mean_loss};
 
 /// A model that judges.
@@ -28,6 +31,15 @@ pub struct Judge<C> {
     pool: Arc<ThreadPool>,
     labels: Option<Labels>,
     config: C,
+    tally: Tally,
+}
+
+/// What a model thinks of a row.
+struct Judged {
+    /// Of every label.
+    probabilities: Vec<f64>,
+    /// Whether the prompt was cut.
+    cut: bool,
 }
 
 impl<C> Judge<C> {
@@ -39,34 +51,61 @@ impl<C> Judge<C> {
     ) -> Result<Self> {
         let loaded = load_model(run, precision)?;
         let labels = labels(&loaded)?;
-        Ok(Self { loaded, pool: pool(run.threads())?, labels, config })
+        let tally = Tally::new(run.services());
+        Ok(Self { loaded, pool: pool(run.threads())?, labels, config, tally })
     }
 
-    /// The probabilities of the labels for every prompt that is there.
-    fn judge(
-        &self,
+    /// The probabilities of the labels for every row that has a prompt, which `encode` makes tokens of.
+    fn judge<P: Sync>(
+        &mut self,
         rows: &RecordBatch,
-        prompts: &[Option<String>],
+        prompts: &[Option<P>],
+        encode: impl Fn(&Tokenizer, &P) -> crate::Result<Encoded> + Sync,
         services: Services,
-    ) -> Result<Vec<Option<Vec<f64>>>> {
+    ) -> Result<Vec<Option<Judged>>> {
         let labels =
             self.labels.as_ref().ok_or_else(|| Error::internal("a judge without labels"))?;
-        let texts: Vec<_> = prompts.iter().flatten().collect();
         let Loaded { model, tokenizer } = &*self.loaded;
-        let encode = || tokenizer.encode_all(&texts, Some(MAX_SOURCE_TOKENS));
-        let sources = self.pool.install(encode)?;
+        let present: Vec<_> = (0..prompts.len()).filter(|row| prompts[*row].is_some()).collect();
+        let texts: Vec<_> = prompts.iter().flatten().collect();
+        let encoded: Vec<Encoded> = self.pool.install(|| {
+            let texts = texts.par_iter().with_min_len(TEXTS_PER_THREAD);
+            texts.map(|text| encode(tokenizer, text)).collect::<crate::Result<_>>()
+        })?;
+        let sources: Vec<&[u32]> = encoded.iter().map(|source| source.ids.as_slice()).collect();
         let judged = halving(services, BATCH, |batch_size| {
             let cancelled = || services.is_cancelled();
             self.pool.install(|| probabilities(model, &sources, labels, batch_size, &cancelled))
         });
-        let present: Vec<_> = (0..prompts.len()).filter(|row| prompts[*row].is_some()).collect();
-        let mut judged = judged.map_err(|error| with_row(error, rows, &present))?.into_iter();
-        Ok(prompts.iter().map(|prompt| prompt.as_ref().and_then(|_| judged.next())).collect())
+        let judged = judged.map_err(|error| with_row(error, rows, &present))?;
+        let mut all: Vec<_> = prompts.iter().map(|_| None).collect();
+        for ((row, probabilities), Encoded { cut, .. }) in
+            present.into_iter().zip(judged).zip(encoded)
+        {
+            all[row] = Some(Judged { probabilities, cut });
+        }
+        Ok(all)
+    }
+
+    /// Counts what was cut.
+    fn count(&mut self, judged: &[Option<Judged>], limit: usize) {
+        let cut = judged.iter().flatten().map(|judged| judged.cut);
+        self.tally.cut("prompts", limit, "max_source_tokens", cut);
     }
 
     fn names(&self) -> &[String] {
         self.labels.as_ref().map_or(&[], Labels::names)
     }
+}
+
+/// The field that says of each row whether it was cut.
+fn cut_field(into: &str) -> Field {
+    Field::new(format!("{into}_cut"), DataType::Boolean, true)
+}
+
+/// A text as it is judged.
+fn judged_text(text: &str, strip_eos: bool) -> &str {
+    if strip_eos { without_eos(text) } else { text }
 }
 
 fn about(name: &'static str, doc: &'static str, rows: &'static str) -> About {
@@ -104,6 +143,16 @@ pub struct StsbConfig {
     /// the column of this name with `_mean`.
     #[serde(default = "stsb")]
     into: String,
+    /// Longer prompts are cut: first the longer sentence, then both, so that each keeps its part.
+    #[serde(default = "max_source_tokens")]
+    #[schemars(range(min = 32))]
+    max_source_tokens: usize,
+    /// Adds a column of the name of `into` with `_cut`: whether the prompt was cut.
+    #[serde(default)]
+    mark: bool,
+    /// Takes `</s>` off the ends of the texts, where it stands for a tokenizer that reads it as the end.
+    #[serde(default)]
+    strip_eos: bool,
     /// What is computed with. bf16 takes half the memory and is faster where the processor has instructions for it; int8
     /// takes less still, on the CPU, and is less exact.
     #[serde(default)]
@@ -125,6 +174,9 @@ fn cola() -> String {
 fn loss() -> String {
     "loss".to_owned()
 }
+fn max_source_tokens() -> usize {
+    MAX_SOURCE_TOKENS
+}
 
 /// The stage.
 pub struct ScoreStsb(StsbConfig);
@@ -145,7 +197,8 @@ impl MapStage for ScoreStsb {
         let rows = inputs.table("rows")?;
         rows.text(&config.first, "/first")?;
         rows.text(&config.second, "/second")?;
-        let schema = rows.with_fields(stsb_fields(&config));
+        let cut = config.mark.then(|| cut_field(&config.into));
+        let schema = rows.with_fields(stsb_fields(&config).into_iter().chain(cut));
         let memory = memory::likely(inputs.note("model"), Use::Read(config.precision));
         Ok(Planned::new(Self(config), [Some(schema)]).fingerprint(fingerprint()?).memory(memory))
     }
@@ -157,23 +210,48 @@ impl MapStage for ScoreStsb {
     }
 
     fn map(judge: &mut Self::Worker, rows: RecordBatch, emit: &mut Emit) -> Result<()> {
+        let StsbConfig { max_source_tokens: limit, strip_eos, mark, .. } = judge.config;
         let (first, second) =
             (column::text(&rows, &judge.config.first)?, column::text(&rows, &judge.config.second)?);
-        let prompts: Vec<_> =
-            first.iter().zip(&second).map(|(a, b)| Some(stsb_prompt(a?, b?))).collect();
-        let judged = judge.judge(&rows, &prompts, emit.services())?;
+        for (column, texts) in [(&judge.config.first, &first), (&judge.config.second, &second)] {
+            let texts = texts.iter().flatten().map(|text| judged_text(text, strip_eos));
+            judge.tally.eos(&format!("texts of `{column}`"), texts);
+        }
+        let text = |text| judged_text(text, strip_eos);
+        let pairs: Vec<_> =
+            first.iter().zip(&second).map(|(a, b)| Some((text(a?), text(b?)))).collect();
+        let encode = |tokenizer: &_, (a, b): &(&str, &str)| encode_stsb(tokenizer, a, b, limit);
+        let judged = judge.judge(&rows, &pairs, encode, emit.services())?;
+        judge.count(&judged, limit);
         let values: Vec<f64> =
             judge.names().iter().map(|name| name.parse().unwrap_or(f64::NAN)).collect();
-        let label = |p: &Option<Vec<f64>>| p.as_ref().map(|p| values[most_likely(p)]);
-        let mean = |p: &Option<Vec<f64>>| {
-            p.as_ref().map(|p| p.iter().zip(&values).map(|(p, v)| p * v).sum())
+        let of = |judged: &Option<Judged>, value: fn(&[f64], &[f64]) -> f64| {
+            judged.as_ref().map(|judged| value(&judged.probabilities, &values))
         };
-        let labels: Float64Array = judged.iter().map(label).collect();
-        let means: Float64Array = judged.iter().map(mean).collect();
+        let label = |p: &[f64], values: &[f64]| values[most_likely(p)];
+        let mean = |p: &[f64], values: &[f64]| p.iter().zip(values).map(|(p, v)| p * v).sum();
+        let labels: Float64Array = judged.iter().map(|judged| of(judged, label)).collect();
+        let means: Float64Array = judged.iter().map(|judged| of(judged, mean)).collect();
         let [label, mean] = stsb_fields(&judge.config);
         let rows = column::with_field(&rows, label, Arc::new(labels))?;
-        emit.push("rows", &column::with_field(&rows, mean, Arc::new(means))?)
+        let rows = column::with_field(&rows, mean, Arc::new(means))?;
+        emit.push("rows", &marked(&rows, mark, &judge.config.into, &judged)?)
     }
+}
+
+/// The rows with a column that says which of them were cut, if that is wanted.
+fn marked(
+    rows: &RecordBatch,
+    mark: bool,
+    into: &str,
+    judged: &[Option<Judged>],
+) -> Result<RecordBatch> {
+    let cut = judged.iter().map(|judged| judged.as_ref().map(|judged| judged.cut));
+    if mark { with_cuts(rows, into, cut.collect()) } else { Ok(rows.clone()) }
+}
+
+fn with_cuts(rows: &RecordBatch, into: &str, cut: BooleanArray) -> Result<RecordBatch> {
+    column::with_field(rows, cut_field(into), Arc::new(cut))
 }
 
 fn stsb_fields(config: &StsbConfig) -> [Field; 2] {
@@ -192,6 +270,16 @@ pub struct ColaConfig {
     /// `acceptable` goes to the column of this name with `_p`.
     #[serde(default = "cola")]
     into: String,
+    /// Longer prompts are cut at their end.
+    #[serde(default = "max_source_tokens")]
+    #[schemars(range(min = 32))]
+    max_source_tokens: usize,
+    /// Adds a column of the name of `into` with `_cut`: whether the prompt was cut.
+    #[serde(default)]
+    mark: bool,
+    /// Takes `</s>` off the ends of the texts, where it stands for a tokenizer that reads it as the end.
+    #[serde(default)]
+    strip_eos: bool,
     /// What is computed with. bf16 takes half the memory and is faster where the processor has instructions for it; int8
     /// takes less still, on the CPU, and is less exact.
     #[serde(default)]
@@ -216,7 +304,8 @@ impl MapStage for ScoreCola {
     fn plan(config: ColaConfig, inputs: &PlanInputs) -> Result<Planned<Self>> {
         let rows = inputs.table("rows")?;
         rows.text(&config.text, "/text")?;
-        let schema = rows.with_fields(cola_fields(&config));
+        let cut = config.mark.then(|| cut_field(&config.into));
+        let schema = rows.with_fields(cola_fields(&config).into_iter().chain(cut));
         let memory = memory::likely(inputs.note("model"), Use::Read(config.precision));
         Ok(Planned::new(Self(config), [Some(schema)]).fingerprint(fingerprint()?).memory(memory))
     }
@@ -228,17 +317,26 @@ impl MapStage for ScoreCola {
     }
 
     fn map(judge: &mut Self::Worker, rows: RecordBatch, emit: &mut Emit) -> Result<()> {
-        let texts = column::text(&rows, &judge.config.text)?;
-        let prompts: Vec<_> = texts.iter().map(|text| text.map(cola_prompt)).collect();
-        let judged = judge.judge(&rows, &prompts, emit.services())?;
+        let ColaConfig { max_source_tokens: limit, strip_eos, mark, .. } = judge.config;
+        let column = column::text(&rows, &judge.config.text)?;
+        let texts: Vec<_> = column.iter().map(|text| Some(judged_text(text?, strip_eos))).collect();
+        let told = format!("texts of `{}`", judge.config.text);
+        judge.tally.eos(&told, texts.iter().copied().flatten());
+        let encode =
+            |tokenizer: &Tokenizer, text: &&str| tokenizer.encode_within(&cola_prompt(text), limit);
+        let judged = judge.judge(&rows, &texts, encode, emit.services())?;
+        judge.count(&judged, limit);
         let names = judge.names();
         let acceptable = names.iter().position(|name| name == "acceptable").unwrap_or(0);
-        let label = |p: &Option<Vec<f64>>| p.as_ref().map(|p| names[most_likely(p)].as_str());
-        let labels: StringArray = judged.iter().map(label).collect();
-        let p: Float64Array = judged.iter().map(|p| p.as_ref().map(|p| p[acceptable])).collect();
+        let probabilities =
+            || judged.iter().map(|judged| judged.as_ref().map(|judged| &judged.probabilities));
+        let labels: StringArray =
+            probabilities().map(|p| p.map(|p| names[most_likely(p)].as_str())).collect();
+        let p: Float64Array = probabilities().map(|p| p.map(|p| p[acceptable])).collect();
         let [label, chance] = cola_fields(&judge.config);
         let rows = column::with_field(&rows, label, Arc::new(labels))?;
-        emit.push("rows", &column::with_field(&rows, chance, Arc::new(p))?)
+        let rows = column::with_field(&rows, chance, Arc::new(p))?;
+        emit.push("rows", &marked(&rows, mark, &judge.config.into, &judged)?)
     }
 }
 
@@ -265,6 +363,20 @@ pub struct LossConfig {
     /// The column to write: the mean loss of a target token.
     #[serde(default = "loss")]
     into: String,
+    /// Longer sources are cut.
+    #[serde(default = "max_source_tokens")]
+    #[schemars(range(min = 2))]
+    max_source_tokens: usize,
+    /// Longer targets are cut.
+    #[serde(default = "max_source_tokens")]
+    #[schemars(range(min = 2))]
+    max_target_tokens: usize,
+    /// Adds a column of the name of `into` with `_cut`: whether the source or the target was cut.
+    #[serde(default)]
+    mark: bool,
+    /// Takes `</s>` off the ends of the texts, where it stands for a tokenizer that reads it as the end.
+    #[serde(default)]
+    strip_eos: bool,
     /// What is computed with. bf16 takes half the memory and is faster where the processor has instructions for it; int8
     /// takes less still, on the CPU, and is less exact.
     #[serde(default)]
@@ -278,6 +390,7 @@ impl LossConfig {
             prefix: self.prefix.clone(),
             source: self.source.clone(),
             target: self.target.clone(),
+            strip_eos: self.strip_eos,
             ..Task::default()
         }
     }
@@ -300,7 +413,9 @@ impl MapStage for ScoreLoss {
     fn plan(config: LossConfig, inputs: &PlanInputs) -> Result<Planned<Self>> {
         let rows = inputs.table("rows")?;
         config.task().check(&rows, "")?;
-        let schema = rows.with_fields([Field::new(&config.into, DataType::Float64, true)]);
+        let cut = config.mark.then(|| cut_field(&config.into));
+        let loss = Field::new(&config.into, DataType::Float64, true);
+        let schema = rows.with_fields([loss].into_iter().chain(cut));
         let memory = memory::likely(inputs.note("model"), Use::Read(config.precision));
         Ok(Planned::new(Self(config), [Some(schema)]).fingerprint(fingerprint()?).memory(memory))
     }
@@ -310,32 +425,42 @@ impl MapStage for ScoreLoss {
     }
 
     fn map(judge: &mut Self::Worker, rows: RecordBatch, emit: &mut Emit) -> Result<()> {
+        let LossConfig { max_source_tokens, max_target_tokens, mark, .. } = judge.config;
         let task = judge.config.task();
-        let services = emit.services();
-        let tokenizer = &judge.loaded.tokenizer;
-        let mut losses = Vec::with_capacity(rows.num_rows());
-        for row in 0..rows.num_rows() {
-            services.check_cancelled()?;
-            let pair = task.pairs(&rows.slice(row, 1))?.into_iter().next();
-            losses.push(match pair {
-                Some(pair) => {
-                    let example = Example {
-                        source: tokenizer.encode(&pair.source, Some(MAX_SOURCE_TOKENS))?,
-                        target: tokenizer.encode(&pair.target, Some(MAX_SOURCE_TOKENS))?,
-                    };
-                    let model = &judge.loaded.model;
-                    let loss = judge.pool.install(|| mean_loss(model, &[example], &|| false))?;
-                    if !loss.is_finite() {
-                        let error = crate::Error::NotNumbers { row: 0, what: "losses" };
-                        return Err(with_row(error, &rows, &[row]));
-                    }
-                    Some(loss)
-                }
-                None => None,
-            });
+        let (services, tokenizer) = (emit.services(), &judge.loaded.tokenizer);
+        let pairs = task.pairs(&rows)?;
+        for (what, text) in Pair::TEXTS {
+            judge.tally.eos(what, pairs.iter().flatten().map(text));
         }
+        let (mut losses, mut cuts) = (Vec::new(), Vec::new());
+        for (row, pair) in pairs.iter().enumerate() {
+            services.check_cancelled()?;
+            let Some(pair) = pair else {
+                losses.push(None);
+                cuts.push(None);
+                continue;
+            };
+            let source = tokenizer.encode_within(&pair.source, max_source_tokens)?;
+            let target = tokenizer.encode_within(&pair.target, max_target_tokens)?;
+            cuts.push(Some([source.cut, target.cut]));
+            let example = Example { source: source.ids, target: target.ids };
+            let model = &judge.loaded.model;
+            let loss = judge.pool.install(|| mean_loss(model, &[example], &|| false))?;
+            if !loss.is_finite() {
+                let error = crate::Error::NotNumbers { row: 0, what: "losses" };
+                return Err(with_row(error, &rows, &[row]));
+            }
+            losses.push(Some(loss));
+        }
+        let cut = |at: usize| cuts.iter().flatten().map(move |cut: &[bool; 2]| cut[at]);
+        judge.tally.cut("sources", max_source_tokens, "max_source_tokens", cut(0));
+        judge.tally.cut("targets", max_target_tokens, "max_target_tokens", cut(1));
         let field = Field::new(&judge.config.into, DataType::Float64, true);
-        let losses = Float64Array::from(losses);
-        emit.push("rows", &column::with_field(&rows, field, Arc::new(losses))?)
+        let mut rows = column::with_field(&rows, field, Arc::new(Float64Array::from(losses)))?;
+        if mark {
+            let cut = cuts.iter().map(|cut| cut.map(|[source, target]| source || target));
+            rows = with_cuts(&rows, &judge.config.into, cut.collect())?;
+        }
+        emit.push("rows", &rows)
     }
 }
