@@ -13,6 +13,7 @@ mod listen;
 mod metrics;
 mod page;
 mod rows;
+mod types;
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;

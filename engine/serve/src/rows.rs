@@ -10,6 +10,8 @@ use arrow_json::ReaderBuilder;
 use arrow_json::writer::{JsonArray, WriterBuilder};
 use serde_json::{Map, Value};
 
+use crate::types;
+
 const ID: &str = "_id";
 const PARENT: &str = "_parent";
 
@@ -36,6 +38,7 @@ pub(crate) fn decode(schema: &SchemaRef, body: &[u8]) -> Result<RecordBatch, Bad
     let (mut contents, mut ids) = (HashSet::new(), HashSet::new());
     for (number, row) in (1..).zip(&mut rows) {
         check(schema, row).map_err(|what| wrong(number, what))?;
+        check_types(schema, row, body, number - 1).map_err(|what| wrong(number, what))?;
         complete(schema, row, &mut contents);
         let Some(Value::String(id)) = row.get(ID) else {
             return Err(wrong(number, format!("`{ID}` is not a text")));
@@ -93,6 +96,14 @@ fn check(schema: &SchemaRef, row: &Row) -> Result<(), String> {
         Some(name) => Err(format!("it has no `{name}`")),
         None => Ok(()),
     }
+}
+
+/// All values are of the types of their columns; `number` is that of the row in the body, from 0.
+fn check_types(schema: &SchemaRef, row: &Row, body: &[u8], number: usize) -> Result<(), String> {
+    let fields = schema.fields().iter().filter(|field| ![ID, PARENT].contains(&&**field.name()));
+    fields.filter_map(|field| Some((field, row.get(field.name())?))).try_for_each(
+        |(field, value)| types::check(field, value, || types::sent(body, number, field.name())),
+    )
 }
 
 /// Adds the columns that tell where a row comes from.
