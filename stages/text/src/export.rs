@@ -5,8 +5,8 @@ use std::path::Path;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
-use arrow_csv::WriterBuilder;
 use arrow_json::LineDelimitedWriter;
+use paraloom_formats::{Delimited, DelimitedWriter, json_lines, unsupported};
 use paraloom_sdk::identity::{ID, PARENT};
 use paraloom_sdk::{About, Error, PlanInputs, Planned, Port, Result, Run, Stage};
 use parquet::arrow::ArrowWriter;
@@ -31,6 +31,13 @@ pub struct Config {
     /// Write the columns `_id` and `_parent` too.
     #[serde(default)]
     ids: bool,
+    /// CSV and TSV begin with a byte order mark, without which Excel takes `é` for two letters.
+    #[serde(default)]
+    bom: bool,
+    /// In CSV and TSV, text that a spreadsheet would take for a formula (`=`, `+`, `-` or `@`
+    /// at its start) has a `'` before it.
+    #[serde(default)]
+    guard: bool,
 }
 
 fn default_name() -> String {
@@ -60,7 +67,7 @@ impl Stage for Export {
     fn about() -> About {
         About::new(
             "export",
-            "1.0.0",
+            "1.1.0",
             "Writes a table as one file: CSV, TSV, JSON lines or Parquet.",
         )
         .input(Port::table("rows", "The rows to write."))
@@ -75,8 +82,13 @@ impl Stage for Export {
         {
             return Err(Error::config("this cannot be the name of a file").at("/name"));
         }
-        let columns = match &config.columns {
+        let columns: Vec<usize> = match &config.columns {
             Some(names) => {
+                let twice = names.iter().enumerate().find(|(at, name)| names[..*at].contains(name));
+                if let Some((at, name)) = twice {
+                    let error = Error::config(format!("`{name}` is written twice"));
+                    return Err(error.at(format!("/columns/{at}")));
+                }
                 let index = |(at, name): (usize, &String)| {
                     rows.field(name, &format!("/columns/{at}"))?;
                     Ok(rows.schema().index_of(name)?)
@@ -89,18 +101,31 @@ impl Stage for Export {
                 fields.filter(|(_, field)| wanted(field.name())).map(|(at, _)| at).collect()
             }
         };
+        let written = rows.schema().project(&columns)?;
+        let form = match config.format {
+            Format::Csv | Format::Tsv => Some(paraloom_formats::Format::Delimited),
+            Format::Jsonl => Some(paraloom_formats::Format::JsonLines),
+            Format::Parquet => None,
+        };
+        if let Some((name, what, way)) = form.and_then(|form| unsupported(&written, form)) {
+            let error = Error::schema(format!("column `{name}` is {what}")).input("rows");
+            return Err(error.at("/format").hint(way));
+        }
+        if !matches!(config.format, Format::Csv | Format::Tsv) {
+            for (is_set, setting) in [(config.bom, "bom"), (config.guard, "guard")] {
+                if is_set {
+                    let error = Error::config(format!("`{setting}` is for CSV and TSV"));
+                    return Err(error.at(format!("/{setting}")));
+                }
+            }
+        }
         Ok(Planned::new(Self { config, columns }, [None]))
     }
 
     fn run(&self, run: &mut Run) -> Result<()> {
         let rows = run.table("rows")?;
         let schema = std::sync::Arc::new(rows.schema().project(&self.columns)?);
-        let mut writer = Writer::create(
-            self.config.format,
-            &self.config.name,
-            run.output_dir("file")?,
-            &schema,
-        )?;
+        let mut writer = Writer::create(&self.config, run.output_dir("file")?, &schema)?;
         for batch in rows {
             run.services().check_cancelled()?;
             writer.write(&batch?.project(&self.columns)?)?;
@@ -116,31 +141,34 @@ struct Writer {
 
 /// Rows on their way into a file.
 enum Rows {
-    Delimited(Box<arrow_csv::Writer<BufWriter<Output>>>),
+    Delimited(Box<DelimitedWriter<BufWriter<Output>>>),
     Json(Box<LineDelimitedWriter<BufWriter<Output>>>),
     Parquet(Box<ArrowWriter<BufWriter<Output>>>),
 }
 
 impl Writer {
-    fn create(format: Format, name: &str, dir: &Path, schema: &SchemaRef) -> Result<Self> {
-        let (extension, delimiter) = match format {
-            Format::Csv => ("csv", b','),
-            Format::Tsv => ("tsv", b'\t'),
-            Format::Jsonl => ("jsonl", 0),
-            Format::Parquet => ("parquet", 0),
+    fn create(config: &Config, dir: &Path, schema: &SchemaRef) -> Result<Self> {
+        let extension = match config.format {
+            Format::Csv => "csv",
+            Format::Tsv => "tsv",
+            Format::Jsonl => "jsonl",
+            Format::Parquet => "parquet",
         };
+        let name = &config.name;
         let (file, failure) = Output::create(dir.join(format!("{name}.{extension}")))?;
         let file = BufWriter::new(file);
-        let rows = match format {
+        let rows = match config.format {
             Format::Csv | Format::Tsv => {
-                let builder = WriterBuilder::new().with_header(true).with_delimiter(delimiter);
-                let mut writer = builder.build(file);
-                // The header stands even if there are no rows.
-                let header = writer.write(&RecordBatch::new_empty(schema.clone()));
-                header.map_err(|error| failure.or(error))?;
-                Rows::Delimited(Box::new(writer))
+                let dialect = if matches!(config.format, Format::Csv) {
+                    Delimited::CSV
+                } else {
+                    Delimited::TSV
+                };
+                let dialect = Delimited { mark: config.bom, guard: config.guard, ..dialect };
+                let writer = DelimitedWriter::new(file, dialect, schema);
+                Rows::Delimited(Box::new(writer.map_err(|error| failure.or(error))?))
             }
-            Format::Jsonl => Rows::Json(Box::new(LineDelimitedWriter::new(file))),
+            Format::Jsonl => Rows::Json(Box::new(json_lines(file))),
             Format::Parquet => {
                 let writer = ArrowWriter::try_new(file, schema.clone(), None);
                 Rows::Parquet(Box::new(writer.map_err(|error| failure.or(parquet_error(error)))?))

@@ -1,194 +1,247 @@
-//! CSV and TSV.
+//! CSV and TSV files.
 
 use std::collections::HashSet;
-use std::io::BufRead;
 use std::path::Path;
-use std::sync::Arc;
 
-use arrow::array::RecordBatch;
-use arrow::datatypes::{Field, Schema, SchemaRef};
-use csv::{ReaderBuilder, StringRecord};
-use paraloom_sdk::{Error, Result, nearest};
+use paraloom_sdk::{Error, Result};
 
-use super::columns::{Kind, build};
-use super::text::open;
-use super::{BATCH_ROWS, Config, SAMPLE_ROWS, Source};
+use super::cells::{Cell, Sink};
+use super::records::{Dialect, Record, Records};
+use super::table::Settings;
+use super::text::{Lines, TextSettings};
 
-type Reader = csv::Reader<Box<dyn BufRead>>;
-
+/// A CSV or TSV file behind its header.
 pub(super) struct Delimited {
-    path: String,
-    reader: Reader,
-    schema: SchemaRef,
-    kinds: Vec<Kind>,
+    records: Records,
+    columns: Vec<Column>,
     /// The first row of a file without a header, which was read to count the columns.
-    first: Option<StringRecord>,
+    first: Option<Record>,
+    record: Record,
+}
+
+struct Column {
+    name: String,
+    /// That the name is only the column's place.
+    is_unnamed: bool,
+    goes: Goes,
+}
+
+/// Where the cells of a column go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Goes {
+    To(usize),
+    /// Nobody asked for it.
+    Nowhere,
+    /// It has neither a name nor any content.
+    MustBeEmpty,
 }
 
 impl Delimited {
-    pub(super) fn open(path: &Path, config: &Config, tabs: bool) -> Result<Self> {
-        let kinds = Self::infer(path, config, tabs)?;
-        let (reader, names, first) = Self::start(path, config, tabs)?;
-        let fields = names.iter().zip(&kinds);
-        let fields =
-            fields.map(|(name, kind)| Field::new(name, kind.data_type(), *kind != Kind::Text));
-        let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
-        Ok(Self { path: path.display().to_string(), reader, schema, kinds, first })
-    }
-
-    /// Opens the file and reads the names of its columns.
-    fn start(
-        path: &Path,
-        config: &Config,
-        tabs: bool,
-    ) -> Result<(Reader, Vec<String>, Option<StringRecord>)> {
-        let byte = |text: &Option<String>, default: u8, pointer: &str| match text
-            .as_deref()
-            .map(str::as_bytes)
-        {
-            None => Ok(default),
-            Some([byte]) => Ok(*byte),
-            Some(_) => Err(Error::config("this must be one ASCII character").at(pointer)),
+    /// The columns go to where they stand.
+    pub(super) fn open(path: &Path, settings: &Settings, tabs: bool) -> Result<Self> {
+        let (mut records, has_separator_line) = open_records(path, settings, tabs)?;
+        if has_separator_line {
+            records.skip_line()?;
+        }
+        let mut first = Record::default();
+        if !records.read(&mut first)? {
+            let what = if has_separator_line { "has no rows" } else { "is empty" };
+            return Err(Error::data(format!("{} {what}", records.path())).at("/from"));
+        }
+        if settings.header {
+            let columns = header(&records, &first)?;
+            return Ok(Self { records, columns, first: None, record: Record::default() });
+        }
+        let numbered = |at: usize| Column {
+            name: format!("column{}", at + 1),
+            is_unnamed: false,
+            goes: Goes::To(at),
         };
-        let delimiter = byte(&config.delimiter, if tabs { b'\t' } else { b',' }, "/delimiter")?;
-        let quoting = config.quote.as_ref().map_or(!tabs, |quote| !quote.is_empty());
-        let quote = if quoting { byte(&config.quote, b'"', "/quote")? } else { b'"' };
-        let mut reader = ReaderBuilder::new()
-            .has_headers(false)
-            .delimiter(delimiter)
-            .quoting(quoting)
-            .quote(quote)
-            .from_reader(open(path, config.encoding)?);
-        let mut first = StringRecord::new();
-        let name = path.display().to_string();
-        if !reader.read_record(&mut first).map_err(|error| read_error(&name, &error))? {
-            return Err(Error::data(format!("{name} is empty")).at("/from"));
-        }
-        if !config.header {
-            let names = (1..=first.len()).map(|number| format!("column{number}")).collect();
-            return Ok((reader, names, Some(first)));
-        }
-        let names: Vec<_> = first.iter().map(|cell| cell.trim().to_owned()).collect();
-        check_names(&names, &name)?;
-        Ok((reader, names, None))
-    }
-
-    /// The narrowest kinds that hold the rows at the start of the file.
-    fn infer(path: &Path, config: &Config, tabs: bool) -> Result<Vec<Kind>> {
-        let (mut reader, names, mut record) = Self::start(path, config, tabs)?;
-        let mut kinds: Vec<Option<Kind>> = vec![None; names.len()];
-        for _ in 0..SAMPLE_ROWS {
-            let row = match record.take() {
-                Some(first) => first,
-                None => {
-                    let mut next = StringRecord::new();
-                    let name = path.display().to_string();
-                    if !reader.read_record(&mut next).map_err(|error| read_error(&name, &error))? {
-                        break;
-                    }
-                    next
-                }
-            };
-            for (kind, cell) in
-                kinds.iter_mut().zip(row.iter()).filter(|(_, cell)| !cell.is_empty())
-            {
-                let found = Kind::of(cell);
-                *kind = Some(kind.map_or(found, |kind| kind.join(found)));
+        let columns = (0..first.len()).map(numbered).collect();
+        let mut file = Self { records, columns, first: Some(first), record: Record::default() };
+        for _ in 0..settings.skip {
+            if file.first.take().is_none() && !file.records.read(&mut file.record)? {
+                break;
             }
         }
-        for name in config.types.keys() {
-            if !names.contains(name) {
-                let error = Error::config(format!("the file has no column `{name}`"))
-                    .at(format!("/types/{name}"));
-                let near = nearest(name, names.iter().map(String::as_str));
-                return Err(match near {
-                    Some(near) => error.hint(format!("did you mean `{near}`?")),
-                    None => error,
-                });
-            }
-        }
-        let kind = |(name, kind): (&String, Option<Kind>)| {
-            config.types.get(name).copied().or(kind).unwrap_or(Kind::Text)
-        };
-        Ok(names.iter().zip(kinds).map(kind).collect())
+        Ok(file)
     }
-}
 
-fn check_names(names: &[String], path: &str) -> Result<()> {
-    let mut seen = HashSet::new();
-    for (at, name) in names.iter().enumerate() {
-        let problem = if name.is_empty() {
-            format!("column {} has no name", at + 1)
-        } else if !seen.insert(name) {
-            format!("two columns are called `{name}`")
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.columns.iter().map(|column| column.name.as_str())
+    }
+
+    /// Says where the columns go, by name. Those at the end that go nowhere and have no name must be empty.
+    pub(super) fn lead(&mut self, to: impl Fn(&str) -> Option<usize>, is_partial: bool) {
+        for column in &mut self.columns {
+            column.goes = to(&column.name).map_or(Goes::Nowhere, Goes::To);
+        }
+        if !is_partial {
+            let lost = self
+                .columns
+                .iter_mut()
+                .filter(|column| column.goes == Goes::Nowhere && column.is_unnamed);
+            lost.for_each(|column| column.goes = Goes::MustBeEmpty);
+        }
+    }
+
+    /// How many columns there are without those at the end that have neither a name nor, as `is_empty` tells, any content.
+    pub(super) fn count(&self, is_empty: impl Fn(usize) -> bool) -> usize {
+        let kept = |(at, column): &(usize, &Column)| !(column.is_unnamed && is_empty(*at));
+        self.columns.iter().enumerate().rev().find(kept).map_or(0, |(at, _)| at + 1)
+    }
+
+    fn ragged(&self) -> Error {
+        let (record, names) = (&self.record, self.columns.len());
+        let cells = if record.len() == 1 { "cell" } else { "cells" };
+        let message = format!("the row has {} {cells} instead of {names}", record.len());
+        let error = self.records.error_at(record.line, &message);
+        let dialect = self.records.dialect();
+        let delimiter = match dialect.delimiter {
+            b'\t' => "a tab".to_owned(),
+            other => format!("`{}`", char::from(other)),
+        };
+        let others =
+            [b';', b'\t', b'|', b','].into_iter().filter(|other| *other != dialect.delimiter);
+        let other = others.into_iter().find(|other| {
+            let count = |text: &str| text.bytes().filter(|byte| byte == other).count();
+            self.names().map(&count).sum::<usize>() > 0
+                && record.cells().map(|(cell, _)| count(cell)).sum::<usize>() > 0
+        });
+        if let Some(other) = other {
+            return error.hint(format!(
+                "if the columns are separated by it, say `delimiter: \"{}\"`",
+                shown(other)
+            ));
+        }
+        if dialect.quote.is_none() && self.has_open_quote() {
+            return error.hint("if quotes hold cells together here, say `quote: '\"'`");
+        }
+        if self.records.has_quotes() {
+            return error.hint(
+                "a quote that is closed too late joins cells: `quote: ''` takes quotes as text",
+            );
+        }
+        error.hint(if record.len() > names {
+            format!("a cell with {delimiter} in it has to be in quotes")
         } else {
-            continue;
-        };
-        let error = Error::data(format!("{path}: {problem}")).at("/from");
-        return Err(error.hint("if the file has no header, say `header: false`"));
+            "each row needs a cell for every column, be it an empty one".to_owned()
+        })
     }
-    Ok(())
+
+    fn has_open_quote(&self) -> bool {
+        self.record.cells().any(|(cell, _)| cell.starts_with('"') || cell.ends_with('"'))
+    }
 }
 
-fn read_error(path: &str, error: &csv::Error) -> Error {
-    use csv::ErrorKind::{UnequalLengths, Utf8};
-    let line = error.position().map_or(0, csv::Position::line);
-    match error.kind() {
-        UnequalLengths { expected_len, len, .. } => {
-            Error::data(format!("{path}:{line}: the row has {len} cells instead of {expected_len}"))
-                .hint("an unbalanced quote joins rows: `quote: ''` takes quotes as text")
-        }
-        Utf8 { .. } => Error::data(format!("{path}:{line}: it is not UTF-8"))
-            .hint("if the file is Latin-1, say `encoding: latin-1`"),
-        _ => Error::data(format!("{path}: {error}")),
-    }
-    .at("/from")
+fn shown(delimiter: u8) -> String {
+    if delimiter == b'\t' { "\\t".to_owned() } else { char::from(delimiter).to_string() }
 }
 
-impl Source for Delimited {
-    fn schema(&self) -> SchemaRef {
-        Arc::clone(&self.schema)
-    }
-
-    fn next(&mut self) -> Result<Option<RecordBatch>> {
-        let mut cells: Vec<Vec<Option<String>>> =
-            vec![Vec::with_capacity(BATCH_ROWS); self.kinds.len()];
-        let mut lines = Vec::with_capacity(BATCH_ROWS);
-        let mut record = StringRecord::new();
-        while lines.len() < BATCH_ROWS {
-            match self.first.take() {
-                Some(first) => record = first,
-                None => {
-                    let more = self.reader.read_record(&mut record);
-                    if !more.map_err(|error| read_error(&self.path, &error))? {
-                        break;
-                    }
+impl Delimited {
+    /// Reads one row; false after the last one.
+    pub(super) fn next(&mut self, sink: &mut impl Sink) -> Result<bool> {
+        match self.first.take() {
+            Some(first) => self.record = first,
+            None => {
+                if !self.records.read(&mut self.record)? {
+                    return Ok(false);
                 }
             }
-            lines.push(record.position().map_or(0, csv::Position::line));
-            for (column, cell) in cells.iter_mut().zip(record.iter()) {
-                column.push(Some(cell.to_owned()));
+        }
+        if self.record.len() != self.columns.len() {
+            return Err(self.ragged());
+        }
+        for ((text, quoted), column) in self.record.cells().zip(&self.columns) {
+            match column.goes {
+                // An empty cell is missing, unless quotes say that it is empty text.
+                Goes::To(at) => {
+                    sink.push(at, (quoted || !text.is_empty()).then_some(Cell::plain(text)))
+                }
+                Goes::MustBeEmpty if !text.trim().is_empty() => {
+                    let message = format!("`{text}` stands in a column without a name");
+                    let error = self.records.error_at(self.record.line, &message);
+                    return Err(error.hint("give the column a name in the first line"));
+                }
+                Goes::Nowhere | Goes::MustBeEmpty => {}
             }
         }
-        if lines.is_empty() {
-            return Ok(None);
-        }
-        let mut columns = Vec::with_capacity(cells.len());
-        for ((kind, column), field) in self.kinds.iter().zip(cells).zip(self.schema.fields()) {
-            let column = build(*kind, column).map_err(|bad| {
-                let (name, line) = (field.name(), lines[bad.row]);
-                let what = match kind {
-                    Kind::Int => "a whole number, as the column is",
-                    Kind::Number => "a number, as the column is",
-                    _ => "`true` or `false`, as the column is",
-                };
-                let text: String = bad.text.chars().take(40).collect();
-                Error::data(format!("{}:{line}: `{name}` is `{text}`, not {what}", self.path))
-                    .at("/from")
-                    .hint(format!("mend the cell, or say `types: {{ {name}: text }}`"))
-            })?;
-            columns.push(column);
-        }
-        Ok(Some(RecordBatch::try_new(Arc::clone(&self.schema), columns)?))
+        Ok(true)
     }
+
+    /// File and line of the row that was read last.
+    pub(super) fn place(&self) -> String {
+        format!("{}:{}", self.records.path(), self.record.line)
+    }
+}
+
+/// The reader at the start of the file; and whether the first line only names the separator, as Excel's do.
+fn open_records(path: &Path, settings: &Settings, tabs: bool) -> Result<(Records, bool)> {
+    let mut first = String::new();
+    Lines::open(path, settings.text)?.append(&mut first, super::text::Ends::AnyReturn)?;
+    let first = first.trim_end_matches(['\r', '\n']);
+    let separator = first.trim_matches('"').strip_prefix("sep=").filter(|rest| rest.len() == 1);
+    let separator = separator.map(|rest| rest.as_bytes()[0]);
+    let delimiter = settings.delimiter.or(separator).unwrap_or(if tabs { b'\t' } else { b',' });
+    let mut dialect = Dialect {
+        delimiter,
+        quote: settings.quote.unwrap_or(if tabs { None } else { Some(b'"') }),
+        escape: settings.escape,
+        undoubled: tabs && settings.quote.is_none(),
+    };
+    if tabs
+        && settings.quote.is_none()
+        && settings.header
+        && first.starts_with('"')
+        && names_are_quoted(path, settings.text, dialect)
+    {
+        dialect.quote = Some(b'"');
+    }
+    if settings.header
+        && settings.delimiter.is_none()
+        && separator.is_none()
+        && !first.starts_with('"')
+        && memchr::memchr(delimiter, first.as_bytes()).is_none()
+    {
+        let other = [b';', b'\t', b'|', b',']
+            .into_iter()
+            .find(|other| memchr::memchr(*other, first.as_bytes()).is_some());
+        if let Some(other) = other {
+            let header: String = first.chars().take(60).collect();
+            let message = format!("{}:1: the header is one column, `{header}`", path.display());
+            let own = shown(delimiter);
+            let what = format!(
+                "say `delimiter: \"{}\"`; or `delimiter: \"{own}\"`, if the column is called that",
+                shown(other)
+            );
+            return Err(Error::data(message).at("/from").hint(what));
+        }
+    }
+    Ok((Records::open(path, settings.text, dialect)?, separator.is_some()))
+}
+
+/// Whether the names of a TSV file are all in quotes: its cells are quoted then as in CSV, as R and `export` write them.
+fn names_are_quoted(path: &Path, text: TextSettings, dialect: Dialect) -> bool {
+    let dialect = Dialect { quote: Some(b'"'), ..dialect };
+    let mut header = Record::default();
+    let read = Records::open(path, text, dialect).and_then(|mut records| records.read(&mut header));
+    matches!(read, Ok(true)) && header.cells().all(|(_, quoted)| quoted)
+}
+
+/// Columns; those without a name are called by their place.
+fn header(records: &Records, first: &Record) -> Result<Vec<Column>> {
+    let mut columns = Vec::with_capacity(first.len());
+    let mut seen = HashSet::new();
+    for (at, (cell, quoted)) in first.cells().enumerate() {
+        let name = if quoted { cell } else { cell.trim() };
+        let is_unnamed = name.trim().is_empty();
+        let name = if is_unnamed { format!("column{}", at + 1) } else { name.to_owned() };
+        if !seen.insert(name.clone()) {
+            let error = records.error_at(first.line, &format!("two columns are called `{name}`"));
+            let hint = "rename one; `header: false, skip: 1` calls them `column1`, `column2`, ..., and `header: false` is for a file without a header";
+            return Err(error.hint(hint));
+        }
+        columns.push(Column { name, is_unnamed, goes: Goes::To(at) });
+    }
+    Ok(columns)
 }

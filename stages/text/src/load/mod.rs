@@ -1,21 +1,27 @@
-//! `load` reads a file as a table: CSV, TSV, JSON lines, lines of text, Parquet, Arrow IPC.
+//! `load` reads files as a table: CSV, TSV, JSON, lines of text, Parquet, Arrow IPC.
 //!
 //! Rows are read in batches, so memory does not grow with the file.
 
+mod cells;
 mod columnar;
-mod columns;
 mod delimited;
 mod detokenize;
-mod json_lines;
-mod lines;
-mod many;
+mod encoding;
+mod input;
+mod json;
+mod kind;
+mod names;
+mod nested;
+mod objects;
+mod packed;
+mod records;
+mod table;
 mod text;
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
+use arrow::array::{RecordBatch, RecordBatchOptions};
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use paraloom_expr::{Expr, ExprError};
@@ -26,11 +32,12 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::expression::expression_error;
-use columns::Kind;
-use text::Encoding;
+use encoding::Encoding;
+use input::{Files, Format, Origin, OriginSchema};
+use kind::Kind;
+use names::Naming;
+use text::pointer;
 
-/// Rows that are read at once.
-const BATCH_ROWS: usize = 1024;
 /// Rows that are looked at to find the types of columns.
 const SAMPLE_ROWS: usize = 10_000;
 
@@ -38,15 +45,18 @@ const SAMPLE_ROWS: usize = 10_000;
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// The file, a directory of Parquet files, which are read in the order of their names, or
-    /// a hub reference such as `hf://datasets/OWNER/NAME/CONFIG@REVISION/SPLIT`.
-    #[schemars(with = "String", extend("x-paraloom-path" = "many"))]
+    /// A file; a directory, whose files are read in the order of their names, and whose folders
+    /// such as `label=1` make a column; a list of files; or a hub reference such as
+    /// `hf://datasets/OWNER/NAME/CONFIG@REVISION/SPLIT`. Files of text may be compressed with
+    /// gzip, zstd, bzip2 or xz.
+    #[schemars(with = "OriginSchema")]
     from: Origin,
-    /// The format of the file; by its extension if left out.
+    /// The format of the file; by its extension if left out (of `a.csv.gz` that is `csv`).
     #[serde(default)]
     format: Option<Format>,
     /// The columns to keep: their name in the file, and the name that they get. They stay in
-    /// the order of the file.
+    /// the order of the file. Left out, all are kept; `_id` and `_parent`, by which the engine
+    /// knows rows, are called `id` and `parent` then, and columns without a name `column1`, ...
     #[serde(default)]
     columns: Option<serde_json::Map<String, serde_json::Value>>,
     /// A condition over the file's own columns that a row must meet, such as `label = 1`.
@@ -65,74 +75,95 @@ pub struct Config {
     header: bool,
     /// What separates the columns of a CSV file; a comma if left out, a tab for TSV.
     #[serde(default)]
-    #[schemars(length(min = 1, max = 1))]
+    #[schemars(length(min = 1, max = 2))]
     delimiter: Option<String>,
-    /// What quotes the cells of a CSV file: one character, or nothing. `"` if left out,
-    /// nothing for TSV, where quotes are part of the text.
+    /// What quotes the cells of a CSV file: one character, or nothing, which takes quotes as
+    /// text. `"` if left out. In TSV quotes are text if this is left out, unless the names of
+    /// the columns are all in quotes, as R and `export` write them; a cell whose inner quotes
+    /// are all doubled, as spreadsheets and pandas write it, loses them.
     #[serde(default)]
     #[schemars(length(max = 1))]
     quote: Option<String>,
-    /// Types of columns of a CSV, TSV or JSON lines file, where the rows at its start
-    /// deceive.
+    /// What stands before a quote within quotes, where it is not doubled: `'\'` for `\"`.
+    #[serde(default)]
+    #[schemars(length(max = 1))]
+    escape: Option<String>,
+    /// Types of columns, where the rows at the start of a file deceive, or a Parquet file has
+    /// another: `{ id: text }`. `bool` takes `yes`, `no`, `1`, `0`, `T`, `F` and so on.
     #[serde(default)]
     types: BTreeMap<String, Kind>,
-    /// The encoding of a text file.
+    /// What stands for a value that is missing in files of text, such as `[NA, '\N']`. An
+    /// empty cell of a CSV file always does; `""` is an empty text.
     #[serde(default)]
-    encoding: Encoding,
+    missing: Vec<String>,
+    /// What stands before the fraction of a number in files of text.
+    #[serde(default)]
+    decimal: Decimal,
+    /// What becomes of columns of lists, structs and maps in a Parquet or Arrow file. In JSON
+    /// files such members are JSON text.
+    #[serde(default)]
+    nested: Nested,
+    /// The encoding of a text file, as browsers call it: `utf-8`, `windows-1252` (which
+    /// `latin-1` means too), `utf-16` with a byte order mark, `utf-16le`, `shift_jis`, ...
+    #[serde(default = "utf8")]
+    encoding: String,
+    /// What becomes of bytes that are no text in this encoding, and of halves of characters in
+    /// JSON.
+    #[serde(default)]
+    malformed: Malformed,
+    /// The longest line of a text file, or record of a CSV file, in bytes.
+    #[serde(default = "max_line")]
+    #[schemars(range(min = 1))]
+    max_line: usize,
     /// Put text columns back to ordinary spacing: `a word ,` becomes `a word,`.
     #[serde(default)]
     detokenize: bool,
-}
-
-/// Where the rows are. The engine puts a list where a reference means several files.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(untagged)]
-enum Origin {
-    One(String),
-    Many(Vec<PathBuf>),
 }
 
 fn yes() -> bool {
     true
 }
 
-/// A file format.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-enum Format {
-    Csv,
-    Tsv,
-    Jsonl,
-    Text,
-    Parquet,
-    Arrow,
+fn utf8() -> String {
+    "utf-8".to_owned()
 }
 
-impl Format {
-    const EXTENSIONS: [(&'static str, Self); 11] = [
-        ("csv", Self::Csv),
-        ("tsv", Self::Tsv),
-        ("tab", Self::Tsv),
-        ("jsonl", Self::Jsonl),
-        ("ndjson", Self::Jsonl),
-        ("txt", Self::Text),
-        ("text", Self::Text),
-        ("parquet", Self::Parquet),
-        ("arrow", Self::Arrow),
-        ("feather", Self::Arrow),
-        ("ipc", Self::Arrow),
-    ];
+fn max_line() -> usize {
+    64 << 20
+}
 
-    fn of(path: &Path) -> Result<Self> {
-        let extension =
-            path.extension().and_then(|text| text.to_str()).unwrap_or_default().to_lowercase();
-        let found = Self::EXTENSIONS.iter().find(|(known, _)| *known == extension);
-        found.map(|(_, format)| *format).ok_or_else(|| {
-            Error::config(format!("the extension of {} does not tell its format", path.display()))
-                .at("/from")
-                .hint("say it with `format: csv`, `tsv`, `jsonl`, `text`, `parquet` or `arrow`")
-        })
-    }
+/// What stands before the fraction of a number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, serde::Serialize, JsonSchema)]
+enum Decimal {
+    /// A point: `1.5`.
+    #[default]
+    #[serde(rename = ".")]
+    Point,
+    /// A comma: `1,5`.
+    #[serde(rename = ",")]
+    Comma,
+}
+
+/// What becomes of nested columns.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, serde::Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+enum Nested {
+    /// They stay what they are.
+    #[default]
+    Keep,
+    /// They become JSON text.
+    Json,
+}
+
+/// What becomes of what is no text.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, serde::Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+enum Malformed {
+    /// An error, with its line.
+    #[default]
+    Refuse,
+    /// U+FFFD.
+    Replace,
 }
 
 /// Batches of one schema.
@@ -145,41 +176,86 @@ trait Source {
 pub struct Load {
     config: Config,
     keep: Option<Expr>,
-    /// Old name, new name.
-    columns: Vec<(String, String)>,
+    naming: Naming,
     output: SchemaRef,
 }
 
-impl Load {
-    fn open(config: &Config) -> Result<Box<dyn Source>> {
-        let path = match &config.from {
-            Origin::Many(files) => return Ok(Box::new(many::Many::open(files.clone())?)),
-            Origin::One(path) => PathBuf::from(path),
-        };
-        if path.is_dir() {
-            return Ok(Box::new(many::Many::directory(&path)?));
+impl Config {
+    /// One ASCII character.
+    fn byte(text: Option<&String>, pointer: &str) -> Result<Option<u8>> {
+        match text.map(|text| text.as_bytes()) {
+            None => Ok(None),
+            Some(b"\\t") => Ok(Some(b'\t')),
+            Some([byte]) if byte.is_ascii() && !matches!(byte, b'\n' | b'\r') => Ok(Some(*byte)),
+            Some(_) => Err(Error::config("this must be one ASCII character").at(pointer)),
         }
-        let format = config.format.map_or_else(|| Format::of(&path), Ok)?;
-        Ok(match format {
-            Format::Csv | Format::Tsv => {
-                Box::new(delimited::Delimited::open(&path, config, format == Format::Tsv)?)
-            }
-            Format::Jsonl => Box::new(json_lines::JsonLines::open(&path, config)?),
-            Format::Text => Box::new(lines::Lines::open(&path, config.encoding)?),
-            Format::Parquet => Box::new(columnar::Columnar::parquet(&path)?),
-            Format::Arrow => Box::new(columnar::Columnar::arrow(&path)?),
-        })
     }
 
-    /// Old and new names of the columns to keep.
-    fn names(config: &Config) -> Result<Option<Vec<(String, String)>>> {
-        let Some(columns) = &config.columns else { return Ok(None) };
-        let name = |(old, new): (&String, &serde_json::Value)| match new.as_str() {
-            Some(new) => Ok((old.clone(), new.to_owned())),
-            None => Err(Error::config(format!("the new name of `{old}` must be text"))
-                .at(format!("/columns/{old}"))),
+    /// `rows` are left out unseen.
+    fn settings(&self, rows: usize) -> Result<table::Settings> {
+        let delimiter = Self::byte(self.delimiter.as_ref(), "/delimiter")?;
+        let quote = match self.quote.as_deref() {
+            None => None,
+            Some("") => Some(None),
+            Some(_) => Some(Self::byte(self.quote.as_ref(), "/quote")?),
         };
-        columns.iter().map(name).collect::<Result<_>>().map(Some)
+        let escape =
+            Self::byte(self.escape.as_ref().filter(|escape| !escape.is_empty()), "/escape")?;
+        if delimiter.is_some() && (quote == Some(delimiter) || escape == delimiter) {
+            return Err(Error::config("this separates the columns, and cannot mean anything else")
+                .at("/delimiter"));
+        }
+        Ok(table::Settings {
+            text: text::TextSettings {
+                encoding: Encoding::named(&self.encoding)?,
+                replace: self.malformed == Malformed::Replace,
+                max_line: self.max_line,
+            },
+            cells: cells::Cells {
+                missing: self.missing.clone(),
+                decimal: if self.decimal == Decimal::Comma { ',' } else { '.' },
+            },
+            header: self.header,
+            delimiter,
+            // What has an escape has quotes.
+            quote: quote.or_else(|| escape.map(|_| Some(b'"'))),
+            escape,
+            types: self.types.clone(),
+            skip: rows,
+        })
+    }
+}
+
+impl Load {
+    /// The rows, and how many of them are still to be skipped.
+    fn open(
+        config: &Config,
+        keep: Option<&Expr>,
+        naming: &Naming,
+    ) -> Result<(Box<dyn Source>, usize, Format)> {
+        let Files { format, files } = Files::resolve(&config.from, config.format)?;
+        let wanted: Option<HashSet<String>> = naming.wanted().map(|names| {
+            let conditions = keep.into_iter().flat_map(Expr::columns);
+            names.chain(conditions).map(str::to_owned).collect()
+        });
+        if format.is_typed() {
+            let source = columnar::Columnar::open(
+                files,
+                format,
+                &config.types,
+                config.nested,
+                wanted.as_ref(),
+            )?;
+            return Ok((Box::new(source), config.skip, format));
+        }
+        // Lines before the table are not looked at for the types of its columns either.
+        let is_plain = keep.is_none()
+            && !config.header
+            && files.len() == 1
+            && matches!(format, Format::Csv | Format::Tsv);
+        let skip = if is_plain { config.skip } else { 0 };
+        let source = table::Table::open(files, format, config.settings(skip)?, wanted.as_ref())?;
+        Ok((Box::new(source), config.skip - skip, format))
     }
 }
 
@@ -187,12 +263,12 @@ impl Stage for Load {
     type Config = Config;
 
     fn about() -> About {
-        About::new("load", "1.0.0", "Reads a file as a table.")
+        About::new("load", "1.1.0", "Reads files as a table.")
             .output(Port::table("rows", "The rows of the file."))
     }
 
     fn plan(config: Config, _: &PlanInputs) -> Result<Planned<Self>> {
-        let names = Self::names(&config)?;
+        let naming = Naming::of(config.columns.as_ref())?;
         let refuse = |text: &str, error: ExprError| expression_error(text, &error, "/keep");
         let keep = match &config.keep {
             Some(text) => Some(Expr::parse(text).map_err(|error| refuse(text, error))?),
@@ -204,27 +280,23 @@ impl Stage for Load {
             if !reference.starts_with("hf://datasets/") {
                 let error = Error::config(format!("{reference} is no data set")).at("/from");
                 return Err(
-                    error.hint("a data set is hf://datasets/OWNER/NAME[/CONFIG][@REVISION]/SPLIT")
+                    error.hint("a data set is hf://datasets/OWNER/NAME[/CONFIG][@REVISION]/SPLIT; a file is named by its path, and one on the web is downloaded first")
                 );
             }
-            return Self::plan_unfetched(config, keep, names);
+            return Self::plan_unfetched(config, keep, naming);
         }
-        let schema = Self::open(&config)?.schema();
+        let (source, _, format) = Self::open(&config, keep.as_ref(), &naming)?;
+        let schema = source.schema();
         if let (Some(keep), Some(text)) = (&keep, &config.keep) {
             keep.check_condition(&schema).map_err(|error| refuse(text, error))?;
         }
-        let mut columns = names.unwrap_or_else(|| {
-            let name = |field: &Arc<Field>| (field.name().clone(), field.name().clone());
-            schema.fields().iter().map(name).collect()
-        });
-        // The order of a mapping means nothing, so the file's own order counts.
-        columns.sort_by_key(|(old, _)| schema.index_of(old).unwrap_or(usize::MAX));
-        let mut fields = Vec::with_capacity(columns.len());
-        for (old, new) in &columns {
+        let naming = naming.applied(&schema);
+        let mut fields = Vec::with_capacity(naming.columns().len());
+        for (old, new) in naming.columns() {
             let field = schema.field_with_name(old).map_err(|_| {
-                let pointer = format!("/columns/{old}");
                 let near = nearest(old, schema.fields().iter().map(|field| field.name().as_str()));
-                let error = Error::config(missing_column("the file", old, &schema)).at(pointer);
+                let error = Error::config(missing_column("the file", old, &schema))
+                    .at(pointer("columns", old));
                 if near.is_none() && config.header && schema.fields().len() > 1 {
                     error.hint("if the file has no header, say `header: false`")
                 } else {
@@ -234,15 +306,20 @@ impl Stage for Load {
             fields.push(field.clone().with_name(new));
         }
         let output = Arc::new(Schema::new(fields));
-        Ok(Planned::new(
-            Self { config, keep, columns, output: Arc::clone(&output) },
-            [Some(output)],
-        ))
+        let stage = Self { config, keep, naming, output: Arc::clone(&output) };
+        // How a file is read follows from its name, which is in no key.
+        Ok(Planned::new(stage, [Some(output)]).fingerprint(format.name()))
     }
 
     fn run(&self, run: &mut Run) -> Result<()> {
-        let mut source = Self::open(&self.config)?;
-        let (mut skip, mut left) = (self.config.skip, self.config.limit.unwrap_or(usize::MAX));
+        let (mut source, mut skip, _) = Self::open(&self.config, self.keep.as_ref(), &self.naming)?;
+        let mut left = self.config.limit.unwrap_or(usize::MAX);
+        for (old, new) in self.naming.reserved() {
+            let message = format!(
+                "the file's column `{old}` is called `{new}` here: by `{old}` the engine knows rows; `columns` names it otherwise"
+            );
+            run.services().warn(&message);
+        }
         let mut done = 0;
         while left > 0 {
             run.services().check_cancelled()?;
@@ -268,26 +345,22 @@ impl Stage for Load {
 impl Load {
     /// The file is not on this machine yet: its columns are taken to be text, and checked
     /// once it is here.
-    fn plan_unfetched(
-        config: Config,
-        keep: Option<Expr>,
-        names: Option<Vec<(String, String)>>,
-    ) -> Result<Planned<Self>> {
-        let columns = names.ok_or_else(|| {
-            Error::config("name the `columns` of a data set that is not on this machine yet")
-                .at("/from")
-        })?;
-        let fields = columns.iter().map(|(_, new)| Field::new(new, DataType::Utf8, true));
+    fn plan_unfetched(config: Config, keep: Option<Expr>, naming: Naming) -> Result<Planned<Self>> {
+        if naming.wanted().is_none() {
+            return Err(Error::config(
+                "name the `columns` of a data set that is not on this machine yet",
+            )
+            .at("/from"));
+        }
+        let fields = naming.columns().iter().map(|(_, new)| Field::new(new, DataType::Utf8, true));
         let output = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
-        Ok(Planned::new(
-            Self { config, keep, columns, output: Arc::clone(&output) },
-            [Some(output)],
-        ))
+        let stage = Self { config, keep, naming, output: Arc::clone(&output) };
+        Ok(Planned::new(stage, [Some(output)]).fingerprint(Format::Parquet.name()))
     }
 
     fn select(&self, rows: &RecordBatch) -> Result<RecordBatch> {
-        let mut columns = Vec::with_capacity(self.columns.len());
-        for (old, _) in &self.columns {
+        let mut columns = Vec::with_capacity(self.naming.columns().len());
+        for (old, _) in self.naming.columns() {
             let column = paraloom_sdk::column::get(rows, old)?;
             columns.push(if self.config.detokenize {
                 detokenize::column(column)
@@ -295,6 +368,7 @@ impl Load {
                 Arc::clone(column)
             });
         }
-        Ok(RecordBatch::try_new(Arc::clone(&self.output), columns)?)
+        let options = RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
+        Ok(RecordBatch::try_new_with_options(Arc::clone(&self.output), columns, &options)?)
     }
 }

@@ -1,121 +1,230 @@
-//! Text files: encodings, byte order marks, line ends.
+//! A text file as UTF-8: unpacked, decoded, without a byte order mark, line by line.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Cursor, Read};
+use std::io::{self, BufRead, BufReader};
 use std::path::Path;
 
+use memchr::memchr2;
 use paraloom_sdk::{Error, Result};
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 
-/// Longer lines are refused: they are a sign of a file that is not lines.
-const MAX_LINE: usize = 1 << 20;
+use super::encoding::{Decoded, Encoding};
+use super::packed::{Packing, foreign};
 
-/// The encoding of a text file.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-pub(crate) enum Encoding {
-    /// UTF-8, with or without a byte order mark.
-    #[default]
-    #[serde(rename = "utf-8")]
-    Utf8,
-    /// ISO 8859-1.
-    #[serde(rename = "latin-1")]
-    Latin1,
-    /// UTF-16 with a byte order mark.
-    #[serde(rename = "utf-16")]
-    Utf16,
+/// How text files are read.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct TextSettings {
+    pub(super) encoding: Encoding,
+    /// What is no text becomes U+FFFD instead of an error.
+    pub(super) replace: bool,
+    /// The longest line or record, in bytes.
+    pub(super) max_line: usize,
 }
 
-/// Opens a text file as UTF-8 without a byte order mark.
-pub(crate) fn open(path: &Path, encoding: Encoding) -> Result<Box<dyn BufRead>> {
-    let name = path.display();
-    let file = File::open(path)
-        .map_err(|error| Error::from(error).prefixed(&format!("cannot read {name}")))?;
-    let mut reader = BufReader::with_capacity(1 << 16, file);
-    match encoding {
-        Encoding::Utf8 => {
-            let start = reader.fill_buf()?;
-            if start.starts_with(b"\xff\xfe") || start.starts_with(b"\xfe\xff") {
-                return Err(Error::data(format!("{name} is UTF-16"))
-                    .at("/from")
-                    .hint("say `encoding: utf-16`"));
-            }
-            if start.starts_with(b"\x1f\x8b") || start.starts_with(b"PK\x03\x04") {
-                return Err(Error::data(format!("{name} is compressed"))
-                    .at("/from")
-                    .hint("unpack it first"));
-            }
-            let mark = if start.starts_with(b"\xef\xbb\xbf") { 3 } else { 0 };
-            reader.consume(mark);
-            Ok(Box::new(reader))
-        }
-        Encoding::Latin1 => {
-            let mut bytes = Vec::new();
-            reader.read_to_end(&mut bytes)?;
-            let text: String = bytes.into_iter().map(char::from).collect();
-            Ok(Box::new(Cursor::new(text.into_bytes())))
-        }
-        Encoding::Utf16 => {
-            let mut bytes = Vec::new();
-            reader.read_to_end(&mut bytes)?;
-            Ok(Box::new(Cursor::new(utf16(&bytes, path)?.into_bytes())))
-        }
-    }
-}
-
-fn utf16(bytes: &[u8], path: &Path) -> Result<String> {
-    let bad = || Error::data(format!("{} is not UTF-16", path.display())).at("/encoding");
-    let (mark, rest) = bytes.split_at_checked(2).ok_or_else(bad)?;
-    let pair: fn([u8; 2]) -> u16 = match mark {
-        b"\xff\xfe" => u16::from_le_bytes,
-        b"\xfe\xff" => u16::from_be_bytes,
-        _ => return Err(bad()),
-    };
-    if rest.len() % 2 == 1 {
-        return Err(bad());
-    }
-    let units: Vec<_> = rest.chunks_exact(2).map(|two| pair([two[0], two[1]])).collect();
-    String::from_utf16(&units).map_err(|_| bad())
-}
-
-/// Reads lines with their numbers: `\n`, `\r\n` and a last line without an end.
-pub(crate) struct LineReader {
+/// Lines with their numbers.
+pub(super) struct Lines {
     reader: Box<dyn BufRead>,
+    settings: TextSettings,
     path: String,
+    packing: Option<Packing>,
+    /// Of the line that was read last, from 1.
     number: u64,
+    line: Vec<u8>,
 }
 
-impl LineReader {
-    pub(crate) fn open(path: &Path, encoding: Encoding) -> Result<Self> {
-        Ok(Self { reader: open(path, encoding)?, path: path.display().to_string(), number: 0 })
+/// What ends a line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ends {
+    /// `\n` and `\r\n`.
+    Newline,
+    /// These, and `\r` alone, as of old Macs.
+    AnyReturn,
+    /// Not of a line, but of a piece that may hold several: `}`.
+    Brace,
+}
+
+impl Lines {
+    pub(super) fn open(path: &Path, settings: TextSettings) -> Result<Self> {
+        let name = path.display().to_string();
+        let unreadable = |error: io::Error| {
+            Error::from(error).prefixed(&format!("cannot read {name}")).at("/from")
+        };
+        let file = File::open(path).map_err(unreadable)?;
+        if !file.metadata().map_err(unreadable)?.is_file() {
+            return Err(Error::data(format!("{name} is not a file")).at("/from"));
+        }
+        let mut packed = BufReader::with_capacity(1 << 16, file);
+        let packing = Packing::of(packed.fill_buf().map_err(unreadable)?);
+        let mut reader = match packing {
+            Some(packing) => packing.unpack(packed),
+            None => Box::new(packed),
+        };
+        let broken = |error: &io::Error| damaged(&name, 1, packing, error);
+        let start = reader.fill_buf().map_err(|error| broken(&error))?;
+        if let Some(problem) = foreign(start, &name) {
+            return Err(problem.at("/from"));
+        }
+        let encoding = settings.encoding.with_mark(start, &name)?;
+        reader.consume(encoding.mark);
+        let reader: Box<dyn BufRead> = match encoding.decoder {
+            Some(decoder) => Box::new(BufReader::with_capacity(
+                1 << 16,
+                Decoded::new(reader, decoder, settings.replace),
+            )),
+            None => reader,
+        };
+        Ok(Self { reader, settings, path: name, packing, number: 0, line: Vec::new() })
+    }
+
+    /// Appends the next line and its end to `out`; how many bytes the end has, or `None` after the last line.
+    pub(super) fn append(&mut self, out: &mut String, ends: Ends) -> Result<Option<usize>> {
+        self.line.clear();
+        let end = self.fill(ends)?;
+        if self.line.is_empty() {
+            return Ok(None);
+        }
+        self.number += match ends {
+            Ends::Brace => memchr::memchr_iter(b'\n', &self.line).count() as u64,
+            _ => 1,
+        };
+        // What DOS puts at the end of a file.
+        if self.line == b"\x1a" && self.fill_buf()?.is_empty() {
+            return Ok(None);
+        }
+        match std::str::from_utf8(&self.line) {
+            Ok(line) => out.push_str(line),
+            Err(_) if self.settings.replace => out.push_str(&String::from_utf8_lossy(&self.line)),
+            Err(_) => return Err(self.not_utf8()),
+        }
+        Ok(Some(end))
     }
 
     /// The next line, without its end.
-    pub(crate) fn next(&mut self) -> Result<Option<String>> {
-        let mut bytes = Vec::new();
-        let limit = MAX_LINE as u64 + 1;
-        let read = self.reader.by_ref().take(limit).read_until(b'\n', &mut bytes)?;
-        if read == 0 {
-            return Ok(None);
+    pub(super) fn next(&mut self, out: &mut String) -> Result<bool> {
+        out.clear();
+        let Some(end) = self.append(out, Ends::Newline)? else { return Ok(false) };
+        out.truncate(out.len() - end);
+        Ok(true)
+    }
+
+    /// Reads a line with its end, whose length is returned.
+    fn fill(&mut self, ends: Ends) -> Result<usize> {
+        loop {
+            let buffer = match self.reader.fill_buf() {
+                Ok(buffer) => buffer,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => {
+                    return Err(damaged(&self.path, self.number + 1, self.packing, &error));
+                }
+            };
+            if buffer.is_empty() {
+                return Ok(0);
+            }
+            let found = match ends {
+                Ends::Newline => memchr::memchr(b'\n', buffer),
+                Ends::AnyReturn => memchr2(b'\n', b'\r', buffer),
+                Ends::Brace => memchr::memchr(b'}', buffer),
+            };
+            let taken = found.map_or(buffer.len(), |at| at + 1);
+            let last = found.map(|at| buffer[at]);
+            self.line.extend_from_slice(&buffer[..taken]);
+            self.reader.consume(taken);
+            if self.line.len() > self.settings.max_line {
+                return Err(self.too_long(self.number + 1));
+            }
+            match last {
+                None => {}
+                Some(b'}') => return Ok(0),
+                Some(b'\n') => {
+                    return Ok(if self.line.ends_with(b"\r\n") { 2 } else { 1 });
+                }
+                Some(_) => {
+                    let is_pair = self.fill_buf()?.first() == Some(&b'\n');
+                    if is_pair {
+                        self.reader.consume(1);
+                        self.line.push(b'\n');
+                    }
+                    return Ok(1 + usize::from(is_pair));
+                }
+            }
         }
-        self.number += 1;
-        if read as u64 == limit {
-            return Err(self.error("the line is longer than 1 MiB"));
-        }
-        if bytes.last() == Some(&b'\n') {
-            bytes.pop();
-        }
-        if bytes.last() == Some(&b'\r') {
-            bytes.pop();
-        }
-        let line = String::from_utf8(bytes).map_err(|_| {
-            self.error("it is not UTF-8").hint("if the file is Latin-1, say `encoding: latin-1`")
-        })?;
-        Ok(Some(line))
+    }
+
+    fn fill_buf(&mut self) -> Result<&[u8]> {
+        let (path, number, packing) = (&self.path, self.number, self.packing);
+        self.reader.fill_buf().map_err(|error| damaged(path, number + 1, packing, &error))
+    }
+
+    pub(super) fn path(&self) -> &str {
+        &self.path
+    }
+
+    pub(super) fn number(&self) -> u64 {
+        self.number
+    }
+
+    pub(super) fn settings(&self) -> TextSettings {
+        self.settings
     }
 
     /// An error at the line that was read last.
-    pub(crate) fn error(&self, message: &str) -> Error {
-        Error::data(format!("{}:{}: {message}", self.path, self.number)).at("/from")
+    pub(super) fn error(&self, message: &str) -> Error {
+        self.error_at(self.number, message)
     }
+
+    pub(super) fn error_at(&self, line: u64, message: &str) -> Error {
+        Error::data(format!("{}:{line}: {message}", self.path)).at("/from")
+    }
+
+    /// That what begins in this line has no end for too long.
+    pub(super) fn too_long(&self, line: u64) -> Error {
+        let most = self.settings.max_line;
+        let shown = if most.is_multiple_of(1 << 20) {
+            format!("{} MiB", most >> 20)
+        } else {
+            format!("{most} bytes")
+        };
+        self.error_at(line, &format!("the line is longer than {shown}"))
+            .hint("if it is meant to be, say `max_line: BYTES`")
+    }
+
+    fn not_utf8(&self) -> Error {
+        let error = self.error("it is not UTF-8");
+        // Western text has single letters beyond ASCII; runs of them are of other scripts.
+        let runs = self.line.split(u8::is_ascii).map(<[u8]>::len);
+        if self.line.contains(&0) {
+            return error
+                .hint("it does not look like text; if it is UTF-16, say `encoding: utf-16le`");
+        }
+        error.hint(match runs.max() {
+            Some(0..=2) => "if the file comes from Windows or is Latin-1, say `encoding: windows-1252`",
+            _ => "say what it is, such as `encoding: windows-1251`, `shift_jis`, `gb18030` or `windows-1252`",
+        })
+    }
+}
+
+/// Why no more can be read.
+fn damaged(path: &str, line: u64, packing: Option<Packing>, error: &io::Error) -> Error {
+    if let Some(malformed) =
+        error.get_ref().and_then(|inner| inner.downcast_ref::<super::encoding::Malformed>())
+    {
+        let message = format!("{path}:{}: {malformed}", malformed.line);
+        return Error::data(message)
+            .at("/encoding")
+            .hint("say another `encoding`, or `malformed: replace`");
+    }
+    match packing {
+        Some(packing) => Error::data(format!(
+            "{path}:{line}: the {} data ends early or is damaged: {error}",
+            packing.name()
+        ))
+        .at("/from")
+        .hint("fetch or pack the file again"),
+        None => Error::new(paraloom_sdk::Status::Io, format!("{path}:{line}: {error}")).at("/from"),
+    }
+}
+
+/// A JSON pointer to a member of a setting.
+pub(super) fn pointer(setting: &str, member: &str) -> String {
+    // RFC 6901.
+    format!("/{setting}/{}", member.replace('~', "~0").replace('/', "~1"))
 }

@@ -1,0 +1,274 @@
+//! Which files are read, and as what.
+
+use std::path::{Path, PathBuf};
+
+use paraloom_sdk::{Error, Result};
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::packed::Packing;
+
+/// Where the rows are: a file, a directory, or several of them.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(untagged)]
+pub(super) enum Origin {
+    One(String),
+    /// The engine puts a list where a reference or a pattern means several files.
+    Many(Vec<Origin>),
+}
+
+/// What a pipeline may say in its place.
+#[derive(JsonSchema)]
+#[schemars(untagged)]
+#[expect(dead_code, reason = "only its schema is used")]
+pub(super) enum OriginSchema {
+    One(#[schemars(extend("x-paraloom-path" = "many"))] String),
+    Many(Vec<PathSchema>),
+}
+
+#[derive(JsonSchema)]
+#[schemars(inline, transparent)]
+#[expect(dead_code, reason = "only its schema is used")]
+pub(super) struct PathSchema(#[schemars(extend("x-paraloom-path" = "many"))] String);
+
+/// A file format.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Format {
+    /// Comma-separated values.
+    Csv,
+    /// Tab-separated values.
+    Tsv,
+    /// JSON lines: one object a line.
+    Jsonl,
+    /// An array of JSON objects, or objects one after the other.
+    Json,
+    /// Lines of text, each a row with the column `text`.
+    Text,
+    /// Parquet.
+    Parquet,
+    /// Arrow IPC, also called Feather.
+    Arrow,
+}
+
+impl Format {
+    const EXTENSIONS: [(&'static str, Self); 14] = [
+        ("csv", Self::Csv),
+        ("tsv", Self::Tsv),
+        ("tab", Self::Tsv),
+        ("jsonl", Self::Jsonl),
+        ("ndjson", Self::Jsonl),
+        ("json", Self::Json),
+        ("txt", Self::Text),
+        ("text", Self::Text),
+        ("parquet", Self::Parquet),
+        ("parq", Self::Parquet),
+        ("pq", Self::Parquet),
+        ("arrow", Self::Arrow),
+        ("feather", Self::Arrow),
+        ("ipc", Self::Arrow),
+    ];
+
+    pub(super) fn is_json(self) -> bool {
+        matches!(self, Self::Json | Self::Jsonl)
+    }
+
+    pub(super) fn is_typed(self) -> bool {
+        matches!(self, Self::Parquet | Self::Arrow)
+    }
+
+    /// As it is written in a pipeline.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Csv => "csv",
+            Self::Tsv => "tsv",
+            Self::Jsonl => "jsonl",
+            Self::Json => "json",
+            Self::Text => "text",
+            Self::Parquet => "parquet",
+            Self::Arrow => "arrow",
+        }
+    }
+
+    /// By the extension: of `a.csv.gz` it is `csv`.
+    fn of(path: &Path) -> Option<Self> {
+        let name = path.file_name()?.to_str()?.to_lowercase();
+        let mut parts = name.rsplit('.');
+        let mut extension = parts.next()?;
+        if Packing::EXTENSIONS.contains(&extension) {
+            extension = parts.next()?;
+        }
+        parts.next()?;
+        Self::EXTENSIONS.iter().find(|(known, _)| *known == extension).map(|(_, format)| *format)
+    }
+}
+
+/// A file, and the columns that the names of its folders tell, such as `label=1`.
+#[derive(Clone, Debug)]
+pub(super) struct File {
+    pub(super) path: PathBuf,
+    pub(super) partitions: Vec<(String, Option<String>)>,
+}
+
+/// Files of one format.
+#[derive(Clone, Debug)]
+pub(super) struct Files {
+    pub(super) format: Format,
+    pub(super) files: Vec<File>,
+}
+
+impl Files {
+    /// What `from` and `format` mean: the only place that decides how a file is read.
+    pub(super) fn resolve(from: &Origin, format: Option<Format>) -> Result<Self> {
+        let mut paths = Vec::new();
+        flatten(from, &mut paths);
+        let mut files = Vec::new();
+        let mut known = format;
+        for path in paths {
+            if path.is_dir() {
+                let found = directory(path, known)?;
+                known = Some(agreed(known, found.format, path)?);
+                files.extend(found.files);
+            } else {
+                let own = format.map_or_else(|| of_file(path), Ok)?;
+                known = Some(agreed(known, own, path)?);
+                files.push(File { path: path.to_owned(), partitions: Vec::new() });
+            }
+        }
+        match known {
+            Some(format) if !files.is_empty() => Ok(Self { format, files }),
+            _ => Err(Error::not_found("there are no files").at("/from")),
+        }
+    }
+}
+
+fn flatten<'a>(from: &'a Origin, paths: &mut Vec<&'a Path>) {
+    match from {
+        Origin::One(path) => paths.push(Path::new(path)),
+        Origin::Many(all) => all.iter().for_each(|from| flatten(from, paths)),
+    }
+}
+
+fn of_file(path: &Path) -> Result<Format> {
+    Format::of(path).ok_or_else(|| {
+        Error::config(format!("the extension of {} does not tell its format", path.display()))
+            .at("/from")
+            .hint("say it with `format: csv`, `tsv`, `jsonl`, `json`, `text`, `parquet` or `arrow`")
+    })
+}
+
+/// All files of a table are read the same way.
+fn agreed(known: Option<Format>, own: Format, path: &Path) -> Result<Format> {
+    match known {
+        Some(known) if known != own => {
+            let message = format!(
+                "{} is {}, and the files before it are {}",
+                path.display(),
+                own.name(),
+                known.name()
+            );
+            Err(Error::config(message)
+                .at("/from")
+                .hint("load them with two nodes, or say what all are with `format`"))
+        }
+        _ => Ok(own),
+    }
+}
+
+/// The files of a directory, by name: those of the format, or of the one format that there is. Folders called `NAME=VALUE` are
+/// part of it, and make a column.
+fn directory(dir: &Path, format: Option<Format>) -> Result<Files> {
+    let mut found = Vec::new();
+    walk(dir, &Vec::new(), &mut found)?;
+    let formats: Vec<_> = found.iter().filter_map(|file| Format::of(&file.path)).collect();
+    let has = |format: Format| formats.contains(&format);
+    let format = match format {
+        Some(format) => format,
+        // Beside Parquet lie lists and read-me files, which were never read.
+        None if has(Format::Parquet) => Format::Parquet,
+        None => {
+            let mut tables = formats.iter().filter(|format| **format != Format::Text);
+            let first = tables.next().copied().or_else(|| formats.first().copied());
+            let Some(first) = first else {
+                let error = Error::not_found(format!(
+                    "{} holds no files that can be read as a table",
+                    dir.display()
+                ));
+                return Err(error.at("/from").hint(
+                    "name a file, or a directory of .parquet, .csv, .tsv, .jsonl or .txt files",
+                ));
+            };
+            if let Some(other) = tables.find(|other| **other != first) {
+                let message =
+                    format!("{} holds {} and {} files", dir.display(), first.name(), other.name());
+                return Err(Error::config(message)
+                    .at("/from")
+                    .hint(format!("say which with `format: {}`", first.name())));
+            }
+            first
+        }
+    };
+    found.retain(|file| Format::of(&file.path) == Some(format));
+    if found.is_empty() {
+        let message = format!("{} holds no {} files", dir.display(), format.name());
+        return Err(Error::not_found(message)
+            .at("/from")
+            .hint("name a file, or a directory of such files"));
+    }
+    Ok(Files { format, files: found })
+}
+
+fn walk(
+    dir: &Path,
+    partitions: &Vec<(String, Option<String>)>,
+    found: &mut Vec<File>,
+) -> Result<()> {
+    let unreadable = |error: std::io::Error| {
+        Error::from(error).prefixed(&format!("cannot read {}", dir.display())).at("/from")
+    };
+    let entries = std::fs::read_dir(dir).map_err(unreadable)?;
+    let mut paths = entries
+        .map(|entry| entry.map(|entry| entry.path()))
+        .collect::<std::io::Result<Vec<_>>>()
+        .map_err(unreadable)?;
+    paths.sort();
+    for path in paths {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        // What Spark and others keep for themselves.
+        if name.starts_with(['.', '_']) {
+            continue;
+        }
+        if path.is_file() {
+            found.push(File { path, partitions: partitions.clone() });
+        } else if let Some((key, value)) = name.split_once('=')
+            && path.is_dir()
+        {
+            let value = (value != "__HIVE_DEFAULT_PARTITION__").then(|| unescaped(value));
+            let mut partitions = partitions.clone();
+            partitions.push((unescaped(key), value));
+            walk(&path, &partitions, found)?;
+        }
+    }
+    Ok(())
+}
+
+/// `a%20b` as it was before it became the name of a folder.
+fn unescaped(name: &str) -> String {
+    let mut bytes = Vec::with_capacity(name.len());
+    let mut rest = name.as_bytes();
+    while let Some((first, after)) = rest.split_first() {
+        let hex = after.get(..2).and_then(|digits| std::str::from_utf8(digits).ok());
+        match hex.filter(|_| *first == b'%').and_then(|digits| u8::from_str_radix(digits, 16).ok())
+        {
+            Some(byte) => {
+                bytes.push(byte);
+                rest = &after[2..];
+            }
+            None => {
+                bytes.push(*first);
+                rest = after;
+            }
+        }
+    }
+    String::from_utf8(bytes).unwrap_or_else(|_| name.to_owned())
+}

@@ -1,0 +1,333 @@
+//! Files of text as one table: CSV, TSV, JSON, lines.
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::{Field, Schema, SchemaRef};
+use paraloom_sdk::{Error, Result, nearest};
+
+use super::cells::{Cell, Cells, Columns, Misfit, Sink, Survey, misfit};
+use super::delimited::Delimited;
+use super::input::{File, Format};
+use super::kind::{Found, Kind};
+use super::objects::{Objects, Unknown};
+use super::text::{Lines, TextSettings, pointer};
+use super::{SAMPLE_ROWS, Source};
+
+/// What is said of the files, checked.
+#[derive(Clone, Debug)]
+pub(super) struct Settings {
+    pub(super) text: TextSettings,
+    pub(super) cells: Cells,
+    pub(super) header: bool,
+    pub(super) delimiter: Option<u8>,
+    /// `Some(None)`: quotes are text.
+    pub(super) quote: Option<Option<u8>>,
+    pub(super) escape: Option<u8>,
+    pub(super) types: BTreeMap<String, Kind>,
+    /// Rows at the start of a file without a header that are left out unseen.
+    pub(super) skip: usize,
+}
+
+/// The rows of one file.
+enum Rows {
+    Delimited(Delimited),
+    Objects(Objects),
+    Lines { lines: Lines, text: String },
+}
+
+impl Rows {
+    fn open(file: &File, format: Format, settings: &Settings) -> Result<Self> {
+        let path = &file.path;
+        Ok(match format {
+            Format::Tsv => Self::Delimited(Delimited::open(path, settings, true)?),
+            Format::Jsonl => Self::Objects(Objects::lines(path, settings.text)?),
+            Format::Json => Self::Objects(Objects::stream(path, settings.text)?),
+            Format::Text => {
+                Self::Lines { lines: Lines::open(path, settings.text)?, text: String::new() }
+            }
+            Format::Csv | Format::Parquet | Format::Arrow => {
+                Self::Delimited(Delimited::open(path, settings, false)?)
+            }
+        })
+    }
+
+    /// Reads one row; false after the last one.
+    fn next(&mut self, sink: &mut impl Sink) -> Result<bool> {
+        match self {
+            Self::Delimited(rows) => rows.next(sink),
+            Self::Objects(rows) => rows.next(sink),
+            Self::Lines { lines, text } => {
+                while lines.next(text)? {
+                    // Blank lines are left out.
+                    if !text.trim().is_empty() {
+                        sink.push(0, Some(Cell { text, is_text: true }));
+                        return Ok(true);
+                    }
+                }
+                Ok(false)
+            }
+        }
+    }
+
+    /// File and line of the row that was read last.
+    fn place(&self) -> String {
+        match self {
+            Self::Delimited(rows) => rows.place(),
+            Self::Objects(rows) => rows.place(),
+            Self::Lines { lines, .. } => format!("{}:{}", lines.path(), lines.number()),
+        }
+    }
+
+    /// The names of the columns that are known so far, in their order.
+    fn names(&self) -> Vec<String> {
+        match self {
+            Self::Delimited(rows) => rows.names().map(str::to_owned).collect(),
+            Self::Objects(rows) => {
+                let mut names: Vec<_> = rows.columns().iter().collect();
+                names.sort_by_key(|(_, at)| **at);
+                names.into_iter().map(|(name, _)| name.clone()).collect()
+            }
+            Self::Lines { .. } => vec!["text".to_owned()],
+        }
+    }
+
+    fn lead(&mut self, columns: &HashMap<String, usize>, unknown: Unknown) {
+        match self {
+            Self::Delimited(rows) => {
+                rows.lead(|name| columns.get(name).copied(), unknown == Unknown::IsLeftOut);
+            }
+            Self::Objects(rows) => rows.lead(columns.clone(), unknown),
+            Self::Lines { .. } => {}
+        }
+    }
+}
+
+/// A table of cells.
+pub(super) struct Table {
+    left: VecDeque<File>,
+    current: Option<(Rows, File)>,
+    format: Format,
+    settings: Settings,
+    unknown: Unknown,
+    columns: HashMap<String, usize>,
+    kinds: Vec<Kind>,
+    cells: Columns,
+    schema: SchemaRef,
+}
+
+/// The columns of a file, and what its first rows show of them.
+type Look = Vec<(String, Option<Found>)>;
+
+impl Table {
+    /// Looks at the start of every file. `wanted` are the only columns that matter, if not all do.
+    pub(super) fn open(
+        files: Vec<File>,
+        format: Format,
+        settings: Settings,
+        wanted: Option<&HashSet<String>>,
+    ) -> Result<Self> {
+        let mut found: Look = Vec::new();
+        let rows = (SAMPLE_ROWS / files.len().max(1)).max(200);
+        let mut first: Option<&File> = None;
+        for file in &files {
+            let look = look(file, format, &settings, rows, wanted)?;
+            join(&mut found, look, first, file, format, wanted)?;
+            first.get_or_insert(file);
+        }
+        for name in settings
+            .types
+            .keys()
+            .filter(|name| !found.iter().any(|(known, _)| known == *name))
+            .cloned()
+            .collect::<Vec<_>>()
+        {
+            if !format.is_json() {
+                let error = Error::config(format!("the file has no column `{name}`"))
+                    .at(pointer("types", &name));
+                let near = nearest(&name, found.iter().map(|(name, _)| name.as_str()));
+                return Err(match near {
+                    Some(near) => error.hint(format!("did you mean `{near}`?")),
+                    None => error,
+                });
+            }
+            // It may come late.
+            found.push((name, None));
+        }
+        let is_text = format == Format::Text && settings.cells.missing.is_empty();
+        let kind = |name: &String, found: Option<Found>| {
+            settings.types.get(name).copied().unwrap_or(found.map_or(Kind::Text, Found::kind))
+        };
+        let kinds: Vec<_> = found.iter().map(|(name, found)| kind(name, *found)).collect();
+        let fields = found.iter().zip(&kinds);
+        let fields: Vec<_> =
+            fields.map(|((name, _), kind)| Field::new(name, kind.data_type(), !is_text)).collect();
+        Ok(Self {
+            left: files.into(),
+            current: None,
+            format,
+            unknown: if wanted.is_some() { Unknown::IsLeftOut } else { Unknown::IsAnError },
+            columns: found.into_iter().enumerate().map(|(at, (name, _))| (name, at)).collect(),
+            cells: Columns::new(&kinds, settings.cells.clone()),
+            kinds,
+            settings,
+            schema: Arc::new(Schema::new(fields)),
+        })
+    }
+
+    fn name(&self, column: usize) -> &str {
+        self.schema.field(column).name()
+    }
+
+    fn misfit(&self, place: &str, misfit: Misfit) -> Error {
+        match misfit {
+            Misfit::Kind { column, text } => self::misfit(
+                place,
+                self.name(column),
+                self.kinds[column],
+                &text,
+                &self.settings.cells,
+            ),
+            Misfit::Second { column } => second(place, self.name(column)),
+        }
+    }
+}
+
+fn second(place: &str, name: &str) -> Error {
+    let error =
+        Error::data(format!("{place}: the object has two members called `{name}`")).at("/from");
+    error.hint("JSON has each name once; rename or remove one")
+}
+
+impl Source for Table {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    fn next(&mut self) -> Result<Option<RecordBatch>> {
+        while !self.cells.is_full() {
+            let Some((rows, file)) = &mut self.current else {
+                let Some(file) = self.left.pop_front() else { break };
+                let mut rows = Rows::open(&file, self.format, &self.settings)?;
+                rows.lead(&self.columns, self.unknown);
+                self.current = Some((rows, file));
+                continue;
+            };
+            if !rows.next(&mut self.cells)? {
+                self.current = None;
+                continue;
+            }
+            for (name, value) in &file.partitions {
+                if let Some(column) = self.columns.get(name) {
+                    self.cells.push(*column, value.as_deref().map(Cell::plain));
+                }
+            }
+            if let Some(misfit) = self.cells.end_row() {
+                let place = self.current.as_ref().map_or(String::new(), |(rows, _)| rows.place());
+                return Err(self.misfit(&place, misfit));
+            }
+        }
+        if self.cells.is_empty() {
+            return Ok(None);
+        }
+        self.cells.finish(&self.schema).map(Some)
+    }
+}
+
+/// The narrowest types that hold the rows at the start of the file.
+fn look(
+    file: &File,
+    format: Format,
+    settings: &Settings,
+    most: usize,
+    wanted: Option<&HashSet<String>>,
+) -> Result<Look> {
+    let mut rows = Rows::open(file, format, settings)?;
+    let mut survey = Survey::new(rows.names().len(), &settings.cells);
+    let mut count = 0;
+    loop {
+        // A member that is asked for may come late: it is looked for until it is there.
+        let is_late = |rows: &Rows| match (wanted, rows) {
+            (Some(wanted), Rows::Objects(objects)) => {
+                let is_known = |name: &String| {
+                    objects.columns().contains_key(name)
+                        || settings.types.contains_key(name)
+                        || file.partitions.iter().any(|(known, _)| known == name)
+                };
+                !wanted.iter().all(is_known)
+            }
+            _ => false,
+        };
+        if (count >= most && !is_late(&rows)) || !rows.next(&mut survey)? {
+            break;
+        }
+        count += 1;
+        if let Some(Misfit::Second { column }) = survey.end_row() {
+            return Err(second(&rows.place(), &rows.names()[column]));
+        }
+    }
+    let mut names = rows.names();
+    if let Rows::Delimited(delimited) = &rows {
+        names.truncate(delimited.count(|at| survey.found[at].is_none()));
+    }
+    let mut look: Look = names
+        .into_iter()
+        .enumerate()
+        .map(|(at, name)| (name, survey.found.get(at).copied().flatten()))
+        .collect();
+    for (name, value) in &file.partitions {
+        if look.iter().any(|(known, _)| known == name) {
+            let message = format!(
+                "{} has a column `{name}`, and so has the name of its folder",
+                file.path.display()
+            );
+            return Err(Error::data(message).at("/from").hint("leave one of them out"));
+        }
+        look.push((name.clone(), value.as_deref().map(|value| Found::of(value, '.'))));
+    }
+    Ok(look)
+}
+
+/// The columns of several files: of JSON all that there are, of others those that each has.
+fn join(
+    all: &mut Look,
+    look: Look,
+    first: Option<&File>,
+    file: &File,
+    format: Format,
+    wanted: Option<&HashSet<String>>,
+) -> Result<()> {
+    let Some(first) = first else {
+        *all = look;
+        return Ok(());
+    };
+    let differs = |what: String| {
+        let message = format!("{} {what}, unlike {}", file.path.display(), first.path.display());
+        let error = Error::data(message).at("/from");
+        Err(error.hint("name the `columns` that all of them have"))
+    };
+    let matters = |name: &str| wanted.is_none_or(|wanted| wanted.contains(name));
+    if !format.is_json() {
+        let lost = all
+            .iter()
+            .find(|(name, _)| matters(name) && !look.iter().any(|(known, _)| known == name));
+        if let Some((name, _)) = lost {
+            return differs(format!("has no column `{name}`"));
+        }
+    }
+    for (name, found) in look {
+        match all.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, known)) => {
+                *known = match (*known, found) {
+                    (Some(a), Some(b)) => Some(a.join(b)),
+                    (a, b) => a.or(b),
+                };
+            }
+            None if format.is_json() => all.push((name, found)),
+            None if matters(&name) => return differs(format!("has a column `{name}`")),
+            None => {}
+        }
+    }
+    Ok(())
+}
