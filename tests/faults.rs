@@ -72,6 +72,7 @@ impl Setup {
 
     fn run(&self, store: &Store) -> Result<(), RunError> {
         let job = Job {
+            set: &[],
             graph: &self.graph,
             nodes: self.graph.order(),
             host: &self.host,

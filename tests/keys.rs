@@ -56,7 +56,7 @@ fn a_key_holds_what_decides_and_nothing_else() {
     let (artifact, table) = ("artifact label port", "label port table");
     // A whole stage that makes a table cuts it into parts; the rows of a map stage are not in its key, but in the parts'.
     for (stage, members, ports) in [
-        ("load", "config inputs part_rows stage version", &[][..]),
+        ("load", "config fingerprint inputs part_rows stage version", &[][..]),
         ("model", "config inputs seed stage version", &[table]),
         ("finetune", "config fingerprint inputs part_rows seed stage version", &[artifact, table]),
         ("generate", "config fingerprint inputs seed stage version", &[artifact]),

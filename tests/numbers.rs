@@ -40,7 +40,7 @@ fn nothing_to_learn_from_is_an_error_and_one_row_is_enough() {
     let project = tiny();
     let finetune = "steps: 3, batch_size: 4";
     for (rows, learns) in
-        [("", false), ("sales rose\tsales grew\n", true), ("sales rose\t\n", true)]
+        [("", false), ("sales rose\tsales grew\n", true), ("sales rose\t\n", false)]
     {
         project.write("few.tsv", &format!("source\ttarget\n{rows}"));
         let text = TINY
@@ -68,6 +68,12 @@ fn a_huge_sentence_is_cut_or_refused_by_its_line() {
         project.write("corpus.jsonl", &rows.map(|row| row.to_string()).join("\n"));
     };
     write(&"sales rose 3 percent ".repeat(500_000));
+    let output = project.run(&["run", "p.yaml", "--until", "paraphrases"]);
+    let message = stderr(&output);
+    assert!(output.status.success(), "{message}");
+    assert!(message.contains("1 of 2 sources were cut to 512 tokens"), "{message}");
+    let shorter = "corpus.jsonl, max_line: 1048576";
+    project.write("p.yaml", &TINY.replace("corpus.csv", shorter));
     let output = project.run(&["run", "p.yaml", "--until", "paraphrases"]);
     let message = stderr(&output);
     assert_eq!(output.status.code(), Some(2), "{message}");

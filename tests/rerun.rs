@@ -331,7 +331,8 @@ impl Engine {
         self.host = workspace.host;
         let (host, store) = (&self.host, Store::create(&self.dir.join("store")).expect("a store"));
         let planned = plan(&graph, graph.order(), host, Some(&store)).expect("a plan");
-        let job = Job { graph: &graph, nodes: graph.order(), host, store: &store, text: &text };
+        let job =
+            Job { graph: &graph, nodes: graph.order(), host, store: &store, text: &text, set: &[] };
         let work = Mutex::new(Work::default());
         let observer = |event: &Event| {
             let mut work = work.lock().expect("no panic");

@@ -19,7 +19,7 @@ pub(crate) fn run(args: &PlanArgs, stages: &StageArgs) -> Result<ExitCode> {
     let (graph, host) = (&project.graph, &project.workspace.host);
     let store = project.store()?;
     if let Some(store) = &store {
-        read_sources(&project, store);
+        read_sources(&project, store, &args.pipeline.settings.set);
     }
     let plan = paraloom_exec::plan(graph, graph.order(), host, store.as_ref())?;
     if args.json {
@@ -51,7 +51,7 @@ pub(crate) fn unmet(graph: &Graph, host: &Host, store: Option<&Store>) -> Result
 }
 
 /// Reads files that have changed into the store, as a run would, so that the plan can say how many rows are new.
-fn read_sources(project: &Project, store: &Store) {
+fn read_sources(project: &Project, store: &Store, set: &[(String, String)]) {
     let (graph, host) = (&project.graph, &project.workspace.host);
     let is_source = |node: &Node| {
         let tables = node.stage.outputs.iter().all(|port| port.kind == PortKind::Table);
@@ -60,7 +60,7 @@ fn read_sources(project: &Project, store: &Store) {
     let sources = graph.order().iter().copied();
     let sources = sources.filter(|index| graph.inputs(*index).is_empty());
     let sources: Vec<_> = sources.filter(|index| is_source(graph.node(*index))).collect();
-    let job = Job { graph, nodes: &sources, host, store, text: &project.workspace.text };
+    let job = Job { graph, nodes: &sources, host, store, text: &project.workspace.text, set };
     // What fails here fails in the run too, which says why; the plan is then about the rest.
     let _ = paraloom_exec::run(&job, &options(None, 1), &Cancel::default(), &|_| {});
 }

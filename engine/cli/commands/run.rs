@@ -38,7 +38,14 @@ pub(crate) fn run(args: &RunArgs, stages: &StageArgs) -> Result<ExitCode> {
     let mut options = options(args.threads, args.jobs);
     options.checkpoint_every = args.checkpoint_every;
     let host = &project_.workspace.host;
-    let job = Job { graph, nodes: &nodes, host, store: &store, text: &project_.workspace.text };
+    let job = Job {
+        graph,
+        nodes: &nodes,
+        host,
+        store: &store,
+        text: &project_.workspace.text,
+        set: &args.pipeline.settings.set,
+    };
     let outcome = paraloom_exec::run(&job, &options, &cancel, &observer);
     let summary = match outcome {
         Err(RunError::Stopped) => return Ok(stopped(&signals)),

@@ -29,7 +29,8 @@ pub(crate) fn run(args: &ServeArgs, stages: &StageArgs) -> Result<ExitCode> {
     // The port first: a model can take long to load.
     let server = Server::bind(settings(args)?)?;
     let cancel = Cancel::default();
-    let job = Job { graph, nodes: &nodes, host, store: &store, text: &project.workspace.text };
+    let job =
+        Job { graph, nodes: &nodes, host, store: &store, text: &project.workspace.text, set: &[] };
     let chain = Chain::open(&job, &options(args.threads, 1), &cancel, &print_logs()?)?;
     let names: Vec<_> = nodes.iter().map(|node| graph.node(*node).name.clone()).collect();
     let last = names.last().cloned().unwrap_or_default();

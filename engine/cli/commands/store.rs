@@ -108,7 +108,11 @@ pub(crate) fn runs(args: &StoreArgs) -> Result<ExitCode> {
     for run in store.runs()? {
         let started = run.events.iter().find(|event| event["event"] == "run_started");
         let pipeline = started.and_then(|event| event["pipeline"].as_str()).unwrap_or_default();
-        print(&format!("{}  {pipeline:16} {}", run.id, outcome(&run)))?;
+        let set = started.and_then(|event| event["set"].as_object()).into_iter().flatten();
+        let set: Vec<_> =
+            set.map(|(name, value)| format!("{name}={}", value.as_str().unwrap_or("?"))).collect();
+        let line = format!("{}  {pipeline:16} {}  {}", run.id, outcome(&run), set.join(" "));
+        print(line.trim_end())?;
     }
     for (name, pin) in store.pins()? {
         print(&format!("pinned as {name}: {} results of {}", pin.results.len(), pin.pipeline))?;

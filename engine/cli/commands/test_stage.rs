@@ -42,7 +42,14 @@ pub(crate) fn run(args: &TestArgs, stages: &StageArgs) -> Result<ExitCode> {
     }
 
     let (events, _unread) = std::sync::mpsc::channel();
-    let job = Job { graph, nodes: &[index], host, store: &store, text: &project.workspace.text };
+    let job = Job {
+        graph,
+        nodes: &[index],
+        host,
+        store: &store,
+        text: &project.workspace.text,
+        set: &[],
+    };
     let open = || Chain::open(&job, &options(None, 1), &Cancel::default(), &events);
     let mut chain = open()?;
     let mapped = chain.map(&rows)?;

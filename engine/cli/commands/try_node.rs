@@ -24,7 +24,14 @@ pub(crate) fn run(args: &TryArgs, stages: &StageArgs) -> Result<ExitCode> {
     let node = find_node(graph, &args.node)?;
     let row = make_row(graph, node, args)?;
     let (events, _unread) = std::sync::mpsc::channel();
-    let job = Job { graph, nodes: &[node], host, store: &store, text: &project_.workspace.text };
+    let job = Job {
+        graph,
+        nodes: &[node],
+        host,
+        store: &store,
+        text: &project_.workspace.text,
+        set: &[],
+    };
     let mut chain = Chain::open(&job, &options(None, 1), &Cancel::default(), &events)?;
     let outputs = chain.map(&row)?;
     for (Mapped { rows, .. }, (port, _)) in outputs.into_iter().zip(chain.outputs()) {

@@ -1,5 +1,7 @@
 //! What happens during a run, for the log and for whoever watches.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 /// Receives events, from any thread.
@@ -18,8 +20,8 @@ pub enum Event {
     FetchFinished { reference: String, ms: u64 },
     /// Something about a hub that its user should know.
     HubNotice { reference: String, message: String },
-    /// The run began.
-    RunStarted { run: String, pipeline: String, nodes: usize },
+    /// The run began; `set` are the values that variables were given.
+    RunStarted { run: String, pipeline: String, nodes: usize, set: BTreeMap<String, String> },
     /// A node's result was there already.
     NodeCached { node: String, key: String, rows: Option<u64> },
     /// A node began to work: `done` of `parts` parts were there already.

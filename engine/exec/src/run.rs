@@ -98,6 +98,8 @@ pub struct Job<'a> {
     pub store: &'a Store,
     /// The text of the pipeline, for the log.
     pub text: &'a str,
+    /// The values that variables were given, for the log.
+    pub set: &'a [(String, String)],
 }
 
 /// Does what is left of a job, whose nodes are there with all that they need. What is there already is not done again; what a kill has
@@ -108,7 +110,7 @@ pub fn run(
     cancel: &Cancel,
     observer: Observer,
 ) -> Result<Summary> {
-    let Job { graph, nodes, host, store, text } = *job;
+    let Job { graph, nodes, host, store, text, .. } = *job;
     let started = Instant::now();
     let _lock = store.lock_shared()?;
     let mut log: Option<RunLog> = None;
@@ -130,6 +132,7 @@ pub fn run(
                 run: log.id().to_owned(),
                 pipeline: graph.name.clone(),
                 nodes: nodes.len(),
+                set: job.set.iter().cloned().collect(),
             });
         }
         let (results, outcome) = if left.is_empty() {
