@@ -7,20 +7,30 @@ use std::fmt;
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, BooleanArray, Float64Array, NullArray, RecordBatch, StringArray,
+    Array, ArrayRef, AsArray, BooleanArray, Date32Array, Float64Array, Int64Array, NullArray,
+    RecordBatch, StringArray, UInt64Array,
 };
 use arrow::compute::cast;
 use arrow::datatypes::DataType;
 
 use crate::check::Type;
+use crate::moment;
+use crate::normal::{normalise, numbers};
 use crate::parse::{Function, Kind, Node, Op};
 
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Value<'a> {
     Null,
     Bool(bool),
+    /// Wider than any column, so that sums and products of columns are exact.
+    Whole(i128),
     Number(f64),
     Text(Cow<'a, str>),
+    /// In nanoseconds since 1970.
+    Date(i128),
+    Time(i128),
+    /// There, and nothing more is known of it.
+    Other,
 }
 
 impl<'a> Value<'a> {
@@ -34,6 +44,15 @@ impl<'a> Value<'a> {
     fn number(self) -> Option<f64> {
         match self {
             Self::Number(value) => Some(value),
+            Self::Whole(value) => Some(value as f64),
+            _ => None,
+        }
+    }
+
+    fn moment(&self) -> Option<i128> {
+        match self {
+            Self::Date(value) | Self::Time(value) => Some(*value),
+            Self::Text(text) => moment::parse(text),
             _ => None,
         }
     }
@@ -44,6 +63,15 @@ impl<'a> Value<'a> {
             _ => None,
         }
     }
+
+    /// As text, whatever it is.
+    fn into_text(self) -> Self {
+        match self {
+            Self::Null | Self::Other => Self::Null,
+            Self::Text(text) => Self::Text(text),
+            other => Self::Text(other.to_string().into()),
+        }
+    }
 }
 
 impl fmt::Display for Value<'_> {
@@ -51,20 +79,29 @@ impl fmt::Display for Value<'_> {
         match self {
             Self::Null => f.write_str("null"),
             Self::Bool(value) => write!(f, "{value}"),
+            Self::Whole(value) => write!(f, "{value}"),
             Self::Number(value) => write!(f, "{value}"),
             Self::Text(text) => write!(f, "'{text}'"),
+            Self::Date(value) => f.write_str(&moment::shown(*value, true)),
+            Self::Time(value) => f.write_str(&moment::shown(*value, false)),
+            Self::Other => f.write_str("..."),
         }
     }
 }
 
 enum Column {
     Text(StringArray),
+    Whole(Int64Array),
+    /// Of 64 bits, which a signed integer does not hold.
+    Unsigned(UInt64Array),
     Number(Float64Array),
     Bool(BooleanArray),
+    Moment(ArrayRef, bool),
+    Other(ArrayRef),
     Null,
 }
 
-/// The columns that an expression reads, each in one of the three types.
+/// The columns that an expression reads, each in one of the types that expressions know.
 pub(crate) struct Columns {
     named: Vec<(String, Column)>,
 }
@@ -81,8 +118,19 @@ impl Columns {
             Some(Column::Text(array)) if array.is_valid(row) => {
                 Value::Text(array.value(row).into())
             }
+            Some(Column::Whole(array)) if array.is_valid(row) => {
+                Value::Whole(array.value(row).into())
+            }
+            Some(Column::Unsigned(array)) if array.is_valid(row) => {
+                Value::Whole(array.value(row).into())
+            }
             Some(Column::Number(array)) if array.is_valid(row) => Value::Number(array.value(row)),
             Some(Column::Bool(array)) if array.is_valid(row) => Value::Bool(array.value(row)),
+            Some(Column::Moment(array, is_date)) => {
+                let kind = if *is_date { Value::Date } else { Value::Time };
+                moment::value(array, row).map_or(Value::Null, kind)
+            }
+            Some(Column::Other(array)) if array.is_valid(row) => Value::Other,
             _ => Value::Null,
         }
     }
@@ -90,33 +138,54 @@ impl Columns {
 
 fn bind(rows: &RecordBatch, name: &str) -> Column {
     let Some(array) = rows.column_by_name(name) else { return Column::Null };
-    let target = match array.data_type() {
-        DataType::Utf8 | DataType::LargeUtf8 => DataType::Utf8,
-        DataType::Boolean => DataType::Boolean,
-        kind if kind.is_numeric() => DataType::Float64,
-        _ => return Column::Null,
+    let kind = array.data_type();
+    let target = match Type::of(kind) {
+        Type::Text => DataType::Utf8,
+        Type::Bool => DataType::Boolean,
+        Type::Whole if *kind == DataType::UInt64 => DataType::UInt64,
+        Type::Whole => DataType::Int64,
+        Type::Number => DataType::Float64,
+        Type::Date => return Column::Moment(Arc::clone(array), true),
+        Type::Time => return Column::Moment(Arc::clone(array), false),
+        Type::Null => return Column::Null,
+        Type::Other => return Column::Other(Arc::clone(array)),
     };
     let Ok(array) = cast(array, &target) else { return Column::Null };
-    let any = array.as_any();
-    if let Some(array) = any.downcast_ref::<StringArray>() {
-        Column::Text(array.clone())
-    } else if let Some(array) = any.downcast_ref::<Float64Array>() {
-        Column::Number(array.clone())
-    } else if let Some(array) = any.downcast_ref::<BooleanArray>() {
-        Column::Bool(array.clone())
-    } else {
-        Column::Null
+    match target {
+        DataType::Utf8 => Column::Text(array.as_string().clone()),
+        DataType::Boolean => Column::Bool(array.as_boolean().clone()),
+        DataType::UInt64 => Column::Unsigned(array.as_primitive().clone()),
+        DataType::Int64 => Column::Whole(array.as_primitive().clone()),
+        _ => Column::Number(array.as_primitive().clone()),
     }
 }
 
-/// Values of one type, or null, as an array.
-pub(crate) fn array<'a>(kind: Type, values: impl Iterator<Item = Value<'a>>) -> ArrayRef {
-    match kind {
-        Type::Null => Arc::new(NullArray::new(values.count())),
+/// Values of one type, or null, as an array; the row of a whole number that is too large for 64 bits, if there is one.
+pub(crate) fn array<'a>(
+    kind: Type,
+    values: impl Iterator<Item = Value<'a>>,
+) -> Result<ArrayRef, usize> {
+    Ok(match kind {
+        Type::Null | Type::Other => Arc::new(NullArray::new(values.count())),
         Type::Bool => Arc::new(values.map(Value::truth).collect::<BooleanArray>()),
+        Type::Whole => {
+            let whole = values.enumerate().map(|(row, value)| match value {
+                Value::Whole(value) => i64::try_from(value).map(Some).map_err(|_| row),
+                Value::Number(_) => Err(row),
+                _ => Ok(None),
+            });
+            Arc::new(whole.collect::<Result<Int64Array, _>>()?)
+        }
         Type::Number => Arc::new(values.map(Value::number).collect::<Float64Array>()),
         Type::Text => Arc::new(values.map(Value::text).collect::<StringArray>()),
-    }
+        Type::Date => {
+            let days = values.map(|value| {
+                value.moment().and_then(|value| i32::try_from(value.div_euclid(moment::DAY)).ok())
+            });
+            Arc::new(days.collect::<Date32Array>())
+        }
+        Type::Time => moment::array(values.map(|value| value.moment())),
+    })
 }
 
 /// The truth of a condition; `None` is unknown.
@@ -126,13 +195,17 @@ pub(crate) fn truth(node: &Node, columns: &Columns, row: usize) -> Option<bool> 
 
 pub(crate) fn evaluate<'a>(node: &'a Node, columns: &'a Columns, row: usize) -> Value<'a> {
     match &node.kind {
-        Kind::Null => Value::Null,
+        Kind::Null | Kind::Unknown(..) => Value::Null,
         Kind::Bool(value) => Value::Bool(*value),
+        Kind::Whole(value) => Value::Whole(*value),
         Kind::Number(value) => Value::Number(*value),
         Kind::Text(text) => Value::Text(text.as_str().into()),
         Kind::Column(name) => columns.value(name, row),
         Kind::Not(inner) => from_truth(truth(inner, columns, row).map(|value| !value)),
         Kind::Negate(inner) => match evaluate(inner, columns, row) {
+            Value::Whole(value) => {
+                value.checked_neg().map_or(Value::Number(-(value as f64)), Value::Whole)
+            }
             Value::Number(value) => Value::Number(-value),
             _ => Value::Null,
         },
@@ -178,14 +251,32 @@ fn binary<'a>(
     if let Some(holds) = comparison(op) {
         return from_truth(compare(&left, &right).map(holds));
     }
-    let (Value::Number(a), Value::Number(b)) = (left, right) else { return Value::Null };
+    if let (Value::Whole(a), Value::Whole(b)) = (&left, &right)
+        && let Some(exact) = whole(op, *a, *b)
+    {
+        return exact;
+    }
+    let (Some(a), Some(b)) = (left.number(), right.number()) else { return Value::Null };
     Value::Number(match op {
         Op::Add => a + b,
         Op::Subtract => a - b,
         Op::Multiply => a * b,
         Op::Divide => a / b,
-        _ => a % b,
+        Op::Remainder => a % b,
+        _ => return Value::Null,
     })
+}
+
+/// Arithmetic of whole numbers, except for division, which makes a fraction; `None` where the result has no place.
+fn whole<'a>(op: Op, a: i128, b: i128) -> Option<Value<'a>> {
+    match op {
+        Op::Add => a.checked_add(b).map(Value::Whole),
+        Op::Subtract => a.checked_sub(b).map(Value::Whole),
+        Op::Multiply => a.checked_mul(b).map(Value::Whole),
+        // Of a division by zero nothing remains that is a whole number.
+        Op::Remainder => Some(a.checked_rem(b).map_or(Value::Null, Value::Whole)),
+        _ => None,
+    }
 }
 
 fn comparison(op: Op) -> Option<fn(Ordering) -> bool> {
@@ -203,11 +294,28 @@ fn comparison(op: Op) -> Option<fn(Ordering) -> bool> {
 /// `None` where either side is null or NaN.
 fn compare(left: &Value, right: &Value) -> Option<Ordering> {
     match (left, right) {
+        (Value::Whole(a), Value::Whole(b)) => Some(a.cmp(b)),
         (Value::Number(a), Value::Number(b)) => a.partial_cmp(b),
+        (Value::Whole(a), Value::Number(b)) => exact(*a, *b),
+        (Value::Number(a), Value::Whole(b)) => exact(*b, *a).map(Ordering::reverse),
         (Value::Text(a), Value::Text(b)) => Some(a.cmp(b)),
         (Value::Bool(a), Value::Bool(b)) => Some(a.cmp(b)),
+        (Value::Date(_) | Value::Time(_), _) | (_, Value::Date(_) | Value::Time(_)) => {
+            Some(left.moment()?.cmp(&right.moment()?))
+        }
         _ => None,
     }
+}
+
+/// A whole number against a float, without rounding either.
+fn exact(whole: i128, float: f64) -> Option<Ordering> {
+    if float.is_nan() {
+        return None;
+    }
+    // Beyond this no whole number comes of 64-bit columns, and the cast saturates.
+    let floor = float.floor();
+    let by_whole = whole.cmp(&(floor as i128));
+    Some(by_whole.then(if float > floor { Ordering::Less } else { Ordering::Equal }))
 }
 
 /// As in SQL: unknown if nothing matches but something could not be compared.
@@ -231,71 +339,78 @@ fn call<'a>(
     row: usize,
 ) -> Value<'a> {
     let mut values = arguments.iter().map(|argument| evaluate(argument, columns, row));
-    if function == Function::Coalesce {
-        return values.find(|value| *value != Value::Null).unwrap_or(Value::Null);
-    }
-    match (function, values.next(), values.next()) {
-        (Function::Abs, Some(Value::Number(value)), _) => Value::Number(value.abs()),
-        (_, Some(Value::Text(text)), None) => one_text(function, &text),
-        (_, Some(Value::Text(a)), Some(Value::Text(b))) => two_texts(function, &a, &b),
-        _ => Value::Null,
-    }
-}
-
-fn one_text<'a>(function: Function, text: &str) -> Value<'a> {
+    let mut one = || values.next().unwrap_or(Value::Null);
     match function {
-        Function::Length => Value::Number(text.chars().count() as f64),
-        Function::Words => Value::Number(text.split_whitespace().count() as f64),
-        Function::Lower => Value::Text(text.to_lowercase().into()),
-        Function::Upper => Value::Text(text.to_uppercase().into()),
-        Function::Trim => Value::Text(text.trim().to_owned().into()),
-        _ => Value::Null,
-    }
-}
-
-fn two_texts<'a>(function: Function, a: &str, b: &str) -> Value<'a> {
-    match function {
-        Function::Contains => Value::Bool(a.contains(b)),
-        Function::StartsWith => Value::Bool(a.starts_with(b)),
-        Function::EndsWith => Value::Bool(a.ends_with(b)),
+        Function::Coalesce => values.find(|value| *value != Value::Null).unwrap_or(Value::Null),
+        Function::Abs => match one() {
+            Value::Whole(value) => Value::Whole(value.saturating_abs()),
+            Value::Number(value) => Value::Number(value.abs()),
+            _ => Value::Null,
+        },
+        Function::Number => match one() {
+            Value::Whole(value) => Value::Number(value as f64),
+            Value::Number(value) => Value::Number(value),
+            Value::Bool(value) => Value::Number(if value { 1.0 } else { 0.0 }),
+            Value::Text(text) => number(&text).map_or(Value::Null, Value::Number),
+            _ => Value::Null,
+        },
+        Function::Text => one().into_text(),
+        Function::Date => one()
+            .moment()
+            .map_or(Value::Null, |value| Value::Date(value.div_euclid(moment::DAY) * moment::DAY)),
+        Function::Length => of_text(one(), |text| Value::Whole(text.chars().count() as i128)),
+        Function::Words => {
+            of_text(one(), |text| Value::Whole(text.split_whitespace().count() as i128))
+        }
+        Function::Lower => of_text(one(), |text| Value::Text(text.to_lowercase().into())),
+        Function::Upper => of_text(one(), |text| Value::Text(text.to_uppercase().into())),
+        Function::Trim => of_text(one(), |text| Value::Text(text.trim().to_owned().into())),
+        Function::Contains => of_texts(one(), one(), |a, b| Value::Bool(a.contains(b))),
+        Function::StartsWith => of_texts(one(), one(), |a, b| Value::Bool(a.starts_with(b))),
+        Function::EndsWith => of_texts(one(), one(), |a, b| Value::Bool(a.ends_with(b))),
         // Levenshtein distance over the longer text's length: 0 = equal, 1 = nothing in common.
-        Function::EditDistance => Value::Number(1.0 - strsim::normalized_levenshtein(a, b)),
-        Function::WordOverlap => Value::Number(word_overlap(a, b)),
-        Function::SameNumbers => Value::Bool(numbers(a) == numbers(b)),
+        Function::EditDistance => {
+            of_texts(one(), one(), |a, b| Value::Number(1.0 - strsim::normalized_levenshtein(a, b)))
+        }
+        Function::WordOverlap => of_texts(one(), one(), |a, b| Value::Number(word_overlap(a, b))),
+        Function::SameNumbers => {
+            of_texts(one(), one(), |a, b| Value::Bool(numbers(a) == numbers(b)))
+        }
+    }
+}
+
+fn of_text<'a>(value: Value, body: impl Fn(&str) -> Value<'a>) -> Value<'a> {
+    value.text().map_or(Value::Null, |text| body(&text))
+}
+
+fn of_texts<'a>(a: Value, b: Value, body: impl Fn(&str, &str) -> Value<'a>) -> Value<'a> {
+    match (a.text(), b.text()) {
+        (Some(a), Some(b)) => body(&a, &b),
         _ => Value::Null,
+    }
+}
+
+/// A number in plain decimal notation, with white space around it or not.
+fn number(text: &str) -> Option<f64> {
+    let text = text.trim();
+    let is_plain = text.starts_with(|c: char| c.is_ascii_digit() || matches!(c, '-' | '+' | '.'));
+    if is_plain || matches!(text, "NaN" | "nan" | "inf" | "Infinity") {
+        text.parse().ok()
+    } else {
+        None
     }
 }
 
 /// Words that both texts have over those that either has (Jaccard): 1 = the same words in any order, 0 = none in common.
-/// Neither case nor punctuation counts.
+/// Neither case nor punctuation counts, nor does the way in which a character is written.
 fn word_overlap(a: &str, b: &str) -> f64 {
     let words = |text: &str| -> BTreeSet<String> {
+        let text = normalise(text);
         let words = text.split(|char: char| !char.is_alphanumeric());
-        words.filter(|word| !word.is_empty()).map(str::to_lowercase).collect()
+        words.filter(|word| !word.is_empty()).map(str::to_owned).collect()
     };
     let (a, b) = (words(a), words(b));
     let both = a.intersection(&b).count();
     let either = a.len() + b.len() - both;
     if either == 0 { 1.0 } else { both as f64 / either as f64 }
-}
-
-/// The numbers in a text, sorted: `$1,250.50 in 2024` has `1250.50` and `2024`. A comma, or a point, between digits is part of
-/// the number; commas group digits, so they are left out.
-fn numbers(text: &str) -> Vec<String> {
-    let mut numbers = Vec::new();
-    let mut chars = text.chars().peekable();
-    let mut number = String::new();
-    while let Some(char) = chars.next() {
-        let goes_on = chars.peek().is_some_and(char::is_ascii_digit);
-        match char {
-            '0'..='9' => number.push(char),
-            '.' if !number.is_empty() && goes_on => number.push(char),
-            ',' if !number.is_empty() && goes_on => {}
-            _ if !number.is_empty() => numbers.push(std::mem::take(&mut number)),
-            _ => {}
-        }
-    }
-    numbers.extend(Some(number).filter(|number| !number.is_empty()));
-    numbers.sort();
-    numbers
 }

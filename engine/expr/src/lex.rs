@@ -4,6 +4,7 @@ use crate::{ExprError, Result};
 
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Token {
+    Whole(i128),
     Number(f64),
     Text(String),
     /// A bare word: a column, a function or a keyword.
@@ -25,6 +26,18 @@ pub(crate) struct Spanned {
 const SYMBOLS: [&str; 17] =
     ["==", "!=", "<>", "<=", ">=", "=", "<", ">", "+", "-", "*", "/", "%", "(", ")", ",", "."];
 
+/// What other languages write, and what stands for it here.
+const MISTAKEN: [(&str, &str); 8] = [
+    ("===", "="),
+    ("!==", "!="),
+    ("=>", ">="),
+    ("=<", "<="),
+    ("&&", "and"),
+    ("||", "or"),
+    ("=~", "contains(a, 'b')"),
+    ("!~", "not contains(a, 'b')"),
+];
+
 pub(crate) fn lex(text: &str) -> Result<Vec<Spanned>> {
     let mut tokens = Vec::new();
     let mut at = 0;
@@ -41,10 +54,22 @@ pub(crate) fn lex(text: &str) -> Result<Vec<Spanned>> {
                 return Err(ExprError::new("text is written in single quotes", (start, start + 1))
                     .hint("write 'text' for text and `name` for a column with an odd name"));
             }
-            c if c.is_ascii_digit() => Token::Number(number(text, &mut at)?),
+            '“' | '”' | '‘' | '’' | '„' | '«' | '»' => {
+                let span = (at, at + first.len_utf8());
+                return Err(ExprError::new(format!("`{first}` is not a quote here"), span)
+                    .hint("write text in plain single quotes: 'text'"));
+            }
+            c if c.is_ascii_digit() => number(text, &mut at)?,
             c if c.is_alphabetic() || c == '_' => Token::Word(word(text, &mut at)),
             c => {
                 let symbol = SYMBOLS.into_iter().find(|symbol| text[at..].starts_with(symbol));
+                if let Some((wrong, right)) =
+                    MISTAKEN.into_iter().find(|(wrong, _)| text[at..].starts_with(wrong))
+                {
+                    let span = (at, at + wrong.len());
+                    return Err(ExprError::new(format!("`{wrong}` means nothing here"), span)
+                        .hint(format!("write `{right}`")));
+                }
                 let Some(symbol) = symbol else {
                     let span = (at, at + c.len_utf8());
                     return Err(ExprError::new(
@@ -84,7 +109,8 @@ fn quoted(text: &str, at: &mut usize, quote: char) -> Result<String> {
     }
 }
 
-fn number(text: &str, at: &mut usize) -> Result<f64> {
+/// A whole number, or one with a fraction or an exponent.
+fn number(text: &str, at: &mut usize) -> Result<Token> {
     let start = *at;
     let bytes = text.as_bytes();
     let digits = |mut at: usize| {
@@ -104,7 +130,12 @@ fn number(text: &str, at: &mut usize) -> Result<f64> {
         }
     }
     let text = &text[start..*at];
-    text.parse().map_err(|_| ExprError::new(format!("`{text}` is not a number"), (start, *at)))
+    if let Ok(whole) = text.parse() {
+        return Ok(Token::Whole(whole));
+    }
+    text.parse()
+        .map(Token::Number)
+        .map_err(|_| ExprError::new(format!("`{text}` is not a number"), (start, *at)))
 }
 
 fn word(text: &str, at: &mut usize) -> String {

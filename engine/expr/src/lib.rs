@@ -1,27 +1,31 @@
 //! An expression over the columns of a row: `stsb >= 4.0 and cola = 'acceptable'`.
 //!
-//! Three types: text, number, boolean. A row passes a filter only if the expression is
-//! *true*. Null makes a comparison unknown, as in SQL, and so does NaN: a score that is
+//! Types: text, numbers (whole ones and 64-bit floats), boolean, date, date and time. Of columns of other types one can ask whether
+//! they are null. A row passes a filter only if the expression is *true*. Null makes a comparison unknown, as in SQL, and so does NaN: a score that is
 //! missing or not a number never passes a threshold, not even under `not`. `is null`
-//! and `is nan` ask for them. Numbers are 64-bit floats; whole numbers are exact up to
-//! 2^53.
+//! and `is nan` ask for them. Whole numbers are exact, in comparisons with floats too; only `/` makes floats of them.
 //!
 //! ```text
 //! or, and, not            = == != <> < <= > >=      + - * / %
 //! x is [not] null         x is [not] nan            x [not] in (a, b, c)
 //! 'text' with '' for '    `odd column name`         true false null
 //! length words lower upper trim abs contains starts_with ends_with edit_distance word_overlap same_numbers coalesce
+//! number text date        a text in another type; null where it has no form in it
 //! ```
 
 mod check;
 mod eval;
 mod lex;
+mod moment;
+mod names;
+mod normal;
 mod parse;
 
 use arrow::array::{ArrayRef, BooleanArray, RecordBatch};
 use arrow::datatypes::Schema;
 
-pub use check::Type;
+pub use check::{Type, type_name};
+pub use normal::normalise;
 use parse::Node;
 
 /// Why an expression cannot be used, and where in its text.
@@ -48,6 +52,13 @@ impl ExprError {
 }
 
 type Result<T> = std::result::Result<T, ExprError>;
+
+fn first(errors: Vec<ExprError>) -> ExprError {
+    errors
+        .into_iter()
+        .next()
+        .unwrap_or_else(|| ExprError::new("the expression has no type", (0, 0)))
+}
 
 /// A parsed expression.
 #[derive(Clone, Debug)]
@@ -78,20 +89,57 @@ impl Expr {
         names
     }
 
-    /// The type of the result over rows of `schema`.
+    /// The type of the result over rows of `schema`, or the first thing that is wrong.
     pub fn check(&self, schema: &Schema) -> Result<Type> {
-        check::check(&self.root, schema)
+        self.check_all(schema).map_err(first)
+    }
+
+    /// The type of the result over rows of `schema`, or all that is wrong, in the order of the text.
+    ///
+    /// # Errors
+    /// At least one.
+    pub fn check_all(&self, schema: &Schema) -> std::result::Result<Type, Vec<ExprError>> {
+        let mut errors = Vec::new();
+        let kind = check::check(&self.root, schema, &mut errors);
+        errors.sort_by_key(|error| error.span);
+        match kind {
+            Some(kind) if errors.is_empty() => Ok(kind),
+            _ => Err(errors),
+        }
+    }
+
+    /// What is wrong whatever the columns are, such as a function that there is not: for an expression over a table that is not known.
+    pub fn check_functions(&self) -> Vec<ExprError> {
+        let mut errors = Vec::new();
+        check::check_functions(&self.root, &mut errors);
+        errors
+    }
+
+    /// The column that the expression is, if it is nothing else.
+    pub fn as_column(&self) -> Option<&str> {
+        match &self.root.kind {
+            parse::Kind::Column(name) => Some(name),
+            _ => None,
+        }
     }
 
     /// Checks that the expression is a condition over rows of `schema`.
     pub fn check_condition(&self, schema: &Schema) -> Result<()> {
-        match self.check(schema)? {
+        self.check_condition_all(schema).map_err(first)
+    }
+
+    /// Checks that the expression is a condition over rows of `schema`, and tells all that is wrong.
+    ///
+    /// # Errors
+    /// At least one.
+    pub fn check_condition_all(&self, schema: &Schema) -> std::result::Result<(), Vec<ExprError>> {
+        match self.check_all(schema)? {
             Type::Bool | Type::Null => Ok(()),
-            other => Err(ExprError::new(
-                format!("the expression is {other}, not a condition"),
-                (0, self.text.len()),
-            )
-            .hint("compare it with something, as in `stsb >= 4.0`")),
+            other => {
+                let message = format!("the expression is {other}, not a condition");
+                let error = ExprError::new(message, (0, self.text.len()));
+                Err(vec![error.hint("compare it with something, as in `stsb >= 4.0`")])
+            }
         }
     }
 
@@ -102,13 +150,21 @@ impl Expr {
         Ok((0..rows.num_rows()).map(|row| eval::truth(&self.root, &columns, row)).collect())
     }
 
-    /// The value for every row: an array of booleans, 64-bit floats or text, as [`Expr::check`] says; of nulls where it is always
-    /// null.
+    /// The value for every row: an array of booleans, 64-bit integers or floats, text, dates or times, as [`Expr::check`] says; of
+    /// nulls where it is always null.
+    ///
+    /// # Errors
+    /// What [`Expr::check`] says, or that a whole number does not fit into 64 bits.
     pub fn values(&self, rows: &RecordBatch) -> Result<ArrayRef> {
         let kind = self.check(&rows.schema())?;
         let columns = eval::Columns::bind(rows, &self.columns());
         let values = (0..rows.num_rows()).map(|row| eval::evaluate(&self.root, &columns, row));
-        Ok(eval::array(kind, values))
+        eval::array(kind, values).map_err(|row| {
+            let message =
+                format!("the result is too large for a whole number of 64 bits in row {}", row + 1);
+            ExprError::new(message, self.root.span)
+                .hint("`number(...)` of one of its parts makes it a float")
+        })
     }
 
     /// For each row that does not pass: which of the conditions joined by `and` were not

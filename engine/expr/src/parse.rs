@@ -17,6 +17,7 @@ pub(crate) struct Node {
 pub(crate) enum Kind {
     Null,
     Bool(bool),
+    Whole(i128),
     Number(f64),
     Text(String),
     Column(String),
@@ -27,6 +28,8 @@ pub(crate) enum Kind {
     IsNan(Box<Node>),
     In(Box<Node>, Vec<Node>),
     Call(Function, Vec<Node>),
+    /// A function that there is not; told with whatever else is wrong.
+    Unknown(String, Vec<Node>),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,11 +64,14 @@ pub(crate) enum Function {
     WordOverlap,
     SameNumbers,
     Coalesce,
+    Number,
+    Text,
+    Date,
 }
 
 impl Function {
     /// Name, function, fewest and most arguments.
-    pub(crate) const ALL: [(&'static str, Self, usize, usize); 13] = [
+    pub(crate) const ALL: [(&'static str, Self, usize, usize); 16] = [
         ("length", Self::Length, 1, 1),
         ("words", Self::Words, 1, 1),
         ("lower", Self::Lower, 1, 1),
@@ -79,10 +85,22 @@ impl Function {
         ("word_overlap", Self::WordOverlap, 2, 2),
         ("same_numbers", Self::SameNumbers, 2, 2),
         ("coalesce", Self::Coalesce, 1, 16),
+        ("number", Self::Number, 1, 1),
+        ("text", Self::Text, 1, 1),
+        ("date", Self::Date, 1, 1),
     ];
 }
 
 impl Node {
+    /// What stands last in the text.
+    fn rightmost(&self) -> &Self {
+        match &self.kind {
+            Kind::Binary(_, _, right) => right.rightmost(),
+            Kind::Not(inner) | Kind::Negate(inner) => inner.rightmost(),
+            _ => self,
+        }
+    }
+
     /// The conditions that are joined by `and` at the top.
     pub(crate) fn conjuncts(&self) -> Vec<&Self> {
         match &self.kind {
@@ -95,23 +113,39 @@ impl Node {
         }
     }
 
-    pub(crate) fn visit_columns<'a>(&'a self, visit: &mut impl FnMut(&'a str)) {
+    /// Calls `visit` with this node and all below it.
+    pub(crate) fn visit<'a>(&'a self, visit: &mut impl FnMut(&'a Self)) {
+        visit(self);
         match &self.kind {
-            Kind::Column(name) => visit(name),
             Kind::Not(inner) | Kind::Negate(inner) | Kind::IsNull(inner) | Kind::IsNan(inner) => {
-                inner.visit_columns(visit);
+                inner.visit(visit)
             }
             Kind::Binary(_, left, right) => {
-                left.visit_columns(visit);
-                right.visit_columns(visit);
+                left.visit(visit);
+                right.visit(visit);
             }
             Kind::In(needle, list) => {
-                needle.visit_columns(visit);
-                list.iter().for_each(|item| item.visit_columns(visit));
+                needle.visit(visit);
+                list.iter().for_each(|item| item.visit(visit));
             }
-            Kind::Call(_, arguments) => arguments.iter().for_each(|item| item.visit_columns(visit)),
-            Kind::Null | Kind::Bool(_) | Kind::Number(_) | Kind::Text(_) => {}
+            Kind::Call(_, arguments) | Kind::Unknown(_, arguments) => {
+                arguments.iter().for_each(|item| item.visit(visit))
+            }
+            Kind::Null
+            | Kind::Bool(_)
+            | Kind::Whole(_)
+            | Kind::Number(_)
+            | Kind::Text(_)
+            | Kind::Column(_) => {}
         }
+    }
+
+    pub(crate) fn visit_columns<'a>(&'a self, visit: &mut impl FnMut(&'a str)) {
+        self.visit(&mut |node| {
+            if let Kind::Column(name) = &node.kind {
+                visit(name);
+            }
+        });
     }
 }
 
@@ -123,8 +157,28 @@ pub(crate) fn parse(text: &str) -> Result<Node> {
     let node = parser.or()?;
     match parser.peek() {
         Token::End => Ok(node),
-        _ => Err(ExprError::new("the expression should end here", parser.span())
-            .hint("join conditions with `and` or `or`")),
+        token => {
+            let hint = way_on(token, &node);
+            Err(ExprError::new("the expression should end here", parser.span()).hint(hint))
+        }
+    }
+}
+
+/// What was likely meant by what follows an expression that could end there.
+fn way_on(token: &Token, node: &Node) -> &'static str {
+    match token {
+        Token::Word(word) => match word.to_lowercase().as_str() {
+            "between" => "write `1 <= stsb and stsb <= 2`",
+            "like" | "ilike" | "matches" | "regexp" | "glob" | "contains" => {
+                "there is `contains(a, 'b')`, `starts_with(a, 'b')` and `ends_with(a, 'b')`"
+            }
+            _ => "join conditions with `and` or `or`; text is written in single quotes",
+        },
+        Token::Symbol(",") => match node.rightmost().kind {
+            Kind::Whole(_) => "a number has a point before its fraction, as in `4.0`",
+            _ => "join conditions with `and` or `or`",
+        },
+        _ => "join conditions with `and` or `or`",
     }
 }
 
@@ -328,6 +382,7 @@ impl Parser {
         let token = self.peek().clone();
         self.advance();
         let kind = match token {
+            Token::Whole(number) => Kind::Whole(number),
             Token::Number(number) => Kind::Number(number),
             Token::Text(text) => Kind::Text(text),
             Token::Quoted(name) => Kind::Column(name),
@@ -337,7 +392,15 @@ impl Parser {
                 return Ok(Node { kind: inner.kind, span: (span.0, self.end()) });
             }
             Token::Word(word) => return self.word(word, span),
-            Token::End => return Err(ExprError::new("something is missing at the end", span)),
+            Token::End => {
+                let before = self.tokens.len().checked_sub(2).map(|at| &self.tokens[at].token);
+                let what = match before {
+                    Some(Token::Word(word)) => format!("something is missing after `{word}`"),
+                    Some(Token::Symbol(symbol)) => format!("something is missing after `{symbol}`"),
+                    _ => "something is missing at the end".to_owned(),
+                };
+                return Err(ExprError::new(what, span));
+            }
             Token::Symbol(symbol) => {
                 return Err(ExprError::new(format!("`{symbol}` cannot stand here"), span));
             }
@@ -363,14 +426,19 @@ impl Parser {
     fn call(&mut self, name: &str, span: (usize, usize)) -> Result<Node> {
         let found = Function::ALL.iter().find(|(known, ..)| name.eq_ignore_ascii_case(known));
         let Some((_, function, fewest, most)) = found else {
-            let known: Vec<_> = Function::ALL.iter().map(|(known, ..)| *known).collect();
-            return Err(ExprError::new(format!("there is no function `{name}`"), span)
-                .hint(format!("there are {}", known.join(", "))));
+            let arguments = self.list()?;
+            let span = (span.0, self.end());
+            return Ok(Node { kind: Kind::Unknown(name.to_owned(), arguments), span });
         };
         let arguments = self.list()?;
         let span = (span.0, self.end());
         if arguments.len() < *fewest || arguments.len() > *most {
-            let message = format!("`{name}` takes {fewest} arguments, not {}", arguments.len());
+            let wanted = match (*fewest, *most) {
+                (1, 1) => "1 argument".to_owned(),
+                (fewest, most) if fewest == most => format!("{fewest} arguments"),
+                (fewest, most) => format!("{fewest} to {most} arguments"),
+            };
+            let message = format!("`{name}` takes {wanted}, not {}", arguments.len());
             return Err(ExprError::new(message, span));
         }
         Ok(Node { kind: Kind::Call(*function, arguments), span })

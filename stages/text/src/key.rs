@@ -3,15 +3,19 @@
 use arrow::array::{AsArray, RecordBatch, StringArray};
 use arrow::compute::{can_cast_types, cast};
 use arrow::datatypes::DataType;
+use paraloom_expr::type_name;
 use paraloom_sdk::{Error, Result, Table, column};
 
 /// That there is such a column, and that its values can be told apart.
 pub(crate) fn check_key(rows: &Table, name: &str, pointer: &str) -> Result<()> {
     let kind = rows.field(name, pointer)?.data_type();
     if kind.is_nested() || !can_cast_types(kind, &DataType::Utf8) {
-        return Err(Error::schema(format!("column `{name}` is {kind}, neither text nor number"))
-            .at(pointer)
-            .input("rows"));
+        return Err(Error::schema(format!(
+            "column `{name}` is {}, by which rows cannot be told apart",
+            type_name(kind)
+        ))
+        .at(pointer)
+        .input("rows"));
     }
     Ok(())
 }

@@ -4,15 +4,16 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::{Array, AsArray, Int64Array};
+use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Float64Type};
 use paraloom_expr::{Expr, ExprError, Type};
 use paraloom_sdk::{About, Error, PlanInputs, Planned, Port, Result, Run, Stage, column};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::expression::expression_error;
+use crate::expression::{expression_error, expression_errors};
 use crate::key::{as_text, check_key, digest};
-use crate::partition::{partition, reason_field};
+use crate::partition::{check_free, partition, reason, reason_field};
 use crate::spool::Spool;
 
 /// Settings of `rank`.
@@ -29,6 +30,16 @@ pub struct Config {
     #[serde(default = "one")]
     #[schemars(range(min = 1))]
     keep: usize,
+    /// What the column of ranks is called. One that another `rank` has written is replaced.
+    #[serde(default = "rank")]
+    rank: String,
+    /// What the column of reasons is called. One that another stage has written is replaced.
+    #[serde(default = "reason")]
+    reason: String,
+}
+
+fn rank() -> String {
+    "rank".to_owned()
 }
 
 const fn one() -> usize {
@@ -40,10 +51,12 @@ pub struct Rank {
     by: Expr,
     per: Option<String>,
     keep: usize,
+    rank: String,
+    reason: String,
 }
 
-fn rank_field() -> Field {
-    Field::new("rank", DataType::Int64, false)
+fn rank_field(name: &str) -> Field {
+    Field::new(name, DataType::Int64, false)
 }
 
 impl Stage for Rank {
@@ -63,8 +76,9 @@ impl Stage for Rank {
         let rows = inputs.table("rows")?;
         let refuse = |error: ExprError| expression_error(&config.by, &error, "/by");
         let by = Expr::parse(&config.by).map_err(refuse)?;
-        let kind = by.check(rows.schema()).map_err(refuse)?;
-        if kind != Type::Number {
+        let all = |errors: Vec<ExprError>| expression_errors(&config.by, &errors, "/by");
+        let kind = by.check_all(rows.schema()).map_err(all)?;
+        if !matches!(kind, Type::Number | Type::Whole) {
             return Err(
                 Error::config(format!("rows are ranked by a number, and this is {kind}")).at("/by")
             );
@@ -72,11 +86,17 @@ impl Stage for Rank {
         if let Some(per) = &config.per {
             check_key(&rows, per, "/per")?;
         }
+        check_free(&rows, &rank_field(&config.rank), "rank")?;
+        check_free(&rows, &reason_field(&config.reason), "reason")?;
+        if config.rank == config.reason {
+            return Err(Error::config("`rank` and `reason` are two columns").at("/reason"));
+        }
         let outputs = [
-            Some(rows.with_fields([rank_field()])),
-            Some(rows.with_fields([rank_field(), reason_field()])),
+            Some(rows.with_fields([rank_field(&config.rank)])),
+            Some(rows.with_fields([rank_field(&config.rank), reason_field(&config.reason)])),
         ];
-        Ok(Planned::new(Self { by, per: config.per, keep: config.keep }, outputs))
+        let Config { per, keep, rank, reason, .. } = config;
+        Ok(Planned::new(Self { by, per, keep, rank, reason }, outputs))
     }
 
     fn run(&self, run: &mut Run) -> Result<()> {
@@ -88,6 +108,7 @@ impl Stage for Rank {
             run.services().check_cancelled()?;
             let rows = rows?;
             let values = self.by.values(&rows).map_err(|error| Error::data(error.to_string()))?;
+            let values = cast(&values, &DataType::Float64)?;
             let values = values.as_primitive::<Float64Type>();
             let per = self.per.as_ref().map(|per| as_text(&rows, per)).transpose()?;
             for row in 0..rows.num_rows() {
@@ -115,8 +136,8 @@ impl Stage for Rank {
             let own: Int64Array = ranks.by_ref().take(rows.num_rows()).map(Some).collect();
             let goes = own.values().iter().map(|rank| *rank as u64 > self.keep as u64);
             let reasons = goes.map(|goes| goes.then(|| reason.clone())).collect();
-            let rows = column::with_field(&rows, rank_field(), Arc::new(own))?;
-            let rows = partition(&rows, reasons)?;
+            let rows = column::with_field(&rows, rank_field(&self.rank), Arc::new(own))?;
+            let rows = partition(&rows, reasons, &self.reason)?;
             run.push("kept", &rows.kept)?;
             run.push("rejected", &rows.rejected)?;
         }

@@ -9,8 +9,8 @@ use paraloom_sdk::{About, Emit, Error, MapStage, PlanInputs, Planned, Port, Resu
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::expression::expression_error;
-use crate::partition::{partition, reason_field};
+use crate::expression::{expression_error, expression_errors};
+use crate::partition::{check_free, partition, reason, reason_field};
 
 /// Settings of `threshold`.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -19,16 +19,20 @@ pub struct Config {
     /// The condition that a row must meet, such as `stsb >= 4.0 and cola = 'acceptable'`.
     /// A missing value and NaN never meet a comparison.
     keep: String,
+    /// What the column of reasons is called. One that another stage has written is replaced.
+    #[serde(default = "reason")]
+    reason: String,
 }
 
 /// The stage.
 pub struct Threshold {
     keep: Expr,
+    reason: String,
 }
 
 impl MapStage for Threshold {
     type Config = Config;
-    type Worker = Expr;
+    type Worker = (Expr, String);
 
     fn about() -> About {
         About::new(
@@ -46,18 +50,23 @@ impl MapStage for Threshold {
         let rows = inputs.table("rows")?;
         let refuse = |error: ExprError| expression_error(&config.keep, &error, "/keep");
         let keep = Expr::parse(&config.keep).map_err(refuse)?;
-        keep.check_condition(rows.schema()).map_err(refuse)?;
-        let rejected = rows.with_fields([reason_field()]);
-        Ok(Planned::new(Self { keep }, [Some(Arc::clone(rows.schema())), Some(rejected)]))
+        let refuse = |errors: Vec<ExprError>| expression_errors(&config.keep, &errors, "/keep");
+        keep.check_condition_all(rows.schema()).map_err(refuse)?;
+        check_free(&rows, &reason_field(&config.reason), "reason")?;
+        let rejected = rows.with_fields([reason_field(&config.reason)]);
+        Ok(Planned::new(
+            Self { keep, reason: config.reason },
+            [Some(Arc::clone(rows.schema())), Some(rejected)],
+        ))
     }
 
-    fn open(&self, _: &Run) -> Result<Expr> {
-        Ok(self.keep.clone())
+    fn open(&self, _: &Run) -> Result<Self::Worker> {
+        Ok((self.keep.clone(), self.reason.clone()))
     }
 
-    fn map(keep: &mut Expr, rows: RecordBatch, emit: &mut Emit) -> Result<()> {
+    fn map((keep, reason): &mut Self::Worker, rows: RecordBatch, emit: &mut Emit) -> Result<()> {
         let reasons = keep.reasons(&rows).map_err(|error| Error::data(error.to_string()))?;
-        let rows = partition(&rows, reasons)?;
+        let rows = partition(&rows, reasons, reason)?;
         emit.push("kept", &rows.kept)?;
         emit.push("rejected", &rows.rejected)
     }

@@ -8,7 +8,7 @@ use arrow::compute::concat_batches;
 use arrow::util::display::array_value_to_string;
 use paraloom_sdk::testing::{Harness, Outputs};
 use paraloom_sdk::{MapStage, Result, Stage, column};
-use paraloom_stages_text::{Dedup, Derive, Rank, Sample, Split};
+use paraloom_stages_text::{Dedup, Derive, Rank, Sample, Split, Threshold};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -161,7 +161,15 @@ fn derive() {
 
 #[test]
 fn split_and_sample_refuse() {
-    let configs = [json!({"share": 1.5}), json!({"share": 0.5, "by": "sorce"})];
+    let configs = [
+        json!({"share": 1.5}),
+        json!({"share": 0.5, "by": "sorce"}),
+        json!({}),
+        json!({"share": 0.5, "shares": {"train": 1.0}}),
+        json!({"shares": {"train": 0.5, "valid": 0.2, "test": 0.2}}),
+        json!({"shares": {"train": 0.8, "valid": 0.3}}),
+        json!({"shares": {"train": 1.5, "valid": -0.5}}),
+    ];
     insta::assert_snapshot!(cases(&configs, |config| map::<Split>(config, rows())));
     let error = Harness::new(json!({"rows": 1})).rows("rows", rows()).run::<Sample>();
     assert_eq!(error.expect_err("no place").to_string(), "the test names no scratch directory");
@@ -208,6 +216,126 @@ fn a_share_is_about_what_it_says_and_groups_stay_together() {
     for (share, kept) in [(0.0, 3000), (1.0, 0)] {
         assert_eq!(held(json!({"share": share}), 1, many(3000))[0][0].num_rows(), kept);
     }
+}
+
+#[test]
+fn three_sets_have_their_shares_and_every_row_is_in_one() {
+    let divided = |config: Value, rows: RecordBatch| {
+        let outputs =
+            Harness::new(config).rows("rows", rows).seed(3).map::<Split>().expect("it works");
+        outputs.iter().map(|batches| ids_of(batches)).collect::<Vec<_>>()
+    };
+    let sets = divided(json!({"shares": {"train": 0.7, "valid": 0.2, "test": 0.1}}), many(3000));
+    let [kept, held_out, train, valid, test] = &sets[..] else { panic!("five ports") };
+    // Five standard deviations of a binomial distribution.
+    for (set, expected) in [(train, 2100_usize), (valid, 600), (test, 300)] {
+        assert!(set.len().abs_diff(expected) < 130, "{} of {expected}", set.len());
+    }
+    let all = |sets: &[&Vec<String>]| {
+        let mut all: Vec<_> = sets.iter().flat_map(|set| set.iter().cloned()).collect();
+        all.sort();
+        all
+    };
+    assert_eq!(all(&[train, valid, test]), ids_of(&[many(3000)]));
+    assert_eq!(all(&[valid, test]), *held_out);
+    assert_eq!(train, kept);
+    // What is left out has the rest.
+    assert_eq!(divided(json!({"shares": {"valid": 0.2, "test": 0.1}}), many(3000)), sets);
+    assert_eq!(divided(json!({"shares": {"train": 0.7, "test": 0.1}}), many(3000)), sets);
+    // With `share` nothing is written twice.
+    assert!(divided(json!({"share": 0.2}), many(100))[2..].iter().all(Vec::is_empty));
+    let harness = Harness::new(json!({"shares": {"train": 0.5, "valid": 0.5}}))
+        .rows("rows", many(100))
+        .seed(1);
+    harness.conforms::<Split>().expect("it conforms");
+}
+
+#[test]
+fn groups_that_look_the_same_stay_together() {
+    let texts: StringArray = (0..300)
+        .map(|row| {
+            Some(
+                ["Café {}", "cafe\u{301}  {}", "CAFÉ\u{a0}{}"][row % 3]
+                    .replace("{}", &(row / 3).to_string()),
+            )
+        })
+        .collect();
+    let rows = many(300);
+    let columns: [(&str, ArrayRef); 2] =
+        [("_id", Arc::clone(rows.column(0))), ("source", Arc::new(texts))];
+    let rows = RecordBatch::try_from_iter(columns).expect("one length");
+    let outputs =
+        map::<Split>(&json!({"share": 0.5, "by": "source"}), rows.clone()).expect("it works");
+    let held_out = outputs[1][0].num_rows();
+    assert!(held_out > 0 && held_out.is_multiple_of(3), "{held_out}");
+    assert_eq!(
+        whole::<Dedup>(&json!({"by": ["source"]}), rows).expect("it works")[0][0].num_rows(),
+        100
+    );
+}
+
+#[test]
+fn a_column_of_the_user_is_not_overwritten() {
+    let text: ArrayRef = Arc::new(StringArray::from(vec!["a"]));
+    let one: ArrayRef = Arc::new(Int64Array::from(vec![1]));
+    let rows = |nullable| {
+        RecordBatch::try_from_iter_with_nullable([
+            ("_id", Arc::clone(&text), false),
+            ("reason", Arc::clone(&text), nullable),
+            ("rank", Arc::clone(&one), nullable),
+        ])
+        .expect("one length")
+    };
+    let refused = |outcome: Result<Outputs>| {
+        let error = outcome.expect_err("it would be lost");
+        format!("{error} ({})", error.detail("hint").unwrap_or_default())
+    };
+    let told = [
+        refused(map::<Threshold>(&json!({"keep": "rank > 5"}), rows(true))),
+        refused(whole::<Dedup>(&json!({"by": ["rank"]}), rows(true))),
+        refused(whole::<Rank>(&json!({"by": "rank"}), rows(true))),
+        refused(whole::<Rank>(&json!({"by": "rank", "rank": "place"}), rows(true))),
+    ];
+    insta::assert_snapshot!(told.join("\n"));
+    let outputs = map::<Threshold>(&json!({"keep": "rank > 5", "reason": "why"}), rows(true))
+        .expect("it works");
+    assert_eq!(outputs[1][0].num_columns(), 4);
+    // What another stage wrote is replaced.
+    let outputs = map::<Threshold>(&json!({"keep": "rank > 5"}), rows(false)).expect("it works");
+    assert_eq!(outputs[1][0].num_columns(), 3);
+}
+
+#[test]
+fn derived_columns_keep_their_types_and_their_order() {
+    use arrow::array::ListArray;
+    use arrow::datatypes::Int32Type;
+    let list: ArrayRef =
+        Arc::new(ListArray::from_iter_primitive::<Int32Type, _, _>(vec![Some(vec![Some(1)])]));
+    let id: ArrayRef = Arc::new(Int64Array::from(vec![9_007_199_254_740_993]));
+    let text: ArrayRef = Arc::new(StringArray::from(vec!["abc"]));
+    let rows = RecordBatch::try_from_iter([
+        ("_id", Arc::clone(&text)),
+        ("id", id),
+        ("text", text),
+        ("tags", list),
+    ])
+    .expect("one length");
+    let config = json!({"columns": {"zeta": "id", "alpha": "length(text)", "tags2": "tags", "half": "id / 2", "more": "id + 1"}});
+    let outputs = map::<Derive>(&config, rows.clone()).expect("it works");
+    let schema = outputs[0][0].schema();
+    let told: Vec<_> = schema
+        .fields()
+        .iter()
+        .map(|field| format!("{}: {}", field.name(), field.data_type()))
+        .collect();
+    assert_eq!(
+        told[4..].join(", "),
+        "zeta: Int64, alpha: Int64, tags2: List(Int32), half: Float64, more: Int64"
+    );
+    let shown =
+        |column: usize| array_value_to_string(outputs[0][0].column(column), 0).expect("it prints");
+    assert_eq!([4, 5, 8].map(shown), ["9007199254740993", "3", "9007199254740994"]);
+    Harness::new(config).rows("rows", rows).conforms::<Derive>().expect("it conforms");
 }
 
 proptest! {

@@ -6,13 +6,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::{Array, RecordBatch};
+use paraloom_expr::normalise;
 use paraloom_sdk::identity::ids;
 use paraloom_sdk::{About, Error, PlanInputs, Planned, Port, Result, Run, Stage, Table};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::key::{as_text, check_key, digest};
-use crate::partition::{partition, reason_field};
+use crate::partition::{check_free, partition, reason, reason_field};
 use near::Neighbours;
 
 /// Settings of `dedup`.
@@ -22,7 +23,8 @@ pub struct Config {
     /// The columns that rows are compared by. A value that is missing is the same as another one that is.
     #[schemars(length(min = 1))]
     by: Vec<String>,
-    /// Compare to the letter. Otherwise neither case nor spacing counts.
+    /// Compare to the letter. Otherwise neither case nor spacing counts, nor how a character is written: composed or not, in full width,
+    /// with soft hyphens or other characters that nobody sees (Unicode's NFKC and case folding).
     #[serde(default)]
     exact: bool,
     /// Texts that are at least this similar count as the same: shared runs of characters over all (Jaccard), 0.5 to 1. Of pairs that
@@ -35,6 +37,9 @@ pub struct Config {
     #[serde(default = "five")]
     #[schemars(range(min = 1, max = 64))]
     ngram: usize,
+    /// What the column of reasons is called. One that another stage has written is replaced.
+    #[serde(default = "reason")]
+    reason: String,
 }
 
 const fn five() -> usize {
@@ -48,7 +53,7 @@ impl Stage for Dedup {
     type Config = Config;
 
     fn about() -> About {
-        About::new("dedup", "1.0.0", "Keeps the first of rows that are the same, or nearly so.")
+        About::new("dedup", "1.1.0", "Keeps the first of rows that are the same, or nearly so.")
             .input(Port::table("rows", "The rows to sort out."))
             .input(
                 Port::table("against", "Rows that count as seen, such as those to evaluate on.")
@@ -78,8 +83,12 @@ impl Stage for Dedup {
             columns.try_for_each(|(at, name)| check_key(table, name, &format!("/by/{at}")))
         };
         check(&rows)?;
+        check_free(&rows, &reason_field(&config.reason), "reason")?;
         inputs.tables("against").try_for_each(|(_, table)| check(&table))?;
-        let outputs = [Some(Arc::clone(rows.schema())), Some(rows.with_fields([reason_field()]))];
+        let outputs = [
+            Some(Arc::clone(rows.schema())),
+            Some(rows.with_fields([reason_field(&config.reason)])),
+        ];
         Ok(Planned::new(Self(config), outputs))
     }
 
@@ -107,7 +116,7 @@ impl Stage for Dedup {
         for rows in run.table("rows")? {
             let rows = rows?;
             let reasons = look_up(&rows, &str::to_owned)?;
-            let rows = partition(&rows, reasons)?;
+            let rows = partition(&rows, reasons, &self.0.reason)?;
             run.push("kept", &rows.kept)?;
             run.push("rejected", &rows.rejected)?;
         }
@@ -125,8 +134,8 @@ fn texts(config: &Config, rows: &RecordBatch) -> Result<Vec<String>> {
             if config.exact {
                 text.push_str(value);
             } else {
-                for word in value.split_whitespace() {
-                    text.push_str(&word.to_lowercase());
+                for word in normalise(value).split_whitespace() {
+                    text.push_str(word);
                     text.push(' ');
                 }
             }

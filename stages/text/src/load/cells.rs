@@ -170,15 +170,6 @@ impl Sink for Columns {
         let cell = cell.filter(|cell| !self.cells.is_missing(cell.text));
         let text = cell.map(|cell| cell.text);
         self.bytes += text.map_or(0, str::len);
-        fn typed<T>(
-            text: Option<&str>,
-            read: impl Fn(&str) -> Option<T>,
-        ) -> std::result::Result<Option<T>, ()> {
-            match text.map(str::trim) {
-                None | Some("") => Ok(None),
-                Some(text) => read(text).map(Some).ok_or(()),
-            }
-        }
         let decimal = self.cells.decimal;
         let taken = match &mut self.builders[column] {
             Builder::Text(builder) => {
@@ -214,6 +205,17 @@ impl Sink for Columns {
             }
         }
         self.misfit.take()
+    }
+}
+
+/// The value of a cell, unless it is blank.
+fn typed<T>(
+    text: Option<&str>,
+    read: impl Fn(&str) -> Option<T>,
+) -> std::result::Result<Option<T>, ()> {
+    match text.map(str::trim) {
+        None | Some("") => Ok(None),
+        Some(text) => read(text).map(Some).ok_or(()),
     }
 }
 

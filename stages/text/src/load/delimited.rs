@@ -7,7 +7,7 @@ use paraloom_sdk::{Error, Result};
 
 use super::cells::{Cell, Sink};
 use super::records::{Dialect, Record, Records};
-use super::table::Settings;
+use super::table::{Quoting, Settings};
 use super::text::{Lines, TextSettings};
 
 /// A CSV or TSV file behind its header.
@@ -156,7 +156,7 @@ impl Delimited {
             match column.goes {
                 // An empty cell is missing, unless quotes say that it is empty text.
                 Goes::To(at) => {
-                    sink.push(at, (quoted || !text.is_empty()).then_some(Cell::plain(text)))
+                    sink.push(at, (quoted || !text.is_empty()).then_some(Cell::plain(text)));
                 }
                 Goes::MustBeEmpty if !text.trim().is_empty() => {
                     let message = format!("`{text}` stands in a column without a name");
@@ -185,12 +185,16 @@ fn open_records(path: &Path, settings: &Settings, tabs: bool) -> Result<(Records
     let delimiter = settings.delimiter.or(separator).unwrap_or(if tabs { b'\t' } else { b',' });
     let mut dialect = Dialect {
         delimiter,
-        quote: settings.quote.unwrap_or(if tabs { None } else { Some(b'"') }),
+        quote: match settings.quote {
+            Quoting::AsUsual if tabs => None,
+            Quoting::AsUsual => Some(b'"'),
+            other => other.byte(),
+        },
         escape: settings.escape,
-        undoubled: tabs && settings.quote.is_none(),
+        undoubled: tabs && settings.quote == Quoting::AsUsual,
     };
     if tabs
-        && settings.quote.is_none()
+        && settings.quote == Quoting::AsUsual
         && settings.header
         && first.starts_with('"')
         && names_are_quoted(path, settings.text, dialect)

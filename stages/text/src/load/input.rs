@@ -179,7 +179,7 @@ fn agreed(known: Option<Format>, own: Format, path: &Path) -> Result<Format> {
 /// part of it, and make a column.
 fn directory(dir: &Path, format: Option<Format>) -> Result<Files> {
     let mut found = Vec::new();
-    walk(dir, &Vec::new(), &mut found)?;
+    walk(dir, &[], &mut found)?;
     let formats: Vec<_> = found.iter().filter_map(|file| Format::of(&file.path)).collect();
     let has = |format: Format| formats.contains(&format);
     let format = match format {
@@ -218,11 +218,7 @@ fn directory(dir: &Path, format: Option<Format>) -> Result<Files> {
     Ok(Files { format, files: found })
 }
 
-fn walk(
-    dir: &Path,
-    partitions: &Vec<(String, Option<String>)>,
-    found: &mut Vec<File>,
-) -> Result<()> {
+fn walk(dir: &Path, partitions: &[(String, Option<String>)], found: &mut Vec<File>) -> Result<()> {
     let unreadable = |error: std::io::Error| {
         Error::from(error).prefixed(&format!("cannot read {}", dir.display())).at("/from")
     };
@@ -239,12 +235,12 @@ fn walk(
             continue;
         }
         if path.is_file() {
-            found.push(File { path, partitions: partitions.clone() });
+            found.push(File { path, partitions: partitions.to_vec() });
         } else if let Some((key, value)) = name.split_once('=')
             && path.is_dir()
         {
             let value = (value != "__HIVE_DEFAULT_PARTITION__").then(|| unescaped(value));
-            let mut partitions = partitions.clone();
+            let mut partitions = partitions.to_vec();
             partitions.push((unescaped(key), value));
             walk(&path, &partitions, found)?;
         }

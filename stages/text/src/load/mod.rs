@@ -31,7 +31,7 @@ use paraloom_sdk::{
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::expression::expression_error;
+use crate::expression::{expression_error, expression_errors};
 use encoding::Encoding;
 use input::{Files, Format, Origin, OriginSchema};
 use kind::Kind;
@@ -183,7 +183,7 @@ pub struct Load {
 impl Config {
     /// One ASCII character.
     fn byte(text: Option<&String>, pointer: &str) -> Result<Option<u8>> {
-        match text.map(|text| text.as_bytes()) {
+        match text.map(String::as_bytes) {
             None => Ok(None),
             Some(b"\\t") => Ok(Some(b'\t')),
             Some([byte]) if byte.is_ascii() && !matches!(byte, b'\n' | b'\r') => Ok(Some(*byte)),
@@ -194,14 +194,15 @@ impl Config {
     /// `rows` are left out unseen.
     fn settings(&self, rows: usize) -> Result<table::Settings> {
         let delimiter = Self::byte(self.delimiter.as_ref(), "/delimiter")?;
-        let quote = match self.quote.as_deref() {
-            None => None,
-            Some("") => Some(None),
-            Some(_) => Some(Self::byte(self.quote.as_ref(), "/quote")?),
-        };
+        let quote =
+            match Self::byte(self.quote.as_ref().filter(|quote| !quote.is_empty()), "/quote")? {
+                Some(quote) => table::Quoting::By(quote),
+                None if self.quote.is_some() => table::Quoting::None,
+                None => table::Quoting::AsUsual,
+            };
         let escape =
             Self::byte(self.escape.as_ref().filter(|escape| !escape.is_empty()), "/escape")?;
-        if delimiter.is_some() && (quote == Some(delimiter) || escape == delimiter) {
+        if delimiter.is_some() && (quote.byte() == delimiter || escape == delimiter) {
             return Err(Error::config("this separates the columns, and cannot mean anything else")
                 .at("/delimiter"));
         }
@@ -218,7 +219,11 @@ impl Config {
             header: self.header,
             delimiter,
             // What has an escape has quotes.
-            quote: quote.or_else(|| escape.map(|_| Some(b'"'))),
+            quote: if quote == table::Quoting::AsUsual && escape.is_some() {
+                table::Quoting::By(b'"')
+            } else {
+                quote
+            },
             escape,
             types: self.types.clone(),
             skip: rows,
@@ -288,7 +293,8 @@ impl Stage for Load {
         let (source, _, format) = Self::open(&config, keep.as_ref(), &naming)?;
         let schema = source.schema();
         if let (Some(keep), Some(text)) = (&keep, &config.keep) {
-            keep.check_condition(&schema).map_err(|error| refuse(text, error))?;
+            keep.check_condition_all(&schema)
+                .map_err(|errors| expression_errors(text, &errors, "/keep"))?;
         }
         let naming = naming.applied(&schema);
         let mut fields = Vec::with_capacity(naming.columns().len());

@@ -187,7 +187,7 @@ impl Objects {
                         && !has_comma
                         && !state.has_ended =>
                     {
-                        has_comma = true
+                        has_comma = true;
                     }
                     b']' if state.is_array && !has_comma && !state.has_ended => {
                         state.has_ended = true;

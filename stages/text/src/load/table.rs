@@ -22,12 +22,30 @@ pub(super) struct Settings {
     pub(super) cells: Cells,
     pub(super) header: bool,
     pub(super) delimiter: Option<u8>,
-    /// `Some(None)`: quotes are text.
-    pub(super) quote: Option<Option<u8>>,
+    pub(super) quote: Quoting,
     pub(super) escape: Option<u8>,
     pub(super) types: BTreeMap<String, Kind>,
     /// Rows at the start of a file without a header that are left out unseen.
     pub(super) skip: usize,
+}
+
+/// What quotes cells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Quoting {
+    /// What the format has, as far as the file shows it.
+    AsUsual,
+    /// Nothing: quotes are text.
+    None,
+    By(u8),
+}
+
+impl Quoting {
+    pub(super) fn byte(self) -> Option<u8> {
+        match self {
+            Self::By(quote) => Some(quote),
+            Self::AsUsual | Self::None => None,
+        }
+    }
 }
 
 /// The rows of one file.

@@ -1,0 +1,63 @@
+//! Days and moments, as nanoseconds since 1970 in UTC.
+
+use arrow::array::{Array, ArrayRef, AsArray, TimestampNanosecondArray};
+use arrow::compute::kernels::cast_utils::{Parser, string_to_timestamp_nanos};
+use arrow::datatypes::{
+    DataType, Date32Type, Date64Type, TimeUnit, TimestampMicrosecondType, TimestampMillisecondType,
+    TimestampNanosecondType, TimestampSecondType,
+};
+use arrow::temporal_conversions::{date32_to_datetime, timestamp_ns_to_datetime};
+
+/// Nanoseconds of a day.
+pub(crate) const DAY: i128 = 86_400_000_000_000;
+
+/// `2024-01-31`, `2024-01-31T08:30:00Z`.
+pub(crate) fn parse(text: &str) -> Option<i128> {
+    let text = text.trim();
+    match Date32Type::parse(text) {
+        Some(days) => Some(i128::from(days) * DAY),
+        None => string_to_timestamp_nanos(text).ok().map(i128::from),
+    }
+}
+
+/// The value of a column of dates or times.
+pub(crate) fn value(array: &ArrayRef, row: usize) -> Option<i128> {
+    if array.is_null(row) {
+        return None;
+    }
+    Some(match array.data_type() {
+        DataType::Date32 => i128::from(array.as_primitive::<Date32Type>().value(row)) * DAY,
+        DataType::Date64 => i128::from(array.as_primitive::<Date64Type>().value(row)) * 1_000_000,
+        DataType::Timestamp(TimeUnit::Second, _) => {
+            i128::from(array.as_primitive::<TimestampSecondType>().value(row)) * 1_000_000_000
+        }
+        DataType::Timestamp(TimeUnit::Millisecond, _) => {
+            i128::from(array.as_primitive::<TimestampMillisecondType>().value(row)) * 1_000_000
+        }
+        DataType::Timestamp(TimeUnit::Microsecond, _) => {
+            i128::from(array.as_primitive::<TimestampMicrosecondType>().value(row)) * 1000
+        }
+        DataType::Timestamp(TimeUnit::Nanosecond, _) => {
+            i128::from(array.as_primitive::<TimestampNanosecondType>().value(row))
+        }
+        _ => return None,
+    })
+}
+
+/// As people write it.
+pub(crate) fn shown(nanoseconds: i128, is_date: bool) -> String {
+    let days = i32::try_from(nanoseconds.div_euclid(DAY));
+    if is_date && let Some(day) = days.ok().and_then(date32_to_datetime) {
+        return day.format("%Y-%m-%d").to_string();
+    }
+    match i64::try_from(nanoseconds).ok().and_then(timestamp_ns_to_datetime) {
+        Some(moment) => moment.format("%Y-%m-%dT%H:%M:%S%.f").to_string(),
+        None => format!("{nanoseconds} ns"),
+    }
+}
+
+/// A column of moments without a zone; a value that does not fit is missing.
+pub(crate) fn array(values: impl Iterator<Item = Option<i128>>) -> ArrayRef {
+    let values = values.map(|value| value.and_then(|value| i64::try_from(value).ok()));
+    std::sync::Arc::new(values.collect::<TimestampNanosecondArray>())
+}
