@@ -2,12 +2,13 @@
 
 mod common;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use common::{MODELS, Project, TABLES, results, tiny, tiny_with};
-use serde_json::Value;
+use paraloom_store::{Pin, Preimage, Store};
+use serde_json::{Value, json};
 
 /// The files below a directory.
 fn files(dir: &Path) -> Vec<PathBuf> {
@@ -71,6 +72,59 @@ fn a_key_holds_what_decides_and_nothing_else() {
     // Of a file, what it holds.
     let contents = found["load"].iter().map(|preimage| names(&preimage["config"]["from"]));
     assert_eq!(contents.collect::<Vec<_>>(), ["content", "content"]);
+}
+
+/// As version 1 of keys had it: every default is written out, and inputs stand in the order of the file.
+fn older(preimage: &Preimage) -> Preimage {
+    let defaults = match preimage.get("stage").and_then(Value::as_str) {
+        Some("load") => json!({"skip": 0, "limit": null, "keep": null, "header": true}),
+        Some("finetune") => json!({"label_smoothing": 0.0, "source": null, "tasks": {}}),
+        Some("generate") => json!({"beam": null, "no_repeat_ngram_size": 0, "into": "paraphrase"}),
+        _ => json!({}),
+    };
+    let members = preimage.members().iter().map(|(name, value)| {
+        let mut value = value.clone();
+        match (name.as_str(), &mut value) {
+            ("config", Value::Object(config)) => {
+                for (name, default) in defaults.as_object().into_iter().flatten() {
+                    config.entry(name.clone()).or_insert_with(|| default.clone());
+                }
+            }
+            ("inputs", Value::Array(edges)) => edges.reverse(),
+            _ => {}
+        }
+        (name, value)
+    });
+    members.fold(Preimage::default(), |preimage, (name, value)| preimage.with(name, value))
+}
+
+/// A store from before keys left the defaults out: what is in it stays warm, a pin holds, and `plan` knows its history.
+#[test]
+fn results_of_an_earlier_version_move_to_their_new_keys() {
+    let project = tiny();
+    project.ok(&["run", "p.yaml"]);
+    let expected = results(&project, &TABLES, &MODELS);
+    let store = Store::open(&project.file(".paraloom")).expect("it is sound").expect("it is there");
+    let keys = || -> BTreeSet<_> {
+        store.entries().expect("readable").into_iter().map(|(key, _)| key).collect()
+    };
+    let new = keys();
+    store.rekey(99, &older).expect("writable");
+    std::fs::remove_file(project.file(".paraloom/keys.json")).expect("it was written");
+    let old = keys();
+    assert!(old.len() == new.len() && old.difference(&new).count() > 4, "{old:?}");
+    store.pin("kept", &Pin { pipeline: "tiny".to_owned(), results: old }).expect("writable");
+    // What only looks says so too.
+    assert!(project.ok(&["plan", "p.yaml"]).contains("nothing to do"));
+    assert_eq!(worked(&project), [""; 0]);
+    assert_eq!(keys(), new);
+    assert!(results(&project, &TABLES, &MODELS) == expected);
+    project.ok(&["verify"]);
+    let (_, pin) = store.pins().expect("sound").remove(0);
+    assert!(new.is_subset(&pin.results));
+    project.write("p.yaml", &common::TINY.replace("top_p: 0.95", "top_p: 0.9"));
+    let plan = project.ok(&["plan", "p.yaml"]);
+    assert!(plan.contains("sample.top_p 0.95 -> 0.9"), "{plan}");
 }
 
 /// The nodes that a run worked at.

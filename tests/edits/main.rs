@@ -127,11 +127,13 @@ fn rows(table: &TableRef) -> RecordBatch {
     concat_batches(&table.schema, &batches).expect("parts of one table")
 }
 
-/// Runs the pipelines of a history one after another in one store, and each in a new one; says where they differ.
-fn differs(engine: &mut Engine, history: &[World], place: &Path) -> Option<String> {
+/// Runs the pipelines of a history one after another in one store, and each in a new one: how many of them are sound, or
+/// where they differ.
+fn differs(engine: &mut Engine, history: &[World], place: &Path) -> Result<usize, String> {
     let root = tempfile::tempdir_in(place).expect("a directory");
     let (dir, store) = (root.path().join("project"), root.path().join("store"));
     std::fs::create_dir(&dir).expect("it is ours");
+    let mut sound = 0;
     for (step, world) in history.iter().enumerate() {
         files::write_all(world, &dir);
         let text = world.yaml();
@@ -143,10 +145,11 @@ fn differs(engine: &mut Engine, history: &[World], place: &Path) -> Option<Strin
                 let _ = writeln!(told, "----\n{}{}", world.yaml(), world.describe());
             }
             let _ = writeln!(told, "---- {}", first_difference(&kept, &fresh));
-            return Some(told);
+            return Err(told);
         }
+        sound += usize::from(kept.is_ok());
     }
-    None
+    Ok(sound)
 }
 
 fn first_difference(kept: &Outcome, fresh: &Outcome) -> String {
@@ -170,14 +173,14 @@ fn first_difference(kept: &Outcome, fresh: &Outcome) -> String {
 
 /// Leaves out steps of a history for as long as what is left still differs.
 fn shrink(engine: &mut Engine, mut history: Vec<World>, place: &Path) -> String {
-    let mut told = differs(engine, &history, place).expect("it differs");
+    let mut told = differs(engine, &history, place).expect_err("it differs");
     let mut at = 0;
     while at < history.len() && history.len() > 1 {
         let mut fewer = history.clone();
         fewer.remove(at);
         match differs(engine, &fewer, place) {
-            Some(smaller) => (history, told) = (fewer, smaller),
-            None => at += 1,
+            Err(smaller) => (history, told) = (fewer, smaller),
+            Ok(_) => at += 1,
         }
     }
     // Then nodes that do not matter.
@@ -186,7 +189,7 @@ fn shrink(engine: &mut Engine, mut history: Vec<World>, place: &Path) -> String 
         node -= 1;
         let fewer: Option<Vec<_>> = history.iter().map(|world| world.without(node)).collect();
         if let Some(fewer) = fewer
-            && let Some(smaller) = differs(engine, &fewer, place)
+            && let Err(smaller) = differs(engine, &fewer, place)
         {
             (history, told) = (fewer, smaller);
         }
@@ -201,7 +204,7 @@ fn every_table_equals_that_of_a_run_into_a_new_store() {
     // In memory where there is such a place: what is tested is not the disk.
     let place = Some(Path::new("/dev/shm")).filter(|place| place.is_dir());
     let place: PathBuf = place.map_or_else(std::env::temp_dir, Path::to_owned);
-    let mut done = 0;
+    let (mut done, mut all) = (0, 0);
     for case in 0..common::scale("PARALOOM_EDITS", 150) {
         let mut world = World::new(&mut lots);
         let mut history = vec![world.clone()];
@@ -213,10 +216,11 @@ fn every_table_equals_that_of_a_run_into_a_new_store() {
             };
             history.push(world.clone());
         }
-        if differs(&mut engine, &history, &place).is_some() {
-            panic!("case {case}: {}", shrink(&mut engine, history, &place));
+        match differs(&mut engine, &history, &place) {
+            Ok(sound) => (done, all) = (done + sound, all + history.len()),
+            Err(_) => panic!("case {case}: {}", shrink(&mut engine, history, &place)),
         }
-        done += history.len();
     }
-    assert!(done > 0);
+    // Many edits leave a pipeline that is refused, alike both times; most do not, or this would show nothing.
+    assert!(done * 2 > all, "{done} of {all} pipelines are sound");
 }

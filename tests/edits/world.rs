@@ -165,7 +165,8 @@ fn kind(lots: &mut Lots, format: Format) -> Kind {
 
 fn table(lots: &mut Lots, name: String) -> Table {
     let format = [Format::Csv, Format::Tsv, Format::Jsonl, Format::Parquet][lots.below(4)];
-    let mut columns: Vec<(String, Kind)> = vec![("text".to_owned(), Kind::Text)];
+    let mut columns: Vec<(String, Kind)> =
+        vec![("text".to_owned(), Kind::Text), ("n".to_owned(), Kind::Int)];
     for _ in 0..1 + lots.below(3) {
         let (name, kind) = (column(lots), kind(lots, format));
         if columns.iter().all(|(known, _)| *known != name) {
@@ -269,7 +270,8 @@ impl World {
             .filter(|node| !self.nodes[*node].stage.outputs().is_empty())
             .collect();
         let from = sources[lots.below(sources.len())];
-        let port = lots.below(self.nodes[from].stage.outputs().len());
+        let ports = self.nodes[from].stage.outputs().len();
+        let port = if lots.below(3) == 0 { lots.below(ports) } else { 0 };
         let against = Some(sources[lots.below(sources.len())])
             .filter(|_| matches!(stage, Stage::Dedup { .. }) && lots.below(2) == 0);
         self.nodes.push(Node { stage, from: Some((from, port)), against, verbose: false });
@@ -283,12 +285,15 @@ impl World {
         let format = world.files[at].format;
         let file = &mut world.files[at];
         let row = lots.below(file.rows.len().max(1));
-        let place = lots.below(file.columns.len());
+        // Most often not a column that the conditions need.
+        let others = if lots.below(4) == 0 { 0 } else { 2.min(file.columns.len() - 1) };
+        let place = others + lots.below(file.columns.len() - others);
         match lots.below(22) {
             0..=3 => {
                 // One cell, most often to another of its kind.
+                let place = lots.below(file.columns.len());
                 let kind =
-                    if lots.below(4) == 0 { kind(lots, format) } else { file.columns[place].1 };
+                    if lots.below(6) == 0 { kind(lots, format) } else { file.columns[place].1 };
                 if let Some(row) = file.rows.get_mut(row) {
                     row[place] = cell(lots, kind);
                 }

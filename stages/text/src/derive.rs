@@ -35,6 +35,7 @@ impl MapStage for Derive {
             .input(Port::table("rows", "Any table."))
             .output(Port::table("rows", "The same rows with the columns."))
             .batch_invariant()
+            .keeps_rows()
     }
 
     fn plan(config: Config, inputs: &PlanInputs) -> Result<Planned<Self>> {

@@ -70,6 +70,7 @@ impl Stage for Rank {
                 "The best rows, in their old order, with the `rank` of each.",
             ))
             .output(Port::table("rejected", "The other rows, with `rank` and `reason`."))
+            .divides_rows()
     }
 
     fn plan(config: Config, inputs: &PlanInputs) -> Result<Planned<Self>> {

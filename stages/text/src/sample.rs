@@ -41,6 +41,7 @@ impl Stage for Sample {
             .output(Port::table("kept", "The rows that were drawn."))
             .output(Port::table("rest", "The other rows."))
             .uses_seed()
+            .divides_rows()
     }
 
     fn plan(config: Config, inputs: &PlanInputs) -> Result<Planned<Self>> {

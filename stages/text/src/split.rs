@@ -160,6 +160,7 @@ impl MapStage for Split {
         .output(Port::table("test", "With `shares`: of those held out, the rows to test on."))
         .uses_seed()
         .batch_invariant()
+        .covers_rows()
     }
 
     fn plan(config: Config, inputs: &PlanInputs) -> Result<Planned<Self>> {

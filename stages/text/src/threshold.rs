@@ -44,6 +44,7 @@ impl MapStage for Threshold {
         .output(Port::table("kept", "The rows that meet the condition."))
         .output(Port::table("rejected", "The other rows, with the `reason` of each."))
         .batch_invariant()
+        .divides_rows()
     }
 
     fn plan(config: Config, inputs: &PlanInputs) -> Result<Planned<Self>> {

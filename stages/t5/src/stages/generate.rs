@@ -207,6 +207,7 @@ impl MapStage for Generate {
         ))
         .output(Port::table("rejected", "The rows without a source, with the `reason`."))
         .uses_seed()
+        .covers_rows()
     }
 
     fn plan(config: Config, inputs: &PlanInputs) -> Result<Planned<Self>> {

@@ -116,6 +116,7 @@ fn about(name: &'static str, doc: &'static str, rows: &'static str) -> About {
             "The model that judges. Only T5 1.0 checkpoints know this task.",
         ))
         .output(Port::table("rows", rows))
+        .keeps_rows()
 }
 
 /// Index of the greatest value; the first if there are several.
@@ -408,6 +409,7 @@ impl MapStage for ScoreLoss {
             .input(Port::table("rows", "Rows with a source and a target."))
             .input(Port::artifact("model", "The model."))
             .output(Port::table("rows", "The same rows with `loss`."))
+            .keeps_rows()
     }
 
     fn plan(config: LossConfig, inputs: &PlanInputs) -> Result<Planned<Self>> {

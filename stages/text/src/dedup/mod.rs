@@ -65,6 +65,7 @@ impl Stage for Dedup {
                 "rejected",
                 "The other rows; `reason` names the row that each is the same as.",
             ))
+            .divides_rows()
     }
 
     fn plan(config: Config, inputs: &PlanInputs) -> Result<Planned<Self>> {
