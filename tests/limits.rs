@@ -119,6 +119,109 @@ fn outputs_that_are_full_or_closed() {
     assert!(log.status.success(), "the run does not need its reader: {}", said(&log));
 }
 
+/// Whatever a command prints: a full disk has its exit code, and a reader that has seen enough is no error.
+#[test]
+fn every_command_tells_a_full_disk_from_a_closed_pipe() {
+    let project = tiny();
+    project.ok(&["run", "p.yaml"]);
+    let row: serde_json::Value = project
+        .ok(&["show", "p.yaml", "grammar", "--json", "--limit", "1"])
+        .parse()
+        .expect("a row");
+    let id = row["_id"].as_str().expect("text");
+    let run = project.ok(&["runs"]);
+    let run = run.split_once(' ').expect("a run").0;
+    let commands = [
+        "show p.yaml pairs",
+        "show p.yaml pairs --limit 20000",
+        "show p.yaml pairs --json",
+        "show p.yaml pairs --csv",
+        "show p.yaml pairs --csv --columns target --where 'length(source) > 3'",
+        "export p.yaml pairs --to -",
+        "export p.yaml pairs --to - --format tsv",
+        "export p.yaml pairs --to - --format jsonl",
+        "export p.yaml pairs --to - --format parquet",
+        "export p.yaml pairs --to /dev/stdout --format csv",
+        "report p.yaml --to -",
+        &format!("diff p.yaml pairs --run {run}"),
+        &format!("trace p.yaml grammar {id}"),
+        &format!("trace p.yaml grammar {id} --json"),
+        "try p.yaml paraphrases 'sales rose'",
+        "try p.yaml paraphrases 'sales rose' --json",
+        "plan p.yaml",
+        "plan p.yaml --json",
+        "check p.yaml --json",
+        "status p.yaml",
+        "status p.yaml --json",
+        "graph p.yaml",
+        "graph p.yaml --format svg",
+        "runs",
+        "stages",
+        "stages generate",
+        "stages --json",
+        "doctor",
+        "schema",
+        "completions bash",
+    ];
+    for command in commands {
+        let full = shell(&project, &format!("exec \"$0\" {command} > /dev/full"));
+        let told = said(&full);
+        assert_eq!(full.status.code(), Some(OUT_OF_SPACE), "{command}: {told}");
+        let place = if command.contains("/dev/stdout") { "/dev/stdout" } else { "stdout" };
+        assert!(told.contains("cannot write ") && told.contains(place), "{told}");
+        assert!(told.contains("hint: "), "{command}: {told}");
+        for script in [
+            format!("exec \"$0\" {command} >&-"),
+            format!("{{ \"$0\" {command}; echo \"code $?\" >&2; }} | true"),
+        ] {
+            let closed = shell(&project, &script);
+            let told = said(&closed);
+            assert!(closed.status.success() && !told.contains("error"), "{script}: {told}");
+            assert!(!told.contains("code") || told.ends_with("code 0\n"), "{script}: {told}");
+        }
+    }
+}
+
+/// Files of the user's, on a disk that is too small: place, bytes and exit code, and nothing is left of them.
+#[test]
+fn what_does_not_fit_is_told_and_leaves_nothing_behind() {
+    let project = Project::new(
+        "paraloom: 1\nnodes:\n  rows: { stage: load, with: { from: rows.csv } }\n  \
+         base: { stage: model, inputs: { texts: [rows] }, with: { new: { vocabulary: 100, d_model: 16, d_ff: 32, layers: 1, heads: 2 } } }\n",
+    );
+    let line = |row: u64| format!("{}\n", paraloom_store::Digest::of(&row.to_le_bytes()));
+    project.write("rows.csv", &format!("text\n{}", (0..2_000).map(line).collect::<String>()));
+    project.ok(&["run", "p.yaml"]);
+    for command in [
+        "export p.yaml rows --to rows.csv.out --format csv",
+        "export p.yaml rows --to out.tsv",
+        "export p.yaml rows --to out.jsonl",
+        "export p.yaml rows --to out.parquet",
+        "export p.yaml base --to out",
+        "report p.yaml --to out.html",
+    ] {
+        let output = shell(&project, &format!("ulimit -f 4; exec \"$0\" {command}"));
+        let told = said(&output);
+        assert_eq!(output.status.code(), Some(OUT_OF_SPACE), "{command}: {told}");
+        assert!(told.contains("cannot write "), "{command}: {told}");
+        assert!(number(&told, " bytes are needed") > 2_000, "{told}");
+        assert!(told.contains("hint: raise the limit on the size of a file"), "{told}");
+        let left = std::fs::read_dir(project.path()).expect("it is there").flatten();
+        let mut left: Vec<_> =
+            left.map(|file| file.file_name().into_string().expect("text")).collect();
+        left.sort();
+        assert_eq!(left, [".paraloom", "p.yaml", "rows.csv"], "{command}");
+    }
+    // A model that is copied into a store, and finds no room there.
+    project.ok(&["export", "p.yaml", "base", "--to", "base"]);
+    project
+        .write("q.yaml", "paraloom: 1\nnodes:\n  base: { stage: model, with: { from: base } }\n");
+    let output = shell(&project, "ulimit -f 8; exec \"$0\" run q.yaml --store other");
+    let told = said(&output);
+    assert_eq!(output.status.code(), Some(OUT_OF_SPACE), "{told}");
+    assert!(told.contains("node `base`: ") && told.contains("other/tmp/"), "{told}");
+}
+
 #[test]
 fn stores_in_odd_places() {
     let project = tiny();

@@ -46,7 +46,15 @@ fn a_report_of_half_a_run_says_what_is_left() {
     project.ok(&["run", "p.yaml", "--until", "corpus"]);
     let page = project.ok(&["report", "p.yaml", "--to", "-"]);
     assert!(page.contains("1 of 9 nodes are done") && page.contains("not done yet"), "{page}");
-    let said = project.transcript(&["report", "p.yaml", "--to", "no/such/place.html"]);
-    let expected = "exit 1\n--- stdout\n--- stderr\nerror: cannot write the report no/such/place.html: No such file or directory (os error 2)\n";
-    assert_eq!(said, expected);
+    project.ok(&["report", "p.yaml", "--to", "new/folder/page.html"]);
+    assert!(project.file("new/folder/page.html").is_file());
+    project.ok(&["report", "p.yaml", "--to", "new/folder/page.html"]);
+    project.write("mine.html", "<!doctype html>\n<title>mine</title>\n");
+    let refused = project.transcript(&["report", "p.yaml", "--to", "mine.html"]);
+    assert!(refused.starts_with("exit 2") && refused.contains("is no report"), "{refused}");
+    let said = project.transcript(&["report", "p.yaml", "--to", "p.yaml/page.html"]);
+    assert!(
+        said.starts_with("exit 1\n--- stdout\n--- stderr\nerror: cannot write p.yaml/page.html: "),
+        "{said}"
+    );
 }

@@ -49,6 +49,37 @@ fn resumed_at(project: &Project, node: &str) -> u64 {
     step.split('"').next().and_then(|step| step.parse().ok()).expect("a number")
 }
 
+/// Wherever the signal comes: the file is whole, or there is none.
+#[test]
+fn an_export_that_is_stopped_leaves_nothing_half_done() {
+    let project =
+        Project::new("paraloom: 1\nnodes:\n  rows: { stage: load, with: { from: r.csv } }\n");
+    let rows: String = (0..60_000).map(|row| format!("{row},some words of row {row}\n")).collect();
+    project.write("r.csv", &format!("n,text\n{rows}"));
+    project.ok(&["run", "p.yaml"]);
+    for format in ["csv", "parquet"] {
+        let (to, part) = (format!("out.{format}"), format!("out.{format}.part"));
+        let mut command = project.command(&["export", "p.yaml", "rows", "--to", &to]);
+        let mut child =
+            command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary runs");
+        let is_over = |child: &mut Child| child.try_wait().expect("it is ours").is_some();
+        while !project.file(&part).exists() && !is_over(&mut child) {
+            std::thread::yield_now();
+        }
+        if !is_over(&mut child) {
+            signal(&child, libc::SIGINT);
+        }
+        let (status, said, _) = end(child);
+        assert!(!project.file(&part).exists(), "{format}: {said}");
+        let whole = project.file(&to).exists();
+        assert_eq!(whole, status.success(), "{format}: {said}");
+        assert!(
+            whole || (status.code() == Some(130) && said.contains("nothing was written")),
+            "{said}"
+        );
+    }
+}
+
 #[test]
 fn a_signal_stops_a_training_at_the_step_at_hand() {
     let straight = long();

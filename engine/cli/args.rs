@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
+use crate::commands::Format;
+
 /// Weaves a small text corpus into a training set and a model: one YAML file names the
 /// stages, one command runs them, and a kill at any instant costs seconds.
 #[derive(Debug, Parser)]
@@ -198,10 +200,19 @@ pub(crate) struct ShowArgs {
     pub(crate) condition: Option<String>,
     /// At most this many rows; 20 in a table, all as JSON or CSV, if left out.
     #[arg(long, value_name = "N")]
-    pub(crate) limit: Option<usize>,
+    pub(crate) limit: Option<u64>,
+    /// Pass over this many rows first.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) offset: u64,
+    /// The last rows, this many.
+    #[arg(long, value_name = "N", conflicts_with_all = ["offset", "limit"])]
+    pub(crate) tail: Option<u64>,
     /// Only these columns, in this order.
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub(crate) columns: Vec<String>,
+    /// As this run left it, whatever has become of the pipeline and its files since; the start of its name is enough.
+    #[arg(long, value_name = "RUN")]
+    pub(crate) run: Option<String>,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -315,9 +326,18 @@ pub(crate) struct ExportArgs {
     pub(crate) pipeline: PipelineArgs,
     /// The output: NODE for its first one, or NODE.PORT.
     pub(crate) node: String,
-    /// The file (.csv, .tsv, .jsonl, .parquet) or the directory to make.
+    /// The file (.csv, .tsv, .jsonl, .parquet) or the directory to make; `-` is stdout.
     #[arg(long, value_name = "PATH")]
     pub(crate) to: PathBuf,
+    /// How a table is written; by the extension of the file if left out, and as CSV to stdout.
+    #[arg(long, value_enum)]
+    pub(crate) format: Option<Format>,
+    /// Replace what is there. A directory is replaced only if an export may have written all that it holds.
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// As this run left it, whatever has become of the pipeline and its files since; the start of its name is enough.
+    #[arg(long, value_name = "RUN")]
+    pub(crate) run: Option<String>,
 }
 
 #[derive(Debug, ClapArgs)]

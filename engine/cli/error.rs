@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use paraloom_exec::RunError;
 use paraloom_host::HostError;
 use paraloom_serve::ServeError;
-use paraloom_store::StoreError;
+use paraloom_store::{StoreError, free_bytes};
 
 use crate::render;
 
@@ -60,22 +60,35 @@ impl CliError {
     pub(crate) fn stdout(error: std::io::Error) -> Self {
         let message = format!("cannot write to stdout: {error}");
         match error.kind() {
-            std::io::ErrorKind::StorageFull => Self::new(OUT_OF_SPACE, message),
-            std::io::ErrorKind::BrokenPipe => error.into(),
-            _ => Self::new(NODE_FAILED, message),
+            std::io::ErrorKind::BrokenPipe => Self::silent(0),
+            _ => Self::of_system(message, &error),
         }
     }
 
     /// A file of the user's could not be written.
-    pub(crate) fn writing(path: &Path, error: &(dyn std::error::Error + 'static)) -> Self {
-        let message = format!("cannot write {}: {error}", path.display());
-        let of_system = |error: &&(dyn std::error::Error + 'static)| error.is::<std::io::Error>();
-        let mut causes = std::iter::successors(Some(error), |error| error.source());
-        match causes.find(of_system).and_then(|error| error.downcast_ref::<std::io::Error>()) {
-            Some(source) if is_full(source) => {
-                Self::new(OUT_OF_SPACE, message).hint(more_room(source))
-            }
-            _ => Self::new(NODE_FAILED, message),
+    pub(crate) fn writing(path: &Path, error: &std::io::Error) -> Self {
+        Self::of_system(format!("cannot write {}: {error}", path.display()), error)
+    }
+
+    /// The same of a file that had to hold `needed` bytes so far: how long it would have become, nobody knows.
+    pub(crate) fn no_room(path: &Path, needed: u64, error: std::io::Error) -> Self {
+        if error.kind() == std::io::ErrorKind::BrokenPipe {
+            return Self::silent(0);
+        }
+        let free = free_bytes(path).filter(|_| error.kind() == std::io::ErrorKind::StorageFull);
+        let room = match free {
+            Some(free) => format!("at least {needed} bytes are needed, {free} are free ({error})"),
+            None if is_full(&error) => format!("at least {needed} bytes are needed ({error})"),
+            None => error.to_string(),
+        };
+        Self::of_system(format!("cannot write {}: {room}", path.display()), &error)
+    }
+
+    fn of_system(message: String, error: &std::io::Error) -> Self {
+        if is_full(error) {
+            Self::new(OUT_OF_SPACE, message).hint(more_room(error))
+        } else {
+            Self::new(NODE_FAILED, message)
         }
     }
 
@@ -177,21 +190,18 @@ impl From<ServeError> for CliError {
 
 impl From<std::io::Error> for CliError {
     fn from(error: std::io::Error) -> Self {
-        // Whoever read our output has seen enough, as in `paraloom show … | head`.
-        if error.kind() == std::io::ErrorKind::BrokenPipe {
-            return Self::silent(0);
-        }
-        Self::new(NODE_FAILED, error.to_string())
+        Self::of_system(error.to_string(), &error)
     }
 }
 
 impl From<arrow::error::ArrowError> for CliError {
     fn from(error: arrow::error::ArrowError) -> Self {
-        if let arrow::error::ArrowError::IoError(_, source) = &error
-            && source.kind() == std::io::ErrorKind::BrokenPipe
-        {
-            return Self::silent(0);
-        }
+        Self::new(NODE_FAILED, error.to_string())
+    }
+}
+
+impl From<parquet::errors::ParquetError> for CliError {
+    fn from(error: parquet::errors::ParquetError) -> Self {
         Self::new(NODE_FAILED, error.to_string())
     }
 }

@@ -9,6 +9,7 @@ mod commands;
 mod context;
 mod error;
 mod hub;
+mod out;
 mod recorded;
 mod render;
 mod signals;

@@ -3,7 +3,16 @@
 use paraloom_exec::{Content, NodeRecord, OutputRecord, PortResult, RunRecord, TableRef};
 use paraloom_store::Store;
 
+use crate::args::PipelineArgs;
+use crate::context::store_path;
 use crate::error::{CliError, Result};
+
+/// The store of a pipeline, which need not be sound any more, nor be there.
+pub(crate) fn store(args: &PipelineArgs) -> Result<Store> {
+    let path = store_path(args.store.as_deref(), &args.pipeline);
+    Store::open(&path)?
+        .ok_or_else(|| CliError::usage(format!("there is no store at {}", path.display())))
+}
 
 /// The run whose name is `id` or begins with it.
 pub(crate) fn find_run(store: &Store, id: &str) -> Result<String> {

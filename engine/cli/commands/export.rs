@@ -1,122 +1,195 @@
-//! `export`: a table as one file by extension, an artifact as a directory.
+//! `export`: a table as one file, an artifact as a directory.
 
-use std::error::Error;
 use std::fs::File;
-use std::io::{BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::io::{Read, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
-use arrow::array::RecordBatch;
-use arrow::error::ArrowError;
-use paraloom_exec::{Lookup, PortResult, TableRef};
-use parquet::arrow::ArrowWriter;
-use parquet::errors::ParquetError;
+use paraloom_exec::{Cancel, Lookup, PortResult, TableRef};
+use paraloom_store::{ArtifactRef, Entry};
 
+use super::formats::Format;
+use super::query::Query;
 use crate::args::{ExportArgs, StageArgs};
 use crate::context::Project;
 use crate::error::{CliError, NODE_FAILED, Result};
-use crate::render;
+use crate::out::{Aside, Out};
+use crate::signals::Signals;
+use crate::{recorded, render};
+
+/// Bytes of a file that are copied in one go.
+const PIECE: usize = 1 << 20;
 
 pub(crate) fn run(args: &ExportArgs, stages: &StageArgs) -> Result<ExitCode> {
+    let result = result(args, stages)?;
+    // What is written beside its place must go when somebody stops this.
+    let cancel = Cancel::default();
+    let signals = Signals::listen(&cancel.flag());
+    let stop = Stop(&cancel);
+    let written = match &result {
+        PortResult::Table(table) => write_table(table, args, &stop),
+        PortResult::Artifact { entry, port, artifact } => {
+            let from = Artifact { entry, port, artifact };
+            from.write(args, &stop)
+        }
+    };
+    if cancel.is_set() && written.is_err() {
+        render::note("stopped; nothing was written");
+        return Ok(ExitCode::from(signals.exit_code()));
+    }
+    written?;
+    if args.to != Path::new("-") {
+        render::note(&format!("wrote {}", args.to.display()));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The output as it is, or as a run has left it.
+fn result(args: &ExportArgs, stages: &StageArgs) -> Result<PortResult> {
+    if let Some(run) = &args.run {
+        let store = recorded::store(&args.pipeline)?;
+        return recorded::output(&store, &recorded::find_run(&store, run)?, &args.node, |_| true);
+    }
     let project = Project::open(&args.pipeline, stages)?;
     let store = project.need_store()?;
     let lookup = Lookup::new(&project.graph, &project.workspace.host, Some(&store))?;
     let endpoint = project.graph.endpoint(&args.node).map_err(CliError::usage)?;
-    let Some(result) = lookup.output(endpoint) else {
-        let error = CliError::new(NODE_FAILED, format!("`{}` has no result yet", args.node));
-        return Err(error.hint("`paraloom run` makes it"));
+    lookup.output(endpoint).cloned().ok_or_else(|| {
+        CliError::new(NODE_FAILED, format!("`{}` has no result yet", args.node))
+            .hint("`paraloom run` makes it")
+    })
+}
+
+/// Whether somebody has asked to stop.
+struct Stop<'a>(&'a Cancel);
+
+impl Stop<'_> {
+    fn check(&self) -> Result<()> {
+        if self.0.is_set() { Err(CliError::silent(NODE_FAILED)) } else { Ok(()) }
+    }
+}
+
+fn write_table(table: &TableRef, args: &ExportArgs, stop: &Stop) -> Result<()> {
+    let format = match args.format {
+        Some(format) => format,
+        None if args.to == Path::new("-") => Format::Csv,
+        None => Format::of_path(&args.to)?,
     };
-    if args.to.exists() {
-        return Err(CliError::usage(format!("{} is there already", args.to.display())));
+    let out = place(args)?;
+    let query = Query::all(table);
+    let rows = query.rows().map(|rows| stop.check().and(rows));
+    format.write(out, &table.schema, rows, false)
+}
+
+/// Where a table is written.
+fn place(args: &ExportArgs) -> Result<Out> {
+    let to = &args.to;
+    if to == Path::new("-") {
+        return Ok(Out::stdout());
     }
-    let failed = |error: &(dyn Error + 'static)| CliError::writing(&args.to, error);
-    let aside = aside(&args.to);
-    if let Some(folder) = args.to.parent() {
-        std::fs::create_dir_all(folder).map_err(|error| failed(&error))?;
-    }
-    let written = match result {
-        PortResult::Table(table) => write_table(table, &args.to, &aside),
-        PortResult::Artifact { entry, port, artifact } => {
-            entry.verify_artifact(port, artifact)?;
-            let files = artifact.files.iter().map(|file| file.path.as_ref());
-            copy(&entry.artifact_dir(port, artifact), files, &aside).map_err(|error| failed(&error))
+    match to.metadata() {
+        Ok(there) if there.is_dir() => {
+            Err(CliError::usage(format!("{} is a directory, and this is a table", to.display()))
+                .hint("name a file"))
         }
+        Ok(there) if there.is_file() && !args.force => Err(there_already(to)),
+        // A pipe or a terminal stays what it is.
+        Ok(there) if !there.is_file() => Out::device(to),
+        _ => Out::file(to),
+    }
+}
+
+fn there_already(to: &Path) -> CliError {
+    CliError::usage(format!("{} is there already", to.display()))
+        .hint("--force replaces it, or name another with --to")
+}
+
+/// A directory in a store.
+struct Artifact<'a> {
+    entry: &'a Entry,
+    port: &'a str,
+    artifact: &'a ArtifactRef,
+}
+
+impl Artifact<'_> {
+    fn write(&self, args: &ExportArgs, stop: &Stop) -> Result<()> {
+        let to = &args.to;
+        let refuse = |what: &str| CliError::usage(format!("`{}` is a directory{what}", args.node));
+        if to == Path::new("-") {
+            return Err(refuse(", which stdout cannot hold").hint("name a directory with --to"));
+        }
+        if args.format.is_some() {
+            return Err(refuse("; formats are for tables").hint("leave --format out"));
+        }
+        if to.symlink_metadata().is_ok() {
+            if !args.force {
+                return Err(there_already(to));
+            }
+            self.check_replaceable(to)?;
+        }
+        self.entry.verify_artifact(self.port, self.artifact)?;
+        let from = self.entry.artifact_dir(self.port, self.artifact);
+        let aside = Aside::new(to)?;
+        for file in &self.artifact.files {
+            let path = Path::new(&file.path);
+            copy(&from.join(path), aside.path(), path, to, stop)?;
+        }
+        aside.finish()
+    }
+
+    /// Only what an export of such an artifact may have written is replaced: `--to ~ --force` must not cost a home.
+    fn check_replaceable(&self, to: &Path) -> Result<()> {
+        let refuse = |what: String| {
+            Err(CliError::usage(format!("{} is not replaced: {what}", to.display()))
+                .hint("remove it, or name another directory with --to"))
+        };
+        if !to.symlink_metadata().is_ok_and(|there| there.is_dir()) {
+            return refuse("it is no directory".to_owned());
+        }
+        let unreadable = |error| CliError::new(NODE_FAILED, format!("{}: {error}", to.display()));
+        for entry in std::fs::read_dir(to).map_err(unreadable)? {
+            let name = entry.map_err(unreadable)?.file_name();
+            let is_ours = self.artifact.files.iter().any(|file| {
+                Path::new(&file.path).components().next().is_some_and(|at| at.as_os_str() == name)
+            });
+            // Weights are one file or many, and a card may be missing.
+            if !is_ours && !is_of_a_model(&name.to_string_lossy()) {
+                return refuse(format!("it holds `{}`, which no export wrote", name.display()));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether a file has a name that those of models have.
+fn is_of_a_model(name: &str) -> bool {
+    let weights = name.starts_with("model") && name.contains(".safetensors");
+    weights || ["README.md", "special_tokens_map.json", "added_tokens.json"].contains(&name)
+}
+
+/// Copies a file into a directory that will be called `to`.
+fn copy(from: &Path, aside: &Path, path: &Path, to: &Path, stop: &Stop) -> Result<()> {
+    let (target, name) = (aside.join(path), to.join(path));
+    if let Some(folder) = target.parent() {
+        std::fs::create_dir_all(folder).map_err(|error| CliError::writing(&name, &error))?;
+    }
+    let unread = |error: std::io::Error| {
+        CliError::new(NODE_FAILED, format!("cannot read {}: {error}", from.display()))
     };
-    // What has this name is always whole.
-    let rename = || std::fs::rename(&aside, &args.to).map_err(|error| failed(&error));
-    if let Err(error) = written.and_then(|()| rename()) {
-        remove(&aside);
-        return Err(error);
-    }
-    render::note(&format!("wrote {}", args.to.display()));
-    Ok(ExitCode::SUCCESS)
-}
-
-/// Where something is written until it is whole; what a killed export has left there goes.
-fn aside(to: &Path) -> PathBuf {
-    let mut aside = to.as_os_str().to_owned();
-    aside.push(".part");
-    let aside = PathBuf::from(aside);
-    remove(&aside);
-    aside
-}
-
-/// Removes what may not be there.
-fn remove(aside: &Path) {
-    let _ =
-        if aside.is_dir() { std::fs::remove_dir_all(aside) } else { std::fs::remove_file(aside) };
-}
-
-fn copy<'a>(from: &Path, files: impl Iterator<Item = &'a Path>, to: &Path) -> std::io::Result<()> {
-    for file in files {
-        let to = to.join(file);
-        std::fs::create_dir_all(to.parent().unwrap_or(&to))?;
-        std::fs::copy(from.join(file), to)?;
-    }
-    Ok(())
-}
-
-fn write_table(table: &TableRef, to: &Path, aside: &Path) -> Result<()> {
-    let extension =
-        to.extension().and_then(|text| text.to_str()).unwrap_or_default().to_lowercase();
-    // What cannot be read is not the file's fault.
-    let batches = || table.batches().map(|batch| batch.map_err(CliError::from));
-    let create =
-        || File::create(aside).map(BufWriter::new).map_err(|error| CliError::writing(to, &error));
-    let arrow = |error: ArrowError| CliError::writing(to, &error);
-    let parquet = |error: ParquetError| CliError::writing(to, &error);
-    let mut file = match extension.as_str() {
-        "csv" | "tsv" => {
-            let delimiter = if extension == "csv" { b',' } else { b'\t' };
-            let builder =
-                arrow_csv::WriterBuilder::new().with_header(true).with_delimiter(delimiter);
-            let mut writer = builder.build(create()?);
-            writer.write(&RecordBatch::new_empty(table.schema.clone())).map_err(arrow)?;
-            for batch in batches() {
-                writer.write(&batch?).map_err(arrow)?;
-            }
-            writer.into_inner()
-        }
-        "jsonl" | "ndjson" => {
-            let mut writer = arrow_json::LineDelimitedWriter::new(create()?);
-            for batch in batches() {
-                writer.write(&batch?).map_err(arrow)?;
-            }
-            writer.finish().map_err(arrow)?;
-            writer.into_inner()
-        }
-        "parquet" => {
-            let mut writer =
-                ArrowWriter::try_new(create()?, table.schema.clone(), None).map_err(parquet)?;
-            for batch in batches() {
-                writer.write(&batch?).map_err(parquet)?;
-            }
-            writer.into_inner().map_err(parquet)?
-        }
-        _ => {
-            let unknown = format!("the extension of {} tells no format", to.display());
-            return Err(CliError::usage(unknown).hint("use .csv, .tsv, .jsonl or .parquet"));
-        }
+    let mut source = File::open(from).map_err(unread)?;
+    let length = source.metadata().map_err(unread)?.len();
+    let unwritten = |error| {
+        // What it took is given back: only then can be seen how much room there was.
+        let _ = std::fs::remove_file(&target);
+        CliError::no_room(&name, length, error)
     };
-    file.flush().map_err(|error| CliError::writing(to, &error))
+    let mut copy = File::create(&target).map_err(unwritten)?;
+    let mut piece = vec![0; PIECE];
+    loop {
+        stop.check()?;
+        match source.read(&mut piece).map_err(unread)? {
+            0 => return Ok(()),
+            read => copy.write_all(&piece[..read]).map_err(unwritten)?,
+        }
+    }
 }

@@ -48,15 +48,15 @@ pub(super) fn write_new(dir: &Path, files: &[(&str, String)]) -> Result<()> {
     for (name, text) in files {
         let path = dir.join(name);
         let parent = path.parent().unwrap_or(dir);
-        std::fs::create_dir_all(parent).map_err(|error| cannot_write(parent, &error))?;
+        std::fs::create_dir_all(parent).map_err(|error| CliError::writing(parent, &error))?;
         // What came there meanwhile stays.
-        let written = File::create_new(&path).and_then(|mut file| file.write_all(text.as_bytes()));
-        written.map_err(|error| cannot_write(&path, &error))?;
+        let mut file = File::create_new(&path).map_err(|error| CliError::writing(&path, &error))?;
+        file.write_all(text.as_bytes()).map_err(|error| {
+            // Half a file would be in the way of the next attempt.
+            let _ = std::fs::remove_file(&path);
+            CliError::no_room(&path, text.len() as u64, error)
+        })?;
         render::note(&format!("wrote {}", path.display()));
     }
     Ok(())
-}
-
-fn cannot_write(path: &Path, error: &std::io::Error) -> CliError {
-    CliError::new(1, format!("cannot write {}: {error}", path.display()))
 }

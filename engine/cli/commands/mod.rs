@@ -1,13 +1,17 @@
 //! One file per command.
 
 mod check;
+mod compare;
 mod diff;
 mod doctor;
 mod export;
+mod formats;
 mod graph;
 mod init;
+mod json;
 mod new_stage;
 mod plan;
+mod query;
 mod report;
 mod run;
 mod serve;
@@ -19,6 +23,7 @@ mod test_stage;
 mod trace;
 mod try_node;
 
+pub(crate) use formats::Format;
 pub(crate) use run::find_node;
 
 use std::process::ExitCode;
@@ -26,7 +31,8 @@ use std::process::ExitCode;
 use clap::CommandFactory;
 
 use crate::args::{Args, Command};
-use crate::error::{CliError, Result};
+use crate::error::Result;
+use crate::out::Out;
 
 pub(crate) fn dispatch(args: &Args) -> Result<ExitCode> {
     let stages = &args.stages;
@@ -68,6 +74,7 @@ pub(crate) fn dispatch(args: &Args) -> Result<ExitCode> {
 
 /// A line of data to stdout.
 pub(crate) fn print(text: &str) -> Result<()> {
-    use std::io::Write;
-    writeln!(std::io::stdout().lock(), "{text}").map_err(CliError::stdout)
+    let mut out = Out::stdout();
+    out.line(text)?;
+    out.finish()
 }

@@ -1,6 +1,8 @@
 //! `report`: one page on what came of a pipeline.
 
 use std::collections::HashSet;
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -17,10 +19,14 @@ use super::show::{project, read_rows};
 use crate::args::{ReportArgs, StageArgs};
 use crate::context::Project;
 use crate::error::{CliError, Result};
+use crate::out::Out;
 use crate::render::{self, Chart, Group, NodeLine, Report, Table, duration, number};
 
 /// Rows of a table, where the pipeline does not say.
 const ROWS: usize = 10;
+/// What every report has in its title, within so many bytes.
+const MARK: &str = " - paraloom report</title>";
+const HEAD: u64 = 4096;
 
 pub(crate) fn run(args: &ReportArgs, stages: &StageArgs) -> Result<ExitCode> {
     let project = Project::open(&args.pipeline, stages)?;
@@ -54,11 +60,23 @@ pub(crate) fn run(args: &ReportArgs, stages: &StageArgs) -> Result<ExitCode> {
         print(&page)?;
         return Ok(ExitCode::SUCCESS);
     }
-    std::fs::write(&args.to, page).map_err(|error| {
-        CliError::new(1, format!("cannot write the report {}: {error}", args.to.display()))
-    })?;
+    check_is_ours(&args.to)?;
+    let mut out = Out::file(&args.to)?;
+    out.text(&page)?;
+    out.finish()?;
     render::note(&format!("wrote {}", args.to.display()));
     Ok(ExitCode::SUCCESS)
+}
+
+/// A file that this command did not write stays: the name may have been meant for something else.
+fn check_is_ours(path: &Path) -> Result<()> {
+    let mut head = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(HEAD).read_to_end(&mut head));
+    if read.is_err() || head.is_empty() || String::from_utf8_lossy(&head).contains(MARK) {
+        return Ok(());
+    }
+    let message = format!("{} is there already, and is no report", path.display());
+    Err(CliError::usage(message).hint("name another file with --to"))
 }
 
 fn line(graph: &Graph, index: NodeIndex, lookup: &Lookup) -> NodeLine {
@@ -154,10 +172,8 @@ fn histogram(table: &TableRef, column: &str) -> Result<Option<Chart>> {
 /// A column of numbers.
 fn numbers(table: &TableRef, column: &str) -> Result<Vec<Option<f64>>> {
     let mut numbers = Vec::with_capacity(table.rows() as usize);
-    for batch in table.batches() {
-        let batch = batch?;
-        let Some(values) = batch.column_by_name(column) else { break };
-        let values = cast(values, &DataType::Float64)?;
+    for batch in table.batches_of(vec![table.schema.index_of(column)?]) {
+        let values = cast(batch?.column(0), &DataType::Float64)?;
         numbers.extend(values.as_primitive::<Float64Type>().iter());
     }
     Ok(numbers)

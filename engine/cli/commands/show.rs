@@ -3,99 +3,112 @@
 use std::process::ExitCode;
 
 use arrow::array::RecordBatch;
-use arrow::compute::filter_record_batch;
-use paraloom_exec::{Found, Lookup, PortResult, TableRef};
+use paraloom_exec::{Lookup, TableRef};
 use paraloom_expr::Expr;
-use paraloom_pipeline::{Graph, nearest};
 
+use super::formats::Format;
+pub(crate) use super::query::find_table;
+use super::query::{Query, for_person, named, parse_condition};
 use crate::args::{ShowArgs, StageArgs};
 use crate::context::Project;
-use crate::error::{CliError, Result};
-use crate::render;
+use crate::error::Result;
+use crate::out::Out;
+use crate::{recorded, render};
 
 /// Rows in a table for a person, unless asked otherwise.
-const DEFAULT_LIMIT: usize = 20;
+const DEFAULT_LIMIT: u64 = 20;
+
+/// So many rows at most are laid out in memory; more are read twice, first to see how wide the columns are.
+const FEW: u64 = 10_000;
 
 pub(crate) fn run(args: &ShowArgs, stages: &StageArgs) -> Result<ExitCode> {
-    let project_ = Project::open(&args.pipeline, stages)?;
-    let store = project_.need_store()?;
-    let lookup = Lookup::new(&project_.graph, &project_.workspace.host, Some(&store))?;
-    let table = find_table(&project_.graph, &lookup, &args.node)?;
+    let table = table(args, stages)?;
     let condition =
         args.condition.as_deref().map(|text| parse_condition(text, &table)).transpose()?;
-    let for_person = !args.json && !args.csv;
-    let limit = args.limit.unwrap_or(if for_person { DEFAULT_LIMIT } else { usize::MAX });
-    let rows = read_rows(&table, condition.as_ref(), limit)?;
-    if for_person {
-        let shown: usize = rows.iter().map(RecordBatch::num_rows).sum();
-        render::print_rows(&project(rows, &args.columns)?)?;
-        if condition.is_none() && (shown as u64) < table.rows() {
-            render::note(&format!("{shown} of {} rows; --limit shows more", table.rows()));
-        }
+    let for_programs = match (args.json, args.csv) {
+        (true, _) => Some(Format::Jsonl),
+        (_, true) => Some(Format::Csv),
+        _ => None,
+    };
+    let columns = match for_programs {
+        Some(_) if args.columns.is_empty() => (0..table.schema.fields().len()).collect(),
+        Some(_) => named(&table.schema, &args.columns)?,
+        None => for_person(&table.schema, &args.columns)?,
+    };
+    let default = if for_programs.is_some() { u64::MAX } else { DEFAULT_LIMIT };
+    let mut limit = args.limit.unwrap_or(default);
+    let mut skip = args.offset;
+    if let Some(tail) = args.tail {
+        let all = passing_rows(&table, condition.as_ref())?;
+        (skip, limit) = (all.saturating_sub(tail), tail);
+    }
+    let query = Query::all(&table).columns(columns).meeting(condition.as_ref()).range(skip, limit);
+    if let Some(format) = for_programs {
+        format.write(Out::stdout(), &query.schema()?, query.rows(), true)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let rows = select(rows, &args.columns)?;
-    if args.json {
-        write_json(&rows)?;
-    } else {
-        write_csv(&table, &rows)?;
+    let shown = print(&query, limit)?;
+    if condition.is_none() && shown < table.rows() {
+        render::note(&format!("{shown} of {} rows; --limit shows more", table.rows()));
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// The finished table that `name` means.
-pub(crate) fn find_table(graph: &Graph, lookup: &Lookup, name: &str) -> Result<TableRef> {
-    let endpoint = graph.table(name).map_err(CliError::usage)?;
-    match (lookup.output(endpoint), lookup.found(endpoint.node)) {
-        (Some(PortResult::Table(table)), _) => Ok(table.clone()),
-        (_, Found::Partial { parts, .. }) if parts.0 > 0 => {
-            let message =
-                format!("`{name}` is not finished: {} of {} parts are there", parts.0, parts.1);
-            Err(CliError::new(1, message).hint("`paraloom run` goes on"))
-        }
-        _ => {
-            Err(CliError::new(1, format!("`{name}` has no result yet"))
-                .hint("`paraloom run` makes it"))
-        }
+/// The table as it is, or as a run has left it.
+fn table(args: &ShowArgs, stages: &StageArgs) -> Result<TableRef> {
+    if let Some(run) = &args.run {
+        let store = recorded::store(&args.pipeline)?;
+        return recorded::table(&store, &recorded::find_run(&store, run)?, &args.node);
     }
+    let project = Project::open(&args.pipeline, stages)?;
+    let store = project.need_store()?;
+    let lookup = Lookup::new(&project.graph, &project.workspace.host, Some(&store))?;
+    find_table(&project.graph, &lookup, &args.node)
 }
 
-fn parse_condition(text: &str, table: &TableRef) -> Result<Expr> {
-    let refuse = |error: paraloom_expr::ExprError| {
-        let failure = CliError::usage(format!("--where: {error}"));
-        match error.hint {
-            Some(hint) => failure.hint(hint),
-            None => failure,
-        }
-    };
-    let expr = Expr::parse(text).map_err(refuse)?;
-    expr.check_condition(&table.schema).map_err(refuse)?;
-    Ok(expr)
+/// Prints a table for a person; returns the number of rows.
+fn print(query: &Query, limit: u64) -> Result<u64> {
+    if limit <= FEW {
+        let rows = query.rows().collect::<Result<Vec<_>>>()?;
+        let shown = rows.iter().map(|rows| rows.num_rows() as u64).sum();
+        let empty = RecordBatch::new_empty(query.schema()?);
+        render::print_rows(if rows.is_empty() { std::slice::from_ref(&empty) } else { &rows })?;
+        return Ok(shown);
+    }
+    let schema = query.schema()?;
+    let (mut layout, mut shown) = (render::Layout::new(&schema), 0);
+    for rows in query.rows() {
+        let rows = rows?;
+        shown += rows.num_rows() as u64;
+        layout.measure(&rows)?;
+    }
+    let mut out = Out::styled();
+    let table = layout.fit(render::width());
+    table.head().iter().try_for_each(|line| out.line(line))?;
+    for rows in query.rows() {
+        table.lines(&rows?)?.iter().try_for_each(|line| out.line(line))?;
+    }
+    out.finish()?;
+    Ok(shown)
 }
 
-/// The rows that meet the condition, which was checked against their columns.
-pub(crate) fn passing(rows: RecordBatch, condition: Option<&Expr>) -> Result<RecordBatch> {
-    let Some(condition) = condition else { return Ok(rows) };
-    let passes = condition.evaluate(&rows).map_err(|error| CliError::usage(error.to_string()))?;
-    Ok(filter_record_batch(&rows, &passes)?)
+/// How many rows of a table meet a condition.
+fn passing_rows(table: &TableRef, condition: Option<&Expr>) -> Result<u64> {
+    if condition.is_none() {
+        return Ok(table.rows());
+    }
+    let query = Query::all(table).columns(Vec::new()).meeting(condition);
+    query.rows().try_fold(0, |count, rows| Ok(count + rows?.num_rows() as u64))
 }
 
-/// The first `limit` rows that meet the condition; parts are read one at a time.
+/// The first `limit` rows of a table that meet the condition; a batch without rows where there are none.
 pub(crate) fn read_rows(
     table: &TableRef,
     condition: Option<&Expr>,
     limit: usize,
 ) -> Result<Vec<RecordBatch>> {
-    let (mut rows, mut left) = (Vec::new(), limit);
-    for batch in table.batches() {
-        if left == 0 {
-            break;
-        }
-        let batch = passing(batch?, condition)?;
-        let taken = batch.num_rows().min(left);
-        left -= taken;
-        rows.push(batch.slice(0, taken));
-    }
+    let query = Query::all(table).meeting(condition).range(0, limit as u64);
+    let mut rows = query.rows().collect::<Result<Vec<_>>>()?;
     if rows.is_empty() {
         rows.push(RecordBatch::new_empty(table.schema.clone()));
     }
@@ -104,56 +117,7 @@ pub(crate) fn read_rows(
 
 /// For a person: the named columns, or all but the ids, which come last anyway.
 pub(crate) fn project(rows: Vec<RecordBatch>, columns: &[String]) -> Result<Vec<RecordBatch>> {
-    if !columns.is_empty() {
-        return select(rows, columns);
-    }
     let Some(first) = rows.first() else { return Ok(rows) };
-    let names: Vec<_> = first.schema().fields().iter().map(|field| field.name().clone()).collect();
-    let shown: Vec<_> = names.into_iter().filter(|name| name != "_parent").collect();
-    let ids_last = |name: &String| name == "_id";
-    let (ids, mut others): (Vec<_>, Vec<_>) = shown.into_iter().partition(ids_last);
-    others.extend(ids);
-    select(rows, &others)
-}
-
-fn select(rows: Vec<RecordBatch>, columns: &[String]) -> Result<Vec<RecordBatch>> {
-    if columns.is_empty() {
-        return Ok(rows);
-    }
-    let Some(first) = rows.first() else { return Ok(rows) };
-    let schema = first.schema();
-    let index = |name: &String| {
-        schema.index_of(name).map_err(|_| {
-            let names = schema.fields().iter().map(|field| field.name().as_str());
-            let error = CliError::usage(format!("there is no column `{name}`"));
-            match nearest(name, names) {
-                Some(near) => error.hint(format!("did you mean `{near}`?")),
-                None => error,
-            }
-        })
-    };
-    let indices: Vec<_> = columns.iter().map(index).collect::<Result<_>>()?;
-    rows.iter().map(|batch| Ok(batch.project(&indices)?)).collect()
-}
-
-fn write_json(rows: &[RecordBatch]) -> Result<()> {
-    let builder = arrow_json::WriterBuilder::new().with_explicit_nulls(true);
-    let mut writer =
-        builder.build::<_, arrow_json::writer::LineDelimited>(std::io::stdout().lock());
-    for batch in rows {
-        writer.write(batch)?;
-    }
-    Ok(writer.finish()?)
-}
-
-fn write_csv(table: &TableRef, rows: &[RecordBatch]) -> Result<()> {
-    let mut writer =
-        arrow_csv::WriterBuilder::new().with_header(true).build(std::io::stdout().lock());
-    if rows.is_empty() {
-        writer.write(&RecordBatch::new_empty(table.schema.clone()))?;
-    }
-    for batch in rows {
-        writer.write(batch)?;
-    }
-    Ok(())
+    let columns = for_person(&first.schema(), columns)?;
+    rows.iter().map(|batch| Ok(batch.project(&columns)?)).collect()
 }

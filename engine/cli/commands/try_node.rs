@@ -10,11 +10,13 @@ use paraloom_exec::{Cancel, Chain, Job, Mapped};
 use paraloom_pipeline::Graph;
 use petgraph::graph::NodeIndex;
 
+use super::formats::Format;
 use super::run::{find_node, options};
 use super::show::project;
 use crate::args::{StageArgs, TryArgs};
 use crate::context::Project;
 use crate::error::{CliError, Result};
+use crate::out::Out;
 use crate::render;
 
 pub(crate) fn run(args: &TryArgs, stages: &StageArgs) -> Result<ExitCode> {
@@ -39,9 +41,7 @@ pub(crate) fn run(args: &TryArgs, stages: &StageArgs) -> Result<ExitCode> {
             continue;
         }
         if args.json {
-            let mut writer = arrow_json::LineDelimitedWriter::new(std::io::stdout().lock());
-            writer.write(&rows)?;
-            writer.finish()?;
+            Format::Jsonl.write(Out::stdout(), &rows.schema(), std::iter::once(Ok(rows)), false)?;
         } else {
             render::note(&format!("{port}:"));
             render::print_rows(&project(vec![rows], &[])?)?;

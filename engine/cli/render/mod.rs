@@ -13,7 +13,7 @@ pub(crate) use diagnostics::diagnostics;
 pub(crate) use graph::{dot, mermaid, svg, terminal};
 pub(crate) use progress::Progress;
 pub(crate) use report::{Chart, Group, NodeLine, Report, Table, report};
-pub(crate) use table::{cells, print_rows};
+pub(crate) use table::{Layout, cells, print_rows, width};
 
 use anstyle::{AnsiColor, Style};
 

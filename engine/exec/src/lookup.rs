@@ -47,6 +47,15 @@ impl TableRef {
         Digest::of(lines.collect::<String>().as_bytes())
     }
 
+    /// Reads part by part the columns with these numbers, in the order of the table.
+    pub fn batches_of(
+        &self,
+        columns: Vec<usize>,
+    ) -> impl Iterator<Item = paraloom_store::Result<RecordBatch>> + use<> {
+        let (entry, parts) = (self.entry.clone(), Arc::clone(&self.parts));
+        (0..parts.len()).map(move |part| entry.read_part_columns(&parts[part], &columns))
+    }
+
     /// Reads part by part.
     pub fn batches(&self) -> impl Iterator<Item = paraloom_store::Result<RecordBatch>> + use<> {
         let (entry, parts) = (self.entry.clone(), Arc::clone(&self.parts));

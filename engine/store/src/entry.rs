@@ -129,7 +129,12 @@ impl Entry {
 
     /// Reads a part, after its length and digest were checked.
     pub fn read_part(&self, part: &PartFile) -> Result<RecordBatch> {
-        part.read(&self.disk, &self.dir)
+        part.read(&self.disk, &self.dir, None)
+    }
+
+    /// [`Entry::read_part`] of the columns with these numbers, in the order of the table. Others are not decoded.
+    pub fn read_part_columns(&self, part: &PartFile, columns: &[usize]) -> Result<RecordBatch> {
+        part.read(&self.disk, &self.dir, Some(columns))
     }
 
     /// Commits what came of one input part.

@@ -91,7 +91,7 @@ impl StoreError {
         use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
         let path = path.to_owned();
         match source.kind() {
-            StorageFull => Self::Full { action, needed, free: free(&path), path, source },
+            StorageFull => Self::Full { action, needed, free: free_bytes(&path), path, source },
             QuotaExceeded | FileTooLarge => Self::Full { action, needed, free: None, path, source },
             _ => Self::Io { action, path, source },
         }
@@ -103,7 +103,7 @@ impl StoreError {
 }
 
 /// Bytes that are free where a path is, or is to be.
-fn free(path: &Path) -> Option<u64> {
+pub fn free_bytes(path: &Path) -> Option<u64> {
     let there = path.ancestors().find(|path| path.exists())?;
     let disk = rustix::fs::statvfs(there).ok()?;
     Some(disk.f_bavail.saturating_mul(disk.f_frsize))

@@ -44,7 +44,7 @@ pub use artifact::{ArtifactFile, ArtifactRef};
 pub use digest::{Digest, DigestCache};
 pub use disk::{Operation, Watch};
 pub use entry::{Entry, Manifest, Output, PartRecord};
-pub use error::{Result, StoreError};
+pub use error::{Result, StoreError, free_bytes};
 pub use gc::{Damage, Garbage};
 pub use key::{Key, Preimage};
 pub use lock::Lock;

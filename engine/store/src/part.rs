@@ -7,8 +7,8 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
 use arrow::datatypes::SchemaRef;
-use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::arrow::{ArrowWriter, ProjectionMask};
 use parquet::basic::Compression;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use serde::{Deserialize, Serialize};
@@ -65,10 +65,19 @@ fn caught<T>(
 
 /// All rows of Parquet bytes that have passed their digest.
 pub fn read_parquet(path: &Path, bytes: Vec<u8>) -> Result<RecordBatch> {
+    read_columns(path, bytes, None)
+}
+
+/// The same of the columns with these numbers, in the order of the file.
+fn read_columns(path: &Path, bytes: Vec<u8>, columns: Option<&[usize]>) -> Result<RecordBatch> {
     // Bytes with the right digest are what was written; but a digest can be forged.
     let read = caught("reader", || {
-        let reader =
-            ParquetRecordBatchReaderBuilder::try_new(bytes::Bytes::from(bytes))?.build()?;
+        let mut builder = ParquetRecordBatchReaderBuilder::try_new(bytes::Bytes::from(bytes))?;
+        if let Some(columns) = columns {
+            let mask = ProjectionMask::roots(builder.parquet_schema(), columns.iter().copied());
+            builder = builder.with_projection(mask);
+        }
+        let reader = builder.build()?;
         let schema = arrow::array::RecordBatchReader::schema(&reader);
         let batches = reader.collect::<std::result::Result<Vec<_>, _>>()?;
         Ok(concat_batches(&schema, &batches)?)
@@ -109,11 +118,16 @@ impl PartFile {
         std::fs::metadata(self.path(dir)).is_ok_and(|metadata| metadata.len() == self.bytes)
     }
 
-    /// Reads the rows, after length and digest were checked.
-    pub(crate) fn read(&self, disk: &Disk, dir: &Path) -> Result<RecordBatch> {
+    /// Reads the rows, after length and digest were checked; of the columns with these numbers, or of all.
+    pub(crate) fn read(
+        &self,
+        disk: &Disk,
+        dir: &Path,
+        columns: Option<&[usize]>,
+    ) -> Result<RecordBatch> {
         let path = self.path(dir);
         let bytes = self.checked_bytes(disk, dir)?;
-        let rows = read_parquet(&path, bytes)?;
+        let rows = read_columns(&path, bytes, columns)?;
         if rows.num_rows() as u64 != self.rows {
             return Err(StoreError::damaged(
                 &path,

@@ -1,0 +1,159 @@
+//! What is done with results: rows are shown, exported and traced.
+
+mod common;
+
+use common::{Project, tiny};
+use serde_json::Value;
+
+/// Ten rows, in parts of three, and those of them that pass.
+fn project() -> Project {
+    let project = Project::new(
+        "paraloom: 1\nname: notes\npart_rows: 3\nvars: { least: 3 }\nnodes:\n  \
+         rows: { stage: load, with: { from: rows.csv } }\n  \
+         many: { stage: threshold, inputs: { rows: rows }, with: { keep: 'n >= ${least}' } }\n",
+    );
+    let rows: String = (0..10).map(|n| format!("{n},word {n}\n")).collect();
+    project.write("rows.csv", &format!("n,text\n{rows}"));
+    project.ok(&["run", "p.yaml"]);
+    project
+}
+
+#[test]
+fn any_rows_and_columns_can_be_shown() {
+    let project = project();
+    let numbers = |args: &[&str]| {
+        let show = [&["show", "p.yaml", "rows", "--csv", "--columns", "n"], args].concat();
+        project.ok(&show).lines().skip(1).collect::<Vec<_>>().join(" ")
+    };
+    let cases: [(&[&str], &str); 8] = [
+        (&[], "0 1 2 3 4 5 6 7 8 9"),
+        (&["--limit", "4"], "0 1 2 3"),
+        (&["--offset", "7"], "7 8 9"),
+        (&["--offset", "2", "--limit", "5"], "2 3 4 5 6"),
+        (&["--offset", "99"], ""),
+        (&["--tail", "2"], "8 9"),
+        // The condition is on a column that is not shown.
+        (&["--where", "text != 'word 5'", "--offset", "4", "--limit", "3"], "4 6 7"),
+        (&["--where", "length(text) = 6 and n < 5", "--tail", "2"], "3 4"),
+    ];
+    for (args, rows) in cases {
+        assert_eq!(numbers(args), rows, "{args:?}");
+    }
+    assert_eq!(project.ok(&["show", "p.yaml", "rows", "--csv", "--limit", "0"]), "_id,n,text\n");
+    let table = project.ok(&["show", "p.yaml", "rows", "--columns", "text,n", "--limit", "20000"]);
+    assert_eq!(table.lines().count(), 12, "{table}");
+    assert!(table.lines().next().is_some_and(|head| head.starts_with("text    n")), "{table}");
+}
+
+/// The files that a run read may be gone, and the pipeline may be another.
+#[test]
+fn what_a_run_has_left_can_be_seen_later() {
+    let project = project();
+    let before = project.ok(&["show", "p.yaml", "many", "--csv"]);
+    let runs = project.ok(&["runs"]);
+    let run = runs.split(' ').next().expect("its name");
+    project.ok(&["run", "p.yaml", "--set", "least=5"]);
+    project.write("p.yaml", "paraloom: 1\nnodes: {}\n");
+    std::fs::remove_file(project.file("rows.csv")).expect("it is ours");
+    assert!(project.transcript(&["show", "p.yaml", "many"]).starts_with("exit 2"));
+    assert_eq!(project.ok(&["show", "p.yaml", "many", "--csv", "--run", run]), before);
+    assert_eq!(project.ok(&["export", "p.yaml", "many", "--to", "-", "--run", run]), before);
+    let unknown = project.transcript(&["show", "p.yaml", "many", "--run", "1999"]);
+    assert!(unknown.starts_with("exit 2") && unknown.contains("no run `1999`"), "{unknown}");
+}
+
+#[test]
+fn an_export_replaces_what_it_may_and_nothing_else() {
+    let project = project();
+    let export =
+        |args: &[&str]| project.transcript(&[&["export", "p.yaml", "rows", "--to"], args].concat());
+    let csv = project.ok(&["export", "p.yaml", "rows", "--to", "-"]);
+    assert_eq!(csv, project.ok(&["show", "p.yaml", "rows", "--csv"]));
+    let tsv = project.ok(&["export", "p.yaml", "rows", "--to", "-", "--format", "tsv"]);
+    assert_eq!(tsv, csv.replace(',', "\t"));
+    assert!(export(&["new/rows.csv"]).starts_with("exit 0"));
+    let again = export(&["new/rows.csv"]);
+    assert!(again.starts_with("exit 2") && again.contains("--force replaces it"), "{again}");
+    project.write("new/rows.csv", "old");
+    assert!(export(&["new/rows.csv", "--force"]).starts_with("exit 0"));
+    assert_eq!(std::fs::read_to_string(project.file("new/rows.csv")).expect("it is there"), csv);
+    let folder = export(&["new", "--format", "csv", "--force"]);
+    assert!(folder.starts_with("exit 2") && folder.contains("new is a directory"), "{folder}");
+    let unknown = export(&["rows.txt"]);
+    assert!(unknown.contains("tells no format") && unknown.contains("--format"), "{unknown}");
+    assert!(export(&["rows.txt", "--format", "jsonl"]).starts_with("exit 0"));
+
+    let project = tiny();
+    project.ok(&["run", "p.yaml", "--until", "blank"]);
+    let export = |args: &[&str]| {
+        project.transcript(&[&["export", "p.yaml", "blank", "--to"], args].concat())
+    };
+    assert!(export(&["model"]).starts_with("exit 0"));
+    assert!(export(&["model"]).contains("--force replaces it"));
+    project.write("model/model.safetensors", "half");
+    assert!(export(&["model", "--force"]).starts_with("exit 0"));
+    assert!(std::fs::metadata(project.file("model/model.safetensors")).expect("it is").len() > 99);
+    // What may be somebody's own is never replaced.
+    project.write("model/letters.txt", "dear");
+    let refused = export(&["model", "--force"]);
+    assert!(
+        refused.starts_with("exit 2") && refused.contains("it holds `letters.txt`"),
+        "{refused}"
+    );
+    assert!(project.file("model/letters.txt").exists());
+    assert!(export(&["p.yaml", "--force"]).contains("it is no directory"));
+    assert!(export(&["-"]).contains("stdout cannot hold"));
+}
+
+#[test]
+fn a_trace_says_what_each_step_added_and_by_which_model() {
+    let project = tiny();
+    project.ok(&["run", "p.yaml"]);
+    let ids = project.ok(&["show", "p.yaml", "grammar", "--csv", "--columns", "_id"]);
+    let ids: Vec<&str> = ids.lines().skip(1).collect();
+    let trace = |args: &[&str]| project.ok(&[&["trace", "p.yaml", "grammar"], args].concat());
+    let steps: Vec<Value> = serde_json::from_str(&trace(&[ids[1], "--json"])).expect("steps");
+    let nodes: Vec<_> =
+        steps.iter().map(|step| step["node"].as_str().unwrap_or_default()).collect();
+    assert_eq!(nodes, ["grammar", "similarity", "paraphrases", "corpus"]);
+    let row: Value = project
+        .ok(&["show", "p.yaml", "grammar", "--json", "--offset", "1", "--limit", "1"])
+        .parse()
+        .expect("a row");
+    assert_eq!(steps[0]["row"], row, "numbers are numbers");
+    let model = &steps[2]["models"][0];
+    assert_eq!((model["port"].as_str(), model["node"].as_str()), (Some("model"), Some("t5p")));
+    assert_eq!(model["key"].as_str().map(str::len), Some(64));
+    assert_eq!((&steps[2]["seed"], &steps[0]["seed"]), (&Value::from(7), &Value::Null));
+
+    let text = trace(&[ids[1]]);
+    let of =
+        |name: &str| text.lines().filter(|line| line.starts_with(&format!("    {name}: "))).count();
+    for column in ["source", "paraphrase", "candidate", "stsb", "cola_p"] {
+        assert_eq!(of(column), 1, "{column} is told where it was added: {text}");
+    }
+    assert_eq!(text.matches("by model `t5p`, result ").count(), 1, "{text}");
+    assert_eq!(text.matches("by model `blank`, result ").count(), 2, "{text}");
+    assert!(
+        text.contains("    seed 7\n") && text.contains("\"prefix\":\"paraphrase: \""),
+        "{text}"
+    );
+
+    // Twelve ids begin with sixteen digits, so there is one with which two begin, or nearly so; nothing begins all.
+    let ambiguous = project.transcript(&["trace", "p.yaml", "grammar", ""]);
+    assert!(
+        ambiguous.starts_with("exit 2") && ambiguous.contains("12 rows of `grammar`"),
+        "{ambiguous}"
+    );
+    assert!(ambiguous.contains(&format!("they are `{}`, `{}`", ids[0], ids[1])), "{ambiguous}");
+    let unique = (1..24).map(|end| &ids[0][..end]);
+    let unique = unique
+        .into_iter()
+        .find(|start| ids.iter().filter(|id| id.starts_with(*start)).count() == 1);
+    assert_eq!(trace(&[unique.expect("ids differ")]), trace(&[ids[0]]));
+    let none = project.transcript(&["trace", "p.yaml", "grammar", "no such id"]);
+    assert!(
+        none.starts_with("exit 2") && none.contains("no row whose `_id` starts with"),
+        "{none}"
+    );
+}
