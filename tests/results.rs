@@ -1,4 +1,4 @@
-//! What is done with results: rows are shown, exported and traced.
+//! What is done with results: rows are shown, exported and traced; what nobody needs goes, and what is pinned stays.
 
 mod common;
 
@@ -156,4 +156,75 @@ fn a_trace_says_what_each_step_added_and_by_which_model() {
         none.starts_with("exit 2") && none.contains("no row whose `_id` starts with"),
         "{none}"
     );
+}
+
+#[test]
+fn what_can_go_is_told_in_the_words_of_who_made_it() {
+    let project = project();
+    project.ok(&["run", "p.yaml", "--set", "least=5"]);
+    let gc = |args: &[&str]| project.transcript(&[&["gc"], args].concat());
+    let told = gc(&["p.yaml"]);
+    assert!(told.contains("`many` (threshold) of `notes`"), "{told}");
+    assert!(told.contains("last used 20") && told.contains(", with keep: \"n >= 5\""), "{told}");
+    assert_eq!(told.lines().filter(|line| line.contains("threshold")).count(), 1, "{told}");
+    // A pipeline whose keys are not all known, since what it reads is not there yet.
+    let text = std::fs::read_to_string(project.file("p.yaml")).expect("it is there");
+    let text = text.replace("rows.csv", "more.csv").replace("name: notes", "name: more");
+    project.write("q.yaml", &text);
+    project.write("more.csv", "n,text\n1,a\n");
+    let refused = gc(&["q.yaml"]);
+    assert!(refused.starts_with("exit 2") && refused.contains("--older-than"), "{refused}");
+    let old = gc(&["q.yaml", "--older-than", "30d"]);
+    assert!(old.contains("0 bytes could go"), "nothing is as old as that: {old}");
+    let newest = gc(&["q.yaml", "--keep-runs", "1"]);
+    assert!(newest.contains("keep: \"n >= 3\"") && !newest.contains("n >= 5"), "{newest}");
+    assert!(newest.contains("log of run") && newest.contains("could go"), "{newest}");
+    assert!(gc(&["--keep-runs", "2"]).contains("0 bytes could go"));
+    assert!(gc(&[]).starts_with("exit 2"));
+    assert!(gc(&["--keep-runs", "1", "--delete"]).contains("removed "));
+    assert!(gc(&["--keep-runs", "1"]).contains("0 bytes could go"));
+    assert_eq!(project.ok(&["runs"]).lines().count(), 1);
+    project.ok(&["show", "p.yaml", "many", "--set", "least=5"]);
+    assert!(project.transcript(&["show", "p.yaml", "many"]).starts_with("exit 1"));
+    assert!(gc(&["--older-than", "0s", "--delete"]).contains("removed "));
+    assert!(project.transcript(&["show", "p.yaml", "rows"]).starts_with("exit 1"));
+}
+
+/// The log of a run that was killed goes, unless it is the newest of its pipeline: it may be looked at.
+#[test]
+fn logs_of_killed_runs_do_not_stay_for_ever() {
+    let project = project();
+    let runs = project.file(".paraloom/runs");
+    for id in ["20200101T000000000Z-00001", "20990101T000000000Z-00002"] {
+        std::fs::create_dir(runs.join(id)).expect("a new folder");
+        let line = "{\"v\":1,\"event\":\"run_started\",\"pipeline\":\"notes\"}\n";
+        std::fs::write(runs.join(id).join("events.jsonl"), line).expect("a new file");
+    }
+    let told = project.ok(&["gc", "p.yaml"]);
+    assert!(
+        told.contains("log of run 20200101T000000000Z-00001 of `notes`, which was cut short"),
+        "{told}"
+    );
+    assert!(!told.contains("20990101"), "{told}");
+    project.ok(&["gc", "p.yaml", "--delete"]);
+    assert_eq!(std::fs::read_dir(&runs).expect("it is there").count(), 2);
+}
+
+#[test]
+fn a_pin_is_not_replaced_by_accident() {
+    let project = project();
+    project.ok(&["pin", "p.yaml"]);
+    project.ok(&["pin", "p.yaml"]);
+    project.ok(&["run", "p.yaml", "--set", "least=5"]);
+    let pin = |args: &[&str]| {
+        project.transcript(&[&["pin", "p.yaml", "--set", "least=5"], args].concat())
+    };
+    let refused = pin(&[]);
+    assert!(refused.starts_with("exit 2"), "{refused}");
+    assert!(refused.contains("`notes` pins other results since 20"), "{refused}");
+    assert!(refused.contains("2 of `notes`, of which 1 are among these 2"), "{refused}");
+    assert!(pin(&["--as", "five"]).starts_with("exit 0"));
+    assert!(pin(&["--replace"]).starts_with("exit 0"));
+    let told = project.ok(&["gc", "p.yaml", "--set", "least=5"]);
+    assert!(told.contains("n >= 3"), "the first is not kept any more: {told}");
 }

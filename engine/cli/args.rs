@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
-use crate::commands::Format;
+use crate::commands::{Format, age};
 
 /// Weaves a small text corpus into a training set and a model: one YAML file names the
 /// stages, one command runs them, and a kill at any instant costs seconds.
@@ -408,6 +408,9 @@ pub(crate) struct PinArgs {
     /// Name of the pin; that of the pipeline if left out.
     #[arg(long = "as", value_name = "NAME")]
     pub(crate) name: Option<String>,
+    /// Take the place of other results that are pinned under the name.
+    #[arg(long)]
+    pub(crate) replace: bool,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -420,12 +423,18 @@ pub(crate) struct UnpinArgs {
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct GcArgs {
-    /// The pipelines whose results are to stay.
-    #[arg(required = true, value_name = "PIPELINE")]
+    /// The pipelines whose results are to stay. They need not be finished where --keep-runs or --older-than says what may go.
+    #[arg(value_name = "PIPELINE", required_unless_present_any = ["keep_runs", "older_than"])]
     pub(crate) keep: Vec<PathBuf>,
     /// The store; `.paraloom` beside the first pipeline if left out.
     #[arg(long, value_name = "DIR")]
     pub(crate) store: Option<PathBuf>,
+    /// Keep what the newest runs of each pipeline made or found, this many, and their logs.
+    #[arg(long, value_name = "N")]
+    pub(crate) keep_runs: Option<usize>,
+    /// Keep what was used since: an age such as 30d, 12h or 45m.
+    #[arg(long, value_name = "AGE", value_parser = age)]
+    pub(crate) older_than: Option<Duration>,
     #[command(flatten)]
     pub(crate) settings: SettingArgs,
     /// Remove it.

@@ -6,6 +6,7 @@ mod diff;
 mod doctor;
 mod export;
 mod formats;
+mod gc;
 mod graph;
 mod init;
 mod json;
@@ -24,6 +25,7 @@ mod trace;
 mod try_node;
 
 pub(crate) use formats::Format;
+pub(crate) use gc::age;
 pub(crate) use run::find_node;
 
 use std::process::ExitCode;
@@ -61,7 +63,7 @@ pub(crate) fn dispatch(args: &Args) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Verify(args) => store::verify(args),
-        Command::Gc(args) => store::gc(args, stages),
+        Command::Gc(args) => gc::run(args, stages),
         Command::Pin(args) => store::pin(args, stages),
         Command::Unpin(args) => store::unpin(args),
         Command::Runs(args) => store::runs(args),

@@ -1,20 +1,22 @@
 //! `verify`, `gc`, `pin`, `unpin` and `runs`: the store itself.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::ExitCode;
 
+use jiff::Timestamp;
 use paraloom_exec::{Found, Lookup};
 use paraloom_store::{Key, Pin, Store};
 
+use super::gc::unfinished;
 use super::print;
 use super::status::outcome;
-use crate::args::{GcArgs, PinArgs, PipelineArgs, StageArgs, StoreArgs, UnpinArgs};
-use crate::context::{Project, store_path};
+use crate::args::{PinArgs, PipelineArgs, StageArgs, StoreArgs, UnpinArgs};
+use crate::context::Project;
 use crate::error::{CliError, Result};
-use crate::render::{self, bytes};
+use crate::render;
 
-fn open(path: &Path) -> Result<Store> {
+pub(super) fn open(path: &Path) -> Result<Store> {
     Store::open(path)?
         .ok_or_else(|| CliError::usage(format!("there is no store at {}", path.display())))
 }
@@ -42,11 +44,7 @@ fn keys(args: &PipelineArgs, project: &Project, store: &Store) -> Result<BTreeSe
         Found::Partial { key, .. } => Ok(key.clone()),
         Found::Unknown { .. } => {
             let node = &project.graph.node(*index).name;
-            Err(CliError::usage(format!(
-                "{} is not finished (`{node}` is unknown), so what it needs cannot be told apart",
-                args.pipeline.display()
-            ))
-            .hint("finish it with `paraloom run` first"))
+            Err(unfinished(args, node).hint("finish it with `paraloom run` first"))
         }
     };
     project.graph.order().iter().map(key).collect()
@@ -61,9 +59,32 @@ pub(crate) fn pin(args: &PinArgs, stages: &StageArgs) -> Result<ExitCode> {
     let name = args.name.as_ref().unwrap_or(&pipeline);
     let results = keys(&args.pipeline, &project, &store)?;
     let count = results.len();
-    store.pin(name, &Pin { pipeline: pipeline.clone(), results })?;
+    match store.pinned(name)? {
+        Some((pin, since)) if pin.results != results && !args.replace => {
+            return Err(pinned_already(name, &pin, since, &results));
+        }
+        _ => store.pin(name, &Pin { pipeline: pipeline.clone(), results })?,
+    }
     render::note(&format!("pinned {count} results of `{pipeline}` as `{name}`"));
     Ok(ExitCode::SUCCESS)
+}
+
+/// Other results are pinned under a name.
+fn pinned_already(
+    name: &str,
+    pin: &Pin,
+    since: Option<Timestamp>,
+    results: &BTreeSet<Key>,
+) -> CliError {
+    let since = since
+        .map_or_else(String::new, |time| format!(" since {}", time.strftime("%Y-%m-%d %H:%M")));
+    let (count, same) = (pin.results.len(), pin.results.intersection(results).count());
+    CliError::usage(format!(
+        "`{name}` pins other results{since}: {count} of `{}`, of which {same} are among these {}",
+        pin.pipeline,
+        results.len()
+    ))
+    .hint("give these a name of their own with --as, or let --replace take the place of those")
 }
 
 pub(crate) fn unpin(args: &UnpinArgs) -> Result<ExitCode> {
@@ -74,33 +95,6 @@ pub(crate) fn unpin(args: &UnpinArgs) -> Result<ExitCode> {
     }
     let message = format!("nothing is pinned as `{}`", args.name);
     Err(CliError::usage(message).hint("`paraloom runs` lists the pins"))
-}
-
-pub(crate) fn gc(args: &GcArgs, stages: &StageArgs) -> Result<ExitCode> {
-    let path = store_path(args.store.as_deref(), &args.keep[0]);
-    let store = open(&path)?;
-    let lock = store.lock_exclusive()?;
-    let mut needed = HashSet::new();
-    for pipeline in &args.keep {
-        let pipeline = PipelineArgs {
-            pipeline: pipeline.clone(),
-            store: Some(path.clone()),
-            settings: args.settings.clone(),
-        };
-        needed.extend(keys(&pipeline, &Project::open(&pipeline, stages)?, &store)?);
-    }
-    let garbage = store.garbage(&needed)?;
-    for item in &garbage {
-        print(&format!("{:>10}  {}", bytes(item.bytes), item.path.display()))?;
-    }
-    let total = bytes(garbage.iter().map(|item| item.bytes).sum());
-    if args.delete {
-        store.remove(&garbage, &lock)?;
-        render::note(&format!("removed {total}"));
-    } else {
-        render::note(&format!("{total} could go; --delete removes it"));
-    }
-    Ok(ExitCode::SUCCESS)
 }
 
 pub(crate) fn runs(args: &StoreArgs) -> Result<ExitCode> {

@@ -7,6 +7,7 @@ use crate::disk::{is_real_dir, list};
 use crate::entry::{Entry, Manifest, Output};
 use crate::error::{Result, StoreError};
 use crate::key::Key;
+use crate::run_log::RunSummary;
 use crate::{Lock, Store};
 
 /// A file that is not what its record says.
@@ -18,10 +19,25 @@ pub struct Damage {
     pub error: StoreError,
 }
 
-/// A directory that can go.
+/// What can go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Waste {
+    /// A result that is not needed, finished or begun.
+    Result(Key),
+    /// Checkpoints of a result that is finished.
+    Checkpoints(Key),
+    /// What a run that died was writing.
+    Unfinished,
+    /// The log of a run, by its name.
+    RunLog(String),
+}
+
+/// A directory or a file that can go.
 #[derive(Debug)]
 pub struct Garbage {
-    /// The directory.
+    /// What it is.
+    pub waste: Waste,
+    /// Where it is.
     pub path: PathBuf,
     /// Length of all its files, in bytes.
     pub bytes: u64,
@@ -52,15 +68,20 @@ impl Store {
         let mut garbage = Vec::new();
         for (key, entry) in self.entries()? {
             if !needed.contains(&key) && !is_pinned(&key) {
-                garbage.push(measure(entry.dir().to_owned())?);
+                garbage.push(measure(Waste::Result(key), entry.dir().to_owned())?);
             } else if entry.checkpoints().is_dir() && entry.manifest()?.is_some() {
-                garbage.push(measure(entry.checkpoints())?);
+                garbage.push(measure(Waste::Checkpoints(key), entry.checkpoints())?);
             }
         }
         for path in self.disk.list(&self.tmp())? {
-            garbage.push(measure(path)?);
+            garbage.push(measure(Waste::Unfinished, path)?);
         }
         Ok(garbage)
+    }
+
+    /// The log of a run, as something that can go.
+    pub fn garbage_of_run(&self, run: &RunSummary) -> Result<Garbage> {
+        measure(Waste::RunLog(run.id.clone()), run.dir.clone())
     }
 
     /// Removes garbage. `_alone` is the proof that no run uses the store.
@@ -140,7 +161,7 @@ fn verify_manifest(entry: &Entry, errors: &mut Vec<StoreError>) -> Result<u64> {
 }
 
 /// The length of all that is there, without what links lead to.
-fn measure(path: PathBuf) -> Result<Garbage> {
+fn measure(waste: Waste, path: PathBuf) -> Result<Garbage> {
     let (mut bytes, mut paths) = (0, vec![path.clone()]);
     while let Some(path) = paths.pop() {
         if is_real_dir(&path) {
@@ -149,5 +170,5 @@ fn measure(path: PathBuf) -> Result<Garbage> {
             bytes += path.symlink_metadata().map_or(0, |metadata| metadata.len());
         }
     }
-    Ok(Garbage { path, bytes })
+    Ok(Garbage { waste, path, bytes })
 }

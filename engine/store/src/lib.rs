@@ -39,13 +39,14 @@ mod rows;
 mod run_log;
 mod sealed;
 mod table;
+mod usage;
 
 pub use artifact::{ArtifactFile, ArtifactRef};
 pub use digest::{Digest, DigestCache};
 pub use disk::{Operation, Watch};
 pub use entry::{Entry, Manifest, Output, PartRecord};
 pub use error::{Result, StoreError, free_bytes};
-pub use gc::{Damage, Garbage};
+pub use gc::{Damage, Garbage, Waste};
 pub use key::{Key, Preimage};
 pub use lock::Lock;
 pub use part::{PartFile, read_parquet, write_parquet};
@@ -54,6 +55,7 @@ pub use row_table::RowTable;
 pub use rows::{RowDigest, RowMap, row_digests};
 pub use run_log::{RunLog, RunSummary};
 pub use table::{Batches, Identify};
+pub use usage::{RunInfo, Usage, Use};
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::Store;
@@ -32,6 +33,14 @@ impl Store {
         } else {
             Err(StoreError::PinName { name: name.to_owned() })
         }
+    }
+
+    /// What is kept under a name, and since when, where the system knows.
+    pub fn pinned(&self, name: &str) -> Result<Option<(Pin, Option<Timestamp>)>> {
+        let path = self.pin_path(name)?;
+        let Some(pin) = sealed::read(&self.disk, &path)? else { return Ok(None) };
+        let modified = path.metadata().and_then(|metadata| metadata.modified());
+        Ok(Some((pin, modified.ok().and_then(|time| time.try_into().ok()))))
     }
 
     /// Keeps results under a name; what was kept under that name before no longer is. Durable when this returns.
