@@ -18,7 +18,7 @@ use safetensors::{Dtype, tensor::Metadata};
 use serde_json::Value;
 
 pub use self::write::{Float, Format, parse_size, save, save_as};
-pub(crate) use self::write::{Stored, write_file, write_json, write_tensors};
+pub(crate) use self::write::{Stored, copy_file, write_file, write_json, write_tensors};
 use crate::{
     Error, Result,
     config::Config,

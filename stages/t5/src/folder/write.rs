@@ -137,6 +137,22 @@ pub(crate) fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
     std::fs::write(path, bytes).map_err(|error| Error::unwritten(path, bytes.len() as u64, error))
 }
 
+/// Copies a file of a model.
+pub(crate) fn copy_file(from: &Path, to: &Path) -> Result<()> {
+    use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    let length = std::fs::metadata(from).map_err(Error::io(from))?.len();
+    match std::fs::copy(from, to) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(match error.kind() {
+            // These are of the file that is written.
+            StorageFull | QuotaExceeded | FileTooLarge | ReadOnlyFilesystem => {
+                Error::unwritten(to, length, error)
+            }
+            _ => Error::io(from)(error),
+        }),
+    }
+}
+
 /// Deals tensors out to files, in order. Those that are larger than a file may be go alone.
 fn shards(tensors: Vec<Stored<'_>>, most: u64) -> Vec<Vec<Stored<'_>>> {
     let (mut shards, mut last, mut filled) = (Vec::new(), Vec::new(), 0);

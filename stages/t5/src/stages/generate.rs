@@ -206,6 +206,7 @@ impl MapStage for Generate {
             "One row per text, with the columns of the row that it was written for.",
         ))
         .output(Port::table("rejected", "The rows without a source, with the `reason`."))
+        .covers_rows()
         .uses_seed()
         .covers_rows()
     }

@@ -226,7 +226,7 @@ fn copy(from: &Path, out: &Path, dtype: Option<Float>) -> Result<()> {
     ]
     .map(str::to_owned)
     .into();
-    for entry in std::fs::read_dir(from)?.flatten() {
+    for entry in std::fs::read_dir(from).map_err(crate::Error::io(from))?.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
         let weights = name.starts_with("model")
             && (name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json"));
@@ -236,7 +236,7 @@ fn copy(from: &Path, out: &Path, dtype: Option<Float>) -> Result<()> {
     }
     for name in names {
         if from.join(&name).is_file() {
-            std::fs::copy(from.join(&name), out.join(&name))?;
+            folder::copy_file(&from.join(&name), &out.join(&name))?;
         }
     }
     match hub_name(from) {
