@@ -317,6 +317,39 @@ def check_spiece(table, project, pairs, sentences):
         table.exact(f"tokens of spiece.model{kind}", "sentencepiece", differing, len(texts))
 
 
+def check_added(table, project, spiece, pairs):
+    """A directory as it was written in 2020: spiece.model, and beside it the tokens that the model's author added."""
+    old = project.folder / "old"
+    old.mkdir()
+    shutil.copy(spiece, old / "spiece.model")
+    last = sentencepiece.SentencePieceProcessor(model_file=str(spiece)).get_piece_size() + 100
+    write = lambda name, content: (old / name).write_text(json.dumps(content))
+    write("added_tokens.json", {"<hl>": last, "<sep>": last + 1, "{": last + 2})
+    write("special_tokens_map.json", {"additional_special_tokens": ["<hl>", "<sep>"]})
+    write("tokenizer_config.json", {"tokenizer_class": "T5Tokenizer", "extra_ids": 100})
+    model = reference.new_model(reference.MODELS["t5"], 5, 320)
+    model.save_pretrained(old)
+    marked = [(f"ask: <hl> {source} <hl>{{ {target}", f"{target} <sep> {source}") for source, target in pairs]
+    write_texts(project.folder, marked, [])
+    project.run({
+        "old": node("model", **{"from": "old"}),
+        "pairs": load("pairs.tsv"),
+        "losses": node("score-loss", dict(model="old", rows="pairs")),
+    })
+    theirs = AutoTokenizer.from_pretrained(old)
+    sources, targets = (ids_of(theirs, texts) for texts in zip(*marked))
+    table.exact("added tokens that are in no text", "spiece.model", sum(last not in ids for ids in sources), len(sources))
+    losses = []
+    for source, target in zip(sources, targets, strict=True):
+        with torch.no_grad():
+            losses.append(model(**reference.batch([source], [target])).loss.item())
+    ours = [row["loss"] for row in project.rows("losses")]
+    table.add("score-loss of texts with added tokens", "spiece.model", reference.relative(ours, losses), 1e-5)
+    exported = AutoTokenizer.from_pretrained(project.export("old", project.folder / "exported"))
+    differing = sum(exported(source).input_ids != ids for (source, _), ids in zip(marked, sources, strict=True))
+    table.exact("added tokens of the exported model", "spiece.model", differing, len(sources))
+
+
 def library(table, folder):
     """The comparison of stages/t5/tests/fidelity.rs, on fresh recordings; of each check, the worst becomes a row."""
     environment = dict(os.environ, PARALOOM_FIXTURES=str(folder))
@@ -346,6 +379,8 @@ def compare(seed, folder, binary):
     table = Table()
     fresh = new_model(table, Project(folder / "new", binary), pairs, sentences)
     check_spiece(table, Project(folder / "spiece", binary), pairs, sentences)
+    spiece = folder / "spiece" / "old" / "spiece.model"
+    check_added(table, Project(folder / "added", binary), spiece, pairs)
     exported = {"new": fresh}
     for name in TRAININGS:
         project = Project(folder / name, binary)
