@@ -7,16 +7,16 @@ cd "$(dirname "$0")/.."
 export PARALOOM_FAULTS=all PARALOOM_POWER=20 PARALOOM_CUT_STEP=13 PARALOOM_READS=10000
 if [ "${1:-}" = middle ]; then
   export PARALOOM_TRAINING_KILLS=30 PARALOOM_DAGS=1000 PARALOOM_DISKS=8 PARALOOM_MEMORIES=40 PARALOOM_PAIRS=20 \
-    PARALOOM_FLIPS=10000 PARALOOM_ORDERS=10000
+    PARALOOM_FLIPS=10000 PARALOOM_ORDERS=10000 PARALOOM_EDITS=1500
   kills=200
 else
   export PARALOOM_TRAINING_KILLS=200 PARALOOM_DAGS=10000 PARALOOM_DISKS=64 PARALOOM_MEMORIES=800 PARALOOM_PAIRS=100 \
-    PARALOOM_FLIPS=100000 PARALOOM_ORDERS=100000
+    PARALOOM_FLIPS=100000 PARALOOM_ORDERS=100000 PARALOOM_EDITS=10000
   kills=1000
 fi
 # The engine without the backends that are built on request: nothing here is their own.
 ours=(--workspace --exclude paraloom-stages-t5-torch --exclude paraloom-stages-t5-cuda --exclude paraloom-stages-t5-wgpu)
-PARALOOM_KILLS=$kills cargo test --release --test resume --test rerun --test limits --test memory --test together \
+PARALOOM_KILLS=$kills cargo test --release --test resume --test rerun --test edits --test limits --test memory --test together \
   --test faults -- --nocapture --test-threads=1
 # Here the kills are cuts of the power after a kill, of which every one has many states.
 PARALOOM_KILLS=10 cargo test --release "${ours[@]}" --test flips --test power --test damage --test races --test gc

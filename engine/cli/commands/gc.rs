@@ -289,7 +289,7 @@ mod tests {
 
     #[test]
     fn ages_have_a_number_and_a_unit() {
-        let hours = |count| Ok(Duration::from_secs(count * 3_600));
+        let hours = |count: u64| Ok(Duration::from_secs(count * 3_600));
         assert_eq!(age("12h"), hours(12));
         assert_eq!(age("30d"), hours(720));
         assert_eq!(age("2w"), hours(336));

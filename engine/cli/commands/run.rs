@@ -126,7 +126,13 @@ pub(crate) fn outcome(
     results: &Results,
 ) -> String {
     let node = graph.node(index);
-    let outputs = node.stage.outputs.iter().zip(&result.ports).map(|(port, output)| match output {
+    let ports = node.stage.outputs.iter().zip(&result.ports).enumerate();
+    // Of a stage with many outputs, such as `split`, those that are not in use say nothing.
+    let is_told = |(number, (_, output)): &(usize, (_, &PortResult))| match output {
+        PortResult::Table(table) => *number < 2 || table.rows() > 0,
+        PortResult::Artifact { .. } => true,
+    };
+    let outputs = ports.filter(is_told).map(|(_, (port, output))| match output {
         PortResult::Table(table) => format!("{} {}", table.rows(), port.name),
         PortResult::Artifact { artifact, .. } => {
             format!("{} ({})", port.name, render::bytes(artifact.bytes()))
