@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use arrow::array::{AsArray, RecordBatch};
 use paraloom_exec::{Lookup, PortResult, TableRef};
-use paraloom_pipeline::{Endpoint, Graph};
+use paraloom_pipeline::{Endpoint, Graph, essential};
 use petgraph::graph::NodeIndex;
 use serde_json::{Map, Value, json};
 
@@ -157,7 +157,7 @@ impl Tracer<'_> {
             node: node.name.clone(),
             stage: node.stage.name.clone(),
             version: node.stage.version.clone(),
-            config: node.config.clone(),
+            config: essential(&node.config, &node.stage.config_schema),
             seed: node.stage.uses_seed.then_some(node.seed),
             key: self.key(endpoint.node),
             models: models.collect(),

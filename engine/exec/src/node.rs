@@ -4,7 +4,7 @@ use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use arrow::array::RecordBatch;
+use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 use paraloom_host::{PlannedStage, WorkInput, WorkOutput, WorkSettings};
@@ -300,6 +300,11 @@ impl<'a> NodeRun<'a> {
             batches: Batches::new(Arc::clone(&schema), self.node.part_rows),
             schema,
             parts: Vec::new(),
+            is_foreign: self
+                .shared
+                .host
+                .loaded(&self.node.stage)
+                .is_ok_and(|stage| stage.foreign.is_some()),
         })))
     }
 }
@@ -375,15 +380,21 @@ struct Writer<'a> {
     identify: Identify,
     batches: Batches,
     parts: Vec<PartFile>,
+    /// Ids that a third-party stage has made or passed on are not taken on trust.
+    is_foreign: bool,
 }
 
 impl Writer<'_> {
     fn push(&mut self, rows: RecordBatch) -> Result<(), BoxError> {
         self.shared.board.check()?;
-        let rows = if rows.schema().column_with_name(ID_COLUMN).is_some() {
-            rows
-        } else {
-            self.identify.add(&rows)?
+        let rows = match rows.column_by_name(ID_COLUMN) {
+            Some(ids) => {
+                if self.is_foreign {
+                    self.identify.accept(ids.as_string())?;
+                }
+                rows
+            }
+            None => self.identify.add(&rows)?,
         };
         for batch in self.batches.push(rows)? {
             self.write(&batch)?;

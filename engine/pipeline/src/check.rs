@@ -112,17 +112,19 @@ impl Pass<'_> {
         let before = self.errors.len();
         self.device(node, &stage);
         let edges = self.edges(node, &stage);
-        let mut checker =
-            Checker { catalog: self.catalog, errors: &mut self.errors, paths: Vec::new() };
+        let mut checker = Checker::new(self.catalog, &mut self.errors);
         let config = checker.check(&node.with, &stage.config_schema, "");
-        let paths = checker.paths;
+        let Checker { paths, unknown, .. } = checker;
         // A source that is not there, or whose stage is not, has its own error; here an edge is missing.
         let connected = node.known && edges.len() == node.inputs.len();
         let sound = connected && self.errors.len() == before;
         let schemas = self.schemas(&edges);
         let planned = match schemas {
             Some(inputs) if sound => self.plan(node, &stage, &edges, config, paths, &inputs),
-            _ => None,
+            _ => {
+                self.errors.extend(unknown);
+                None
+            }
         };
         Some(State { stage, edges, planned })
     }

@@ -8,6 +8,7 @@ use serde_json::{Map, Value as Json, json};
 
 use crate::catalog::{Catalog, Place};
 use crate::diagnostic::{Diagnostic, Span};
+use crate::expression::{Form, check_form};
 use crate::names::suggestion;
 use crate::yaml::{Tree, Value};
 
@@ -20,6 +21,10 @@ const MANY: &str = "many";
 /// Marks a mapping whose members mean something in the order in which they are written, such as columns to add. That of
 /// any other mapping means nothing.
 pub const ORDERED_KEYWORD: &str = "x-paraloom-ordered";
+
+/// Marks text that is an expression over the columns of a row: what is wrong with its form is told also where the columns
+/// are not known yet.
+pub const EXPRESSION_KEYWORD: &str = "x-paraloom-expression";
 
 /// Marks a setting that enters no key, since what a stage makes of it is in its fingerprint: the format of a file, say,
 /// which can be told by the setting or by the file's name.
@@ -51,9 +56,15 @@ pub(crate) struct Checker<'a> {
     pub(crate) catalog: &'a dyn Catalog,
     pub(crate) errors: &'a mut Vec<Diagnostic>,
     pub(crate) paths: Vec<PathUse>,
+    /// What is wrong in expressions whatever the columns are; a plan, which knows them, says it and more.
+    pub(crate) unknown: Vec<Diagnostic>,
 }
 
-impl Checker<'_> {
+impl<'a> Checker<'a> {
+    pub(crate) fn new(catalog: &'a dyn Catalog, errors: &'a mut Vec<Diagnostic>) -> Self {
+        Self { catalog, errors, paths: Vec::new(), unknown: Vec::new() }
+    }
+
     pub(crate) fn check(&mut self, tree: &Tree, schema: &Json, pointer: &str) -> Json {
         if let Some(alternatives) = alternatives(schema) {
             return self.alternatives(tree, alternatives, pointer);
@@ -185,6 +196,12 @@ impl Checker<'_> {
             ("minLength", "maxLength"),
             " characters",
         );
+        if schema.get(EXPRESSION_KEYWORD) == Some(&Json::Bool(true)) {
+            match check_form(text, tree.span) {
+                Form::Broken(error) => self.errors.push(error),
+                Form::Sound(unknown) => self.unknown.extend(unknown),
+            }
+        }
         let takes_many = match schema.get(PATH_KEYWORD) {
             Some(Json::Bool(true)) => false,
             Some(Json::String(value)) if value == MANY => true,
@@ -228,12 +245,12 @@ impl Checker<'_> {
         let mut best: Option<(Vec<Diagnostic>, Json)> = None;
         for schema in alternatives {
             let mut errors = Vec::new();
-            let mut checker =
-                Checker { catalog: self.catalog, errors: &mut errors, paths: Vec::new() };
+            let mut checker = Checker::new(self.catalog, &mut errors);
             let json = checker.check(tree, schema, pointer);
-            let paths = checker.paths;
+            let (paths, unknown) = (checker.paths, checker.unknown);
             if errors.is_empty() {
                 self.paths.extend(paths);
+                self.unknown.extend(unknown);
                 return json;
             }
             let has_type = types(schema).iter().any(|name| fits(tree, name));

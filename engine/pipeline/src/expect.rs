@@ -1,10 +1,11 @@
 //! `expect`: what must hold of the tables that a run leaves.
 
-use paraloom_expr::{Expr, ExprError};
+use paraloom_expr::Expr;
 
 use crate::check::table;
 use crate::diagnostic::{Diagnostic, Span};
 use crate::document::Reader;
+use crate::expression::diagnostics;
 use crate::graph::{Endpoint, Graph};
 use crate::yaml::{Tree, Value};
 
@@ -130,12 +131,9 @@ pub(crate) fn check_expect(
     let schema = graph.schema(endpoint)?;
     let mut condition = |written: &Option<(String, Span)>| {
         let (text, span) = written.as_ref()?;
-        let parsed = Expr::parse(text);
-        let checked = parsed.and_then(|expr| expr.check_condition(schema).map(|()| expr));
-        let refuse = |error: ExprError| {
-            errors.push(Diagnostic::error(error.message, *span).maybe_hint(error.hint));
-        };
-        checked.map_err(refuse).ok()
+        let parsed = Expr::parse(text).map_err(|error| vec![error]);
+        let checked = parsed.and_then(|expr| expr.check_condition_all(schema).map(|()| expr));
+        checked.map_err(|found| errors.extend(diagnostics(text, *span, found))).ok()
     };
     Some(Expectation {
         endpoint,

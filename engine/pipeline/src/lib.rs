@@ -13,6 +13,7 @@ mod diagnostic;
 mod document;
 mod essential;
 mod expect;
+mod expression;
 mod graph;
 mod names;
 mod resolve;
@@ -25,7 +26,7 @@ pub use catalog::{
     Shape, StageInfo,
 };
 pub use check::{check, with_id};
-pub use config::{ORDERED_KEYWORD, PATH_KEYWORD, PathUse, RESOLVED_KEYWORD};
+pub use config::{EXPRESSION_KEYWORD, ORDERED_KEYWORD, PATH_KEYWORD, PathUse, RESOLVED_KEYWORD};
 pub use diagnostic::{Diagnostic, Severity, Span};
 pub use document::{Document, NodeDocument, ShowDocument, parse};
 pub use essential::essential;

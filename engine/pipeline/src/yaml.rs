@@ -171,16 +171,59 @@ fn too_deep(span: Span) -> Diagnostic {
     Diagnostic::error(format!("the nesting is deeper than {MAX_DEPTH} levels"), span)
 }
 
+/// What the library says of a text that is no YAML, in other words where its own lead nowhere.
 fn syntax(text: &str, error: &serde_yaml::Error) -> Diagnostic {
     let start = error.location().map_or(0, |marker| marker.index).min(text.len());
     let start = floor_boundary(text, start);
     let length = text[start..].chars().next().map_or(0, char::len_utf8);
     let message = error.display_no_mark().to_string();
-    let diagnostic = Diagnostic::error(message, Span::new(start, start + length));
-    if text[..start].lines().last().is_some_and(|line| line.starts_with('\t')) {
-        return diagnostic.hint("YAML is indented with spaces, not with tabs");
+    let here = Span::new(start, start + length);
+    let line = text[..start].rfind('\n').map_or(0, |end| end + 1);
+    let line = text[line..].lines().next().unwrap_or_default();
+    if line.trim_start_matches(' ').starts_with('\t') {
+        return Diagnostic::error("a tab cannot indent YAML", here).hint("use spaces");
+    }
+    if message.contains("repetition limit") {
+        let alias = text.find(": *").or_else(|| text.find("- *")).map_or(start, |at| at + 2);
+        let error = "aliases (`*name`) repeat values more often than is read";
+        return Diagnostic::error(error, Span::new(alias, alias + 1))
+            .hint("write the values out, or use `vars`");
+    }
+    if let Some(key) = message.split("duplicate entry with key \"").nth(1)
+        && let Some(key) = key.strip_suffix('"')
+        && let Some((first, second)) = find_twice(text, start, key)
+    {
+        let number = text[..first].matches('\n').count() + 1;
+        return Diagnostic::error(
+            format!("`{key}` is there already, at line {number}"),
+            Span::new(second, second + key.len()),
+        );
+    }
+    let diagnostic = Diagnostic::error(message, here);
+    if line.matches(": ").count() > 1 {
+        return diagnostic
+            .hint("text with `: ` or ` #` in it needs quotes, as in `prefix: \"restate: \"`");
     }
     diagnostic
+}
+
+/// Where a key stands for the first and the second time, from `start` on: at the same depth, where each has a line of its own.
+fn find_twice(text: &str, start: usize, key: &str) -> Option<(usize, usize)> {
+    let column = |at: usize| {
+        let line = &text[text[..at].rfind('\n').map_or(0, |end| end + 1)..at];
+        line.trim().is_empty().then_some(line.len())
+    };
+    let is_key = |at: &usize| {
+        let before = text[..*at].chars().next_back();
+        let after = text[at + key.len()..].trim_start_matches(['"', '\'']).trim_start_matches(' ');
+        after.starts_with(':')
+            && before.is_none_or(|c| matches!(c, '\n' | ' ' | '{' | ',' | '"' | '\''))
+    };
+    let places = text[start..].match_indices(key).map(|(at, _)| start + at);
+    let mut places = places.filter(is_key);
+    let first = places.next()?;
+    let second = places.find(|at| column(first).is_none() || column(*at) == column(first))?;
+    Some((first, second))
 }
 
 fn floor_boundary(text: &str, mut at: usize) -> usize {
@@ -200,8 +243,28 @@ fn place(span: &serde_yaml::Span, text: &str) -> Span {
     Span::new(start + lead, start + lead + kept)
 }
 
+/// The place of a scalar, without the comma, colon or bracket that the library takes in with it.
+fn scalar_place(span: &serde_yaml::Span, text: &str, value: &str) -> Span {
+    let span = place(span, text);
+    let raw = &text[span.start..span.end];
+    let length = match raw.chars().next() {
+        Some(quote @ ('"' | '\'')) => raw.rfind(quote).filter(|end| *end > 0).map(|end| end + 1),
+        _ if !value.is_empty() && raw.starts_with(value) => Some(value.len()),
+        _ => None,
+    };
+    let length =
+        length.unwrap_or_else(|| raw.trim_end_matches([',', ':', '}', ']']).trim_end().len());
+    Span::new(span.start, span.start + length)
+}
+
 fn convert(yaml: Yaml, text: &str, depth: usize, budget: &mut usize) -> Result<Tree, Diagnostic> {
-    let span = place(yaml.span(), text);
+    let span = match &yaml {
+        Yaml::String(value, span) => scalar_place(span, text, value),
+        Yaml::Bool(_, span) | Yaml::Number(_, span) | Yaml::Null(span) => {
+            scalar_place(span, text, "")
+        }
+        other => place(other.span(), text),
+    };
     if depth > MAX_DEPTH {
         return Err(too_deep(span));
     }
@@ -223,8 +286,9 @@ fn convert(yaml: Yaml, text: &str, depth: usize, budget: &mut usize) -> Result<T
         Yaml::Mapping(mapping, _) => {
             let mut members = Vec::with_capacity(mapping.len());
             for (key, value) in mapping {
-                let key_span = place(key.span(), text);
-                let key = match convert(key, text, depth + 1, budget)?.value {
+                let key = convert(key, text, depth + 1, budget)?;
+                let key_span = key.span;
+                let key = match key.value {
                     Value::Text(key) => key,
                     Value::Int(number) => number.to_string(),
                     Value::Bool(value) => value.to_string(),

@@ -81,6 +81,23 @@ impl Identify {
         RecordBatch::try_new(Arc::clone(&self.schema), columns.collect()).map_err(fail)
     }
 
+    /// Takes note of the ids of rows that a stage has numbered itself.
+    ///
+    /// # Errors
+    /// A row has no id, or that of another row: it could not be told from others later.
+    pub fn accept(&mut self, ids: &StringArray) -> Result<(), StoreError> {
+        let refuse = |reason: String| StoreError::Rows { action: "keep", reason };
+        for id in ids {
+            let id = id.ok_or_else(|| refuse("one of them has no id".to_owned()))?;
+            let mut hasher = blake3::Hasher::new_derive_key("paraloom 2026 row id: given");
+            hasher.update(id.as_bytes());
+            if self.seen.update(RowDigest::of(&hasher), |_| 0)?.is_some() {
+                return Err(refuse(format!("two of them have the id `{id}`")));
+            }
+        }
+        Ok(())
+    }
+
     fn number(&mut self, content: &blake3::Hasher) -> Result<String, StoreError> {
         let next = |before: Option<u64>| before.map_or(0, |before| before + 1);
         let before = self.seen.update(RowDigest::of(content), next)?;
@@ -130,6 +147,22 @@ mod tests {
         let mut batches = Batches::new(rows.schema(), 2);
         assert_eq!(batches.push(rows.clone()).expect("they fit"), [rows]);
         assert!(batches.finish().expect("they fit").is_none());
+    }
+
+    #[test]
+    fn rows_with_the_same_id_or_none_are_refused() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let accept = |batches: &[&[Option<&str>]]| -> Result<(), String> {
+            let seen = RowTable::new(Disk::new(dir.path().join("tmp"), None));
+            let mut identify = Identify::new(texts(&[]).schema(), String::new(), seen);
+            let mut ids = batches.iter().map(|ids| StringArray::from(ids.to_vec()));
+            ids.try_for_each(|ids| identify.accept(&ids).map_err(|error| error.to_string()))
+        };
+        assert_eq!(accept(&[&[Some("a"), Some("b")], &[], &[Some("c")]]), Ok(()));
+        let twice = accept(&[&[Some("a")], &[Some("b"), Some("a")]]).expect_err("twice");
+        assert!(twice.contains("two of them have the id `a`"), "{twice}");
+        let none = accept(&[&[Some("a"), None]]).expect_err("none");
+        assert!(none.contains("has no id"), "{none}");
     }
 
     /// Whatever batches rows come in, and wherever they stand.

@@ -22,6 +22,7 @@ use crate::spool::Spool;
 pub struct Config {
     /// A number for every row, such as `stsb_mean + cola_p`, or `-loss`. The highest is the best; rows without one come last, and
     /// of equals the earlier row is the better.
+    #[schemars(extend("x-paraloom-expression" = true))]
     by: String,
     /// Rows that are equal in this column compete, such as all paraphrases of one `source`. Without it all rows do.
     #[serde(default)]

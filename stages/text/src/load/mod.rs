@@ -61,6 +61,7 @@ pub struct Config {
     columns: Option<serde_json::Map<String, serde_json::Value>>,
     /// A condition over the file's own columns that a row must meet, such as `label = 1`.
     #[serde(default)]
+    #[schemars(extend("x-paraloom-expression" = true))]
     keep: Option<String>,
     /// Stop after this many rows.
     #[serde(default)]

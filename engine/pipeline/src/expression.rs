@@ -1,0 +1,65 @@
+//! Expressions in a pipeline: what is wrong with one, at its own place within the text.
+
+use paraloom_expr::{Expr, ExprError};
+
+use crate::diagnostic::{Diagnostic, Span};
+
+/// The errors of the expression `text`, which stands at `span`.
+pub(crate) fn diagnostics(text: &str, span: Span, errors: Vec<ExprError>) -> Vec<Diagnostic> {
+    let place = |error: ExprError| {
+        let at = within(span, text, error.span);
+        Diagnostic::error(error.message, at).maybe_hint(error.hint)
+    };
+    errors.into_iter().map(place).collect()
+}
+
+/// What can be said of an expression whatever the columns are.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Form {
+    /// It cannot be parsed.
+    Broken(Diagnostic),
+    /// It can, and names these functions that there are not.
+    Sound(Vec<Diagnostic>),
+}
+
+/// Looks at an expression whose columns may not be known.
+pub(crate) fn check_form(text: &str, span: Span) -> Form {
+    match Expr::parse(text) {
+        Ok(expr) => Form::Sound(diagnostics(text, span, expr.check_functions())),
+        Err(ExprError { message, span: at, hint }) => {
+            Form::Broken(Diagnostic::error(message, within(span, text, at)).maybe_hint(hint))
+        }
+    }
+}
+
+/// A part of a scalar. Where the file spells the text otherwise, with escapes or over several lines, the whole of it.
+fn within(span: Span, text: &str, (start, end): (usize, usize)) -> Span {
+    let quotes = match (span.end - span.start).checked_sub(text.len()) {
+        Some(0) => 0,
+        Some(2) => 1,
+        _ => return span,
+    };
+    let end = end.clamp(start, text.len());
+    Span::new(span.start + quotes + start.min(end), span.start + quotes + end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_is_at_its_place_in_the_expression() {
+        let text = "a > lenght(b)";
+        let spans = |span: Span| -> Vec<_> {
+            let Form::Sound(unknown) = check_form(text, span) else { panic!("it can be parsed") };
+            unknown.iter().map(|error| (error.span.start, error.span.end)).collect()
+        };
+        // Plain, in quotes, and with an escape in it.
+        assert_eq!(spans(Span::new(100, 113)), [(104, 113)]);
+        assert_eq!(spans(Span::new(100, 115)), [(105, 114)]);
+        assert_eq!(spans(Span::new(100, 117)), [(100, 117)]);
+        assert_eq!(check_form("a > length(b)", Span::new(0, 13)), Form::Sound(Vec::new()));
+        let Form::Broken(error) = check_form("a >", Span::new(7, 10)) else { panic!("no form") };
+        assert_eq!((error.span.start, error.span.end), (10, 10));
+    }
+}
