@@ -78,7 +78,7 @@ fn write_table(table: &TableRef, args: &ExportArgs, stop: &Stop) -> Result<()> {
     let out = place(args)?;
     let query = Query::all(table);
     let rows = query.rows().map(|rows| stop.check().and(rows));
-    format.write(out, &table.schema, rows, false)
+    format.write(out, &table.schema, rows)
 }
 
 /// Where a table is written.

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
-use arrow_json::writer::LineDelimited;
 use clap::ValueEnum;
+use paraloom_formats::{Delimited, DelimitedWriter, json_lines, unsupported};
 use parquet::arrow::ArrowWriter;
 
 use crate::error::{CliError, Result};
@@ -41,21 +41,20 @@ impl Format {
         }
     }
 
-    /// Writes rows of a schema. Nulls are left out of JSON, unless they are wanted.
+    /// Writes rows of a schema. What is written as text, `load` reads back to the same cells.
     pub(crate) fn write(
         self,
         out: Out,
         schema: &SchemaRef,
         rows: impl Iterator<Item = Result<RecordBatch>>,
-        explicit_nulls: bool,
     ) -> Result<()> {
+        self.check(schema)?;
         let failure = out.failure();
         match self {
-            Self::Csv => delimited(out, b',', schema, rows, &failure)?,
-            Self::Tsv => delimited(out, b'\t', schema, rows, &failure)?,
+            Self::Csv => delimited(out, Delimited::CSV, schema, rows, &failure)?,
+            Self::Tsv => delimited(out, Delimited::TSV, schema, rows, &failure)?,
             Self::Jsonl => {
-                let builder = arrow_json::WriterBuilder::new().with_explicit_nulls(explicit_nulls);
-                let mut writer = builder.build::<_, LineDelimited>(out);
+                let mut writer = json_lines(out);
                 for rows in rows {
                     writer.write(&rows?).map_err(|error| failure.or(error))?;
                 }
@@ -66,20 +65,33 @@ impl Format {
         }
         .finish()
     }
+
+    /// Refuses columns that the format has no form for.
+    fn check(self, schema: &SchemaRef) -> Result<()> {
+        let form = match self {
+            Self::Csv | Self::Tsv => paraloom_formats::Format::Delimited,
+            Self::Jsonl => paraloom_formats::Format::JsonLines,
+            Self::Parquet => return Ok(()),
+        };
+        match unsupported(schema, form) {
+            Some((name, what, way)) => {
+                Err(CliError::usage(format!("column `{name}` is {what}")).hint(way))
+            }
+            None => Ok(()),
+        }
+    }
 }
 
 fn delimited(
     out: Out,
-    delimiter: u8,
+    dialect: Delimited,
     schema: &SchemaRef,
     rows: impl Iterator<Item = Result<RecordBatch>>,
     failure: &Failure,
 ) -> Result<Out> {
-    let builder = arrow_csv::WriterBuilder::new().with_header(true).with_delimiter(delimiter);
-    let mut writer = builder.build(out);
-    // The names stand there without any row too.
-    let empty = RecordBatch::new_empty(schema.clone());
-    for rows in std::iter::once(Ok(empty)).chain(rows) {
+    let writer = DelimitedWriter::new(out, dialect, schema);
+    let mut writer = writer.map_err(|error| failure.or(error))?;
+    for rows in rows {
         writer.write(&rows?).map_err(|error| failure.or(error))?;
     }
     Ok(writer.into_inner())

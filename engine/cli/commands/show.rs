@@ -44,7 +44,7 @@ pub(crate) fn run(args: &ShowArgs, stages: &StageArgs) -> Result<ExitCode> {
     }
     let query = Query::all(&table).columns(columns).meeting(condition.as_ref()).range(skip, limit);
     if let Some(format) = for_programs {
-        format.write(Out::stdout(), &query.schema()?, query.rows(), true)?;
+        format.write(Out::stdout(), &query.schema()?, query.rows())?;
         return Ok(ExitCode::SUCCESS);
     }
     let shown = print(&query, limit)?;

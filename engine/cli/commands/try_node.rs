@@ -41,7 +41,7 @@ pub(crate) fn run(args: &TryArgs, stages: &StageArgs) -> Result<ExitCode> {
             continue;
         }
         if args.json {
-            Format::Jsonl.write(Out::stdout(), &rows.schema(), std::iter::once(Ok(rows)), false)?;
+            Format::Jsonl.write(Out::stdout(), &rows.schema(), std::iter::once(Ok(rows)))?;
         } else {
             render::note(&format!("{port}:"));
             render::print_rows(&project(vec![rows], &[])?)?;
