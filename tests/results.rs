@@ -12,7 +12,8 @@ fn project() -> Project {
          rows: { stage: load, with: { from: rows.csv } }\n  \
          many: { stage: threshold, inputs: { rows: rows }, with: { keep: 'n >= ${least}' } }\n",
     );
-    let rows: String = (0..10).map(|n| format!("{n},word {n}\n")).collect();
+    let line = |n: u32| format!("{n},word {n}\n");
+    let rows: String = (0..10).map(line).collect();
     project.write("rows.csv", &format!("n,text\n{rows}"));
     project.ok(&["run", "p.yaml"]);
     project

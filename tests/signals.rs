@@ -54,7 +54,8 @@ fn resumed_at(project: &Project, node: &str) -> u64 {
 fn an_export_that_is_stopped_leaves_nothing_half_done() {
     let project =
         Project::new("paraloom: 1\nnodes:\n  rows: { stage: load, with: { from: r.csv } }\n");
-    let rows: String = (0..60_000).map(|row| format!("{row},some words of row {row}\n")).collect();
+    let line = |row: u32| format!("{row},some words of row {row}\n");
+    let rows: String = (0..60_000).map(line).collect();
     project.write("r.csv", &format!("n,text\n{rows}"));
     project.ok(&["run", "p.yaml"]);
     for format in ["csv", "parquet"] {
