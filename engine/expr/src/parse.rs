@@ -118,7 +118,7 @@ impl Node {
         visit(self);
         match &self.kind {
             Kind::Not(inner) | Kind::Negate(inner) | Kind::IsNull(inner) | Kind::IsNan(inner) => {
-                inner.visit(visit)
+                inner.visit(visit);
             }
             Kind::Binary(_, left, right) => {
                 left.visit(visit);
@@ -129,7 +129,7 @@ impl Node {
                 list.iter().for_each(|item| item.visit(visit));
             }
             Kind::Call(_, arguments) | Kind::Unknown(_, arguments) => {
-                arguments.iter().for_each(|item| item.visit(visit))
+                arguments.iter().for_each(|item| item.visit(visit));
             }
             Kind::Null
             | Kind::Bool(_)

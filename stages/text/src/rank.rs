@@ -52,7 +52,8 @@ pub struct Rank {
     by: Expr,
     per: Option<String>,
     keep: usize,
-    rank: String,
+    /// Of the ranks.
+    column: String,
     reason: String,
 }
 
@@ -97,8 +98,8 @@ impl Stage for Rank {
             Some(rows.with_fields([rank_field(&config.rank)])),
             Some(rows.with_fields([rank_field(&config.rank), reason_field(&config.reason)])),
         ];
-        let Config { per, keep, rank, reason, .. } = config;
-        Ok(Planned::new(Self { by, per, keep, rank, reason }, outputs))
+        let Config { per, keep, rank: column, reason, .. } = config;
+        Ok(Planned::new(Self { by, per, keep, column, reason }, outputs))
     }
 
     fn run(&self, run: &mut Run) -> Result<()> {
@@ -138,7 +139,7 @@ impl Stage for Rank {
             let own: Int64Array = ranks.by_ref().take(rows.num_rows()).map(Some).collect();
             let goes = own.values().iter().map(|rank| *rank as u64 > self.keep as u64);
             let reasons = goes.map(|goes| goes.then(|| reason.clone())).collect();
-            let rows = column::with_field(&rows, rank_field(&self.rank), Arc::new(own))?;
+            let rows = column::with_field(&rows, rank_field(&self.column), Arc::new(own))?;
             let rows = partition(&rows, reasons, &self.reason)?;
             run.push("kept", &rows.kept)?;
             run.push("rejected", &rows.rejected)?;

@@ -1,4 +1,4 @@
-//! `sample` draws a number of rows, by lot.
+//! `sample` draws a number of rows at random.
 
 use std::collections::BinaryHeap;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ pub struct Config {
 /// The stage.
 pub struct Sample(Config);
 
-/// A row's place in the draw: by its lot, and where lots are equal by its place in the table. Small ones are drawn.
+/// A row's place in the draw: by its random number, and where those are equal by its place in the table. Small ones are drawn.
 type Ticket = (u64, usize);
 
 fn tickets(rows: &RecordBatch, seed: u64, before: usize) -> Result<impl Iterator<Item = Ticket>> {
@@ -36,7 +36,7 @@ impl Stage for Sample {
     type Config = Config;
 
     fn about() -> About {
-        About::new("sample", "1.0.0", "Draws a number of rows by lot; they stay in order.")
+        About::new("sample", "1.0.0", "Draws a number of rows at random; they stay in order.")
             .input(Port::table("rows", "The rows to draw from."))
             .output(Port::table("kept", "The rows that were drawn."))
             .output(Port::table("rest", "The other rows."))

@@ -436,6 +436,11 @@ fn packed(extension: &str, text: &[u8]) -> Vec<u8> {
     }
 }
 
+/// `text,n` / `a,1` and `b,2` as two streams of xz, which has no encoder here.
+const XZ: &str = "fd377a585a000004e6d6b4460200210116000000742fe5a301000a746578742c6e0a612c310a00002c7fb1a8dab9b5ae0001\
+    230bc21bfd091fb6f37d010000000004595afd377a585a000004e6d6b4460200210116000000742fe5a3010003622c320a00\
+    9dd5d9198bd7559100011c046f2c9cc11fb6f37d010000000004595a";
+
 #[test]
 fn packed_text_is_as_if_it_were_not() {
     let dir = tempfile::tempdir().expect("a temporary directory");
@@ -456,6 +461,14 @@ fn packed_text_is_as_if_it_were_not() {
         let parquet = load(dir.path(), &format!("a.parquet.{extension}"), &bytes, json!({}));
         assert!(parquet.contains("unpack it first"), "{parquet}");
     }
+    let digits: Vec<_> = XZ.bytes().filter(u8::is_ascii_hexdigit).collect();
+    let byte = |pair: &[u8]| {
+        u8::from_str_radix(std::str::from_utf8(pair).expect("ASCII"), 16).expect("hexadecimal")
+    };
+    let bytes: Vec<u8> = digits.chunks(2).map(byte).collect();
+    assert_eq!(load(dir.path(), "a.csv.xz", &bytes, json!({})), plain);
+    let short = load(dir.path(), "a.csv.xz", &bytes[..bytes.len() - 40], json!({}));
+    assert!(short.contains("ends early or is damaged"), "{short}");
 }
 
 /// A Parquet file with the column `text`, or others.
@@ -759,6 +772,42 @@ proptest! {
                 let read = back.column_by_name(&name(at)).expect("it has its name");
                 prop_assert_eq!(&written, read, "{} {}", format, std::fs::read_to_string(&path).unwrap_or_default());
             }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    /// Whatever the bytes are: a table, or an error with its place. As many rows as lines, where no quote can join any.
+    #[test]
+    fn no_file_is_too_odd(
+        pieces in prop::collection::vec(
+            prop::sample::select(vec![
+                "\"", "\"\"", "\t", "\n", "\r", ",", ";", "\\", " ", "a", "1", "-", "é", "{", "}", "[", "]", ":", "{\"a\": 1}", "null", "NaN",
+                "\u{0}", "\u{1a}", "sep=;", "=", "1e999", "true", "\\u",
+            ]),
+            0..24,
+        ),
+        wild in prop::collection::vec(any::<u8>(), 0..6),
+        at in 0_usize..24,
+        file in prop::sample::select(vec!["a.csv", "a.tsv", "a.jsonl", "a.json", "a.txt", "a.parquet", "a.arrow", "a.csv.gz"]),
+        settings in prop::sample::select(vec![
+            json!({}), json!({"escape": "\\"}), json!({"header": false}), json!({"malformed": "replace", "missing": ["NA", "1"]}),
+            json!({"encoding": "shift_jis"}), json!({"encoding": "utf-16"}), json!({"quote": ""}), json!({"decimal": ",", "delimiter": ";"}),
+        ]),
+    ) {
+        let mut bytes: Vec<u8> = pieces.concat().into_bytes();
+        let at = at.min(bytes.len());
+        drop(bytes.splice(at..at, wild));
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let told = load(dir.path(), file, &bytes, settings.clone());
+        prop_assert!(!told.contains("Panic") && !told.contains("Internal"), "{told}");
+        if file == "a.txt" && settings == json!({}) && !told.starts_with("Data") {
+            let text = String::from_utf8_lossy(&bytes);
+            let lines = text.trim_start_matches('\u{feff}').split('\n').filter(|line| !line.trim().is_empty());
+            let ends = usize::from(text.ends_with("\n\u{1a}") || text == "\u{1a}");
+            prop_assert_eq!(told.lines().filter(|line| line.starts_with('|')).count(), lines.count() - ends, "{}", told);
         }
     }
 }

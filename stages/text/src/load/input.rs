@@ -268,3 +268,17 @@ fn unescaped(name: &str) -> String {
     }
     String::from_utf8(bytes).unwrap_or_else(|_| name.to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::OriginSchema;
+
+    /// By this the engine finds the files, whose bytes are in the key.
+    #[test]
+    fn every_path_is_marked_as_one() {
+        let schema = serde_json::to_value(schemars::schema_for!(OriginSchema)).expect("it is JSON");
+        let path = serde_json::json!({"type": "string", "x-paraloom-path": "many"});
+        assert_eq!(schema["anyOf"][0], path);
+        assert_eq!(schema["anyOf"][1], serde_json::json!({"type": "array", "items": path}));
+    }
+}
