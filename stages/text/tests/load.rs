@@ -250,7 +250,9 @@ fn quotes_and_separators() {
             ),
             ("one column of that name", "a.csv", b"text;n\na;1\n", json!({"delimiter": ","})),
             ("a tab", "a.csv", b"text\tn\na\t1\n", json!({"delimiter": "\\t"})),
-            ("a comma too many", "a.csv", b"text,n\na, b,1\n", json!({})),
+            ("a comma at the end", "a.csv", b"text,n\na,1,\n", json!({})),
+            ("names of rows, as of R", "a.csv", b"text,n\n1,a,1\n2,b,2\n", json!({})),
+            ("a comma too many", "a.csv", b"text,n\nx,0\na, b,1\n", json!({})),
             ("Ctrl-Z", "a.csv", b"text,n\na,1\n\x1a", json!({})),
             (
                 "quotes are text in TSV",

@@ -122,11 +122,27 @@ impl Delimited {
                 "a quote that is closed too late joins cells: `quote: ''` takes quotes as text",
             );
         }
+        let last_is_empty = record.cells().last().is_some_and(|(cell, _)| cell.is_empty());
+        if record.len() == names + 1 && last_is_empty {
+            return error.hint(format!(
+                "the row ends in {delimiter}, and the header does not: remove it, or add one there"
+            ));
+        }
+        if record.len() == names + 1 && self.is_second_line() {
+            return error.hint(
+                "if names of rows stand first, as R writes them, say `header: false, skip: 1`",
+            );
+        }
         error.hint(if record.len() > names {
             format!("a cell with {delimiter} in it has to be in quotes")
         } else {
             "each row needs a cell for every column, be it an empty one".to_owned()
         })
+    }
+
+    /// Whether no row before this one was as long as the header.
+    fn is_second_line(&self) -> bool {
+        self.record.line == 2
     }
 
     fn has_open_quote(&self) -> bool {
