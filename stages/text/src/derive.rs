@@ -19,7 +19,7 @@ pub struct Config {
     /// Names of columns, and what they hold: an expression over the columns of the row, such as
     /// `changed: edit_distance(lower(source), lower(paraphrase))`. Whole numbers stay whole. A name that is taken is replaced; every
     /// expression sees the columns as they came.
-    #[schemars(with = "std::collections::BTreeMap<String, String>")]
+    #[schemars(with = "std::collections::BTreeMap<String, String>", extend("x-paraloom-ordered" = true))]
     columns: serde_json::Map<String, serde_json::Value>,
 }
 

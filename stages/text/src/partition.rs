@@ -18,15 +18,15 @@ pub(crate) fn reason_field(name: &str) -> Field {
     Field::new(name, DataType::Utf8, false)
 }
 
-/// That no column of the rows would be lost by a new one, whose name `setting` says. What a stage before has written there, which is
-/// never null as columns of files may be, is replaced.
+/// That no column of the rows would be lost by a new one, whose name `setting` says. Under its usual name, what a stage before has
+/// written there is replaced: that is never null, as the column of that name in a file may be.
 pub(crate) fn check_free(rows: &Table, new: &Field, setting: &str) -> Result<()> {
     let name = new.name();
     if name.trim().is_empty() || name == ID || name == PARENT {
         return Err(Error::config(format!("a column cannot be called `{name}` here"))
             .at(format!("/{setting}")));
     }
-    if rows.schema().field_with_name(name).map_or(true, |field| field == new) {
+    if rows.schema().field_with_name(name).map_or(true, |field| name == setting && field == new) {
         return Ok(());
     }
     let error =

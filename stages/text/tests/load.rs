@@ -332,7 +332,10 @@ fn types_and_missing_values() {
 
 #[test]
 fn json() {
-    let mut late: String = (0..10_000).map(|n| format!("{{\"n\": {n}}}\n")).collect();
+    let mut late = String::new();
+    for n in 0..10_000 {
+        writeln!(late, "{{\"n\": {n}}}").expect("a string takes everything");
+    }
     late.push_str("{\"n\": 1, \"note\": \"late\"}\n");
     let late = late.as_bytes();
     check(
@@ -519,6 +522,9 @@ fn several_files() {
     insta::assert_snapshot!(all);
 }
 
+/// What it is, the files, and the settings.
+type Tree<'a> = (&'a str, Vec<(&'a str, &'a [u8])>, Value);
+
 /// Writes files below a new directory, and says what `load` makes of it.
 fn tree(files: &[(&str, &[u8])], config: Value) -> String {
     let dir = tempfile::tempdir().expect("a temporary directory");
@@ -542,7 +548,7 @@ fn several_files_of_text() {
     let a: (&str, &[u8]) = ("a.csv", b"text,n\nx,1\n");
     let b: (&str, &[u8]) = ("b.csv", b"n,text\n1.5,y\n");
     let c: (&str, &[u8]) = ("c.csv", b"text\nz\n");
-    let cases: Vec<(&str, Vec<(&str, &[u8])>, Value)> = vec![
+    let cases: Vec<Tree> = vec![
         ("a directory", vec![b, a, ("README.md", b"#")], json!({})),
         ("a list, packed or not", vec![a, b], json!({"from": ["b.csv", "a.csv"]})),
         ("a column less", vec![a, c], json!({})),
@@ -856,6 +862,29 @@ fn what_export_refuses() {
     ]
     .map(refused);
     insta::assert_snapshot!(told.join("\n"));
+}
+
+/// By its schema a table stays what it was, so that nothing that was computed from it is computed again.
+#[test]
+fn only_columns_that_lack_a_value_may() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let mut late = "text,other\n".to_owned() + &"a,b\n".repeat(10_500);
+    late.push_str("a,\n");
+    for (file, text, expected) in [
+        ("a.csv", "text,n,other\na,1,\n\"\",,b\n", [false, true, true].as_slice()),
+        ("late.csv", late.as_str(), &[false, true]),
+        ("a.jsonl", "{\"text\": \"a\"}\n", &[true]),
+        ("a.txt", "one\n", &[false]),
+        // By this it is told from what a stage writes.
+        ("reason.csv", "reason,rank\na,1\n", &[true, true]),
+    ] {
+        let path = dir.path().join(file);
+        std::fs::write(&path, text).expect("the directory is ours");
+        let outputs = Harness::new(json!({"from": path})).run::<Load>().expect("it works");
+        let schema = outputs[0][0].schema();
+        let nullable: Vec<_> = schema.fields().iter().map(|field| field.is_nullable()).collect();
+        assert_eq!(nullable, expected, "{file}");
+    }
 }
 
 #[test]

@@ -65,15 +65,27 @@ pub(super) enum Misfit {
 pub(super) struct Survey<'a> {
     /// By column; those of JSON become more.
     pub(super) found: Vec<Option<Found>>,
+    /// Whether a value is missing in the column.
+    pub(super) lacks: Vec<bool>,
     filled: Vec<usize>,
     rows: usize,
     cells: &'a Cells,
     misfit: Option<Misfit>,
+    /// The types are known: only whether a value is missing is looked at.
+    pub(super) is_typed: bool,
 }
 
 impl<'a> Survey<'a> {
     pub(super) fn new(columns: usize, cells: &'a Cells) -> Self {
-        Self { found: vec![None; columns], filled: vec![0; columns], rows: 0, cells, misfit: None }
+        Self {
+            found: vec![None; columns],
+            lacks: vec![false; columns],
+            filled: vec![0; columns],
+            rows: 0,
+            cells,
+            misfit: None,
+            is_typed: false,
+        }
     }
 }
 
@@ -81,13 +93,20 @@ impl Sink for Survey<'_> {
     fn push(&mut self, column: usize, cell: Option<Cell<'_>>) {
         if column >= self.found.len() {
             self.found.resize(column + 1, None);
+            self.lacks.resize(column + 1, false);
             self.filled.resize(column + 1, 0);
         }
         // Each row has the number that is behind the last one's.
         if std::mem::replace(&mut self.filled[column], self.rows + 1) > self.rows {
             self.misfit.get_or_insert(Misfit::Second { column });
         }
-        let Some(cell) = cell.filter(|cell| !self.cells.is_missing(cell.text)) else { return };
+        let Some(cell) = cell.filter(|cell| !self.cells.is_missing(cell.text)) else {
+            self.lacks[column] = true;
+            return;
+        };
+        if self.is_typed {
+            return;
+        }
         let place = &mut self.found[column];
         if *place == Some(Found::Text) || (!cell.is_text && cell.text.trim().is_empty()) {
             return;

@@ -106,8 +106,8 @@ fn fields(file: &File, format: Format, wanted: Option<&HashSet<String>>) -> Resu
                 error.hint("write the file with a name for each, or name the other `columns`")
             );
         }
-        // As everywhere in files, a value may be missing.
-        fields.push(Field::new(name, plain(field.data_type()), true));
+        let nullable = field.is_nullable() || super::table::OF_STAGES.contains(&name.as_str());
+        fields.push(Field::new(name, plain(field.data_type()), nullable));
     }
     for (name, value) in &file.partitions {
         if fields.iter().any(|known| known.name() == name) {

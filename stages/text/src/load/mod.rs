@@ -53,6 +53,7 @@ pub struct Config {
     from: Origin,
     /// The format of the file; by its extension if left out (of `a.csv.gz` that is `csv`).
     #[serde(default)]
+    #[schemars(extend("x-paraloom-resolved" = true))]
     format: Option<Format>,
     /// The columns to keep: their name in the file, and the name that they get. They stay in
     /// the order of the file. Left out, all are kept; `_id` and `_parent`, by which the engine

@@ -135,8 +135,38 @@ pub(super) struct Table {
     schema: SchemaRef,
 }
 
-/// The columns of a file, and what its first rows show of them.
-type Look = Vec<(String, Option<Found>)>;
+/// The columns of a file, and what its rows show of them.
+type Look = Vec<(String, Seen)>;
+
+/// What is seen of a column.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Seen {
+    /// What the first rows have in common; nothing if they have no value.
+    found: Option<Found>,
+    /// Whether a value may be missing.
+    lacks: bool,
+}
+
+impl Seen {
+    /// Of a column that may have no value in any row.
+    const UNKNOWN: Self = Self { found: None, lacks: true };
+
+    fn join(self, other: Self) -> Self {
+        let found = match (self.found, other.found) {
+            (Some(a), Some(b)) => Some(a.join(b)),
+            (a, b) => a.or(b),
+        };
+        // Of a column that is text in one file only, the others were not looked at to their ends.
+        Self { found, lacks: self.lacks || other.lacks || self.found != other.found }
+    }
+}
+
+/// Up to so many rows are looked at for values that are missing: columns of text that have all of theirs are marked so, and keep the
+/// schema that they always had.
+const MOST_ROWS: usize = 1_000_000;
+
+/// Columns of files by these names may always lack values: by that they are told from those that stages write.
+pub(super) const OF_STAGES: [&str; 2] = ["reason", "rank"];
 
 impl Table {
     /// Looks at the start of every file. `wanted` are the only columns that matter, if not all do.
@@ -171,16 +201,20 @@ impl Table {
                 });
             }
             // It may come late.
-            found.push((name, None));
+            found.push((name, Seen::UNKNOWN));
         }
-        let is_text = format == Format::Text && settings.cells.missing.is_empty();
-        let kind = |name: &String, found: Option<Found>| {
-            settings.types.get(name).copied().unwrap_or(found.map_or(Kind::Text, Found::kind))
+        let kind = |name: &String, seen: Seen| {
+            settings.types.get(name).copied().unwrap_or(seen.found.map_or(Kind::Text, Found::kind))
         };
-        let kinds: Vec<_> = found.iter().map(|(name, found)| kind(name, *found)).collect();
-        let fields = found.iter().zip(&kinds);
-        let fields: Vec<_> =
-            fields.map(|((name, _), kind)| Field::new(name, kind.data_type(), !is_text)).collect();
+        let kinds: Vec<_> = found.iter().map(|(name, seen)| kind(name, *seen)).collect();
+        let field = |((name, seen), kind): (&(String, Seen), &Kind)| {
+            let nullable = seen.lacks
+                || *kind != Kind::Text
+                || format.is_json()
+                || OF_STAGES.contains(&name.as_str());
+            Field::new(name, kind.data_type(), nullable)
+        };
+        let fields: Vec<_> = found.iter().zip(&kinds).map(field).collect();
         Ok(Self {
             left: files.into(),
             current: None,
@@ -285,15 +319,38 @@ fn look(
             return Err(second(&rows.place(), &rows.names()[column]));
         }
     }
+    survey.is_typed = true;
+    // Only of text there is a question: columns of other types may always lack values.
+    let is_text = |name: &String| settings.types.get(name) == Some(&Kind::Text);
+    let declared: Vec<bool> = rows.names().iter().map(is_text).collect();
+    let is_open = |survey: &Survey| {
+        let mut columns = survey.found.iter().zip(&survey.lacks).zip(&declared);
+        columns.any(|((found, lacks), declared)| {
+            !lacks && (*declared || found.is_none_or(|found| found == Found::Text))
+        })
+    };
+    while count < MOST_ROWS
+        && matches!(rows, Rows::Delimited(_))
+        && is_open(&survey)
+        && rows.next(&mut survey)?
+    {
+        count += 1;
+        survey.end_row();
+    }
+    let is_whole = count < MOST_ROWS;
     let mut names = rows.names();
     if let Rows::Delimited(delimited) = &rows {
         names.truncate(delimited.count(|at| survey.found[at].is_none()));
     }
-    let mut look: Look = names
-        .into_iter()
-        .enumerate()
-        .map(|(at, name)| (name, survey.found.get(at).copied().flatten()))
-        .collect();
+    let seen = |at: usize| match survey.found.get(at) {
+        Some(found) => Seen { found: *found, lacks: survey.lacks[at] || !is_whole },
+        None => Seen::UNKNOWN,
+    };
+    let mut look: Look = names.into_iter().enumerate().map(|(at, name)| (name, seen(at))).collect();
+    if format == Format::Text {
+        let lacks = !settings.cells.missing.is_empty();
+        look.iter_mut().for_each(|(_, seen)| seen.lacks = lacks);
+    }
     for (name, value) in &file.partitions {
         if look.iter().any(|(known, _)| known == name) {
             let message = format!(
@@ -302,7 +359,8 @@ fn look(
             );
             return Err(Error::data(message).at("/from").hint("leave one of them out"));
         }
-        look.push((name.clone(), value.as_deref().map(|value| Found::of(value, '.'))));
+        let found = value.as_deref().map(|value| Found::of(value, '.'));
+        look.push((name.clone(), Seen { found, lacks: true }));
     }
     Ok(look)
 }
@@ -334,15 +392,13 @@ fn join(
             return differs(format!("has no column `{name}`"));
         }
     }
-    for (name, found) in look {
+    for (name, seen) in all.iter_mut() {
+        seen.lacks |= !look.iter().any(|(known, _)| known == name);
+    }
+    for (name, seen) in look {
         match all.iter_mut().find(|(known, _)| *known == name) {
-            Some((_, known)) => {
-                *known = match (*known, found) {
-                    (Some(a), Some(b)) => Some(a.join(b)),
-                    (a, b) => a.or(b),
-                };
-            }
-            None if format.is_json() => all.push((name, found)),
+            Some((_, known)) => *known = known.join(seen),
+            None if format.is_json() => all.push((name, seen)),
             None if matters(&name) => return differs(format!("has a column `{name}`")),
             None => {}
         }
