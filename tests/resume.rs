@@ -72,7 +72,8 @@ fn assert_clean(store: &Path) {
         .collect();
     for name in names {
         assert!(
-            ["FORMAT", "lock", "results", "runs", "tmp", "digests.json"].contains(&name.as_str()),
+            ["FORMAT", "lock", "results", "runs", "tmp", "digests.json", "keys.json"]
+                .contains(&name.as_str()),
             "{name}"
         );
     }

@@ -104,7 +104,9 @@ fn it_gives_what_a_run_gives() {
         assert_eq!(alone, (kept, rejected));
     });
     let (code, said) = serving.end(libc::SIGTERM);
-    assert_eq!((code, said.as_str()), (Some(0), "stopped\n"));
+    // Texts of this model end where they may.
+    assert_eq!(code, Some(0));
+    assert!(said.ends_with("\nstopped\n") && said.contains("(`max_new_tokens`)"), "{said}");
 }
 
 /// Only what the chain reads beside its rows has to be there.

@@ -66,12 +66,7 @@ unsafe extern "C" fn push(
         let rows = unsafe { import_batch(batch, &state.schema) }?;
         rows.columns().iter().try_for_each(|column| column.to_data().validate_full())?;
         let mut inner = state.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        let taken = (inner.take)(rows);
-        taken.map_err(|failure| {
-            let text = failure.to_string();
-            inner.error = Some(failure);
-            text.into()
-        })
+        (inner.take)(rows)
     }));
     let taken: Result<(), Box<dyn std::error::Error + Send + Sync>> =
         taken.unwrap_or_else(|_| Err("the engine panicked".into()));
@@ -79,6 +74,9 @@ unsafe extern "C" fn push(
         Ok(()) => status::OK,
         Err(failure) => {
             fill(error, failure.to_string());
+            // The rows are lost, so the work has failed, whatever the stage makes of this.
+            let mut inner = state.inner.lock().unwrap_or_else(PoisonError::into_inner);
+            inner.error.get_or_insert(failure);
             status::IO
         }
     }

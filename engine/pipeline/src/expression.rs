@@ -55,8 +55,8 @@ mod tests {
             unknown.iter().map(|error| (error.span.start, error.span.end)).collect()
         };
         // Plain, in quotes, and with an escape in it.
-        assert_eq!(spans(Span::new(100, 113)), [(104, 113)]);
-        assert_eq!(spans(Span::new(100, 115)), [(105, 114)]);
+        assert_eq!(spans(Span::new(100, 113)), [(104, 110)]);
+        assert_eq!(spans(Span::new(100, 115)), [(105, 111)]);
         assert_eq!(spans(Span::new(100, 117)), [(100, 117)]);
         assert_eq!(check_form("a > length(b)", Span::new(0, 13)), Form::Sound(Vec::new()));
         let Form::Broken(error) = check_form("a >", Span::new(7, 10)) else { panic!("no form") };

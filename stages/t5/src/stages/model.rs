@@ -98,7 +98,7 @@ impl Stage for ModelStage {
     type Config = Config;
 
     fn about() -> About {
-        About::new("model", "1.1.0", "A T5 model to start from: from a directory, or new.")
+        About::new("model", "1.2.0", "A T5 model to start from: from a directory, or new.")
             .input(
                 Port::table("texts", "What the tokenizer of a new model is trained on.")
                     .optional()
