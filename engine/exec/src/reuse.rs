@@ -4,10 +4,11 @@
 //! row was put in, the parts that changed are put together from the rows that are known and those that are not.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use arrow::array::{RecordBatch, UInt32Array};
 use arrow::compute::{interleave_record_batch, take_record_batch};
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{Schema, SchemaRef};
 use arrow::error::ArrowError;
 use paraloom_store::{Entry, PartRecord, RowDigest, RowTable, StoreError, row_digests};
 
@@ -111,13 +112,24 @@ impl Split {
             counts.push(range.len() as u32);
             indices.extend(range.map(|row| (piece, row)));
         }
-        let batches: Vec<_> = pieces.iter().chain([new]).map(|piece| &piece.rows).collect();
-        let rows = if indices.is_empty() {
-            RecordBatch::new_empty(schema.clone())
-        } else {
-            interleave_record_batch(&batches, &indices)?
+        if indices.is_empty() {
+            return Ok((RecordBatch::new_empty(schema.clone()), counts));
+        }
+        // Of the same rows a table may say now that a column lacks no value, or that it may: only of the rows that are
+        // taken must it be so.
+        let relaxed = Arc::new(Schema::new(
+            schema
+                .fields()
+                .iter()
+                .map(|field| field.as_ref().clone().with_nullable(true))
+                .collect::<Vec<_>>(),
+        ));
+        let relax = |piece: &Piece| {
+            RecordBatch::try_new(Arc::clone(&relaxed), piece.rows.columns().to_vec())
         };
-        Ok((rows, counts))
+        let batches = pieces.iter().chain([new]).map(relax).collect::<Result<Vec<_>, _>>()?;
+        let rows = interleave_record_batch(&batches.iter().collect::<Vec<_>>(), &indices)?;
+        Ok((RecordBatch::try_new(Arc::clone(schema), rows.columns().to_vec())?, counts))
     }
 }
 
