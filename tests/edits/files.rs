@@ -105,17 +105,17 @@ fn parquet(table: &Table, path: &Path) {
 
 /// A column; cells of another kind, as an edit may have left them, become text or nothing.
 fn array(kind: Kind, cells: &[Option<&Cell>]) -> ArrayRef {
-    let text = |cell: &Option<&Cell>| cell.map(Cell::text);
+    let text = |cell: Option<&Cell>| cell.map(Cell::text);
     match kind {
-        Kind::Text => Arc::new(cells.iter().map(text).collect::<StringArray>()),
+        Kind::Text => Arc::new(cells.iter().copied().map(text).collect::<StringArray>()),
         Kind::Int => Arc::new(
-            cells.iter().map(|cell| text(cell)?.parse::<i64>().ok()).collect::<Int64Array>(),
+            cells.iter().map(|cell| text(*cell)?.parse::<i64>().ok()).collect::<Int64Array>(),
         ),
         Kind::Float => Arc::new(
-            cells.iter().map(|cell| text(cell)?.parse::<f64>().ok()).collect::<Float64Array>(),
+            cells.iter().map(|cell| text(*cell)?.parse::<f64>().ok()).collect::<Float64Array>(),
         ),
         Kind::Bool => Arc::new(
-            cells.iter().map(|cell| text(cell)?.parse::<bool>().ok()).collect::<BooleanArray>(),
+            cells.iter().map(|cell| text(*cell)?.parse::<bool>().ok()).collect::<BooleanArray>(),
         ),
         Kind::List => {
             let mut lists = ListBuilder::new(StringBuilder::new());

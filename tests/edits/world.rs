@@ -167,7 +167,7 @@ fn table(lots: &mut Lots, name: String) -> Table {
     let format = [Format::Csv, Format::Tsv, Format::Jsonl, Format::Parquet][lots.below(4)];
     let mut columns: Vec<(String, Kind)> =
         vec![("text".to_owned(), Kind::Text), ("n".to_owned(), Kind::Int)];
-    for _ in 0..1 + lots.below(3) {
+    for _ in 0..=lots.below(3) {
         let (name, kind) = (column(lots), kind(lots, format));
         if columns.iter().all(|(known, _)| *known != name) {
             columns.push((name, kind));
@@ -258,7 +258,7 @@ impl World {
             seed: 1,
             prefix: "n",
         };
-        for _ in 0..1 + lots.below(5) {
+        for _ in 0..=lots.below(5) {
             world.add(lots);
         }
         world
@@ -299,7 +299,7 @@ impl World {
                 }
             }
             4 | 5 => {
-                file.rows.push(file.columns.iter().map(|(_, kind)| cell(lots, *kind)).collect())
+                file.rows.push(file.columns.iter().map(|(_, kind)| cell(lots, *kind)).collect());
             }
             6 => {
                 let new = file.columns.iter().map(|(_, kind)| cell(lots, *kind)).collect();
@@ -352,7 +352,7 @@ impl World {
                     world.nodes[node].stage = stage;
                     let old = |from: &mut (usize, usize)| {
                         if from.0 == node {
-                            from.1 = 0
+                            from.1 = 0;
                         }
                     };
                     world.nodes.iter_mut().filter_map(|node| node.from.as_mut()).for_each(old);

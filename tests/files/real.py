@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Data files that Python packages bring along, through `load`, `threshold`, `dedup`, `split` and `export`, against pandas and pyarrow.
+"""Data files that Python packages bring along, through `load`, `threshold`, `dedup`, `split` and `export`, against pandas, pyarrow,
+polars and DuckDB. tests/files/run.sh installs them and runs this:
 
-    python -m venv venv && venv/bin/pip install pandas pyarrow scikit-learn statsmodels vega_datasets plotly
     venv/bin/python tests/files/real.py --paraloom target/release/paraloom [FOLDER...]
 
 Every file is to load, or to be refused with a place and a way out; what is loaded is to be equal to what pandas reads, cell by cell; no
@@ -19,7 +19,9 @@ import subprocess
 import sys
 import tempfile
 
+import duckdb
 import pandas
+import polars
 import pyarrow.parquet
 
 PACKAGES = ["sklearn", "statsmodels", "vega_datasets", "plotly", "seaborn", "pyarrow", "pandas", "polars", "skimage", "nltk"]
@@ -43,7 +45,7 @@ def files(folders):
                 yield path
 
 
-def pipeline(path, settings):
+def pipeline(path, settings, distinct=None):
     load = json.dumps({"from": str(path), **settings})
     exports = "".join(
         f"  {name}: {{ stage: export, inputs: {{ rows: rows }}, with: {{ format: {name} }} }}\n" for name in FORMATS
@@ -56,6 +58,7 @@ nodes:
   rows: {{ stage: load, with: {load} }}
   all: {{ stage: threshold, inputs: {{ rows: rows }}, with: {{ keep: "true" }} }}
   some: {{ stage: split, inputs: {{ rows: all }}, with: {{ share: 0.3 }} }}
+{"" if distinct is None else f"  once: {{ stage: dedup, inputs: {{ rows: all }}, with: {{ by: [{json.dumps(distinct)}], exact: true }} }}"}
 {exports}"""
 
 
@@ -156,6 +159,41 @@ def check_exports(binary, folder, rows, problems):
             frame = pandas.read_csv(path, sep="," if kind == "csv" else "\t", dtype=str, **PLAIN)
             if len(frame) != len(plain):
                 problems.append(f"pandas reads {len(frame)} rows of {kind}")
+        others = {"polars": lambda: rows_of_polars(path, kind), "DuckDB": lambda: rows_of_duckdb(path, kind)}
+        for name, count in others.items():
+            if plain and (found := count()) != len(plain):
+                problems.append(f"{name} reads {found} rows of {kind}, and not {len(plain)}")
+
+
+def rows_of_polars(path, kind):
+    if kind == "parquet":
+        return len(polars.read_parquet(path))
+    if kind == "jsonl":
+        return len(polars.read_ndjson(path, infer_schema_length=None))
+    return len(polars.read_csv(path, separator="," if kind == "csv" else "\t", infer_schema=False, raise_if_empty=False))
+
+
+def rows_of_duckdb(path, kind):
+    reader = {"parquet": "read_parquet(?)", "jsonl": "read_json(?, format = 'nd', maximum_object_size = 100000000)"}
+    delimited = f"read_csv(?, delim = '{',' if kind == 'csv' else chr(9)}', header = true, quote = '\"', escape = '\"', all_varchar = true)"
+    return duckdb.execute(f"select count(*) from {reader.get(kind, delimited)}", [str(path)]).fetchone()[0]
+
+
+def check_dedup(binary, folder, path, settings, rows, problems):
+    """One row of each value of the first column that is neither a list nor a mapping, and all others rejected."""
+    names = [name for name in (rows[0] if rows else {}) if name not in ("_id", "_parent", "reason")]
+    name = next((name for name in names if not any(isinstance(row[name], (list, dict)) for row in rows)), None)
+    if name is None or "reason" in rows[0]:
+        return
+    # The same store: what is there is not done again.
+    done = run(binary, folder, pipeline(path, settings, name))
+    if done.returncode:
+        problems.append(f"dedup by {name}: {done.stderr.strip()[-300:]}")
+        return
+    kept, rejected = (len(shown(binary, folder, node)) for node in ("once.kept", "once.rejected"))
+    distinct = len({json.dumps(row[name]) for row in rows})
+    if kept != distinct or kept + rejected != len(rows):
+        problems.append(f"dedup by {name} keeps {kept} and rejects {rejected} of {len(rows)} rows with {distinct} values")
 
 
 def refused(stderr):
@@ -191,6 +229,7 @@ def main():
             if kept + held != len(rows):
                 problems.append(f"split into {kept} and {held} of {len(rows)}")
             check_exports(binary, folder, rows, problems)
+            check_dedup(binary, folder, path, settings, rows, problems)
         counts["differ" if problems else "same"] += 1
         print(f"{'DIFFERS' if problems else 'same   '}  {len(rows):7}  {path} {settings or ''}", *problems, sep="\n         ", flush=True)
     print(dict(counts))

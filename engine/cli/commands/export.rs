@@ -29,7 +29,7 @@ pub(crate) fn run(args: &ExportArgs, stages: &StageArgs) -> Result<ExitCode> {
     let written = match &result {
         PortResult::Table(table) => write_table(table, args, &stop),
         PortResult::Artifact { entry, port, artifact } => {
-            let from = Artifact { entry, port, artifact };
+            let from = Artifact { entry, port, content: artifact };
             from.write(args, &stop)
         }
     };
@@ -108,7 +108,7 @@ fn there_already(to: &Path) -> CliError {
 struct Artifact<'a> {
     entry: &'a Entry,
     port: &'a str,
-    artifact: &'a ArtifactRef,
+    content: &'a ArtifactRef,
 }
 
 impl Artifact<'_> {
@@ -127,10 +127,10 @@ impl Artifact<'_> {
             }
             self.check_replaceable(to)?;
         }
-        self.entry.verify_artifact(self.port, self.artifact)?;
-        let from = self.entry.artifact_dir(self.port, self.artifact);
+        self.entry.verify_artifact(self.port, self.content)?;
+        let from = self.entry.artifact_dir(self.port, self.content);
         let aside = Aside::new(to)?;
-        for file in &self.artifact.files {
+        for file in &self.content.files {
             let path = Path::new(&file.path);
             copy(&from.join(path), aside.path(), path, to, stop)?;
         }
@@ -149,7 +149,7 @@ impl Artifact<'_> {
         let unreadable = |error| CliError::new(NODE_FAILED, format!("{}: {error}", to.display()));
         for entry in std::fs::read_dir(to).map_err(unreadable)? {
             let name = entry.map_err(unreadable)?.file_name();
-            let is_ours = self.artifact.files.iter().any(|file| {
+            let is_ours = self.content.files.iter().any(|file| {
                 Path::new(&file.path).components().next().is_some_and(|at| at.as_os_str() == name)
             });
             // Weights are one file or many, and a card may be missing.

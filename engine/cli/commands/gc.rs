@@ -293,7 +293,7 @@ mod tests {
         assert_eq!(age("12h"), hours(12));
         assert_eq!(age("30d"), hours(720));
         assert_eq!(age("2w"), hours(336));
-        assert_eq!(age("90m"), Ok(Duration::from_secs(5_400)));
+        assert_eq!(age("90m"), Ok(Duration::from_mins(90)));
         for text in ["", "d", "12", "1.5h", "-1d", "1y", "99999999999999999d", "1 d", "１d"] {
             assert!(age(text).is_err(), "{text}");
         }

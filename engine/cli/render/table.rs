@@ -206,7 +206,7 @@ mod tests {
         ];
         let rows = RecordBatch::try_from_iter(columns)?;
         for width in [160, 20, 8] {
-            let lines = render_rows(&[rows.clone()], width)?;
+            let lines = render_rows(std::slice::from_ref(&rows), width)?;
             let ends: Vec<_> = lines.iter().skip(2).map(|line| text_width(line)).collect();
             assert_eq!(ends, [ends[0]; 5], "{width}: {lines:#?}");
         }

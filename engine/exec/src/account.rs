@@ -136,8 +136,9 @@ mod tests {
 
     #[test]
     fn an_output_row_came_of_the_row_whose_id_it_has_or_else_of_its_parent() {
+        type Case<'a> = (&'a [&'a str], &'a [&'a str], Option<&'a [usize]>);
         let none: Option<&[usize]> = None;
-        let cases: [(&[&str], &[&str], Option<&[usize]>); 8] = [
+        let cases: [Case; 8] = [
             (&["a", "b"], &["a", "b"], Some(&[0, 1])),
             (&["a", "b"], &["b"], Some(&[1])),
             (&["a", "b"], &["x<a", "y<a", "z<b"], Some(&[0, 0, 1])),

@@ -81,9 +81,12 @@ pub(super) struct Pair {
     pub(super) target: String,
 }
 
+/// One of the texts of a pair.
+type TextOf = fn(&Pair) -> &str;
+
 impl Pair {
     /// What its texts are called, and how to get them.
-    pub(super) const TEXTS: [(&str, fn(&Pair) -> &str); 2] =
+    pub(super) const TEXTS: [(&str, TextOf); 2] =
         [("sources", |pair| &pair.source), ("targets", |pair| &pair.target)];
 }
 
