@@ -109,6 +109,29 @@ fn it_gives_what_a_run_gives() {
     assert!(said.ends_with("\nstopped\n") && said.contains("(`max_new_tokens`)"), "{said}");
 }
 
+/// A row that leaves before the last node is not gone.
+#[test]
+fn rows_that_leave_on_the_way_are_told() {
+    let project = Project::new(
+        "paraloom: 1\nnodes:\n  rows: { stage: load, with: { from: rows.csv } }\n  \
+         long: { stage: threshold, inputs: { rows: rows }, with: { keep: 'length(text) > 3' } }\n  \
+         loud: { stage: derive, inputs: { rows: long }, with: { columns: { loud: upper(text) } } }\n",
+    );
+    project.write("rows.csv", "text\nlong enough\n");
+    project.ok(&["run", "p.yaml", "--until", "rows"]);
+    let serving = Serving::start(&project, &["loud"]);
+    let (status, answer) = serving.rows(r#"{"rows":[{"text":"abc"},{"text":"abcd"}]}"#);
+    assert_eq!(status, 200, "{answer}");
+    assert_eq!(answer["rows"][0]["loud"], "ABCD", "{answer}");
+    assert_eq!(answer["long.rejected"][0]["text"], "abc", "{answer}");
+    assert!(
+        answer["long.rejected"][0]["reason"].as_str().is_some_and(|why| why.contains("length"))
+    );
+    let (_, answer) = serving.rows(r#"{"rows":[{"text":"abcd"}]}"#);
+    assert!(answer.get("long.rejected").is_none(), "{answer}");
+    assert_eq!(serving.end(libc::SIGTERM).0, Some(0));
+}
+
 /// Only what the chain reads beside its rows has to be there.
 #[test]
 fn it_needs_the_models_and_nothing_else() {

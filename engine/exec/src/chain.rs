@@ -6,7 +6,7 @@ use std::sync::mpsc::Sender;
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use paraloom_host::{PlannedStage, WorkInput, WorkSettings, Worker};
-use paraloom_pipeline::{Graph, Node, Shape};
+use paraloom_pipeline::{Graph, Node, RowAccount, Shape};
 use paraloom_store::Store;
 use petgraph::graph::NodeIndex;
 
@@ -86,11 +86,19 @@ impl Chain {
         &self.input
     }
 
-    /// Names and schemas of what [`Chain::map`] gives.
+    /// Names and schemas of what [`Chain::map`] gives: the outputs of the last node, and as `NODE.PORT` those at which rows
+    /// leave the chain before.
     pub fn outputs(&self) -> Vec<(String, SchemaRef)> {
-        let Some(last) = self.links.last() else { return Vec::new() };
+        let Some((last, before)) = self.links.split_last() else { return Vec::new() };
         let ports = last.node.stage.outputs.iter().zip(&last.node.outputs);
-        ports.filter_map(|(port, schema)| Some((port.name.clone(), schema.clone()?))).collect()
+        let ports = ports.filter_map(|(port, schema)| Some((port.name.clone(), schema.clone()?)));
+        let exits = before.iter().flat_map(|link| {
+            let node = &link.node;
+            link.exits().map(|(port, schema)| {
+                (format!("{}.{}", node.name, node.stage.outputs[port].name), Arc::clone(schema))
+            })
+        });
+        ports.chain(exits).collect()
     }
 
     /// Whether a row comes out the same beside any neighbours.
@@ -98,16 +106,24 @@ impl Chain {
         self.links.iter().all(|link| link.node.stage.batch_invariant)
     }
 
-    /// Maps rows of the schema [`Chain::input`], no two with the same id: the outputs of the last node.
+    /// Maps rows of the schema [`Chain::input`], no two with the same id: a table for each of [`Chain::outputs`].
     pub fn map(&mut self, rows: &RecordBatch) -> Result<Vec<Mapped>> {
         let origins = Some((0..rows.num_rows()).collect());
         let mut at = Mapped { rows: rows.clone(), origins };
-        let last = self.links.len() - 1;
-        for link in &mut self.links[..last] {
-            let outputs = link.map(&self.store, &at)?;
-            at = outputs.into_iter().nth(link.next).flatten().ok_or(RunError::Stopped)?;
+        let mut left = Vec::new();
+        let Some((last, before)) = self.links.split_last_mut() else { return Ok(left) };
+        for link in before {
+            let mut outputs = link.map(&self.store, &at)?;
+            let exits: Vec<_> = link.exits().map(|(port, _)| port).collect();
+            left.extend(exits.into_iter().filter_map(|port| outputs[port].take()));
+            at =
+                outputs.into_iter().nth(link.next).flatten().ok_or_else(|| RunError::Internal {
+                    what: format!("`{}` has no rows for the next node", link.node.name),
+                })?;
         }
-        Ok(self.links[last].map(&self.store, &at)?.into_iter().flatten().collect())
+        let mut outputs: Vec<_> = last.map(&self.store, &at)?.into_iter().flatten().collect();
+        outputs.append(&mut left);
+        Ok(outputs)
     }
 }
 
@@ -161,6 +177,15 @@ impl Opening<'_> {
 }
 
 impl Link {
+    /// The table outputs that the next link does not read, of a stage all of whose rows go somewhere: by their numbers.
+    fn exits(&self) -> impl Iterator<Item = (usize, &SchemaRef)> {
+        let says = matches!(self.node.stage.rows, RowAccount::Divided | RowAccount::Covered);
+        let tables = self.node.outputs.iter().enumerate().filter(move |_| says);
+        tables
+            .filter_map(|(port, schema)| Some((port, schema.as_ref()?)))
+            .filter(|(port, _)| *port != self.next)
+    }
+
     /// One table per output port.
     fn map(&mut self, store: &Store, input: &Mapped) -> Result<Vec<Option<Mapped>>> {
         let pushed = call::map(&mut self.worker, &input.rows, self.node.outputs.len());

@@ -25,7 +25,7 @@ use crate::guard::{Denied, Guard};
 use crate::metrics::Metrics;
 use crate::page::Page;
 use crate::rows::{BadRows, decode, encode};
-use crate::{About, Settings};
+use crate::{About, Settings, is_told};
 
 /// Bytes of one request at most: 128 rows of 512 tokens.
 const MAX_BYTES: usize = 512 << 10;
@@ -183,7 +183,8 @@ async fn rows(State(shared): State<Arc<Shared>>, request: Request) -> Result<Res
     let body = read(request.into_body()).await?;
     let outputs = map(&shared, &body).await?;
     let mut text = String::from("{");
-    for ((port, _), rows) in shared.about.outputs.iter().zip(&outputs) {
+    let outputs = shared.about.outputs.iter().zip(&outputs);
+    for ((port, _), rows) in outputs.filter(|((port, _), rows)| is_told(port, rows)) {
         let rows = encode(rows).map_err(|error| {
             Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", error.to_string())
         })?;

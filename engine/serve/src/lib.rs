@@ -57,6 +57,11 @@ pub struct About {
     pub batch_invariant: bool,
 }
 
+/// Whether an answer has an output: those at which rows leave on the way, `NODE.PORT`, only if some did.
+pub(crate) fn is_told(port: &str, rows: &RecordBatch) -> bool {
+    !port.contains('.') || rows.num_rows() > 0
+}
+
 impl About {
     fn json(&self) -> Value {
         let columns = |schema: &SchemaRef| -> Value {

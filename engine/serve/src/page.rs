@@ -7,8 +7,8 @@ use minijinja::Environment;
 use minijinja::value::Serde;
 use serde::Serialize;
 
-use crate::About;
 use crate::rows::{Row, text_columns};
+use crate::{About, is_told};
 
 const TEMPLATE: &str = "page.html";
 /// More columns than a person would fill in.
@@ -90,7 +90,9 @@ impl Page {
     ) -> String {
         match outcome {
             Ok(outputs) => {
-                let tables = self.ports.iter().zip(outputs).map(|(port, rows)| table(port, rows));
+                let tables = self.ports.iter().zip(outputs);
+                let tables = tables.filter(|(port, rows)| is_told(port, rows));
+                let tables = tables.map(|(port, rows)| table(port, rows));
                 self.render(host, filled, &tables.collect::<Vec<_>>(), None)
             }
             Err(problem) => self.render(host, filled, &[], Some(problem)),
