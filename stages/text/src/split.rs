@@ -16,7 +16,8 @@ use crate::key::{as_text, check_key};
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// About this share of the rows is held out: between 0 and 1.
+    /// About this share of the rows is held out: between 0 and 1. For exact numbers, or the same share of every label, there is
+    /// `sample`.
     #[serde(default)]
     #[schemars(range(min = 0.0, max = 1.0))]
     share: Option<f64>,

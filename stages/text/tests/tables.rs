@@ -171,6 +171,19 @@ fn split_and_sample_refuse() {
         json!({"shares": {"train": 1.5, "valid": -0.5}}),
     ];
     insta::assert_snapshot!(cases(&configs, |config| map::<Split>(config, rows())));
+    for (config, told) in [
+        (json!({}), "`sample` takes either `rows` or `share`"),
+        (json!({"rows": 1, "share": 0.5}), "`sample` takes either `rows` or `share`"),
+        (json!({"rows": 0}), "this must be at least 1"),
+        (json!({"share": 1.5}), "a share is between 0 and 1"),
+        (
+            json!({"share": 0.5, "per": "sorce"}),
+            "`rows` has no column `sorce`; did you mean `source`?",
+        ),
+    ] {
+        let error = Harness::new(config).rows("rows", rows()).run::<Sample>().expect_err("refused");
+        assert!(error.to_string().starts_with(told), "{error}");
+    }
     let error = Harness::new(json!({"rows": 1})).rows("rows", rows()).run::<Sample>();
     assert_eq!(error.expect_err("no place").to_string(), "the test names no scratch directory");
 }
@@ -355,6 +368,36 @@ proptest! {
         prop_assert!(kept.is_sorted());
         all.sort();
         prop_assert_eq!(all, ids_of(&[many(count)]));
+    }
+
+    #[test]
+    fn a_sample_of_groups_has_its_share_of_each(
+        labels in prop::collection::vec(prop::option::of(0_i64..4), 0..60),
+        share in prop::option::of(0.0_f64..=1.0), number in 1_usize..9, seed: u64,
+    ) {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let ids: StringArray = (0..labels.len()).map(|row| Some(format!("{row}"))).collect();
+        let columns: [(&str, ArrayRef, bool); 2] = [
+            ("_id", Arc::new(ids), false),
+            ("label", Arc::new(Int64Array::from(labels.clone())), true),
+        ];
+        let rows = RecordBatch::try_from_iter_with_nullable(columns).expect("one length");
+        let config = match share {
+            Some(share) => json!({"share": share, "per": "label"}),
+            None => json!({"rows": number, "per": "label"}),
+        };
+        let harness = Harness::new(config).rows("rows", rows).seed(seed).scratch_dir(dir.path());
+        let outputs = harness.run::<Sample>().expect("it works");
+        for label in [None, Some(0), Some(1), Some(2), Some(3)] {
+            let of = |batches: &[RecordBatch]| -> usize {
+                let column = |rows: &RecordBatch| column::numbers(rows, "label").expect("numbers");
+                let is = |value: Option<f64>| value.map(|value| value as i64) == label;
+                batches.iter().map(|rows| column(rows).iter().filter(|value| is(*value)).count()).sum()
+            };
+            let all = labels.iter().filter(|found| **found == label).count();
+            let wanted = share.map_or(number.min(all), |share| (share * all as f64).round() as usize);
+            prop_assert_eq!((of(&outputs[0]), of(&outputs[1])), (wanted, all - wanted));
+        }
     }
 
     /// Against the definition: a row goes if and only if it is similar enough to one that stays before it. The few that MinHash may
