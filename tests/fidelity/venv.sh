@@ -4,8 +4,9 @@
 set -euo pipefail
 venv="${PARALOOM_VENV:-$HOME/.cache/paraloom/venv}"
 python="$venv/bin/python"
-others=(torch safetensors tokenizers sentencepiece numpy)
-ready() { "$python" -c "import sentencepiece, tokenizers, torch, transformers" 2>/dev/null; }
+# protobuf: transformers reads spiece.model with it.
+others=(torch safetensors tokenizers sentencepiece protobuf numpy)
+ready() { "$python" -c "import google.protobuf, sentencepiece, tokenizers, torch, transformers" 2>/dev/null; }
 reachable() {
   "$python" -m pip download --quiet --retries 1 --timeout 20 --no-deps --dest "$(mktemp -d)" safetensors >&2
 }
