@@ -56,10 +56,14 @@ impl Store {
         }
         self.write_note(NOTE, &keys)?;
         for (entry, place, path, rewritten) in &moves {
-            if let Some(rewritten) = rewritten {
-                sealed::write(&self.disk, path, rewritten)?;
+            let moved = rewritten
+                .as_ref()
+                .map_or(Ok(()), |rewritten| sealed::write(&self.disk, path, rewritten))
+                .and_then(|()| self.disk.place_dir(entry.dir(), place.dir(), || Ok(true)));
+            // Another process may have moved it at the same moment.
+            if !place.dir().exists() {
+                moved?;
             }
-            self.disk.place_dir(entry.dir(), place.dir(), || Ok(true))?;
         }
         keys.version = version;
         self.write_note(NOTE, &keys)?;
