@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use common::Project;
 use paraloom_exec::{Cancel, Event, Job, Remotes, RunError, RunOptions, Summary, Workspace, run};
-use paraloom_host::{Host, Origin, shipped_libraries};
 use paraloom_hub::Settings;
 use paraloom_store::Store;
 
@@ -27,10 +26,7 @@ fn run_with(
     before: &dyn Fn(),
     during: &(dyn Fn(&Event) + Sync),
 ) -> Result<Summary, RunError> {
-    let mut host = Host::default();
-    for library in shipped_libraries(Path::new(common::paraloom().get_program())) {
-        host.load(&library, Origin::Shipped).expect("it was just built");
-    }
+    let host = common::shipped_host(Path::new(common::paraloom().get_program()));
     let workspace = Workspace {
         host,
         dir: project.path().to_owned(),

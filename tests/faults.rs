@@ -16,7 +16,7 @@ use common::Project;
 use paraloom_exec::{
     Cancel, Job, Lookup, PortResult, Remotes, RunError, RunOptions, Workspace, run,
 };
-use paraloom_host::{Host, Origin, shipped_libraries};
+use paraloom_host::Host;
 use paraloom_hub::Settings;
 use paraloom_pipeline::Graph;
 use paraloom_store::{Operation, Store, Watch};
@@ -49,10 +49,7 @@ impl Setup {
 
     /// With the libraries beside the binary, which are there already.
     fn of(executable: &Path) -> Self {
-        let mut host = Host::default();
-        for library in shipped_libraries(executable) {
-            host.load(&library, Origin::Shipped).expect("it was just built");
-        }
+        let host = common::shipped_host(executable);
         let project = Project::new(PIPELINE);
         let nouns = ["sales", "costs", "profit", "demand", "output", "margin"];
         let rows = nouns.map(|noun| format!("{noun} rose by 3 percent\n"));

@@ -16,7 +16,7 @@ use common::Lots;
 use paraloom_exec::{
     Cancel, Event, Job, Lookup, PortResult, Remotes, RunOptions, Workspace, plan, run,
 };
-use paraloom_host::{Host, Origin, shipped_libraries};
+use paraloom_host::Host;
 use paraloom_hub::Settings;
 use paraloom_pipeline::Graph;
 use paraloom_store::Store;
@@ -394,10 +394,7 @@ fn check(world: &World, graph: &Graph, host: &Host, store: &Store) {
 #[test]
 fn an_edit_makes_run_what_it_must_and_nothing_else() {
     let mut lots = Lots::new();
-    let mut host = Host::default();
-    for library in shipped_libraries(Path::new(common::paraloom().get_program())) {
-        host.load(&library, Origin::Shipped).expect("it was just built");
-    }
+    let mut host = common::shipped_host(Path::new(common::paraloom().get_program()));
     // In memory where there is such a place: what is tested is not the disk.
     let place = Some(Path::new("/dev/shm")).filter(|place| place.is_dir());
     let place = place.map_or_else(std::env::temp_dir, Path::to_owned);

@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output};
 use std::sync::OnceLock;
 
+use paraloom_host::{Host, Origin, shipped_libraries};
+
 /// The binary, with the stage libraries beside it. Cargo builds the binary for a test, but
 /// puts the libraries there only when they are built for their own sake.
 pub(crate) fn paraloom() -> Command {
@@ -44,6 +46,15 @@ pub(crate) fn paraloom() -> Command {
     }
     command.env("HF_HOME", "/nonexistent").env("HF_HUB_OFFLINE", "1");
     command
+}
+
+/// The shipped stages, beside the binary `executable`, for tests that run pipelines in their own process.
+pub(crate) fn shipped_host(executable: &Path) -> Host {
+    let mut host = Host::default();
+    for library in shipped_libraries(executable) {
+        host.load(&library, Origin::Shipped).expect("it was just built");
+    }
+    host
 }
 
 /// A directory with a pipeline and its data.

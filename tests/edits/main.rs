@@ -17,7 +17,7 @@ use arrow::compute::concat_batches;
 use arrow::util::display::array_value_to_string;
 use common::Lots;
 use paraloom_exec::{Cancel, Job, PortResult, Remotes, RunOptions, TableRef, Workspace, run};
-use paraloom_host::{Host, Origin, shipped_libraries};
+use paraloom_host::Host;
 use paraloom_hub::Settings;
 use paraloom_store::Store;
 use world::World;
@@ -62,11 +62,7 @@ struct Engine {
 
 impl Engine {
     fn new() -> Self {
-        let mut host = Host::default();
-        for library in shipped_libraries(Path::new(common::paraloom().get_program())) {
-            host.load(&library, Origin::Shipped).expect("it was just built");
-        }
-        Self { host }
+        Self { host: common::shipped_host(Path::new(common::paraloom().get_program())) }
     }
 
     /// Checks and runs the pipeline in `dir`, and reads what it has left.
