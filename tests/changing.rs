@@ -47,7 +47,7 @@ fn run_with(
         text: PIPELINE,
         set: &[],
     };
-    let options = RunOptions { threads: 1, jobs: 1, checkpoint_every: Duration::from_secs(10) };
+    let options = RunOptions::default();
     run(&job, &options, &Cancel::default(), during)
 }
 

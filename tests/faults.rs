@@ -76,11 +76,7 @@ impl Setup {
             store,
             text: PIPELINE,
         };
-        let options = RunOptions {
-            threads: 1,
-            jobs: 1,
-            checkpoint_every: std::time::Duration::from_secs(10),
-        };
+        let options = RunOptions::default();
         run(&job, &options, &Cancel::default(), &|_| {}).map(drop)
     }
 

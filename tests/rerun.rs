@@ -427,6 +427,7 @@ fn an_edit_makes_run_what_it_must_and_nothing_else() {
                 threads: 1 + lots.below(2) as u32,
                 jobs: 1 + lots.below(3),
                 checkpoint_every: Duration::from_secs(lots.draw() % 100),
+                ..RunOptions::default()
             };
             let expected = world.work(&mut memory);
             let found = engine.run(&world, &options);

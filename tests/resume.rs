@@ -199,3 +199,33 @@ fn a_restored_time_does_not_deceive() {
     let rows = project.ok(&["show", "p.yaml", "corpus", "--json"]);
     assert!(rows.contains("sales fell 20 percent"), "{rows}");
 }
+
+#[test]
+fn with_keep_going_all_that_does_not_need_a_failed_node_is_done() {
+    let pipeline = "\
+paraloom: 1
+nodes:
+  rows: { stage: load, with: { from: rows.csv } }
+  n: { stage: unruly, inputs: { rows: rows }, with: { how: abort, when: map } }
+  after: { stage: unruly, inputs: { rows: n } }
+  m: { stage: unruly, inputs: { rows: rows }, with: { how: exit, when: map } }
+  kept: { stage: threshold, inputs: { rows: rows }, with: { keep: length(text) > 2 } }
+  last: { stage: threshold, inputs: { rows: kept }, with: { keep: length(text) > 2 } }
+";
+    let project = common::Project::new(pipeline);
+    project.write("rows.csv", "text\none\ntwo\n");
+    common::c_library(&project, "unruly");
+    let run = ["run", "p.yaml", "--stages", "libunruly.so", "--jobs", "1"];
+    let failed = project.run(&[&run[..], &["--keep-going"]].concat());
+    let said = String::from_utf8_lossy(&failed.stderr);
+    assert_eq!(failed.status.code(), Some(1), "{said}");
+    assert!(said.contains("2 nodes failed"), "{said}");
+    assert!(said.contains("node `n`: the stage crashed"), "{said}");
+    assert!(said.contains("node `m`: the stage crashed"), "{said}");
+    let status = project.ok(&["status", "p.yaml", "--stages", "libunruly.so"]);
+    assert!(status.starts_with("3 of 6 nodes are done"), "{status}");
+    // Without it the first failure ends the run.
+    let again = project.run(&run);
+    let said = String::from_utf8_lossy(&again.stderr);
+    assert_eq!(said.matches("the stage crashed").count(), 1, "{said}");
+}

@@ -158,6 +158,9 @@ pub(crate) struct RunArgs {
     /// after every step. The results are the same.
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
     pub(crate) checkpoint_every: Duration,
+    /// When a node fails, go on with all nodes that do not depend on it.
+    #[arg(long)]
+    pub(crate) keep_going: bool,
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

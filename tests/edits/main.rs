@@ -90,7 +90,7 @@ impl Engine {
             text,
             set: &[],
         };
-        let options = RunOptions { threads: 1, jobs: 2, checkpoint_every: Duration::from_secs(10) };
+        let options = RunOptions { jobs: 2, ..RunOptions::default() };
         let summary =
             run(&job, &options, &Cancel::default(), &|_| {}).map_err(|error| error.to_string())?;
         let mut left = Vec::new();

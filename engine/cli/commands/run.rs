@@ -1,7 +1,6 @@
 //! `run`: do what is left of a pipeline.
 
 use std::process::ExitCode;
-use std::time::Duration;
 
 use paraloom_exec::{Cancel, Event, Job, NodeResult, PortResult, Results, RunError, RunOptions};
 use paraloom_pipeline::{Graph, PortKind, nearest};
@@ -37,6 +36,7 @@ pub(crate) fn run(args: &RunArgs, stages: &StageArgs) -> Result<ExitCode> {
     };
     let mut options = options(args.threads, args.jobs);
     options.checkpoint_every = args.checkpoint_every;
+    options.keep_going = args.keep_going;
     let host = &project_.workspace.host;
     let job = Job {
         graph,
@@ -87,11 +87,7 @@ pub(crate) fn find_node(graph: &Graph, name: &str) -> Result<NodeIndex> {
 
 pub(crate) fn options(threads: Option<u32>, jobs: usize) -> RunOptions {
     let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32);
-    RunOptions {
-        threads: threads.unwrap_or(cores).max(1),
-        jobs,
-        checkpoint_every: Duration::from_secs(10),
-    }
+    RunOptions { threads: threads.unwrap_or(cores).max(1), jobs, ..RunOptions::default() }
 }
 
 /// The funnel, then the tables that the pipeline wants shown.

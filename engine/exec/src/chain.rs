@@ -5,18 +5,16 @@ use std::sync::mpsc::Sender;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
-use paraloom_host::{PlannedStage, WorkInput, WorkSettings, Worker};
 use paraloom_pipeline::{Graph, Node, RowAccount, Shape};
-use paraloom_store::Store;
+use paraloom_store::{DigestCache, Store};
 use petgraph::graph::NodeIndex;
 
-use crate::account::{check_map, origins};
-use crate::call;
+use crate::account::origins;
+use crate::context::{NodeContext, OpenStage};
 use crate::error::{Result, RunError};
 use crate::event::Event;
-use crate::keys::{check_fetched, stage_seed};
-use crate::lookup::{Lookup, PortResult};
-use crate::node::{ReadError, artifact_input, table_input};
+use crate::lookup::Lookup;
+use crate::rows::map_rows;
 use crate::run::{Cancel, Job, RunOptions};
 use crate::services::NodeServices;
 
@@ -29,9 +27,7 @@ pub struct Chain {
 
 /// One node of a chain.
 struct Link {
-    // Before the plan, so that it is closed first.
-    worker: Worker,
-    _planned: PlannedStage,
+    stage: OpenStage,
     node: Node,
     /// The output that the next link reads; of the last, the first one.
     next: usize,
@@ -64,20 +60,29 @@ impl Chain {
         cancel: &Cancel,
         events: &Sender<Event>,
     ) -> Result<Self> {
-        let (graph, nodes) = (job.graph, job.nodes);
+        let Job { graph, nodes, host, store, .. } = *job;
         let first = nodes.first().and_then(|first| graph.mapped(*first));
-        let input = first.and_then(|from| graph.schema(from)).ok_or(RunError::Stopped)?;
+        let input = first.and_then(|from| graph.schema(from)).ok_or_else(|| {
+            RunError::Internal { what: "a chain of map nodes has no rows to begin with".to_owned() }
+        })?;
         let readers = nodes.iter().skip(1).map(|node| graph.mapped(*node));
         let next = readers.map(|from| from.map_or(0, |from| from.port)).chain([0]);
-        let opening = Opening {
-            job,
-            lookup: &Lookup::new(graph, job.host, Some(job.store))?,
-            options,
-            cancel,
-            events,
+        let lookup = Lookup::new(graph, host, Some(store))?;
+        let digests = DigestCache::load(store);
+        let link = |(index, next): (&NodeIndex, usize)| {
+            let node = graph.node(*index);
+            let output = |from| lookup.output(from).cloned();
+            let bound = NodeContext::bind(graph, host, *index, output, &digests)?;
+            let context = bound.map_err(|missing| RunError::Missing {
+                node: node.name.clone(),
+                input: graph.node(missing[0]).name.clone(),
+            })?;
+            let (events, stop) = (events.clone(), cancel.flag());
+            let every = options.checkpoint_every;
+            let services = NodeServices::new(&node.name, None, events, stop, every);
+            Ok(Link { stage: context.open(options, &services)?, node: node.clone(), next })
         };
-        let links = nodes.iter().zip(next).map(|(index, next)| opening.link(*index, next));
-        let links = links.collect::<Result<_>>()?;
+        let links = nodes.iter().zip(next).map(link).collect::<Result<_>>()?;
         Ok(Self { links, input: Arc::clone(input), store: job.store.clone() })
     }
 
@@ -127,55 +132,6 @@ impl Chain {
     }
 }
 
-/// What the links of a chain are opened with.
-struct Opening<'a> {
-    job: &'a Job<'a>,
-    lookup: &'a Lookup<'a>,
-    options: &'a RunOptions,
-    cancel: &'a Cancel,
-    events: &'a Sender<Event>,
-}
-
-impl Opening<'_> {
-    fn link(&self, index: NodeIndex, next: usize) -> Result<Link> {
-        let Job { graph, host, .. } = self.job;
-        let node = graph.node(index);
-        check_fetched(node)?;
-        let mapped = node.stage.mapped_input();
-        let (mut planned, mut inputs) = (Vec::new(), Vec::new());
-        for (from, edge) in graph.inputs(index) {
-            let source = graph.node(from.node);
-            planned.push(source.plan_input(edge));
-            if Some(edge.input) == mapped {
-                let schema = source.outputs[from.port].clone().ok_or(RunError::Stopped)?;
-                inputs.push(WorkInput::Table(schema, Box::new(std::iter::empty())));
-                continue;
-            }
-            let found = self.lookup.output(from).ok_or_else(|| RunError::Missing {
-                node: node.name.clone(),
-                input: source.name.clone(),
-            })?;
-            match found {
-                PortResult::Table(table) => inputs.push(table_input(table, &ReadError::default())),
-                artifact @ PortResult::Artifact { .. } => inputs.extend(artifact_input(artifact)?),
-            }
-        }
-        let host_error = |error| RunError::from_host(&node.name, error);
-        let mut planned =
-            host.plan(&node.stage, &node.name, &node.config, &planned).map_err(host_error)?;
-        let (events, stop) = (self.events.clone(), self.cancel.flag());
-        let every = self.options.checkpoint_every;
-        let services = NodeServices::new(&node.name, None, events, stop, every);
-        let settings = WorkSettings {
-            threads: self.options.threads,
-            seed: stage_seed(node),
-            device: node.device.clone(),
-        };
-        let worker = planned.open(&settings, services, inputs).map_err(host_error)?;
-        Ok(Link { worker, _planned: planned, node: node.clone(), next })
-    }
-}
-
 impl Link {
     /// The table outputs that the next link does not read, of a stage all of whose rows go somewhere: by their numbers.
     fn exits(&self) -> impl Iterator<Item = (usize, &SchemaRef)> {
@@ -188,22 +144,11 @@ impl Link {
 
     /// One table per output port.
     fn map(&mut self, store: &Store, input: &Mapped) -> Result<Vec<Option<Mapped>>> {
-        let pushed = call::map(&mut self.worker, &input.rows, self.node.outputs.len());
-        let pushed = pushed.map_err(|error| RunError::from_host(&self.node.name, error))?;
-        let mut tables = Vec::with_capacity(pushed.len());
-        for (port, (batches, schema)) in pushed.into_iter().zip(&self.node.outputs).enumerate() {
-            let Some(schema) = schema else {
-                tables.push(None);
-                continue;
-            };
-            let (stage, output) = (&self.node.stage.name, &self.node.stage.outputs[port].name);
-            let identify = store.identify(Arc::clone(schema), format!("{stage}/{output}"));
-            let rows = call::join(schema, batches, identify);
-            tables.push(Some(rows.map_err(|error| RunError::from_store(&self.node.name, error))?));
-        }
-        let stage = &self.node.stage;
-        check_map(stage, &input.rows, &tables)
-            .map_err(|what| RunError::miscounted(&self.node.name, stage.rows, what))?;
+        let (node, worker) = (&self.node, &mut self.stage.worker);
+        let tables = map_rows(node, worker, &input.rows, |port, schema| {
+            let (stage, output) = (&node.stage.name, &node.stage.outputs[port].name);
+            store.identify(Arc::clone(schema), format!("{stage}/{output}"))
+        })?;
         let mapped = |rows: RecordBatch| {
             let origins = input.origins.as_ref().and_then(|before| {
                 let own = origins(&rows, &input.rows)?;

@@ -30,11 +30,9 @@ pub enum RunError {
         /// Why not.
         source: HostError,
     },
-    /// There is no thread for a node.
-    #[error("node `{node}`: cannot start a thread: {source}")]
+    /// There is no thread to work in.
+    #[error("cannot start a thread: {source}")]
     Thread {
-        /// The node.
-        node: String,
         /// What the system said.
         source: std::io::Error,
     },
@@ -79,6 +77,9 @@ pub enum RunError {
         /// Why not.
         what: String,
     },
+    /// Several nodes failed, in a run that kept going.
+    #[error("{} nodes failed{}", .0.len(), list(.0))]
+    Several(Vec<RunError>),
     /// Something that cannot be unless the engine has a bug.
     #[error("internal error: {what}")]
     Internal {
@@ -95,6 +96,15 @@ pub enum RunError {
     },
 }
 
+/// One line for each error, with its way out.
+fn list(errors: &[RunError]) -> String {
+    let line = |error: &RunError| match error.hint() {
+        Some(hint) => format!("\n  {error} ({hint})"),
+        None => format!("\n  {error}"),
+    };
+    errors.iter().map(line).collect()
+}
+
 impl RunError {
     /// The way out, if there is one to tell.
     pub fn hint(&self) -> Option<String> {
@@ -102,9 +112,7 @@ impl RunError {
             Self::Stage { failure, .. } => failure.hint.clone(),
             Self::Host { source, .. } => source.hint(),
             Self::Hub { source, .. } => crate::remotes::near(source).or_else(|| source.hint()),
-            Self::Thread { .. } => {
-                Some("allow more memory or processes, or run fewer nodes with --until".to_owned())
-            }
+            Self::Thread { .. } => Some("allow more memory or processes".to_owned()),
             Self::InputChanged { .. } => {
                 Some("run again once the file is at rest; what is done stays".to_owned())
             }

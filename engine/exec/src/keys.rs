@@ -11,20 +11,20 @@
 use std::path::Path;
 
 use paraloom_host::Host;
-use paraloom_pipeline::{DEFAULT_DEVICE, Edge, Node, Place, PortKind, Shape, essential};
+use paraloom_pipeline::{DEFAULT_DEVICE, Node, Place, PortKind, Shape, essential};
 use paraloom_store::{Digest, DigestCache, Preimage, Store};
 use serde_json::{Value, json};
 
+use crate::context::Bound;
 use crate::error::{Result, RunError};
 use crate::lookup::PortResult;
 
-/// The preimage of a node's key. `inputs` are the edges with what enters them; the mapped
-/// table of a map stage is left out.
+/// The preimage of a node's key, without the table that a map stage maps.
 pub(crate) fn preimage(
     host: &Host,
     node: &Node,
-    inputs: &[(&Edge, &PortResult)],
-    digests: &mut DigestCache,
+    inputs: &[Bound],
+    digests: &DigestCache,
 ) -> Result<Preimage> {
     let stage = &node.stage;
     let mut preimage = Preimage::default()
@@ -53,33 +53,28 @@ pub(crate) fn preimage(
     if stage.shape == Shape::Whole && makes_tables {
         preimage = preimage.with("part_rows", node.part_rows);
     }
-    let mapped = stage.mapped_input();
-    let edges =
-        inputs.iter().filter(|(edge, _)| Some(edge.input) != mapped).map(|(edge, result)| {
-            let (kind, digest) = match result {
-                PortResult::Table(table) => ("table", table.digest()),
-                PortResult::Artifact { artifact, .. } => ("artifact", artifact.digest),
-            };
-            let port = stage.inputs[edge.input].name.as_str();
-            json!({"port": port, "label": edge.label, kind: digest})
-        });
+    let edges = inputs.iter().filter_map(|Bound { edge, content, .. }| {
+        let (kind, digest) = match content.as_ref()? {
+            PortResult::Table(table) => ("table", table.digest()),
+            PortResult::Artifact { artifact, .. } => ("artifact", artifact.digest),
+        };
+        let port = stage.inputs[edge.input].name.as_str();
+        Some(json!({"port": port, "label": edge.label, kind: digest}))
+    });
     Ok(preimage.with("inputs", edges.collect::<Value>()))
 }
 
 /// What the configuration says beyond its defaults, with the content of files in place of their paths. What is on a hub
 /// is named by its commit, so that a key is known without the files.
-fn config(node: &Node, digests: &mut DigestCache) -> Result<Value> {
+fn config(node: &Node, digests: &DigestCache) -> Result<Value> {
     let mut config = node.config.clone();
     for used in &node.paths {
         let Some(place) = config.pointer_mut(&used.pointer) else { continue };
-        let content = |digests: &mut DigestCache, path: &Path| -> Result<Value> {
-            Ok(json!({"content": digests.digest(path)?}))
-        };
+        let content =
+            |path: &Path| -> Result<Value> { Ok(json!({"content": digests.digest(path)?})) };
         *place = match &used.place {
-            Place::Local(path) => content(digests, path)?,
-            Place::Files(paths) => {
-                paths.iter().map(|path| content(digests, path)).collect::<Result<_>>()?
-            }
+            Place::Local(path) => content(path)?,
+            Place::Files(paths) => paths.iter().map(|path| content(path)).collect::<Result<_>>()?,
             Place::Hub(hub) => json!({"reference": hub.reference, "commit": hub.commit}),
         };
     }

@@ -6,26 +6,30 @@
 //! pipeline takes from a hub is brought here first ([`Workspace::check_fetched`]).
 
 mod account;
-mod board;
-mod call;
 mod chain;
+mod context;
+mod crew;
 mod error;
 mod event;
 mod expect;
 mod fetch;
+mod input;
 mod keys;
 mod locate;
 mod lookup;
 mod map;
 mod memory;
-mod node;
 mod plan;
 mod reason;
 mod record;
 mod remotes;
 mod reuse;
+mod rows;
 mod run;
+mod schedule;
 mod services;
+mod whole;
+mod worker;
 mod workspace;
 
 pub use chain::{Chain, Mapped, chain_of};

@@ -6,14 +6,14 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use arrow::datatypes::{Field, SchemaRef};
 use paraloom_host::Host;
-use paraloom_pipeline::{Edge, Endpoint, Graph, Shape};
+use paraloom_pipeline::{Endpoint, Graph, Shape};
 use paraloom_store::{
     ArtifactRef, Digest, DigestCache, Entry, Key, Output, PartFile, PartRecord, Preimage, Store,
 };
 use petgraph::graph::NodeIndex;
 
+use crate::context::NodeContext;
 use crate::error::Result;
-use crate::keys::preimage;
 use crate::reuse::KnownRows;
 
 /// A table in the store: some parts of one entry.
@@ -77,6 +77,14 @@ pub enum PortResult {
         /// Its files.
         artifact: ArtifactRef,
     },
+}
+
+/// Rows of the first table among the outputs.
+pub(crate) fn rows_of(ports: &[PortResult]) -> Option<u64> {
+    ports.iter().find_map(|port| match port {
+        PortResult::Table(table) => Some(table.rows()),
+        PortResult::Artifact { .. } => None,
+    })
 }
 
 /// A finished node: one result per output port.
@@ -160,6 +168,11 @@ impl<'a> Lookup<'a> {
         Ok(lookup)
     }
 
+    /// The digests of the files that were looked at.
+    pub(crate) fn digests(&self) -> &DigestCache {
+        &self.digests
+    }
+
     /// What the store has of a node.
     pub fn found(&self, node: NodeIndex) -> &Found {
         &self.found[&node]
@@ -209,28 +222,14 @@ impl<'a> Lookup<'a> {
     }
 
     fn node(&mut self, graph: &Graph, index: NodeIndex) -> Result<Found> {
-        let node = graph.node(index);
-        let edges = graph.inputs(index);
-        let mapped = node.stage.mapped_input();
-        let missing = |edge: &Edge, from: Endpoint| {
-            // The rows of a map stage do not decide its key, only how many parts it has.
-            Some(edge.input) != mapped && self.output(from).is_none()
+        let output = |from| self.output(from).cloned();
+        let bound = NodeContext::bind(graph, self.host, index, output, &self.digests)?;
+        let context = match bound {
+            Ok(context) => context,
+            Err(waits_for) => return Ok(Found::Unknown { waits_for }),
         };
-        let waits_for: Vec<_> = edges
-            .iter()
-            .filter(|(from, edge)| missing(edge, *from))
-            .map(|(from, _)| from.node)
-            .collect();
-        if !waits_for.is_empty() {
-            return Ok(Found::Unknown { waits_for });
-        }
-        let inputs: Vec<_> = edges
-            .iter()
-            .filter_map(|(from, edge)| Some((*edge, self.output(*from)?.clone())))
-            .collect();
-        let inputs: Vec<_> = inputs.iter().map(|(edge, result)| (*edge, result)).collect();
-        let preimage = preimage(self.host, node, &inputs, &mut self.digests)?;
-        let key = preimage.key();
+        let mapped = context.mapped();
+        let NodeContext { node, key, preimage, .. } = context;
         let Some(store) = self.store else {
             return Ok(Found::Partial { key, preimage, parts: (0, 0) });
         };
@@ -241,12 +240,10 @@ impl<'a> Lookup<'a> {
                 None => Found::Partial { key, preimage, parts: (0, 1) },
             });
         }
-        let rows = edges.iter().find(|(_, edge)| Some(edge.input) == mapped);
-        let rows = rows.and_then(|(from, _)| self.output(*from));
-        let Some(PortResult::Table(table)) = rows else {
-            let waits_for = edges.iter().map(|(from, _)| from.node);
-            let waits_for = waits_for.filter(|node| self.complete(*node).is_none()).collect();
-            return Ok(Found::Unknown { waits_for });
+        let Some(PortResult::Table(table)) = mapped.and_then(|from| self.output(from)) else {
+            return Ok(Found::Unknown {
+                waits_for: mapped.map(|from| from.node).into_iter().collect(),
+            });
         };
         let committed = Committed::read(&entry)?;
         let there = || table.parts.iter().filter_map(|part| committed.get(&part.digest));

@@ -1,152 +1,174 @@
 //! A map stage at work: part by part, and of each part only the rows that no committed part has.
 
-use std::sync::Arc;
 use std::time::Instant;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
-use paraloom_host::{PlannedStage, WorkInput, Worker};
 use paraloom_pipeline::Endpoint;
 use paraloom_store::{Entry, Lock, PartFile, PartRecord, RowMap};
 
-use crate::account::check_map;
-use crate::call;
+use crate::context::{NodeContext, OpenStage};
 use crate::error::{Result, RunError};
 use crate::event::Event;
-use crate::keys::check_fetched;
-use crate::lookup::{Committed, OutputParts, PortResult};
-use crate::node::{NodeRun, ReadError, artifact_input, read_part, table_input};
+use crate::input::read_part;
+use crate::lookup::{Committed, OutputParts};
 use crate::reuse::{KnownRows, Piece, Split};
-use crate::services::NodeServices;
+use crate::rows::map_rows;
+use crate::schedule::{Task, Work};
+use crate::worker::{Begun, Run, Taken};
 
-/// What the parts of one map node share.
-struct MapWork<'a> {
-    run: &'a NodeRun<'a>,
-    entry: &'a Entry,
-    results: Vec<Option<PortResult>>,
-    services: Arc<NodeServices>,
+/// What a map node keeps from part to part.
+pub(crate) struct MapState {
+    started: Instant,
     committed: Committed,
     /// How long the file of records was when `committed` had all of it.
     read_to: u64,
-    /// The right to compute. Held only while there is something to do: whoever holds it and waits for an input could
-    /// wait for a node that needs it, since a stage can be used twice in a row with the same settings.
+    /// The right to compute. Held from part to part only while they come without a wait: whoever held it and waited for
+    /// rows could wait for a node that needs it, since a stage can be used twice in a row with the same settings.
     lock: Option<Lock>,
     /// The rows of the parts that were there at the start; looked at once a part is missing.
     known: Option<KnownRows>,
     /// The stage, opened once there is something to compute.
-    opened: Option<(PlannedStage, Worker)>,
-}
-
-/// What came of one input part, by output port.
-struct Done {
-    outputs: Vec<Option<PartFile>>,
-    /// Rows of the input that were not computed now.
-    found: u64,
-    computed: bool,
-}
-
-/// What came of all of them.
-struct Tally {
+    opened: Option<OpenStage>,
     outputs: OutputParts,
-    /// Parts that were computed, and parts that were there.
+    /// Parts that were computed, parts that were there, and rows that need not be computed.
     computed: u64,
     found: u64,
     rows_found: u64,
 }
 
-impl NodeRun<'_> {
-    pub(crate) fn map(&self) -> Result<()> {
-        let (results, key, preimage, entry) = self.place()?;
-        let from = self.shared.graph.mapped(self.index).ok_or(RunError::Stopped)?;
-        entry.prepare(&preimage)?;
-        // Until there are rows it has nothing to do: that is not its time.
-        self.shared.board.part(from, 0)?;
-        let started = Instant::now();
-        let stage = self.node.stage.name.clone();
-        self.send(Event::NodeStarted { node: self.name(), key: key.to_string(), stage });
-        let read_to = entry.log_length();
-        let mut work = MapWork {
-            run: self,
-            entry: &entry,
-            results,
-            services: self.services(&entry),
-            committed: Committed::read(&entry)?,
-            read_to,
+/// What came of one input part.
+enum Mapped {
+    /// By output port.
+    Parts(Vec<Option<PartFile>>),
+    /// Nothing yet: this process computes it.
+    Locked(String),
+}
+
+impl MapState {
+    fn begin(begun: &Begun) -> Result<Self> {
+        begun.send(begun.started());
+        begun.entry.prepare(&begun.context.preimage)?;
+        Ok(Self {
+            started: Instant::now(),
+            read_to: begun.entry.log_length(),
+            committed: Committed::read(&begun.entry)?,
             lock: None,
             known: None,
             opened: None,
-        };
-        let outcome = work.parts(from);
-        work.lock = None;
-        drop(work.opened.take());
-        work.services.clean_up();
-        let Tally { outputs, computed, found, rows_found } = outcome?;
-        let result = outputs.result(&entry, key, self.node);
-        self.finish(result, computed, found, Some(rows_found), started);
-        Ok(())
+            outputs: OutputParts::new(begun.context.node),
+            computed: 0,
+            found: 0,
+            rows_found: 0,
+        })
     }
 }
 
-impl MapWork<'_> {
-    /// Follows the input part by part, as they are committed.
-    fn parts(&mut self, from: Endpoint) -> Result<Tally> {
-        let outputs = OutputParts::new(self.run.node);
-        let mut tally = Tally { outputs, computed: 0, found: 0, rows_found: 0 };
-        for index in 0.. {
-            let Some((source, part)) = self.next(from, index)? else { break };
-            let done = self.part(&source, &part)?;
-            for (port, part) in done.outputs.iter().enumerate() {
+impl<'a> Run<'a> {
+    /// Maps parts for as long as there are some.
+    pub(crate) fn map(&self, mut begun: Begun<'a>, mut task: Task) -> Result<()> {
+        let node = task.node;
+        let mut state = match begun.map.take() {
+            Some(state) => state,
+            None => MapState::begin(&begun)?,
+        };
+        loop {
+            let Work::Part(index) = task.work else {
+                drop((state.opened.take(), state.lock.take()));
+                let outputs = state.outputs;
+                let (key, context) = (begun.context.key.clone(), &begun.context);
+                let result = outputs.result(&begun.entry, key, context.node);
+                let counts = (state.computed, state.found, Some(state.rows_found));
+                self.finish(begun, result, counts, state.started);
+                return Ok(());
+            };
+            let from = begun.context.mapped();
+            let part = from.and_then(|from| self.crew.part(from, index));
+            let (source, part) = part.ok_or_else(|| RunError::Internal {
+                what: format!("`{}` was given a part that is not there", begun.name()),
+            })?;
+            let mut at = At { run: self, begun: &begun, state: &mut state };
+            let parts = match at.part(&source, &part)? {
+                Mapped::Parts(parts) => parts,
+                Mapped::Locked(holder) => {
+                    begun.map = Some(state);
+                    self.wait_for(holder, begun);
+                    return Ok(());
+                }
+            };
+            for (port, part) in parts.iter().enumerate() {
                 if let Some(part) = part {
-                    let endpoint = Endpoint { node: self.run.index, port };
-                    self.run.shared.board.publish_part(endpoint, self.entry, *part);
+                    self.crew.part_made(Endpoint { node, port }, &begun.entry, *part);
                 }
             }
-            tally.outputs.push(&done.outputs);
-            tally.rows_found += done.found;
-            *(if done.computed { &mut tally.computed } else { &mut tally.found }) += 1;
-        }
-        Ok(tally)
-    }
-
-    fn next(&mut self, from: Endpoint, index: usize) -> Result<Option<(Entry, PartFile)>> {
-        let board = &self.run.shared.board;
-        if let Some(next) = board.part_now(from, index) {
-            return Ok(next);
-        }
-        self.lock = None;
-        board.part(from, index)
-    }
-
-    /// Takes the right to compute. What others have committed meanwhile is not computed again.
-    fn take_lock(&mut self) -> Result<()> {
-        if self.lock.is_none() {
-            self.lock = Some(self.run.lock(self.entry)?);
-            let length = self.entry.log_length();
-            if length != self.read_to {
-                self.committed = Committed::read(self.entry)?;
-                self.known = None;
-                self.read_to = length;
+            state.outputs.push(&parts);
+            self.crew.part_mapped(node);
+            match self.crew.more(node) {
+                Some(next) => task = next,
+                None => {
+                    state.lock = None;
+                    begun.map = Some(state);
+                    self.crew.park(node, begun);
+                    return Ok(());
+                }
             }
         }
-        Ok(())
+    }
+}
+
+/// A map node at one part.
+struct At<'r, 'a> {
+    run: &'r Run<'a>,
+    begun: &'r Begun<'a>,
+    state: &'r mut MapState,
+}
+
+impl<'r, 'a> At<'r, 'a> {
+    fn context(&self) -> &'r NodeContext<'a> {
+        &self.begun.context
     }
 
-    fn part(&mut self, source: &Entry, part: &PartFile) -> Result<Done> {
-        let (node, rows) = (self.run.name(), part.rows);
-        if self.committed.get(&part.digest).is_none() {
-            self.take_lock()?;
+    /// Takes the right to compute, or says who has it. What others have committed meanwhile is not computed again.
+    fn take_lock(&mut self) -> Result<Option<String>> {
+        if self.state.lock.is_some() {
+            return Ok(None);
         }
-        if let Some(outputs) = self.committed.get(&part.digest) {
-            self.run.send(Event::PartFound { node, rows });
-            return Ok(Done { outputs: outputs.to_vec(), found: rows, computed: false });
+        match self.begun.lock()? {
+            Taken::Lock(lock) => self.state.lock = Some(lock),
+            Taken::By(holder) => return Ok(Some(holder)),
+        }
+        let length = self.begun.entry.log_length();
+        if length != self.state.read_to {
+            self.state.committed = Committed::read(&self.begun.entry)?;
+            self.state.known = None;
+            self.state.read_to = length;
+        }
+        Ok(None)
+    }
+
+    fn part(&mut self, source: &Entry, part: &PartFile) -> Result<Mapped> {
+        let (node, rows) = (self.begun.name(), part.rows);
+        if self.state.committed.get(&part.digest).is_none()
+            && let Some(holder) = self.take_lock()?
+        {
+            return Ok(Mapped::Locked(holder));
+        }
+        if let Some(outputs) = self.state.committed.get(&part.digest) {
+            self.begun.send(Event::PartFound { node, rows });
+            let outputs = outputs.to_vec();
+            self.state.found += 1;
+            self.state.rows_found += rows;
+            return Ok(Mapped::Parts(outputs));
         }
         let (record, reused) = self.compute(source, part)?;
-        self.entry.commit_part(&record)?;
-        self.committed.insert(&record);
-        self.read_to = self.entry.log_length();
-        self.run.send(Event::Part { node, rows, reused });
-        Ok(Done { outputs: record.outputs, found: reused, computed: true })
+        self.begun.entry.commit_part(&record)?;
+        self.state.committed.insert(&record);
+        self.state.read_to = self.begun.entry.log_length();
+        self.begun.send(Event::Part { node, rows, reused });
+        self.state.computed += 1;
+        self.state.rows_found += reused;
+        Ok(Mapped::Parts(record.outputs))
     }
 
     /// The record of a part, and how many of its rows were known.
@@ -160,24 +182,25 @@ impl MapWork<'_> {
         let Outputs { tables, map, reused } = outputs;
         let keep = |(rows, schema): (Option<RecordBatch>, &Option<SchemaRef>)| match (rows, schema)
         {
-            (Some(rows), Some(schema)) => self.entry.write_part(schema, &rows).map(Some),
+            (Some(rows), Some(schema)) => self.begun.entry.write_part(schema, &rows).map(Some),
             _ => Ok(None),
         };
-        let outputs = tables.into_iter().zip(&self.run.node.outputs).map(keep);
+        let outputs = tables.into_iter().zip(&self.context().node.outputs).map(keep);
         let outputs = outputs.collect::<Result<_, _>>()?;
         Ok((PartRecord { input: part.digest, outputs, rows: map }, reused))
     }
 
     /// What of some rows is known; none if the stage may mix rows.
     fn split(&mut self, rows: &RecordBatch) -> Result<Option<Split>> {
-        if !self.run.node.stage.batch_invariant {
+        if !self.context().node.stage.batch_invariant {
             return Ok(None);
         }
-        let known = match self.known.take() {
+        let known = match self.state.known.take() {
             Some(known) => known,
-            None => KnownRows::read(self.entry)?,
+            None => KnownRows::read(&self.begun.entry)?,
         };
-        self.known.insert(known).split(rows).map(Some).map_err(|error| self.run.rows_error(error))
+        let split = self.state.known.insert(known).split(rows);
+        split.map(Some).map_err(|error| RunError::from_store(&self.context().node.name, error))
     }
 
     /// Computes all rows of a part.
@@ -200,17 +223,20 @@ impl MapWork<'_> {
 
     /// Computes the new rows of a part and puts the known ones in between.
     fn pieced(&mut self, part: &PartFile, rows: &RecordBatch, split: Split) -> Result<Outputs> {
-        let run = self.run;
-        let bad = |error: ArrowError| run.bad_output(&error);
+        let node = self.context().node;
+        let bad = |error: ArrowError| RunError::Output {
+            node: node.name.clone(),
+            what: error.to_string(),
+        };
         let new_rows = split.new_rows(rows).map_err(bad)?;
         let new = if new_rows.num_rows() > 0 {
             self.call(part, &new_rows)?
         } else {
             let empty = |schema: &Option<SchemaRef>| schema.clone().map(RecordBatch::new_empty);
-            self.run.node.outputs.iter().map(empty).collect()
+            node.outputs.iter().map(empty).collect()
         };
         let (mut tables, mut counts) = (Vec::new(), Vec::new());
-        for (port, (new, schema)) in new.into_iter().zip(&self.run.node.outputs).enumerate() {
+        for (port, (new, schema)) in new.into_iter().zip(&node.outputs).enumerate() {
             let (Some(new), Some(schema)) = (new, schema) else {
                 tables.push(None);
                 counts.push(Vec::new());
@@ -231,77 +257,31 @@ impl MapWork<'_> {
 
     /// One output of every record that holds known rows.
     fn known_pieces(&self, split: &Split, port: usize) -> Result<Vec<Piece>> {
-        let Some(known) = &self.known else { return Ok(Vec::new()) };
+        let Some(known) = &self.state.known else { return Ok(Vec::new()) };
         let piece = |number: u32| {
             let record = known.record(number)?;
             let (Some(Some(part)), Some(map)) = (record.outputs.get(port), &record.rows) else {
-                return Err(RunError::Stopped);
+                let what = "a record of known rows has lost them".to_owned();
+                return Err(RunError::Internal { what });
             };
-            Ok(Piece { rows: read_part(self.entry, part)?, ranges: map.ranges(port) })
+            Ok(Piece { rows: read_part(&self.begun.entry, part)?, ranges: map.ranges(port) })
         };
         split.records().into_iter().map(piece).collect()
     }
 
-    /// Has the stage map rows: one table per output port, with ids.
+    /// Has the stage map rows: one table per output port, with ids. The salt of new ids is the input part, so that equal
+    /// rows from different parts differ.
     fn call(&mut self, part: &PartFile, rows: &RecordBatch) -> Result<Vec<Option<RecordBatch>>> {
-        let _permit = self.run.shared.board.permit()?;
-        if self.opened.is_none() {
-            check_fetched(self.run.node)?;
-            let mut planned = self.run.plan_stage()?;
-            let worker = self.open(&mut planned)?;
-            self.opened = Some((planned, worker));
+        let (context, entry) = (self.context(), &self.begun.entry);
+        let node = context.node;
+        if self.state.opened.is_none() {
+            self.state.opened = Some(context.open(self.run.options, &self.begun.services)?);
         }
-        let (_, worker) = self.opened.as_mut().ok_or(RunError::Stopped)?;
-        let outputs = &self.run.node.outputs;
-        let pushed = call::map(worker, rows, outputs.len());
-        let pushed = pushed.map_err(|error| self.run.host_error(error))?;
-        let tables = pushed.into_iter().zip(outputs).enumerate();
-        let tables = tables.map(|(port, (batches, schema))| {
-            let Some(schema) = schema else { return Ok(None) };
-            self.identified(port, schema, batches, part).map(Some)
-        });
-        let tables = tables.collect::<Result<Vec<_>>>()?;
-        let stage = &self.run.node.stage;
-        check_map(stage, rows, &tables)
-            .map_err(|what| RunError::miscounted(&self.run.node.name, stage.rows, what))?;
-        Ok(tables)
-    }
-
-    fn open(&self, planned: &mut PlannedStage) -> Result<Worker> {
-        let mut inputs = Vec::with_capacity(self.results.len());
-        for (result, (from, _)) in self.results.iter().zip(&self.run.inputs) {
-            inputs.push(match result {
-                Some(PortResult::Table(table)) => table_input(table, &ReadError::default()),
-                Some(artifact) => match artifact_input(artifact)? {
-                    Some(input) => input,
-                    None => continue,
-                },
-                // The mapped table: its rows come through map().
-                None => {
-                    let schema = self.run.shared.graph.node(from.node).outputs[from.port].clone();
-                    let schema = schema.ok_or(RunError::Stopped)?;
-                    WorkInput::Table(schema, Box::new(std::iter::empty()))
-                }
-            });
-        }
-        let services = Arc::clone(&self.services);
-        let opened = planned.open(&self.run.settings(), services as _, inputs);
-        opened.map_err(|error| self.run.host_error(error))
-    }
-
-    /// The batches that a stage pushed as one table with ids. The salt of new ids is the input part, so that equal rows
-    /// from different parts differ.
-    fn identified(
-        &self,
-        port: usize,
-        schema: &SchemaRef,
-        batches: Vec<RecordBatch>,
-        input: &PartFile,
-    ) -> Result<RecordBatch> {
-        let stage = &self.run.node.stage;
-        let salt = format!("{}/{}/{}", stage.name, stage.outputs[port].name, input.digest);
-        let identify = self.entry.identify(Arc::clone(schema), salt);
-        call::join(schema, batches, identify).map_err(|error| self.run.rows_error(error))
+        let Some(open) = &mut self.state.opened else { return Ok(Vec::new()) };
+        map_rows(node, &mut open.worker, rows, |port, schema| {
+            let (stage, output) = (&node.stage.name, &node.stage.outputs[port].name);
+            entry.identify(SchemaRef::clone(schema), format!("{stage}/{output}/{}", part.digest))
+        })
     }
 }
 

@@ -7,7 +7,7 @@ use petgraph::graph::NodeIndex;
 use serde::Serialize;
 
 use crate::error::Result;
-use crate::lookup::{Found, Lookup, PortResult};
+use crate::lookup::{Found, Lookup, rows_of};
 use crate::reason::{History, because};
 
 /// What a run would do with one node.
@@ -99,10 +99,7 @@ fn plan_node(
             plan.state = State::Cached;
             plan.memory_bytes = None;
             plan.key = Some(result.key.to_string());
-            plan.rows = result.ports.iter().find_map(|port| match port {
-                PortResult::Table(table) => Some(table.rows()),
-                PortResult::Artifact { .. } => None,
-            });
+            plan.rows = rows_of(&result.ports);
         }
         Found::Unknown { waits_for } => {
             let names: Vec<_> =

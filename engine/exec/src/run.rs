@@ -1,35 +1,36 @@
 //! Runs what is left of a pipeline.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use paraloom_host::Host;
 use paraloom_pipeline::Graph;
-use paraloom_store::{DigestCache, RunLog, Store, StoreError};
+use paraloom_store::{RunLog, Store, StoreError};
 use petgraph::graph::NodeIndex;
 
-use crate::board::Board;
+use crate::crew::Crew;
 use crate::error::{Result, RunError};
 use crate::event::{Event, Observer};
 use crate::expect::{Verdict, judge};
-use crate::lookup::{Lookup, PortResult, Results};
-use crate::node::NodeRun;
+use crate::lookup::{Lookup, Results, rows_of};
 use crate::record::RunRecord;
+use crate::schedule::Schedule;
+use crate::worker::Run;
 
-/// Asks a run to stop at its next safe point. Cheap to clone; may be set from a signal
+/// A request that a run stop at its next safe point. Cheap to clone; may be set from a signal
 /// handler.
 #[derive(Clone, Debug, Default)]
 pub struct Cancel(Arc<AtomicBool>);
 
 impl Cancel {
-    /// Asks.
+    /// Requests cancellation.
     pub fn set(&self) {
         self.0.store(true, Ordering::Release);
     }
 
-    /// Whether somebody asked.
+    /// True once it was requested.
     pub fn is_set(&self) -> bool {
         self.0.load(Ordering::Acquire)
     }
@@ -47,9 +48,19 @@ pub struct RunOptions {
     pub threads: u32,
     /// Nodes that compute at once.
     pub jobs: usize,
+    /// Whether a node that fails stops only what reads it, and not all the others.
+    pub keep_going: bool,
     /// How far apart the checkpoints of a training are; zero means one after every step.
     /// Not in any key: it does not decide the result.
     pub checkpoint_every: Duration,
+}
+
+impl Default for RunOptions {
+    /// One thread, one job, checkpoints ten seconds apart.
+    fn default() -> Self {
+        let checkpoint_every = Duration::from_secs(10);
+        Self { threads: 1, jobs: 1, keep_going: false, checkpoint_every }
+    }
 }
 
 /// What a run did.
@@ -73,17 +84,6 @@ pub struct Summary {
 /// Damage that is found on the way is repaired by computing again; more often than this
 /// it is the disk that is broken.
 const REPAIRS: usize = 3;
-
-/// Everything that the nodes of a run share.
-pub(crate) struct Shared<'a> {
-    pub(crate) graph: &'a Graph,
-    pub(crate) host: &'a Host,
-    pub(crate) store: &'a Store,
-    pub(crate) options: &'a RunOptions,
-    pub(crate) board: Board<'a>,
-    /// Set when the nodes should stop; the stages look at it.
-    pub(crate) stop: Arc<AtomicBool>,
-}
 
 /// What to work on: some nodes of a graph.
 #[derive(Clone, Copy, Debug)]
@@ -194,8 +194,7 @@ fn milliseconds(since: Instant) -> u64 {
     u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
 
-/// One attempt: a thread per node that is left. The results of the nodes that are done, and the first error that is not
-/// "stopped".
+/// One attempt. The results of the nodes that are done, and the first error.
 fn work(
     job: &Job,
     left: &[NodeIndex],
@@ -205,91 +204,72 @@ fn work(
     emit: &(dyn Fn(&Event) + Sync),
 ) -> (Results, Result<()>) {
     let Job { graph, nodes, host, store, .. } = *job;
-    let board = Board::new(options.jobs, cancel);
+    let crew = Crew::new(Schedule::of(graph, nodes), options.keep_going);
     for node in nodes {
         if let Some(result) = lookup.complete(*node) {
-            emit(&Event::NodeCached {
-                node: graph.node(*node).name.clone(),
-                key: result.key.to_string(),
-                rows: rows(&result.ports),
-            });
-            board.publish(*node, result.clone());
+            let (node_name, key) = (graph.node(*node).name.clone(), result.key.to_string());
+            emit(&Event::NodeCached { node: node_name, key, rows: rows_of(&result.ports) });
+            crew.done(*node, result.clone());
         }
     }
-    let stop = Arc::new(AtomicBool::new(false));
-    let shared = Shared { graph, host, store, options, board, stop: Arc::clone(&stop) };
+    let (digests, errors) = (lookup.digests(), Mutex::default());
+    let run = Run { graph, host, store, options, digests, crew, errors };
     let (sender, receiver) = channel();
-    let outcome = std::thread::scope(|scope| {
-        let (mut handles, mut outcome) = (Vec::with_capacity(left.len()), Ok(()));
-        for node in left {
-            let (shared, sender) = (&shared, sender.clone());
-            let name = &graph.node(*node).name;
-            let thread = std::thread::Builder::new().name(name.clone());
-            match thread.spawn_scoped(scope, move || run_node(shared, *node, &sender)) {
-                Ok(handle) => handles.push(handle),
+    std::thread::scope(|scope| {
+        let mut workers = 0;
+        for number in 0..options.jobs.clamp(1, left.len()) {
+            let (run, sender) = (&run, sender.clone());
+            let thread = std::thread::Builder::new().name(format!("worker-{number}"));
+            match thread.spawn_scoped(scope, move || run.work(&sender)) {
+                Ok(_) => workers += 1,
+                // Fewer do as well.
+                Err(_) if workers > 0 => break,
                 Err(source) => {
-                    shared.board.fail();
-                    outcome = Err(RunError::Thread { node: name.clone(), source });
-                    break;
+                    let error = RunError::Thread { source };
+                    run.errors.lock().unwrap_or_else(PoisonError::into_inner).push(error);
                 }
             }
         }
         drop(sender);
-        pump(&receiver, &shared, emit);
-        for handle in handles {
-            let result = handle.join().unwrap_or_else(|_| {
-                Err(RunError::Internal { what: "a node's thread panicked".to_owned() })
-            });
-            // The first real error counts; the others stopped because of it.
-            if let Err(error) = result
-                && (outcome.is_ok() || matches!(outcome, Err(RunError::Stopped)))
-            {
-                outcome = Err(error);
-            }
-        }
-        outcome
+        follow(&receiver, &run, cancel, emit);
     });
-    (shared.board.results(), outcome)
+    let errors = run.errors.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let results = run.crew.results();
+    let is_done = left.iter().all(|node| results.node(*node).is_some());
+    let outcome = match summed_up(errors, options.keep_going) {
+        Some(error) => Err(error),
+        None if !is_done && cancel.is_set() => Err(RunError::Stopped),
+        None => Ok(()),
+    };
+    (results, outcome)
 }
 
-/// Passes events on until all nodes have ended, and passes the wish to stop to them.
-fn pump(receiver: &Receiver<Event>, shared: &Shared, emit: &(dyn Fn(&Event) + Sync)) {
-    use std::sync::mpsc::RecvTimeoutError::{Disconnected, Timeout};
+/// The first real error; what stopped because of it says nothing. All of them in a run that kept going, unless one is
+/// damage, which is mended first.
+fn summed_up(errors: Vec<RunError>, keep_going: bool) -> Option<RunError> {
+    let is_damage = |error: &RunError| matches!(error, RunError::Store(StoreError::Damaged { .. }));
+    let (mut real, stopped): (Vec<_>, Vec<_>) =
+        errors.into_iter().partition(|error| !matches!(error, RunError::Stopped));
+    if !keep_going || real.len() < 2 || real.iter().any(is_damage) {
+        let at = real.iter().position(|error| keep_going && is_damage(error)).unwrap_or(0);
+        return real.drain(..).nth(at).or(stopped.into_iter().next());
+    }
+    Some(RunError::Several(real))
+}
+
+/// How often a request to stop is noticed, and whether another process is done with what is waited for.
+const TICK: Duration = Duration::from_millis(50);
+
+/// Passes events on until all workers have ended, and passes a request to stop to them.
+fn follow(receiver: &Receiver<Event>, run: &Run, cancel: &Cancel, emit: &(dyn Fn(&Event) + Sync)) {
     loop {
-        if shared.board.should_stop() {
-            shared.stop.store(true, Ordering::Release);
+        if cancel.is_set() {
+            run.crew.stop();
         }
-        match receiver.recv_timeout(Duration::from_millis(50)) {
+        match receiver.recv_timeout(TICK) {
             Ok(event) => emit(&event),
-            Err(Timeout) => {}
-            Err(Disconnected) => return,
+            Err(RecvTimeoutError::Timeout) => run.crew.tick(),
+            Err(RecvTimeoutError::Disconnected) => return,
         }
     }
-}
-
-fn run_node(shared: &Shared, node: NodeIndex, events: &Sender<Event>) -> Result<()> {
-    let _at_work = paraloom_alloc::at_work(&shared.graph.node(node).name);
-    let result = NodeRun::new(shared, node, events.clone()).work();
-    if let Err(error) = &result {
-        shared.board.fail();
-        if !matches!(error, RunError::Stopped | RunError::Store(StoreError::Damaged { .. })) {
-            let name = shared.graph.node(node).name.clone();
-            let (message, hint) = (error.to_string(), error.hint());
-            let _ = events.send(Event::NodeFailed { node: name, message, hint });
-        }
-    }
-    result
-}
-
-/// Rows of the first table among the outputs.
-pub(crate) fn rows(ports: &[PortResult]) -> Option<u64> {
-    ports.iter().find_map(|port| match port {
-        PortResult::Table(table) => Some(table.rows()),
-        PortResult::Artifact { .. } => None,
-    })
-}
-
-/// Digests are looked up once per node; the cache is on disk.
-pub(crate) fn digests(store: &Store) -> DigestCache {
-    DigestCache::load(store)
 }

@@ -43,7 +43,7 @@ impl NodeServices {
         })
     }
 
-    fn send(&self, event: Event) {
+    pub(crate) fn send(&self, event: Event) {
         // Nobody listens any more once the run is over.
         let _ = self.events.lock().unwrap_or_else(PoisonError::into_inner).send(event);
     }

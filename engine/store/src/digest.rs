@@ -6,6 +6,8 @@ use std::fs::{File, Metadata};
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
@@ -86,11 +88,13 @@ impl From<Digest> for String {
 /// A remembered digest is used only if device, inode, size, modification and change time
 /// are all the same, and the file was already a while old when it was read: the change
 /// time cannot be set back by a user, so a restored modification time does not deceive.
+///
+/// It is shared by the nodes of a run: no file is read while it is locked.
 #[derive(Debug, Default)]
 pub struct DigestCache {
     path: PathBuf,
-    known: HashMap<PathBuf, Remembered>,
-    changed: bool,
+    known: Mutex<HashMap<PathBuf, Remembered>>,
+    changed: AtomicBool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -111,11 +115,11 @@ impl DigestCache {
     pub fn load(store: &crate::Store) -> Self {
         let path = store.root().join("digests.json");
         let known = sealed::read(&store.disk, &path).ok().flatten().unwrap_or_default();
-        Self { path, known, changed: false }
+        Self { path, known: Mutex::new(known), changed: AtomicBool::new(false) }
     }
 
     /// The digest of a file, or of a directory: of the names and digests of its files.
-    pub fn digest(&mut self, path: &Path) -> Result<Digest> {
+    pub fn digest(&self, path: &Path) -> Result<Digest> {
         let fail = |error| StoreError::io("read", path, error);
         if !std::fs::metadata(path).map_err(fail)?.is_dir() {
             return self.file(path);
@@ -132,10 +136,10 @@ impl DigestCache {
         Ok(Digest::of(&listing))
     }
 
-    fn file(&mut self, path: &Path) -> Result<Digest> {
+    fn file(&self, path: &Path) -> Result<Digest> {
         let fail = |error| StoreError::io("read", path, error);
         let stamp = stamp(&std::fs::metadata(path).map_err(fail)?);
-        if let Some(known) = self.known.get(path)
+        if let Some(known) = self.known().get(path)
             && known.stamp == stamp
         {
             return Ok(known.digest);
@@ -145,21 +149,25 @@ impl DigestCache {
         let now = now.map_or(0, |elapsed| elapsed.as_secs() as i64);
         // Index 5 is the change time.
         if is_settled(stamp[5], now) {
-            self.known.insert(path.to_owned(), Remembered { stamp, digest });
-            self.changed = true;
+            self.known().insert(path.to_owned(), Remembered { stamp, digest });
+            self.changed.store(true, Ordering::Release);
         }
         Ok(digest)
     }
 
     /// Writes what was learnt. Losing it costs time only, so failures are ignored.
-    pub fn save(&mut self, store: &crate::Store) {
-        if !self.changed {
+    pub fn save(&self, store: &crate::Store) {
+        if !self.changed.swap(false, Ordering::AcqRel) {
             return;
         }
+        let mut known = self.known();
         // The note is JSON, which holds text only.
-        self.known.retain(|path, _| path.to_str().is_some() && path.exists());
-        let _ = sealed::write(&store.disk, &self.path, &self.known);
-        self.changed = false;
+        known.retain(|path, _| path.to_str().is_some() && path.exists());
+        let _ = sealed::write(&store.disk, &self.path, &*known);
+    }
+
+    fn known(&self) -> MutexGuard<'_, HashMap<PathBuf, Remembered>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

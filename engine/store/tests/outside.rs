@@ -42,7 +42,7 @@ fn names_that_are_not_text_are_told_apart_and_not_remembered() {
         symlink(&old, input.join(name)).expect("it is ours");
         input
     });
-    let mut cache = DigestCache::load(&store);
+    let cache = DigestCache::load(&store);
     let digests = inputs.map(|input| cache.digest(&input).expect("it is there"));
     assert_ne!(digests[0], digests[1]);
     cache.save(&store);
@@ -69,7 +69,7 @@ fn a_digest_is_remembered_while_the_file_stays_as_it_was() {
     let (link, fresh) = (dir.path().join("link"), dir.path().join("fresh"));
     link_to_old(0, &link);
     std::fs::write(&fresh, "just written").expect("it is ours");
-    let mut cache = DigestCache::load(&store);
+    let cache = DigestCache::load(&store);
     let sound = cache.digest(&link).expect("it is there");
     cache.digest(&fresh).expect("it is there");
     cache.save(&store);
@@ -83,7 +83,7 @@ fn a_digest_is_remembered_while_the_file_stays_as_it_was() {
     assert_eq!(DigestCache::load(&store).digest(&link).expect("it is there"), other);
     // Another file at the same place.
     link_to_old(1, &link);
-    let mut cache = DigestCache::load(&store);
+    let cache = DigestCache::load(&store);
     let changed = cache.digest(&link).expect("it is there");
     assert_eq!(changed, Digest::of(&std::fs::read(&link).expect("it is there")));
     assert!(changed != other && changed != sound);

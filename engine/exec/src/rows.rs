@@ -1,4 +1,4 @@
-//! One call of a map stage: rows in, what it pushes out.
+//! One call of a map stage: rows in, a table per output out.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -6,11 +6,39 @@ use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
 use arrow::datatypes::SchemaRef;
 use paraloom_host::{HostError, WorkOutput, Worker};
-use paraloom_pipeline::ID_COLUMN;
+use paraloom_pipeline::{ID_COLUMN, Node};
 use paraloom_store::{Identify, StoreError};
 
-/// Has a stage map rows; the batches that it pushed to each of `ports` outputs.
-pub(crate) fn map(
+use crate::account::check_map;
+use crate::error::{Result, RunError};
+
+/// Has the open stage of `node` map rows: one table per output port, none for an artifact. Rows that the stage gives no
+/// ids get some of `identify`, by the number of the port and the table's schema.
+///
+/// # Errors
+/// The stage failed, or has not done with its rows what it declares.
+pub(crate) fn map_rows(
+    node: &Node,
+    worker: &mut Worker,
+    rows: &RecordBatch,
+    identify: impl Fn(usize, &SchemaRef) -> Identify,
+) -> Result<Vec<Option<RecordBatch>>> {
+    let pushed = call(worker, rows, node.outputs.len());
+    let pushed = pushed.map_err(|error| RunError::from_host(&node.name, error))?;
+    let tables = pushed.into_iter().zip(&node.outputs).enumerate();
+    let tables = tables.map(|(port, (batches, schema))| {
+        let Some(schema) = schema else { return Ok(None) };
+        let joined = join(schema, batches, identify(port, schema));
+        joined.map(Some).map_err(|error| RunError::from_store(&node.name, error))
+    });
+    let tables = tables.collect::<Result<Vec<_>>>()?;
+    check_map(&node.stage, rows, &tables)
+        .map_err(|what| RunError::miscounted(&node.name, node.stage.rows, what))?;
+    Ok(tables)
+}
+
+/// The batches that the stage pushed to each of `ports` outputs.
+fn call(
     worker: &mut Worker,
     rows: &RecordBatch,
     ports: usize,
@@ -28,7 +56,7 @@ pub(crate) fn map(
 }
 
 /// Batches as one table of the schema `schema`; those without ids get some.
-pub(crate) fn join(
+fn join(
     schema: &SchemaRef,
     batches: Vec<RecordBatch>,
     mut identify: Identify,
