@@ -1,4 +1,4 @@
-/* The paraloom stage ABI, version 1.2.
+/* The paraloom stage ABI, version 1.4.
  *
  * A stage library is a shared library that exports one symbol,
  * `paraloom_stages_v1`. It returns a static table that describes the stages the
@@ -25,7 +25,7 @@ extern "C" {
 #endif
 
 #define PARALOOM_ABI_MAJOR 1u
-#define PARALOOM_ABI_MINOR 3u
+#define PARALOOM_ABI_MINOR 4u
 #define PARALOOM_ENTRY_SYMBOL "paraloom_stages_v1"
 
 /* True if `field` lies inside the table that the other side handed over. */
@@ -298,6 +298,10 @@ struct paraloom_stage {
   paraloom_status (*map)(struct paraloom_worker* worker, struct ArrowArray* batch,
                          const struct paraloom_sink* const* sinks, struct paraloom_error* error);
   void (*close)(struct paraloom_worker* worker);
+  /* Since 1.4. Rows per part that suit the stage, for a pipeline that does not say; 0 = no
+   * matter. A hint: the stage must work with parts of any size. */
+  uint32_t part_rows;
+  uint32_t reserved0;
 };
 
 struct paraloom_library {

@@ -12,7 +12,7 @@ pub use arrow::{ArrowArray, ArrowArrayStream, ArrowSchema};
 /// Libraries of another major version are refused.
 pub const ABI_MAJOR: u32 = 1;
 /// Grows with every appended field.
-pub const ABI_MINOR: u32 = 3;
+pub const ABI_MINOR: u32 = 4;
 /// The one symbol that a stage library exports, NUL-terminated.
 pub const ENTRY_SYMBOL: &[u8] = b"paraloom_stages_v1\0";
 
@@ -283,6 +283,7 @@ pub struct Worker {
 
 /// What a library says of one stage, and the functions that do its work.
 #[repr(C)]
+#[derive(Clone, Copy)]
 #[expect(missing_docs, reason = "the header documents each field")]
 pub struct Stage {
     pub struct_size: u32,
@@ -312,6 +313,13 @@ pub struct Stage {
         unsafe extern "C" fn(*mut Worker, *mut ArrowArray, *const *const Sink, *mut Error) -> u32,
     >,
     pub close: Option<unsafe extern "C" fn(*mut Worker)>,
+    pub part_rows: u32,
+    pub reserved0: u32,
+}
+
+impl Stage {
+    /// Size of the table of a library that was built against 1.0 to 1.3.
+    pub const SIZE_1_0: usize = std::mem::offset_of!(Self, part_rows);
 }
 
 /// What [`ENTRY_SYMBOL`] returns: static for the life of the process.

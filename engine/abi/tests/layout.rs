@@ -43,7 +43,7 @@ fn rust_and_c_agree() {
             memory_bytes, device }
         Worker "paraloom_worker" { struct_size, private_data }
         Stage "paraloom_stage" { struct_size, flags, name, version, doc, config_schema, n_inputs, n_outputs, inputs,
-            outputs, plan, run, open, map, close }
+            outputs, plan, run, open, map, close, part_rows }
         Library "paraloom_library" { struct_size, abi_major, abi_minor, n_stages, name, version, built_with, stages }
         ArrowSchema "ArrowSchema" { format, name, metadata, flags, n_children, children, dictionary, release, private_data }
         ArrowArray "ArrowArray" { length, null_count, offset, n_buffers, n_children, buffers, children, dictionary,

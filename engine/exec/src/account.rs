@@ -177,6 +177,7 @@ mod tests {
             resumable: false,
             batch_invariant: true,
             rows: account,
+            part_rows: None,
         }
     }
 

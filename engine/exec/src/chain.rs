@@ -5,12 +5,13 @@ use std::sync::mpsc::Sender;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
+use paraloom_host::Worker;
 use paraloom_pipeline::{Graph, Node, RowAccount, Shape};
 use paraloom_store::{DigestCache, Store};
 use petgraph::graph::NodeIndex;
 
 use crate::account::origins;
-use crate::context::{NodeContext, OpenStage};
+use crate::context::NodeContext;
 use crate::error::{Result, RunError};
 use crate::event::Event;
 use crate::lookup::Lookup;
@@ -27,7 +28,7 @@ pub struct Chain {
 
 /// One node of a chain.
 struct Link {
-    stage: OpenStage,
+    worker: Box<dyn Worker>,
     node: Node,
     /// The output that the next link reads; of the last, the first one.
     next: usize,
@@ -80,7 +81,7 @@ impl Chain {
             let (events, stop) = (events.clone(), cancel.flag());
             let every = options.checkpoint_every;
             let services = NodeServices::new(&node.name, None, events, stop, every);
-            Ok(Link { stage: context.open(options, &services)?, node: node.clone(), next })
+            Ok(Link { worker: context.open(options, &services)?, node: node.clone(), next })
         };
         let links = nodes.iter().zip(next).map(link).collect::<Result<_>>()?;
         Ok(Self { links, input: Arc::clone(input), store: job.store.clone() })
@@ -144,7 +145,7 @@ impl Link {
 
     /// One table per output port.
     fn map(&mut self, store: &Store, input: &Mapped) -> Result<Vec<Option<Mapped>>> {
-        let (node, worker) = (&self.node, &mut self.stage.worker);
+        let (node, worker) = (&self.node, &mut *self.worker);
         let tables = map_rows(node, worker, &input.rows, |port, schema| {
             let (stage, output) = (&node.stage.name, &node.stage.outputs[port].name);
             store.identify(Arc::clone(schema), format!("{stage}/{output}"))

@@ -94,16 +94,16 @@ impl<'a> NodeContext<'a> {
     }
 
     /// Has the stage plan again, for work.
-    pub(crate) fn plan(&self) -> Result<PlannedStage> {
+    pub(crate) fn plan(&self) -> Result<Box<dyn PlannedStage>> {
         let node = self.node;
         check_fetched(node)?;
         let source = |input: &Bound| self.graph.node(input.from.node).plan_input(input.edge);
         let inputs: Vec<_> = self.inputs.iter().map(source).collect();
         let planned = self.host.plan(&node.stage, &node.name, &node.config, &inputs);
         let planned = planned.map_err(|error| RunError::from_host(&node.name, error))?;
-        let said = planned.said();
-        let outputs = said.outputs.iter().map(|schema| schema.clone().map(with_id));
-        if !outputs.eq(node.outputs.iter().cloned()) || said.fingerprint != node.fingerprint {
+        let output = planned.output();
+        let outputs = output.outputs.iter().map(|schema| schema.clone().map(with_id));
+        if !outputs.eq(node.outputs.iter().cloned()) || output.fingerprint != node.fingerprint {
             return Err(self.changed());
         }
         Ok(planned)
@@ -148,20 +148,12 @@ impl<'a> NodeContext<'a> {
         &self,
         options: &RunOptions,
         services: &Arc<NodeServices>,
-    ) -> Result<OpenStage> {
+    ) -> Result<Box<dyn Worker>> {
         let mut planned = self.plan()?;
         let read_error = ReadError::default();
         let inputs = self.work_inputs(&read_error)?;
         let services = Arc::clone(services);
         let worker = planned.open(&self.settings(options), services as _, inputs);
-        let worker = worker.map_err(|error| read_error.or(&self.node.name, error))?;
-        Ok(OpenStage { worker, _planned: planned })
+        worker.map_err(|error| read_error.or(&self.node.name, error))
     }
-}
-
-/// A map stage with everything loaded.
-pub(crate) struct OpenStage {
-    // Before the plan, so that it is closed first.
-    pub(crate) worker: Worker,
-    _planned: PlannedStage,
 }

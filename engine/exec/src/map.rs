@@ -5,10 +5,11 @@ use std::time::Instant;
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
+use paraloom_host::Worker;
 use paraloom_pipeline::Endpoint;
 use paraloom_store::{Entry, Lock, PartFile, PartRecord, RowMap};
 
-use crate::context::{NodeContext, OpenStage};
+use crate::context::NodeContext;
 use crate::error::{Result, RunError};
 use crate::event::Event;
 use crate::input::read_part;
@@ -30,7 +31,7 @@ pub(crate) struct MapState {
     /// The rows of the parts that were there at the start; looked at once a part is missing.
     known: Option<KnownRows>,
     /// The stage, opened once there is something to compute.
-    opened: Option<OpenStage>,
+    worker: Option<Box<dyn Worker>>,
     outputs: OutputParts,
     /// Parts that were computed, parts that were there, and rows that need not be computed.
     computed: u64,
@@ -56,7 +57,7 @@ impl MapState {
             committed: Committed::read(&begun.entry)?,
             lock: None,
             known: None,
-            opened: None,
+            worker: None,
             outputs: OutputParts::new(begun.context.node),
             computed: 0,
             found: 0,
@@ -75,7 +76,7 @@ impl<'a> Run<'a> {
         };
         loop {
             let Work::Part(index) = task.work else {
-                drop((state.opened.take(), state.lock.take()));
+                drop((state.worker.take(), state.lock.take()));
                 let outputs = state.outputs;
                 let (key, context) = (begun.context.key.clone(), &begun.context);
                 let result = outputs.result(&begun.entry, key, context.node);
@@ -274,11 +275,12 @@ impl<'r, 'a> At<'r, 'a> {
     fn call(&mut self, part: &PartFile, rows: &RecordBatch) -> Result<Vec<Option<RecordBatch>>> {
         let (context, entry) = (self.context(), &self.begun.entry);
         let node = context.node;
-        if self.state.opened.is_none() {
-            self.state.opened = Some(context.open(self.run.options, &self.begun.services)?);
-        }
-        let Some(open) = &mut self.state.opened else { return Ok(Vec::new()) };
-        map_rows(node, &mut open.worker, rows, |port, schema| {
+        let worker = match self.state.worker.take() {
+            Some(worker) => worker,
+            None => context.open(self.run.options, &self.begun.services)?,
+        };
+        let worker = self.state.worker.insert(worker);
+        map_rows(node, &mut **worker, rows, |port, schema| {
             let (stage, output) = (&node.stage.name, &node.stage.outputs[port].name);
             entry.identify(SchemaRef::clone(schema), format!("{stage}/{output}/{}", part.digest))
         })

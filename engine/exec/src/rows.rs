@@ -19,7 +19,7 @@ use crate::error::{Result, RunError};
 /// The stage failed, or has not done with its rows what it declares.
 pub(crate) fn map_rows(
     node: &Node,
-    worker: &mut Worker,
+    worker: &mut dyn Worker,
     rows: &RecordBatch,
     identify: impl Fn(usize, &SchemaRef) -> Identify,
 ) -> Result<Vec<Option<RecordBatch>>> {
@@ -39,7 +39,7 @@ pub(crate) fn map_rows(
 
 /// The batches that the stage pushed to each of `ports` outputs.
 fn call(
-    worker: &mut Worker,
+    worker: &mut dyn Worker,
     rows: &RecordBatch,
     ports: usize,
 ) -> Result<Vec<Vec<RecordBatch>>, HostError> {

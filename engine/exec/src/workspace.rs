@@ -91,7 +91,7 @@ impl Catalog for Workspace {
             return Ok(planned);
         }
         match self.host.plan(stage, node, config, inputs) {
-            Ok(planned) => Ok(planned.said().clone()),
+            Ok(planned) => Ok(planned.output().clone()),
             Err(HostError::Stage(failure)) => Err(PlanFailure {
                 message: failure.message,
                 pointer: failure.pointer,

@@ -86,6 +86,9 @@ pub struct StageInfo {
     /// What becomes of the rows that it reads.
     #[serde(default)]
     pub rows: RowAccount,
+    /// Rows per part that suit the stage, where the pipeline does not say.
+    #[serde(default)]
+    pub part_rows: Option<u32>,
 }
 
 impl StageInfo {

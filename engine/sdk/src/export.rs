@@ -94,6 +94,8 @@ fn describe<C: JsonSchema>(about: &About, work: impl FnOnce(&mut abi::Stage)) ->
         open: None,
         map: None,
         close: None,
+        part_rows: about.part_rows,
+        reserved0: 0,
     };
     work(&mut stage);
     Descriptor(leak(stage))

@@ -22,13 +22,14 @@ pub struct About {
     pub(crate) inputs: Vec<Port>,
     pub(crate) outputs: Vec<Port>,
     pub(crate) flags: u32,
+    pub(crate) part_rows: u32,
 }
 
 impl About {
     /// `name` is what pipelines write (`[a-z][a-z0-9-]*`); `version` is the semantic
     /// version of what the stage computes, and expires old results; `doc` is one line.
     pub const fn new(name: &'static str, version: &'static str, doc: &'static str) -> Self {
-        Self { name, version, doc, inputs: Vec::new(), outputs: Vec::new(), flags: 0 }
+        Self { name, version, doc, inputs: Vec::new(), outputs: Vec::new(), flags: 0, part_rows: 0 }
     }
 
     /// Adds an input port. The first table input of a map stage is the mapped one.
@@ -87,6 +88,13 @@ impl About {
     pub(crate) fn mapped_input(&self) -> Option<&'static str> {
         let port = self.inputs.iter().find(|port| port.kind == PORT_TABLE);
         port.map(|port| port.name)
+    }
+
+    /// How many rows of a part suit the stage, where the pipeline does not say. A hint: parts may have any size.
+    #[must_use]
+    pub const fn part_rows(mut self, rows: u32) -> Self {
+        self.part_rows = rows;
+        self
     }
 
     /// A row's result does not depend on the rows beside it.

@@ -14,15 +14,18 @@ use arrow::error::ArrowError;
 use paraloom_pipeline::PlanInput;
 use rustix::process::{Signal, getpid, kill_process};
 
+use super::frames::{self, Frames};
+use super::ipc;
 use super::wire::{
-    self, Answer, Blobs, Command, Described, Frames, InputKind, Note, Outcome, OutputKind,
-    PlanRequest, Planned, Request, Shape, ToEngine, ToStage,
+    Answer, Blobs, Command, InputKind, Note, Outcome, OutputKind, PlanEdge, PlanRequest, Planned,
+    Request, Shape, ToEngine, ToStage,
 };
+use crate::description::Description;
 use crate::error::{HostError, Result};
-use crate::library::{Library, digest};
-use crate::search::Origin;
+use crate::executor::{Executor, PlannedStage, WorkInput, WorkOutput, Worker};
+use crate::in_process::InProcess;
+use crate::library_file::{check_is_whole, digest};
 use crate::services::{Level, ServiceError, Services};
-use crate::work::{PlannedStage, WorkInput, WorkOutput, Worker};
 
 /// How long a stage may still work when the engine is gone.
 const ORPHAN: Duration = Duration::from_secs(1);
@@ -68,10 +71,9 @@ pub fn attend() -> io::Result<()> {
 /// A library and a stage of it.
 struct AtWork {
     line: Arc<Line>,
-    // Before the plan, so that it is closed first.
-    worker: Option<Worker>,
-    planned: Option<PlannedStage>,
-    library: Option<Library>,
+    worker: Option<Box<dyn Worker>>,
+    planned: Option<Box<dyn PlannedStage>>,
+    library: Option<(InProcess, Description)>,
 }
 
 impl AtWork {
@@ -99,9 +101,9 @@ impl AtWork {
                 }
             }
             Command::Map => {
-                let rows = wire::rows(blobs).map_err(engine)?;
+                let rows = ipc::rows(blobs).map_err(engine)?;
                 let planned = self.planned.as_ref().ok_or_else(out_of_turn)?;
-                let outputs = planned.said().outputs.iter().map(|_| OutputKind::Table).collect();
+                let outputs = planned.output().outputs.iter().map(|_| OutputKind::Table).collect();
                 let worker = self.worker.as_mut().ok_or_else(out_of_turn)?;
                 worker.map(&rows, self.line.outputs(outputs))?;
             }
@@ -110,45 +112,41 @@ impl AtWork {
         Ok((Outcome::Worked, Blobs::new()))
     }
 
-    fn load(&mut self, path: PathBuf, expected: &str) -> Result<Described> {
+    fn load(&mut self, path: PathBuf, expected: &str) -> Result<Description> {
         let refuse = |reason: String| HostError::Load { path: path.clone(), reason };
         let found = digest(&path).map_err(|error| refuse(error.to_string()))?;
         if found != expected {
             return Err(refuse("it was changed while it was in use; run again".to_owned()));
         }
-        let library = self.library.insert(Library::load(&path, Origin::Foreign, None)?);
-        let (name, version) = library.name();
-        Ok(Described {
-            name: name.to_owned(),
-            version: version.to_owned(),
-            built_with: library.built_with().to_owned(),
-            stages: library.stages().iter().map(|stage| stage.info.clone()).collect(),
-        })
+        check_is_whole(&path).map_err(refuse)?;
+        let (_, description) = self.library.insert(InProcess::load(&path)?);
+        Ok(description.clone())
     }
 
     fn plan(&mut self, request: PlanRequest, schemas: &Blobs) -> Result<(Outcome, Blobs)> {
-        let stages = self.library.iter().flat_map(Library::stages);
-        let stage = stages.into_iter().find(|stage| stage.info.name == request.stage);
-        let stage = stage.ok_or_else(|| HostError::Missing(request.stage.clone()))?;
+        let missing = || HostError::Missing(request.stage.clone());
+        let (library, description) = self.library.as_ref().ok_or_else(missing)?;
+        let stage = description.stages.iter().find(|stage| stage.name == request.stage);
+        let stage = stage.ok_or_else(missing)?;
         let mut schemas = schemas.iter();
-        let input = |edge: wire::PlanEdge| {
+        let input = |edge: PlanEdge| {
             let schema = edge.is_table.then(|| schemas.next()).flatten();
-            let schema = schema.map(|schema| wire::decode(schema).map(|(schema, _)| schema));
+            let schema = schema.map(|schema| ipc::decode(schema).map(|(schema, _)| schema));
             let (port, label, note) = (edge.port, edge.label, edge.note);
             Ok(PlanInput { port, label, schema: schema.transpose().map_err(engine)?, note })
         };
         let inputs = request.inputs.into_iter().map(input).collect::<Result<Vec<_>>>()?;
         // Two plans of one stage at a time would be one too many.
         (self.worker, self.planned) = (None, None);
-        let planned = PlannedStage::plan(stage, &request.node, &request.config, &inputs)?;
-        let said = planned.said();
-        let schemas = said.outputs.iter().flatten().map(|schema| wire::encode(schema, None));
+        let planned = library.plan(stage, &request.node, &request.config, &inputs)?;
+        let output = planned.output();
+        let schemas = output.outputs.iter().flatten().map(|schema| ipc::encode(schema, None));
         let schemas = schemas.collect::<Result<_, _>>().map_err(engine)?;
         let answer = Planned {
-            tables: said.outputs.iter().map(Option::is_some).collect(),
-            fingerprint: said.fingerprint.clone(),
-            notes: said.notes.clone(),
-            memory: said.memory,
+            tables: output.outputs.iter().map(Option::is_some).collect(),
+            fingerprint: output.fingerprint.clone(),
+            notes: output.notes.clone(),
+            memory: output.memory,
         };
         self.planned = Some(planned);
         Ok((Outcome::Planned(answer), schemas))
@@ -198,11 +196,11 @@ impl Line {
 
     fn tell(&self, message: &ToEngine, blobs: &Blobs) -> io::Result<()> {
         let mut stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
-        wire::write(&mut *stream, message, blobs)
+        frames::write(&mut *stream, message, blobs)
     }
 
     fn say(&self, note: Note) {
-        // Nobody listens where it cannot be said.
+        // Nobody listens where it cannot be output.
         let _ = self.tell(&ToEngine::Said(note), &Blobs::new());
     }
 
@@ -223,7 +221,7 @@ impl Line {
             InputKind::Table => {
                 let missing = || HostError::Engine("a table without a schema".into());
                 let schema = schemas.next().ok_or_else(missing)?;
-                let (schema, _) = wire::decode(schema).map_err(engine)?;
+                let (schema, _) = ipc::decode(schema).map_err(engine)?;
                 let line = Arc::clone(self);
                 Ok(WorkInput::Table(schema, Box::new(std::iter::from_fn(move || line.pull(at)))))
             }
@@ -234,7 +232,7 @@ impl Line {
     fn pull(&self, input: usize) -> Option<Result<RecordBatch, ArrowError>> {
         match self.ask(Request::Pull(input), &Blobs::new()) {
             Ok((_, blobs)) if blobs.is_empty() => None,
-            Ok((_, blobs)) => Some(wire::rows(&blobs)),
+            Ok((_, blobs)) => Some(ipc::rows(&blobs)),
             Err(error) => Some(Err(ArrowError::ExternalError(error.message.into()))),
         }
     }
@@ -243,7 +241,7 @@ impl Line {
         let output = |(at, output)| match output {
             OutputKind::Artifact(dir) => WorkOutput::Artifact(dir),
             OutputKind::Table => WorkOutput::Table(Box::new(move |rows: RecordBatch| {
-                let rows = wire::encode(&rows.schema(), Some(&rows))?;
+                let rows = ipc::encode(&rows.schema(), Some(&rows))?;
                 let pushed = self.ask(Request::Push(at), &vec![rows]);
                 pushed.map(drop).map_err(|error| error.message.into())
             })),

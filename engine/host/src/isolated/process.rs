@@ -1,27 +1,26 @@
-//! The engine's side: a process, and what is done for the stage in it.
+//! The engine's side: a process, and the conversation with it.
 
-use std::io::{self, BufRead, BufReader, PipeReader, Read};
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use arrow::array::RecordBatch;
-use arrow::datatypes::SchemaRef;
 use paraloom_abi::status;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::Isolation;
-use super::wire::{self, Answer, Blobs, Frames, Note, Outcome, Request, ToEngine, ToStage};
+use super::GRACE;
+use super::desk::Desk;
+use super::frames::{self, Frames};
+use super::printed::Printed;
+use super::source::Isolation;
+use super::wire::{self, Blobs, Note, Outcome, ToEngine, ToStage};
 use crate::error::{HostError, Result, StageFailure};
-use crate::services::{Level, ServiceError, Services};
-use crate::sink::Take;
-use crate::work::{Batches, WorkOutput};
+use crate::services::{Level, Services};
 
-/// How long a stage has to stop after it was asked to, or a process to end.
-const GRACE: Duration = Duration::from_secs(10);
+/// How long a process has to end after its socket was closed.
 const TO_END: Duration = Duration::from_secs(1);
 /// How soon it is noticed that the work should stop.
 const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
@@ -37,109 +36,6 @@ pub(super) struct Process {
     printed: Option<Printed>,
     /// It has ended, or was ended: it answers no more.
     is_over: bool,
-}
-
-/// What is done for a stage while it works on a command.
-#[derive(Default)]
-pub(super) struct Desk<'a> {
-    services: Option<&'a dyn Services>,
-    inputs: Vec<Option<Batches>>,
-    outputs: Vec<Option<(SchemaRef, Take<'a>)>>,
-    /// The engine's own error, which says more than what the stage makes of it.
-    error: Option<Box<dyn std::error::Error + Send + Sync>>,
-    /// When a stage that should be done is not waited for any longer.
-    give_up: Option<Instant>,
-}
-
-impl<'a> Desk<'a> {
-    pub(super) fn new(services: &'a dyn Services, inputs: Vec<Option<Batches>>) -> Self {
-        Self { services: Some(services), inputs, ..Self::default() }
-    }
-
-    /// The work is over: there is only so much time left.
-    pub(super) fn winding_up(mut self) -> Self {
-        self.give_up = Some(Instant::now() + GRACE);
-        self
-    }
-
-    /// Without rows, and without services where nothing is at work.
-    pub(super) fn of(services: Option<&'a Arc<dyn Services>>) -> Self {
-        Self { services: services.map(|services| &**services), ..Self::default() }
-    }
-
-    /// Where the rows go that the stage pushes.
-    pub(super) fn outputs(&mut self, schemas: &[Option<SchemaRef>], outputs: Vec<WorkOutput<'a>>) {
-        let output = |(output, schema): (WorkOutput<'a>, &Option<SchemaRef>)| match output {
-            WorkOutput::Table(take) => Some((schema.clone()?, take)),
-            WorkOutput::Artifact(_) => None,
-        };
-        self.outputs = outputs.into_iter().zip(schemas).map(output).collect();
-    }
-
-    /// What is left of the inputs.
-    pub(super) fn into_rows(self) -> Vec<Option<Batches>> {
-        self.inputs
-    }
-
-    fn is_cancelled(&self) -> bool {
-        self.services.is_some_and(Services::is_cancelled)
-    }
-
-    fn note(&self, note: Note) {
-        let Some(services) = self.services else { return };
-        match note {
-            Note::Log { level, message } => services.log(level, &message),
-            Note::Progress { done, total, unit } => services.progress(done, total, &unit),
-            Note::Metric { name, bits, step } => {
-                services.metric(&name, f64::from_bits(bits), step);
-            }
-        }
-    }
-
-    fn answer(&mut self, request: Request, blobs: &Blobs) -> Result<(Answer, Blobs), ServiceError> {
-        let services = self.services.ok_or_else(|| ServiceError::new("nothing is at work"))?;
-        let answer = match request {
-            Request::LatestCheckpoint => Answer::Checkpoint(services.checkpoint_latest()?),
-            Request::BeginCheckpoint(step) => Answer::Dir(services.checkpoint_begin(step)?),
-            Request::CommitCheckpoint(step) => {
-                services.checkpoint_commit(step)?;
-                Answer::Done
-            }
-            Request::ScratchDir => Answer::Dir(services.scratch_dir()?),
-            Request::Pull(input) => return Ok((Answer::Rows, self.pull(input)?)),
-            Request::Push(output) => {
-                if let Err(error) = self.push(output, blobs) {
-                    let message = error.to_string();
-                    self.error.get_or_insert(error);
-                    return Err(ServiceError::new(message));
-                }
-                Answer::Done
-            }
-        };
-        Ok((answer, Blobs::new()))
-    }
-
-    fn pull(&mut self, input: usize) -> Result<Blobs, ServiceError> {
-        let said = |error: arrow::error::ArrowError| ServiceError::new(error.to_string());
-        let batches = self.inputs.get_mut(input).and_then(Option::as_mut);
-        let rows = batches.and_then(Iterator::next).transpose().map_err(said)?;
-        let encode = |rows: RecordBatch| wire::encode(&rows.schema(), Some(&rows));
-        Ok(Vec::from_iter(rows.map(encode).transpose().map_err(said)?))
-    }
-
-    fn push(
-        &mut self,
-        output: usize,
-        blobs: &Blobs,
-    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        let place = self.outputs.get_mut(output).and_then(Option::as_mut);
-        let (schema, take) = place.ok_or("rows for an output that is no table")?;
-        let rows = wire::rows(blobs)?;
-        if rows.schema().fields() != schema.fields() {
-            return Err("rows of other columns than its plan promised".into());
-        }
-        take(rows.with_schema(Arc::clone(schema))?)
-    }
 }
 
 impl Process {
@@ -195,7 +91,7 @@ impl Process {
     }
 
     fn tell(&mut self, message: &ToStage<&wire::Command>, blobs: &Blobs) -> io::Result<()> {
-        wire::write(&mut self.stream, message, blobs)
+        frames::write(&mut self.stream, message, blobs)
     }
 
     fn talk(&mut self, desk: &mut Desk) -> io::Result<Talk> {
@@ -301,76 +197,4 @@ enum Talk {
     Over,
     /// The stage does not stop.
     Stuck,
-}
-
-/// What a process prints, line by line.
-#[derive(Debug)]
-struct Printed {
-    kept: Arc<Mutex<Kept>>,
-    over: mpsc::Receiver<()>,
-}
-
-struct Kept {
-    /// None once nothing is at work: a process that the stage has started may print for ever.
-    services: Option<Arc<dyn Services>>,
-    /// The last lines.
-    words: Vec<String>,
-}
-
-/// How much is kept for the day of a crash, and what is a line at most.
-const LAST: usize = 5;
-const LINE: u64 = 4096;
-
-impl Printed {
-    fn follow(pipe: PipeReader, services: Arc<dyn Services>) -> io::Result<Self> {
-        let kept = Kept { services: Some(services), words: Vec::new() };
-        let (kept, (end, over)) = (Arc::new(Mutex::new(kept)), mpsc::channel());
-        let following = Arc::clone(&kept);
-        let follow = move || {
-            let mut pipe = BufReader::new(pipe);
-            let mut line = Vec::new();
-            while let Ok(1..) = pipe.by_ref().take(LINE).read_until(b'\n', &mut line) {
-                let text = String::from_utf8_lossy(&line).trim_end().to_owned();
-                line.clear();
-                if !text.is_empty() {
-                    following.lock().unwrap_or_else(PoisonError::into_inner).add(text);
-                }
-            }
-            let _ = end.send(());
-        };
-        std::thread::Builder::new().name("printed".to_owned()).spawn(follow)?;
-        Ok(Self { kept, over })
-    }
-
-    /// The last lines of a process that has ended.
-    fn last(&self) -> Vec<String> {
-        let _ = self.over.recv_timeout(TO_END);
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner).words.clone()
-    }
-}
-
-impl Drop for Printed {
-    fn drop(&mut self) {
-        // What was printed before the end is logged before anybody hears of it.
-        let _ = self.over.recv_timeout(TO_END);
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner).services = None;
-    }
-}
-
-impl Kept {
-    fn add(&mut self, line: String) {
-        if let Some(services) = &self.services {
-            services.log(Level::Info, &line);
-        }
-        if self.words.len() == LAST {
-            self.words.remove(0);
-        }
-        self.words.push(line);
-    }
-}
-
-impl std::fmt::Debug for Kept {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.words.fmt(f)
-    }
 }

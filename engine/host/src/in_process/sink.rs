@@ -4,20 +4,16 @@ use std::ffi::c_void;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, PoisonError};
 
-use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use paraloom_abi::{self as abi, status};
 use paraloom_ffi::import_batch;
 
-use crate::error::fill;
-
-/// What the engine does with the rows.
-pub(crate) type Take<'a> =
-    Box<dyn FnMut(RecordBatch) -> Result<(), Box<dyn std::error::Error + Send + Sync>> + Send + 'a>;
+use super::status::fill;
+use crate::executor::RowSink;
 
 /// The C sink over a closure. Keeps the engine's own error, which says more than what
 /// the stage makes of it.
-pub(crate) struct Sink<'a> {
+pub(super) struct Sink<'a> {
     table: abi::Sink,
     state: Box<State<'a>>,
 }
@@ -28,13 +24,13 @@ struct State<'a> {
 }
 
 struct Inner<'a> {
-    take: Take<'a>,
+    take: RowSink<'a>,
     error: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
 impl<'a> Sink<'a> {
     /// Rows of `schema`, which is what the stage's plan promised.
-    pub(crate) fn new(schema: SchemaRef, take: Take<'a>) -> Self {
+    pub(super) fn new(schema: SchemaRef, take: RowSink<'a>) -> Self {
         let state = Box::new(State { schema, inner: Mutex::new(Inner { take, error: None }) });
         let table = abi::Sink {
             struct_size: size_of::<abi::Sink>() as u32,
@@ -45,11 +41,11 @@ impl<'a> Sink<'a> {
         Self { table, state }
     }
 
-    pub(crate) fn as_ptr(&self) -> *const abi::Sink {
+    pub(super) fn as_ptr(&self) -> *const abi::Sink {
         &raw const self.table
     }
 
-    pub(crate) fn take_error(&self) -> Option<Box<dyn std::error::Error + Send + Sync>> {
+    pub(super) fn take_error(&self) -> Option<Box<dyn std::error::Error + Send + Sync>> {
         self.state.inner.lock().unwrap_or_else(PoisonError::into_inner).error.take()
     }
 }

@@ -1,0 +1,183 @@
+//! A stage planned and at work in processes of its own.
+
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use paraloom_pipeline::PlanOutput;
+
+use super::desk::Desk;
+use super::ipc;
+use super::process::Process;
+use super::source::{Source, ask_plan};
+use super::wire::{Blobs, Command, InputKind, OutputKind, PlanRequest, Shape};
+use crate::error::{HostError, Result};
+use crate::executor::{Batches, PlannedStage, WorkInput, WorkOutput, WorkSettings, Worker};
+use crate::services::Services;
+
+/// A plan, which a process of its own makes once more to work by it.
+pub(super) struct Plan {
+    work: Work,
+    output: PlanOutput,
+}
+
+/// What a process needs to plan the same.
+#[derive(Clone)]
+struct Work {
+    source: Source,
+    request: PlanRequest,
+    schemas: Blobs,
+    outputs: Vec<Option<SchemaRef>>,
+}
+
+impl Plan {
+    /// What the stage of `request` said comes out; the schemas of the tables among its inputs are `schemas`.
+    pub(super) fn new(
+        source: &Source,
+        request: PlanRequest,
+        schemas: Blobs,
+        output: PlanOutput,
+    ) -> Self {
+        let (source, outputs) = (source.clone(), output.outputs.clone());
+        Self { work: Work { source, request, schemas, outputs }, output }
+    }
+}
+
+impl Work {
+    /// A process whose stage has planned the same.
+    fn start(&self, services: &Arc<dyn Services>) -> Result<Process> {
+        let (mut process, _) = self.source.start(Some(services))?;
+        let desk = &mut Desk::of(Some(services));
+        let output = ask_plan(&mut process, &self.request, &self.schemas, desk)?;
+        if output.outputs != self.outputs {
+            let what = "it planned other columns the second time".to_owned();
+            return Err(HostError::Broken { stage: self.request.stage.clone(), what });
+        }
+        Ok(process)
+    }
+
+    /// What is told of edges, the schemas of the tables among them, and their rows.
+    fn command(
+        shape: Shape,
+        settings: &WorkSettings,
+        services: &dyn Services,
+        inputs: Vec<WorkInput>,
+        outputs: Vec<OutputKind>,
+    ) -> Result<(Command, Blobs, Vec<Option<Batches>>)> {
+        let (mut kinds, mut schemas, mut rows) = (Vec::new(), Blobs::new(), Vec::new());
+        for input in inputs {
+            match input {
+                WorkInput::Table(schema, batches) => {
+                    let schema = ipc::encode(&schema, None);
+                    schemas.push(schema.map_err(|error| HostError::Engine(error.into()))?);
+                    kinds.push(InputKind::Table);
+                    rows.push(Some(batches));
+                }
+                WorkInput::Artifact(dir) => {
+                    kinds.push(InputKind::Artifact(dir));
+                    rows.push(None);
+                }
+            }
+        }
+        let work = Command::Work {
+            shape,
+            settings: settings.clone(),
+            checkpoint_interval: services.checkpoint_interval(),
+            inputs: kinds,
+            outputs,
+        };
+        Ok((work, schemas, rows))
+    }
+}
+
+impl PlannedStage for Plan {
+    fn output(&self) -> &PlanOutput {
+        &self.output
+    }
+
+    fn run(
+        &mut self,
+        settings: &WorkSettings,
+        services: Arc<dyn Services>,
+        inputs: Vec<WorkInput>,
+        outputs: Vec<WorkOutput<'_>>,
+    ) -> Result<()> {
+        let mut process = self.work.start(&services)?;
+        let kinds = outputs.iter().map(OutputKind::from).collect();
+        let (work, schemas, rows) =
+            Work::command(Shape::Whole, settings, &*services, inputs, kinds)?;
+        let mut desk = Desk::new(&*services, rows);
+        desk.outputs(&self.work.outputs, outputs);
+        process.command(&work, &schemas, &mut desk).map(drop)
+    }
+
+    fn open(
+        &mut self,
+        settings: &WorkSettings,
+        services: Arc<dyn Services>,
+        inputs: Vec<WorkInput>,
+    ) -> Result<Box<dyn Worker>> {
+        let kinds = self.work.outputs.iter().map(|_| OutputKind::Table).collect();
+        let (command, schemas, rows) =
+            Work::command(Shape::Map, settings, &*services, inputs, kinds)?;
+        let work = self.work.clone();
+        let mut worker = OpenWorker { work, services, command, schemas, rows, process: None };
+        worker.process = Some(worker.start()?);
+        Ok(Box::new(worker))
+    }
+}
+
+/// A map stage that is open in a process of its own.
+struct OpenWorker {
+    work: Work,
+    services: Arc<dyn Services>,
+    /// Opens the stage.
+    command: Command,
+    schemas: Blobs,
+    /// Of the tables; the mapped one has none here.
+    rows: Vec<Option<Batches>>,
+    /// None after a crash: the next rows start another one, so that a server outlives its stages.
+    process: Option<Process>,
+}
+
+impl OpenWorker {
+    fn start(&mut self) -> Result<Process> {
+        let mut process = self.work.start(&self.services)?;
+        let mut desk = Desk::new(&*self.services, std::mem::take(&mut self.rows));
+        let opened = process.command(&self.command, &self.schemas, &mut desk);
+        self.rows = desk.into_rows();
+        opened.map(|_| process)
+    }
+}
+
+impl Worker for OpenWorker {
+    fn map(&mut self, rows: &RecordBatch, outputs: Vec<WorkOutput<'_>>) -> Result<()> {
+        let mut process = match self.process.take() {
+            Some(process) => process,
+            // What it has read of other tables does not come twice.
+            None if self.rows.iter().flatten().count() > 1 => {
+                let how = "at an earlier part".to_owned();
+                return Err(HostError::Crashed { how, last_words: Vec::new() });
+            }
+            None => self.start()?,
+        };
+        let encoded = ipc::encode(&rows.schema(), Some(rows));
+        let encoded = vec![encoded.map_err(|error| HostError::Engine(error.into()))?];
+        let mut desk = Desk::new(&*self.services, std::mem::take(&mut self.rows));
+        desk.outputs(&self.work.outputs, outputs);
+        let mapped = process.command(&Command::Map, &encoded, &mut desk);
+        self.rows = desk.into_rows();
+        self.process = process.if_alive();
+        mapped.map(drop)
+    }
+}
+
+impl Drop for OpenWorker {
+    fn drop(&mut self) {
+        if let Some(process) = &mut self.process {
+            let desk = Desk::new(&*self.services, std::mem::take(&mut self.rows));
+            // It is done either way.
+            let _ = process.command(&Command::Close, &Blobs::new(), &mut desk.winding_up());
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! Where processes for the stages of one library come from.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use paraloom_pipeline::PlanOutput;
+
+use super::desk::Desk;
+use super::ipc;
+use super::process::Process;
+use super::wire::{self, Blobs, Command, Outcome, PlanRequest};
+use crate::description::Description;
+use crate::error::{HostError, Result};
+use crate::services::Services;
+/// The program that a stage works in: it calls [`attend`](crate::attend) with its standard input.
+#[derive(Clone, Debug)]
+pub struct Isolation {
+    /// The executable.
+    pub program: PathBuf,
+    /// Its arguments.
+    pub arguments: Vec<OsString>,
+}
+
+/// A library, and the program that loads it.
+#[derive(Clone, Debug)]
+pub(super) struct Source {
+    pub(super) isolation: Isolation,
+    pub(super) path: PathBuf,
+    /// Of the file as it was when the engine first saw it.
+    pub(super) digest: String,
+}
+
+impl Source {
+    /// A process that has loaded the library. What it prints is logged by `services`, or else goes to stderr.
+    pub(super) fn start(
+        &self,
+        services: Option<&Arc<dyn Services>>,
+    ) -> Result<(Process, Description)> {
+        let refuse = |reason: String| HostError::Load { path: self.path.clone(), reason };
+        let mut process = Process::start(&self.isolation, services)
+            .map_err(|error| refuse(format!("cannot start a process for it: {error}")))?;
+        let load = Command::Load { path: self.path.clone(), digest: self.digest.clone() };
+        match process.command(&load, &Blobs::new(), &mut Desk::of(services)) {
+            Ok((Outcome::Described(described), _)) => Ok((process, described)),
+            Ok(_) => Err(refuse(OUT_OF_TURN.to_owned())),
+            Err(HostError::Crashed { how, .. }) => {
+                Err(refuse(format!("the process that loaded it has ended ({how})")))
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+const OUT_OF_TURN: &str = "its process answered what was not asked";
+
+/// Has the stage of a process plan.
+pub(super) fn ask_plan(
+    process: &mut Process,
+    request: &PlanRequest,
+    schemas: &Blobs,
+    desk: &mut Desk,
+) -> Result<PlanOutput> {
+    let broken = |what: String| HostError::Broken { stage: request.stage.clone(), what };
+    let plan = Command::Plan(request.clone());
+    let (Outcome::Planned(planned), schemas) = process.command(&plan, schemas, desk)? else {
+        return Err(broken(OUT_OF_TURN.to_owned()));
+    };
+    let mut schemas = schemas.iter();
+    let outputs = planned.tables.iter().map(|is_table| {
+        let Some(schema) = is_table.then(|| schemas.next()).flatten() else { return Ok(None) };
+        ipc::decode(schema).map(|(schema, _)| Some(schema))
+    });
+    let outputs = outputs.collect::<Result<_, _>>().map_err(|error| broken(error.to_string()))?;
+    let wire::Planned { fingerprint, notes, memory, .. } = planned;
+    Ok(PlanOutput { outputs, fingerprint, notes, memory })
+}
