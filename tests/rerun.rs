@@ -114,7 +114,13 @@ impl World {
                 Node::Threshold(from, least) => {
                     let input = &tables[*from].0;
                     let split = |keep: bool, reason| Table {
-                        parts: input.parts.iter().map(|part| filter(part, *least, keep)).collect(),
+                        // Of a part without rows there is no trace.
+                        parts: input
+                            .parts
+                            .iter()
+                            .map(|part| filter(part, *least, keep))
+                            .filter(|part| !part.is_empty())
+                            .collect(),
                         text_tags: input.text_tags,
                         reason,
                     };

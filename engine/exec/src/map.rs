@@ -183,7 +183,9 @@ impl<'r, 'a> At<'r, 'a> {
         let Outputs { tables, map, reused } = outputs;
         let keep = |(rows, schema): (Option<RecordBatch>, &Option<SchemaRef>)| match (rows, schema)
         {
-            (Some(rows), Some(schema)) => self.begun.entry.write_part(schema, &rows).map(Some),
+            (Some(rows), Some(schema)) if rows.num_rows() > 0 => {
+                self.begun.entry.write_part(schema, &rows).map(Some)
+            }
             _ => Ok(None),
         };
         let outputs = tables.into_iter().zip(&self.context().node.outputs).map(keep);
@@ -247,7 +249,7 @@ impl<'r, 'a> At<'r, 'a> {
                 // The stage has lost track of its rows, which it did not do before.
                 return self.whole(part, rows, None);
             };
-            let known = self.known_pieces(&split, port)?;
+            let known = self.known_pieces(&split, port, schema)?;
             let (rows, count) = split.assemble(schema, &known, &new).map_err(bad)?;
             tables.push(Some(rows));
             counts.push(count);
@@ -257,15 +259,19 @@ impl<'r, 'a> At<'r, 'a> {
     }
 
     /// One output of every record that holds known rows.
-    fn known_pieces(&self, split: &Split, port: usize) -> Result<Vec<Piece>> {
+    fn known_pieces(&self, split: &Split, port: usize, schema: &SchemaRef) -> Result<Vec<Piece>> {
         let Some(known) = &self.state.known else { return Ok(Vec::new()) };
         let piece = |number: u32| {
             let record = known.record(number)?;
-            let (Some(Some(part)), Some(map)) = (record.outputs.get(port), &record.rows) else {
+            let Some(map) = &record.rows else {
                 let what = "a record of known rows has lost them".to_owned();
                 return Err(RunError::Internal { what });
             };
-            Ok(Piece { rows: read_part(&self.begun.entry, part)?, ranges: map.ranges(port) })
+            let rows = match record.outputs.get(port).copied().flatten() {
+                Some(part) => read_part(&self.begun.entry, &part)?,
+                None => RecordBatch::new_empty(SchemaRef::clone(schema)),
+            };
+            Ok(Piece { rows, ranges: map.ranges(port) })
         };
         split.records().into_iter().map(piece).collect()
     }

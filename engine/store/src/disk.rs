@@ -1,12 +1,13 @@
 //! The hands of a store: every open, write, sync, rename and removal goes through [`Disk`], and a [`Watch`] sees each of
 //! them first. That is how tests make the n-th operation fail, or kill the process before it, for every n.
 
+use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::error::{Result, StoreError};
 
@@ -77,12 +78,14 @@ const ATTEMPTS: usize = 100;
 pub(crate) struct Disk {
     tmp: PathBuf,
     watch: Option<Arc<dyn Watch>>,
+    /// Directories whose names are known to be durable: of them only the first use costs a sync.
+    durable: Arc<Mutex<HashSet<PathBuf>>>,
 }
 
 impl Disk {
     /// The disk of a store whose unfinished files go to `tmp`.
     pub(crate) fn new(tmp: PathBuf, watch: Option<Arc<dyn Watch>>) -> Self {
-        Self { tmp, watch }
+        Self { tmp, watch, durable: Arc::default() }
     }
 
     /// Tries one operation; an error names it and the file.
@@ -108,7 +111,26 @@ impl Disk {
             Err(error) if error.kind() == ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
             result => result,
         })?;
-        self.sync_parent(path)
+        self.sync_parent(path)?;
+        self.durable().insert(path.to_owned());
+        Ok(())
+    }
+
+    /// Makes a directory, and makes its name and those of the `above` directories that it is in durable: they may be of a
+    /// process that died before they were.
+    pub(crate) fn create_dir_durably(&self, path: &Path, above: usize) -> Result<()> {
+        self.create_dir_all(path)?;
+        for dir in path.ancestors().take(above + 1) {
+            if !self.durable().contains(dir) {
+                self.sync_parent(dir)?;
+                self.durable().insert(dir.to_owned());
+            }
+        }
+        Ok(())
+    }
+
+    fn durable(&self) -> MutexGuard<'_, HashSet<PathBuf>> {
+        self.durable.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn create_parent(&self, path: &Path) -> Result<()> {
@@ -176,9 +198,17 @@ impl Disk {
 
     /// Writes a file that appears whole or not at all, and survives a power cut.
     pub(crate) fn write_atomic(&self, path: &Path, bytes: &[u8]) -> Result<()> {
+        self.write_whole(path, bytes)?;
+        self.sync_parent(path)
+    }
+
+    /// The same of a file whose name need not be durable yet: the record that names it syncs the directory.
+    pub(crate) fn write_whole(&self, path: &Path, bytes: &[u8]) -> Result<()> {
         self.create_dir_all(&self.tmp)?;
         let aside = self.unique("file");
-        let written = self.write_synced(&aside, bytes).and_then(|()| self.rename(&aside, path));
+        let rename =
+            || self.try_to(Operation::Rename { from: &aside }, path, || fs::rename(&aside, path));
+        let written = self.write_synced(&aside, bytes).and_then(|()| rename());
         if written.is_err() {
             let _ = fs::remove_file(&aside);
         }
@@ -192,12 +222,6 @@ impl Disk {
             file.write_all(bytes).inspect_err(|_| drop(file.set_len(0)))
         })?;
         self.try_to(Operation::Sync, path, || file.sync_data())
-    }
-
-    /// Renames and makes the new name durable.
-    pub(crate) fn rename(&self, from: &Path, to: &Path) -> Result<()> {
-        self.try_to(Operation::Rename { from }, to, || fs::rename(from, to))?;
-        self.sync_parent(to)
     }
 
     /// Renames a directory to a place that others may want at the same moment. Who comes second keeps what is there if
@@ -266,14 +290,12 @@ impl Disk {
         })
     }
 
-    /// Appends one line in one write, after the end of any torn line; it is durable when this returns.
+    /// Appends one line in one write, after the end of any torn line. It is durable when this returns, and so are all
+    /// names in its directory: the line may say what is there.
     pub(crate) fn append_line(&self, path: &Path, line: &str) -> Result<()> {
         let mut file = self.open_to_append(path)?;
-        let (length, torn) = self.try_to(Operation::Read, path, || ending(&mut file))?;
-        if length == 0 {
-            // Whoever writes the first line has made the name durable before: what has lines needs no more.
-            self.sync_parent(path)?;
-        }
+        let torn = self.try_to(Operation::Read, path, || is_torn(&mut file))?;
+        self.sync_parent(path)?;
         let text = if torn { format!("\n{line}\n") } else { format!("{line}\n") };
         self.try_to(Operation::Write(text.as_bytes()), path, || file.write_all(text.as_bytes()))?;
         self.try_to(Operation::Sync, path, || file.sync_data())
@@ -378,16 +400,15 @@ pub(crate) fn list(path: &Path) -> std::io::Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-/// The length of a file, and whether its last line is cut short.
-fn ending(file: &mut File) -> std::io::Result<(u64, bool)> {
-    let length = file.seek(SeekFrom::End(0))?;
-    if length == 0 {
-        return Ok((0, false));
+/// Whether the last line of a file is cut short.
+fn is_torn(file: &mut File) -> std::io::Result<bool> {
+    if file.seek(SeekFrom::End(0))? == 0 {
+        return Ok(false);
     }
     file.seek(SeekFrom::End(-1))?;
     let mut last = [0];
     file.read_exact(&mut last)?;
-    Ok((length, last != *b"\n"))
+    Ok(last != *b"\n")
 }
 
 #[cfg(test)]

@@ -34,7 +34,7 @@ pub struct Entry {
 pub struct PartRecord {
     /// Digest of the input part.
     pub input: Digest,
-    /// One part per output port; `None` for artifact ports.
+    /// One part per output port; `None` where there are no rows, and for artifacts.
     pub outputs: Vec<Option<PartFile>>,
     /// What became of each row, if the stage works row by row.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -73,11 +73,7 @@ impl Entry {
 
     /// Makes the directory and stores what its key is the hash of.
     pub fn prepare(&self, preimage: &Preimage) -> Result<()> {
-        self.disk.create_dir_all(&self.dir)?;
-        // The directories may be of a run that died before their names were durable.
-        for dir in self.dir.ancestors().take(3) {
-            self.disk.sync_parent(dir)?;
-        }
+        self.disk.create_dir_durably(&self.dir, 2)?;
         let path = self.dir.join("key.json");
         match self.preimage() {
             Ok(Some(_)) => return Ok(()),
@@ -85,7 +81,7 @@ impl Entry {
             Ok(None) | Err(StoreError::Damaged { .. }) => {}
             Err(error) => return Err(error),
         }
-        sealed::write(&self.disk, &path, preimage)
+        sealed::write_whole(&self.disk, &path, preimage)
     }
 
     /// What the key is the hash of.
@@ -122,7 +118,7 @@ impl Entry {
         RowTable::new(self.disk.clone())
     }
 
-    /// Writes rows as a part file. It counts once a record or a manifest names it.
+    /// Writes rows as a part file. It counts, and is durable, once a record or a manifest names it.
     pub fn write_part(&self, schema: &SchemaRef, rows: &RecordBatch) -> Result<PartFile> {
         PartFile::write(&self.disk, &self.dir, schema, rows)
     }

@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::io::{ErrorKind, Seek, Write};
 use std::path::Path;
+use std::sync::OnceLock;
 
 use crate::disk::Disk;
 use crate::error::{Result, StoreError};
@@ -44,7 +45,9 @@ impl Lock {
 
 /// Says who holds the lock; a failure here costs a message, not the lock.
 fn sign(file: &mut File) {
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    static HOST: OnceLock<String> = OnceLock::new();
+    let host = HOST
+        .get_or_init(|| std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default());
     let since = jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M:%S UTC");
     let text = format!("process {} on {} since {since}\n", std::process::id(), host.trim());
     let _ = file.set_len(0);

@@ -86,7 +86,7 @@ fn read_columns(path: &Path, bytes: Vec<u8>, columns: Option<&[usize]>) -> Resul
 }
 
 impl PartFile {
-    /// Writes the rows into `dir`; the file is durable when this returns.
+    /// Writes the rows into `dir`. The content is durable when this returns; the name is with the record of it.
     pub(crate) fn write(
         disk: &Disk,
         dir: &Path,
@@ -104,7 +104,7 @@ impl PartFile {
         if Digest::of_file(&path).is_ok_and(|(digest, _)| digest == file.digest) {
             return Ok(file);
         }
-        disk.write_atomic(&path, &bytes)?;
+        disk.write_whole(&path, &bytes)?;
         Ok(file)
     }
 

@@ -117,7 +117,8 @@ impl RowMap {
             && self.counts.len() == outputs.len()
             && self.counts.iter().zip(outputs).all(|(counts, output)| match output {
                 Some(there) => counts.len() == rows && sum(counts) == *there,
-                None => counts.is_empty(),
+                // An artifact has no counts, a table without rows no file.
+                None => counts.is_empty() || (counts.len() == rows && sum(counts) == 0),
             })
     }
 }
@@ -267,6 +268,8 @@ mod tests {
         let counts = |counts| RowMap { counts, ..map.clone() };
         assert!(!counts(vec![vec![2, 1, 0], vec![0, 3], vec![]]).fits(&outputs));
         assert!(!counts(vec![vec![3], vec![0, 3], vec![]]).fits(&outputs));
-        assert!(!counts(vec![vec![2, 1], vec![0, 3], vec![0, 0]]).fits(&outputs));
+        // A table without rows has no file.
+        assert!(counts(vec![vec![2, 1], vec![0, 3], vec![0, 0]]).fits(&outputs));
+        assert!(!counts(vec![vec![2, 1], vec![0, 3], vec![0, 1]]).fits(&outputs));
     }
 }

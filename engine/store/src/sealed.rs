@@ -11,9 +11,17 @@ use crate::disk::Disk;
 use crate::error::{Result, StoreError};
 
 pub(crate) fn write(disk: &Disk, path: &Path, value: &impl Serialize) -> Result<()> {
+    disk.write_atomic(path, seal(value).as_bytes())
+}
+
+/// The same of a file whose name is made durable later, with the first record beside it.
+pub(crate) fn write_whole(disk: &Disk, path: &Path, value: &impl Serialize) -> Result<()> {
+    disk.write_whole(path, seal(value).as_bytes())
+}
+
+fn seal(value: &impl Serialize) -> String {
     let json = to_json(value);
-    let text = format!("{json}\n{}\n", Digest::of(json.as_bytes()));
-    disk.write_atomic(path, text.as_bytes())
+    format!("{json}\n{}\n", Digest::of(json.as_bytes()))
 }
 
 pub(crate) fn to_json(value: &impl Serialize) -> String {
