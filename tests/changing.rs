@@ -4,12 +4,11 @@ mod common;
 
 use std::path::Path;
 use std::sync::Mutex;
-use std::time::Duration;
 
 use common::Project;
-use paraloom_exec::{Cancel, Event, Job, Remotes, RunError, RunOptions, Summary, Workspace, run};
+use paraloom_exec::{Cancel, Job, Remotes, RunError, RunOptions, Summary, Workspace, run};
 use paraloom_hub::Settings;
-use paraloom_store::Store;
+use paraloom_store::{Event, Logged, Outcome, Store};
 
 const PIPELINE: &str = "\
 paraloom: 1
@@ -24,7 +23,7 @@ expect: [ { node: good, least: 3 } ]
 fn run_with(
     project: &Project,
     before: &dyn Fn(),
-    during: &(dyn Fn(&Event) + Sync),
+    during: &(dyn Fn(&Logged) + Sync),
 ) -> Result<Summary, RunError> {
     let host = common::shipped_host(Path::new(common::paraloom().get_program()));
     let workspace = Workspace {
@@ -63,7 +62,7 @@ fn a_run_judges_what_it_made() {
     for change in ["appended", "removed"] {
         let project = project();
         let verdicts = Mutex::new(Vec::new());
-        let during = |event: &Event| match event {
+        let during = |logged: &Logged| match &logged.event {
             Event::NodeFinished { node, .. } if node == "good" => match change {
                 "appended" => project.write("rows.csv", "n,text\n1,a\n2,b\n3,c\n4,d\n5,e\n"),
                 _ => std::fs::remove_file(project.file("rows.csv")).expect("it is there"),
@@ -71,7 +70,7 @@ fn a_run_judges_what_it_made() {
             Event::Expectation { met, message, .. } => {
                 verdicts.lock().expect("no panic").push((*met, message.clone()));
             }
-            Event::RunFinished { outcome, .. } => assert_eq!(*outcome, "unmet"),
+            Event::RunFinished { outcome, .. } => assert_eq!(*outcome, Outcome::Unmet),
             _ => {}
         };
         let summary = run_with(&project, &|| {}, &during).expect("it is done");

@@ -13,13 +13,11 @@ use std::time::{Duration, SystemTime};
 use arrow::array::AsArray;
 use arrow::datatypes::{Float64Type, Int64Type};
 use common::Lots;
-use paraloom_exec::{
-    Cancel, Event, Job, Lookup, PortResult, Remotes, RunOptions, Workspace, plan, run,
-};
+use paraloom_exec::{Cancel, Job, Lookup, PortResult, Remotes, RunOptions, Workspace, plan, run};
 use paraloom_host::Host;
 use paraloom_hub::Settings;
 use paraloom_pipeline::Graph;
-use paraloom_store::Store;
+use paraloom_store::{Event, Logged, Store};
 
 /// A row of a file: its text, a number, and a tag that is a number too unless the file has a tag with a letter.
 type Row = (String, i64, String);
@@ -336,13 +334,15 @@ impl Engine {
         let graph = graph.unwrap_or_else(|| panic!("{problems:?}\n{text}"));
         self.host = workspace.host;
         let (host, store) = (&self.host, Store::create(&self.dir.join("store")).expect("a store"));
-        let planned = plan(&graph, graph.order(), host, Some(&store)).expect("a plan");
+        let planned = Lookup::new(&graph, host, Some(&store))
+            .and_then(|lookup| plan(&graph, graph.order(), &lookup))
+            .expect("a plan");
         let job =
             Job { graph: &graph, nodes: graph.order(), host, store: &store, text: &text, set: &[] };
         let work = Mutex::new(Work::default());
-        let observer = |event: &Event| {
+        let observer = |logged: &Logged| {
             let mut work = work.lock().expect("no panic");
-            match event {
+            match &logged.event {
                 Event::NodeStarted { stage, .. } if stage == "load" => work.loads += 1,
                 Event::NodeStarted { stage, .. } if stage == "evaluate" => work.evaluations += 1,
                 Event::Part { rows, reused, .. } => work.rows += (rows - reused) as usize,

@@ -198,7 +198,7 @@ fn logs_of_killed_runs_do_not_stay_for_ever() {
     let runs = project.file(".paraloom/runs");
     for id in ["20200101T000000000Z-00001", "20990101T000000000Z-00002"] {
         std::fs::create_dir(runs.join(id)).expect("a new folder");
-        let line = "{\"v\":1,\"event\":\"run_started\",\"pipeline\":\"notes\"}\n";
+        let line = "{\"v\":1,\"time\":\"2020-01-01T00:00:00Z\",\"event\":\"run_started\",\"pipeline\":\"notes\",\"nodes\":1}\n";
         std::fs::write(runs.join(id).join("events.jsonl"), line).expect("a new file");
     }
     let told = project.ok(&["gc", "p.yaml"]);
@@ -228,4 +228,87 @@ fn a_pin_is_not_replaced_by_accident() {
     assert!(pin(&["--replace"]).starts_with("exit 0"));
     let told = project.ok(&["gc", "p.yaml", "--set", "least=5"]);
     assert!(told.contains("n >= 3"), "the first is not kept any more: {told}");
+}
+
+/// All files below a directory, with what is in them.
+fn files(dir: &std::path::Path) -> std::collections::BTreeMap<std::path::PathBuf, Vec<u8>> {
+    let (mut files, mut dirs) = (std::collections::BTreeMap::new(), vec![dir.to_owned()]);
+    while let Some(dir) = dirs.pop() {
+        for entry in std::fs::read_dir(&dir).expect("it is ours").flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                dirs.push(path);
+            } else {
+                let bytes = std::fs::read(&path).expect("it is ours");
+                files.insert(path, bytes);
+            }
+        }
+    }
+    files
+}
+
+const TWO: &str = "\
+paraloom: 1
+name: two
+nodes:
+  rows: { stage: load, with: { from: d.csv } }
+  kept: { stage: threshold, inputs: { rows: rows }, with: { keep: n > 1 } }
+expect: [ { node: kept, least: 1 } ]
+";
+
+#[test]
+fn plan_and_status_write_nothing() {
+    let project = Project::new(TWO);
+    project.write("d.csv", "text,n\na,1\nb,2\n");
+    for command in ["plan", "status"] {
+        project.ok(&[command, "p.yaml"]);
+        assert!(!project.file(".paraloom").exists(), "{command} made a store");
+    }
+    project.ok(&["run", "p.yaml"]);
+    project.write("d.csv", "text,n\na,1\nb,2\nc,3\n");
+    // A file is known by its digest once its last change is some seconds ago.
+    let old = std::time::SystemTime::now() - std::time::Duration::from_secs(60);
+    let file = std::fs::File::options().write(true).open(project.file("d.csv"));
+    file.and_then(|file| file.set_modified(old)).expect("it is ours");
+    let before = files(&project.file(".paraloom"));
+    for command in [&["plan", "p.yaml"][..], &["plan", "p.yaml", "--json"], &["status", "p.yaml"]] {
+        let said = project.ok(command);
+        assert!(said.contains("rows"), "{said}");
+        assert!(files(&project.file(".paraloom")) == before, "{command:?} wrote something");
+    }
+    let plan = project.ok(&["plan", "p.yaml"]);
+    assert!(plan.contains("`plan --read` reads the files that have changed"), "{plan}");
+}
+
+#[test]
+fn what_plan_reads_is_no_run() {
+    let project = Project::new(TWO);
+    project.write("d.csv", "text,n\na,1\nb,2\n");
+    project.ok(&["run", "p.yaml"]);
+    project.write("d.csv", "text,n\na,1\nb,2\nc,3\n");
+    let plan = project.ok(&["plan", "p.yaml", "--read"]);
+    assert!(plan.contains("1 new row"), "{plan}");
+    assert_eq!(project.ok(&["runs"]).lines().count(), 1);
+    // A file that cannot be read any more is told, and the rest is planned.
+    project.write("d.csv", "text,n\na,1\nb,2\nc,3\n");
+    let again = project.run(&["plan", "p.yaml", "--read"]);
+    assert!(!String::from_utf8_lossy(&again.stderr).contains("done"), "nothing is read twice");
+}
+
+#[test]
+fn the_events_that_run_prints_are_its_log() {
+    let project = Project::new(TWO);
+    project.write("d.csv", "text,n\na,1\nb,2\n");
+    let printed = project.ok(&["run", "p.yaml", "--json"]);
+    let runs = std::fs::read_dir(project.file(".paraloom/runs")).expect("there is a run");
+    let [run] = &runs.flatten().collect::<Vec<_>>()[..] else { panic!("one run") };
+    let log = std::fs::read_to_string(run.path().join("events.jsonl")).expect("it has a log");
+    assert_eq!(printed, log);
+    let id = run.file_name().into_string().expect("it is text");
+    for line in log.lines() {
+        let line: serde_json::Value = serde_json::from_str(line).expect("it is JSON");
+        assert_eq!(line["run"], id.as_str(), "{line}");
+        assert!(line["time"].is_string() && line["event"].is_string(), "{line}");
+    }
+    assert!(log.contains(r#""event":"expectation","table":"kept","met":true"#), "{log}");
 }

@@ -63,7 +63,7 @@ pub(crate) enum Command {
     /// Put map nodes behind HTTP, with a page to try them.
     Serve(ServeArgs),
     /// Show what is done, what is left, and how the newest run went.
-    Status(PlanArgs),
+    Status(StatusArgs),
     /// Draw the pipeline.
     Graph(GraphArgs),
     /// Write one HTML page on what came of a pipeline.
@@ -170,6 +170,19 @@ fn seconds(text: &str) -> Result<Duration, String> {
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct PlanArgs {
+    #[command(flatten)]
+    pub(crate) pipeline: PipelineArgs,
+    /// Read files that have changed into the store, as a run would, to say how many rows are new. Without it nothing is
+    /// written.
+    #[arg(long)]
+    pub(crate) read: bool,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct StatusArgs {
     #[command(flatten)]
     pub(crate) pipeline: PipelineArgs,
     /// Print JSON.

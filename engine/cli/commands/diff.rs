@@ -10,6 +10,7 @@ use super::compare::{Changes, Comparison};
 use super::json::{cell, cell_text};
 use super::print;
 use super::query::{find_table, for_person};
+use super::status::started;
 use crate::args::{DiffArgs, StageArgs};
 use crate::context::Project;
 use crate::error::{CliError, NODE_FAILED, Result};
@@ -56,7 +57,7 @@ fn earlier(args: &DiffArgs, now: &Project, table_now: &TableRef) -> Result<(Stri
     }
     let name = now.graph.name.as_str();
     for run in store.runs()?.into_iter().rev() {
-        if run.events.iter().all(|event| event["pipeline"] != name) {
+        if started(&run).is_none_or(|(pipeline, _)| pipeline != name) {
             continue;
         }
         // A run that was cut short has left no record, one of another text perhaps no such table.

@@ -190,12 +190,7 @@ impl Keep {
         let used = self.usage.newest(key);
         let mut text = match used {
             Some((found, run)) => {
-                let set = run.set.iter().map(|(name, value)| {
-                    format!(
-                        " {name}={}",
-                        value.as_str().map_or_else(|| value.to_string(), str::to_owned)
-                    )
-                });
+                let set = run.set.iter().map(|(name, value)| format!(" {name}={value}"));
                 format!(
                     "`{}` ({stage}) of `{}`{}",
                     found.node,

@@ -2,26 +2,30 @@
 
 use std::process::ExitCode;
 
-use paraloom_exec::{Cancel, Job, Lookup, NodePlan, State, judge};
-use paraloom_host::Host;
-use paraloom_pipeline::{DEFAULT_DEVICE, Graph, Node, Place, PortKind};
-use paraloom_store::Store;
+use paraloom_exec::{Cancel, Job, Lookup, NodePlan, RunError, RunOptions, State, judge};
+use paraloom_pipeline::{DEFAULT_DEVICE, Graph, Place, PortKind};
+use paraloom_store::{Event, Logged, Store};
+use petgraph::graph::NodeIndex;
 
 use super::print;
 use super::run::options;
 use crate::args::{PlanArgs, StageArgs};
 use crate::context::Project;
 use crate::error::Result;
-use crate::render::bytes;
+use crate::render::{self, Progress, bytes};
+use crate::signals::Signals;
 
 pub(crate) fn run(args: &PlanArgs, stages: &StageArgs) -> Result<ExitCode> {
     let project = Project::open(&args.pipeline, stages)?;
     let (graph, host) = (&project.graph, &project.workspace.host);
     let store = project.store()?;
-    if let Some(store) = &store {
-        read_sources(&project, store, &args.pipeline.settings.set);
+    if let Some(store) = store.as_ref().filter(|_| args.read)
+        && let Some(exit) = read_sources(&project, store, &args.pipeline.settings.set)?
+    {
+        return Ok(exit);
     }
-    let plan = paraloom_exec::plan(graph, graph.order(), host, store.as_ref())?;
+    let lookup = Lookup::new(graph, host, store.as_ref())?;
+    let plan = paraloom_exec::plan(graph, graph.order(), &lookup)?;
     if args.json {
         print(&serde_json::to_string_pretty(&plan).unwrap_or_default())?;
         return Ok(ExitCode::SUCCESS);
@@ -31,38 +35,63 @@ pub(crate) fn run(args: &PlanArgs, stages: &StageArgs) -> Result<ExitCode> {
         let line = format!("{:width$}  {:12} {}", node.node, node.stage, describe(node));
         print(line.trim_end())?;
     }
-    for unmet in unmet(graph, host, store.as_ref())? {
+    for unmet in unmet(graph, &lookup)? {
         print(&format!("not as expected: {unmet}"))?;
     }
+    let is_left = |node: &NodeIndex| lookup.complete(*node).is_none();
     if plan.is_done() {
         print("nothing to do")?;
+    } else if store.is_some() && !args.read && sources(graph).iter().any(is_left) {
+        print("`plan --read` reads the files that have changed and counts their new rows")?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
 /// What the tables that are there should be, and are not.
-pub(crate) fn unmet(graph: &Graph, host: &Host, store: Option<&Store>) -> Result<Vec<String>> {
-    if graph.expect.is_empty() {
-        return Ok(Vec::new());
-    }
-    let lookup = Lookup::new(graph, host, store)?;
+pub(crate) fn unmet(graph: &Graph, lookup: &Lookup) -> Result<Vec<String>> {
     let verdicts = judge(graph, graph.order(), lookup.results())?;
     Ok(verdicts.into_iter().filter_map(|verdict| Some(verdict.unmet?.message)).collect())
 }
 
-/// Reads files that have changed into the store, as a run would, so that the plan can say how many rows are new.
-fn read_sources(project: &Project, store: &Store, set: &[(String, String)]) {
-    let (graph, host) = (&project.graph, &project.workspace.host);
-    let is_source = |node: &Node| {
-        let tables = node.stage.outputs.iter().all(|port| port.kind == PortKind::Table);
-        tables && node.paths.iter().all(|used| !matches!(used.place, Place::Hub(_)))
+/// The nodes that read files on this machine, and nothing else.
+fn sources(graph: &Graph) -> Vec<NodeIndex> {
+    let is_source = |index: &NodeIndex| {
+        let node = graph.node(*index);
+        graph.inputs(*index).is_empty()
+            && node.stage.outputs.iter().all(|port| port.kind == PortKind::Table)
+            && node.paths.iter().all(|used| !matches!(used.place, Place::Hub(_)))
     };
-    let sources = graph.order().iter().copied();
-    let sources = sources.filter(|index| graph.inputs(*index).is_empty());
-    let sources: Vec<_> = sources.filter(|index| is_source(graph.node(*index))).collect();
-    let job = Job { graph, nodes: &sources, host, store, text: &project.workspace.text, set };
-    // What fails here fails in the run too, which says why; the plan is then about the rest.
-    let _ = paraloom_exec::run(&job, &options(None, 1), &Cancel::default(), &|_| {});
+    graph.order().iter().copied().filter(is_source).collect()
+}
+
+/// Reads files that have changed into the store, as a run would, so that the plan can say how many rows are new. It is
+/// no run: no log tells of it. An exit code if somebody asks to stop.
+fn read_sources(
+    project: &Project,
+    store: &Store,
+    set: &[(String, String)],
+) -> Result<Option<ExitCode>> {
+    let (graph, host) = (&project.graph, &project.workspace.host);
+    let nodes = sources(graph);
+    let cancel = Cancel::default();
+    let signals = Signals::listen(&cancel.flag());
+    let progress = Progress::new();
+    let observer = |logged: &Logged| {
+        if !matches!(logged.event, Event::NodeCached { .. }) {
+            progress.show(&logged.event);
+        }
+    };
+    let job = Job { graph, nodes: &nodes, host, store, text: &project.workspace.text, set };
+    let options = RunOptions { is_logged: false, keep_going: true, ..options(None, 1) };
+    match paraloom_exec::run(&job, &options, &cancel, &observer) {
+        Err(RunError::Stopped) => Ok(Some(ExitCode::from(signals.exit_code()))),
+        // What fails here fails in the run too, and the plan is about the rest.
+        Err(error) => {
+            render::note(&format!("not read: {error}"));
+            Ok(None)
+        }
+        Ok(_) => Ok(None),
+    }
 }
 
 pub(crate) fn describe(node: &NodePlan) -> String {

@@ -2,8 +2,9 @@
 
 use std::process::ExitCode;
 
-use paraloom_exec::{Cancel, Event, Job, NodeResult, PortResult, Results, RunError, RunOptions};
+use paraloom_exec::{Cancel, Job, NodeResult, PortResult, Results, RunError, RunOptions};
 use paraloom_pipeline::{Graph, PortKind, nearest};
+use paraloom_store::Logged;
 use petgraph::graph::NodeIndex;
 
 use super::print;
@@ -18,12 +19,12 @@ pub(crate) fn run(args: &RunArgs, stages: &StageArgs) -> Result<ExitCode> {
     let cancel = Cancel::default();
     let signals = Signals::listen(&cancel.flag());
     let progress = Progress::new();
-    let observer = |event: &Event| {
+    let observer = |logged: &Logged| {
         if args.json {
             // Whoever reads the events may go away; the run goes on.
-            let _ = print(&serde_json::to_string(event).unwrap_or_default());
+            let _ = print(&logged.line());
         } else {
-            progress.show(event);
+            progress.show(&logged.event);
         }
     };
     let until = args.until.as_deref();

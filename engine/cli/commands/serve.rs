@@ -7,9 +7,10 @@ use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{Sender, channel};
 
 use arrow::array::RecordBatch;
-use paraloom_exec::{Cancel, Chain, Event, Job, chain_of};
+use paraloom_exec::{Cancel, Chain, Job, chain_of};
 use paraloom_pipeline::{Graph, Shape};
 use paraloom_serve::{About, Mapped, Mapper, Server, Settings};
+use paraloom_store::{Event, LogLevel};
 use petgraph::graph::NodeIndex;
 
 use super::run::{find_node, options};
@@ -122,7 +123,7 @@ fn print_logs() -> Result<Sender<Event>> {
     std::thread::Builder::new().name("logs".to_owned()).spawn(move || {
         for event in said {
             if let Event::Log { node, level, message } = event
-                && matches!(level, "warn" | "error")
+                && level <= LogLevel::Warn
             {
                 render::note(&format!("{node}: {level}: {}", render::printable(&message)));
             }

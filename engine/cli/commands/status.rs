@@ -1,30 +1,32 @@
 //! `status`: what is done, what is left, and how the newest run went.
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 
-use paraloom_exec::State;
-use paraloom_store::RunSummary;
-use serde_json::{Value, json};
+use paraloom_exec::{Lookup, State};
+use paraloom_store::{Event, Outcome, RunSummary};
+use serde_json::json;
 
 use super::plan::{describe, unmet};
 use super::print;
-use crate::args::{PlanArgs, StageArgs};
+use crate::args::{StageArgs, StatusArgs};
 use crate::context::Project;
 use crate::error::Result;
 use crate::render::duration;
 
-pub(crate) fn run(args: &PlanArgs, stages: &StageArgs) -> Result<ExitCode> {
+pub(crate) fn run(args: &StatusArgs, stages: &StageArgs) -> Result<ExitCode> {
     let project = Project::open(&args.pipeline, stages)?;
     let (graph, host) = (&project.graph, &project.workspace.host);
     let store = project.store()?;
-    let plan = paraloom_exec::plan(graph, graph.order(), host, store.as_ref())?;
+    let lookup = Lookup::new(graph, host, store.as_ref())?;
+    let plan = paraloom_exec::plan(graph, graph.order(), &lookup)?;
     let is_ours =
-        |run: &RunSummary| run.events.iter().any(|event| event["pipeline"] == graph.name.as_str());
+        |run: &RunSummary| started(run).is_some_and(|(pipeline, _)| pipeline == graph.name);
     let newest = match &store {
         Some(store) => store.runs()?.into_iter().rfind(is_ours),
         None => None,
     };
-    let unmet = unmet(graph, host, store.as_ref())?;
+    let unmet = unmet(graph, &lookup)?;
     if args.json {
         let run = newest.as_ref().map(|run| json!({"id": run.id, "last_event": run.events.last()}));
         let status = json!({"nodes": plan.nodes, "run": run, "unmet": unmet});
@@ -45,36 +47,45 @@ pub(crate) fn run(args: &PlanArgs, stages: &StageArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// The pipeline of a run, and what variables were set to; none if its log is cut short before that.
+pub(crate) fn started(run: &RunSummary) -> Option<(String, BTreeMap<String, String>)> {
+    run.events.iter().find_map(|line| match &line.event {
+        Event::RunStarted { pipeline, set, .. } => Some((pipeline.clone(), set.clone())),
+        _ => None,
+    })
+}
+
 /// How a run ended, or how far it is.
 pub(crate) fn outcome(run: &RunSummary) -> String {
-    let last = run.events.last();
-    let named = |name: &str| run.events.iter().rev().find(move |event| event["event"] == name);
-    if let Some(end) = named("run_finished") {
-        let took = duration(end["ms"].as_u64().unwrap_or(0));
-        let why =
-            named("node_failed").and_then(|event| event["message"].as_str()).unwrap_or_default();
-        let outcome = end["outcome"].as_str().unwrap_or("ended");
-        let unmet = |event: &&Value| event["event"] == "expectation" && event["met"] == false;
-        let unmet = run.events.iter().find(unmet).and_then(|event| event["message"].as_str());
-        return match outcome {
-            "failed" => format!("failed after {took}: {why}"),
-            "unmet" => {
-                format!("done in {took}, not as expected: {}", unmet.unwrap_or_default())
+    let mut progress = String::new();
+    let (mut failed, mut unmet) = (None, None);
+    for line in &run.events {
+        match &line.event {
+            Event::RunFinished { outcome, ms } => return ending(*outcome, *ms, failed, unmet),
+            Event::NodeFailed { message, .. } => failed = Some(message.as_str()),
+            Event::Expectation { met: false, message, .. } => unmet = unmet.or(message.as_deref()),
+            Event::Progress { done, total, unit, .. } => {
+                progress = format!(", {done} of {total} {unit}");
             }
-            _ => format!("{outcome} in {took}"),
-        };
+            // The count is of the node that spoke last.
+            event if event.node().is_some() => progress.clear(),
+            _ => {}
+        }
     }
-    let when = last.and_then(|event| event["time"].as_str()).unwrap_or("never");
-    let node = last.and_then(|event| event["node"].as_str()).unwrap_or_default();
-    let progress = named("progress").filter(|event| event["node"] == node);
-    let count = progress.map_or(String::new(), |event| {
-        let number = |name: &str| event.get(name).and_then(Value::as_u64).unwrap_or(0);
-        format!(
-            ", {} of {} {}",
-            number("done"),
-            number("total"),
-            event["unit"].as_str().unwrap_or_default()
-        )
-    });
-    format!("running or cut short; last sign of life {when} from `{node}`{count}")
+    let Some(last) = run.events.last() else {
+        return "running or cut short; it has not said anything yet".to_owned();
+    };
+    let node = last.event.node().map(|node| format!(" from `{node}`")).unwrap_or_default();
+    format!("running or cut short; last sign of life {}{node}{progress}", last.time)
+}
+
+fn ending(outcome: Outcome, ms: u64, failed: Option<&str>, unmet: Option<&str>) -> String {
+    let took = duration(ms);
+    match outcome {
+        Outcome::Failed => format!("failed after {took}: {}", failed.unwrap_or_default()),
+        Outcome::Unmet => {
+            format!("done in {took}, not as expected: {}", unmet.unwrap_or_default())
+        }
+        Outcome::Done | Outcome::Stopped => format!("{outcome} in {took}"),
+    }
 }

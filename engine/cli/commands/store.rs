@@ -10,7 +10,7 @@ use paraloom_store::{Key, Pin, Store};
 
 use super::gc::unfinished;
 use super::print;
-use super::status::outcome;
+use super::status::{outcome, started};
 use crate::args::{PinArgs, PipelineArgs, StageArgs, StoreArgs, UnpinArgs};
 use crate::context::Project;
 use crate::error::{CliError, Result};
@@ -100,11 +100,8 @@ pub(crate) fn unpin(args: &UnpinArgs) -> Result<ExitCode> {
 pub(crate) fn runs(args: &StoreArgs) -> Result<ExitCode> {
     let store = open(&args.store)?;
     for run in store.runs()? {
-        let started = run.events.iter().find(|event| event["event"] == "run_started");
-        let pipeline = started.and_then(|event| event["pipeline"].as_str()).unwrap_or_default();
-        let set = started.and_then(|event| event["set"].as_object()).into_iter().flatten();
-        let set: Vec<_> =
-            set.map(|(name, value)| format!("{name}={}", value.as_str().unwrap_or("?"))).collect();
+        let (pipeline, set) = started(&run).unwrap_or_default();
+        let set: Vec<_> = set.iter().map(|(name, value)| format!("{name}={value}")).collect();
         let line = format!("{}  {pipeline:16} {}  {}", run.id, outcome(&run), set.join(" "));
         print(line.trim_end())?;
     }

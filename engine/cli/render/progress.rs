@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
-use paraloom_exec::Event;
+use paraloom_store::Event;
 
 use super::{CYAN, DIM, GREEN, RED, bytes, duration, note, printable};
 
@@ -109,11 +109,24 @@ impl State {
             Event::Progress { node, done, total, unit } => self.progress(node, *done, *total, unit),
             Event::Metric { node, name, value, .. } if name == "loss" => {
                 if let Some(node) = self.nodes.get_mut(node) {
-                    node.loss = Some(*value);
+                    node.loss = *value;
                 }
             }
             Event::Log { node, level, message } => {
                 self.line(&format!("{CYAN}{level:>11}{CYAN:#} {node}: {}", printable(message)));
+            }
+            Event::Retry { node, attempt, wait_ms, message } => {
+                let wait = duration(*wait_ms);
+                self.line(&format!(
+                    "{CYAN}      retry{CYAN:#} {node}: {}; attempt {attempt} follows in {wait}",
+                    printable(message)
+                ));
+            }
+            Event::RowRejected { node, id, message } => {
+                self.line(&format!(
+                    "{CYAN}   rejected{CYAN:#} {node}: row {id}: {}",
+                    printable(message)
+                ));
             }
             Event::NodeFinished { node, rows, rows_found, ms, .. } => {
                 self.finish(node, *rows, rows_found.unwrap_or(0), *ms);

@@ -7,13 +7,12 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use paraloom_host::Worker;
 use paraloom_pipeline::{Graph, Node, RowAccount, Shape};
-use paraloom_store::{DigestCache, Store};
+use paraloom_store::{DigestCache, Event, Store};
 use petgraph::graph::NodeIndex;
 
 use crate::account::origins;
 use crate::context::NodeContext;
 use crate::error::{Result, RunError};
-use crate::event::Event;
 use crate::lookup::Lookup;
 use crate::rows::map_rows;
 use crate::run::{Cancel, Job, RunOptions};

@@ -34,7 +34,7 @@ mod workspace;
 
 pub use chain::{Chain, Mapped, chain_of};
 pub use error::{Result, RunError};
-pub use event::{Event, Observer};
+pub use event::Observer;
 pub use expect::{Verdict, judge};
 pub use fetch::Variables;
 pub use keys::rekey;

@@ -150,7 +150,7 @@ pub struct Lookup<'a> {
 }
 
 impl<'a> Lookup<'a> {
-    /// Looks up every node of `graph` in `store`; without a store there is nothing.
+    /// Looks up every node of `graph` in `store`; without a store there is nothing. Writes nothing.
     pub fn new(graph: &Graph, host: &'a Host, store: Option<&'a Store>) -> Result<Self> {
         let digests = store.map(DigestCache::load).unwrap_or_default();
         let (found, results) = (HashMap::new(), Results::default());
@@ -162,10 +162,12 @@ impl<'a> Lookup<'a> {
             }
             lookup.found.insert(*index, found);
         }
-        if let Some(store) = store {
-            lookup.digests.save(store);
-        }
         Ok(lookup)
+    }
+
+    /// The store that was looked at.
+    pub fn store(&self) -> Option<&'a Store> {
+        self.store
     }
 
     /// The digests of the files that were looked at.

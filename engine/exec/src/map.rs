@@ -7,11 +7,10 @@ use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 use paraloom_host::Worker;
 use paraloom_pipeline::Endpoint;
-use paraloom_store::{Entry, Lock, PartFile, PartRecord, RowMap};
+use paraloom_store::{Entry, Event, Lock, PartFile, PartRecord, RowMap};
 
 use crate::context::NodeContext;
 use crate::error::{Result, RunError};
-use crate::event::Event;
 use crate::input::read_part;
 use crate::lookup::{Committed, OutputParts};
 use crate::reuse::{KnownRows, Piece, Split};

@@ -1,6 +1,5 @@
 //! What a run would do, and why.
 
-use paraloom_host::Host;
 use paraloom_pipeline::Graph;
 use paraloom_store::Store;
 use petgraph::graph::NodeIndex;
@@ -59,19 +58,14 @@ impl Plan {
     }
 }
 
-/// Says what a run of `nodes` would do.
-pub fn plan(
-    graph: &Graph,
-    nodes: &[NodeIndex],
-    host: &Host,
-    store: Option<&Store>,
-) -> Result<Plan> {
-    let lookup = Lookup::new(graph, host, store)?;
+/// Says what a run of `nodes` would do, of which `lookup` knows what there is.
+pub fn plan(graph: &Graph, nodes: &[NodeIndex], lookup: &Lookup) -> Result<Plan> {
+    let store = lookup.store();
     let history = match store {
         Some(store) => History::read(store, &graph.name)?,
         None => History::default(),
     };
-    let plan = |index: &NodeIndex| plan_node(graph, *index, &lookup, &history, store);
+    let plan = |index: &NodeIndex| plan_node(graph, *index, lookup, &history, store);
     Ok(Plan { nodes: nodes.iter().map(plan).collect::<Result<_>>()? })
 }
 

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use paraloom_pipeline::Node;
-use paraloom_store::{Key, Preimage, Store, StoreError};
+use paraloom_store::{Event, Key, Logged, Preimage, Store, StoreError};
 use serde_json::Value;
 
 use crate::error::Result;
@@ -21,17 +21,14 @@ impl History {
         let mut history = Self::default();
         let current = store.moved_keys()?;
         for run in store.runs()? {
-            let is_same =
-                |event: &Value| event["event"] == "run_started" && event["pipeline"] == pipeline;
+            let is_same = |line: &Logged| matches!(&line.event, Event::RunStarted { pipeline: of, .. } if of == pipeline);
             if !run.events.iter().any(is_same) {
                 continue;
             }
-            for event in &run.events {
-                let (node, key) = (event["node"].as_str(), event["key"].as_str());
-                let (Some(node), Some(key)) = (node, key.and_then(Key::parse).map(&current)) else {
-                    continue;
-                };
-                if event["event"] == "node_finished" || event["event"] == "node_cached" {
+            for line in run.events {
+                let Some((node, key)) = line.event.result() else { continue };
+                let key = current(key.clone());
+                if !matches!(line.event, Event::NodeStarted { .. }) {
                     history.done.insert(key.clone());
                 }
                 history.keys.insert(node.to_owned(), key);

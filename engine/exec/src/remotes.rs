@@ -11,11 +11,11 @@ use std::time::Instant;
 
 use paraloom_hub::{Hub, HubError, Kind, Notice, Pinned, Reference, Settings, Watch};
 use paraloom_pipeline::{HubPlace, Node, Place, PlanFailure, PlanOutput, StageInfo, nearest};
-use paraloom_store::Store;
+use paraloom_store::{Event, Store};
 use serde_json::{Value, json};
 
 use crate::error::{Result, RunError};
-use crate::event::{Event, Observer};
+use crate::event::{Observer, tell};
 use crate::memory::{Memory, plan_key};
 use crate::run::Cancel;
 
@@ -103,7 +103,7 @@ impl Remotes {
     pub(crate) fn pin(&mut self, cancel: &Cancel, observer: Observer) -> Result<()> {
         let stop = cancel.flag();
         for reference in self.named.borrow().clone() {
-            let notice = |notice: &Notice| tell(&reference, notice, observer);
+            let notice = |notice: &Notice| tell_notice(&reference, notice, observer);
             let watch = Watch { stop: &stop, notice: &notice };
             match self.hub.pin(&reference, &watch) {
                 Ok(pinned) => drop(self.pins.insert(reference, pinned)),
@@ -113,7 +113,8 @@ impl Remotes {
                         let commit = known.pinned.commit.get(..8).unwrap_or_default();
                         let message =
                             format!("{error}; going on with commit {commit}…, which is known");
-                        observer(&Event::HubNotice { reference: reference.to_string(), message });
+                        let reference = reference.to_string();
+                        tell(observer, Event::HubNotice { reference, message });
                     }
                     self.failures.insert(reference, error);
                 }
@@ -170,14 +171,17 @@ impl Remotes {
         };
         let name = reference.to_string();
         let stop = cancel.flag();
-        let notice = |notice: &Notice| tell(reference, notice, observer);
+        let notice = |notice: &Notice| tell_notice(reference, notice, observer);
         let watch = Watch { stop: &stop, notice: &notice };
         let started = Instant::now();
-        observer(&Event::FetchStarted { reference: name.clone(), commit: pinned.commit.clone() });
+        tell(
+            observer,
+            Event::FetchStarted { reference: name.clone(), commit: pinned.commit.clone() },
+        );
         let fetched = self.hub.fetch(reference, &pinned, &watch);
         fetched.map_err(|error| RunError::from_hub(reference, error))?;
         let ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        observer(&Event::FetchFinished { reference: name, ms });
+        tell(observer, Event::FetchFinished { reference: name, ms });
         Ok(pinned)
     }
 
@@ -242,9 +246,9 @@ impl Remotes {
     }
 }
 
-fn tell(reference: &Reference, notice: &Notice, observer: Observer) {
+fn tell_notice(reference: &Reference, notice: &Notice, observer: Observer) {
     let reference = reference.to_string();
-    observer(&match notice {
+    let event = match notice {
         Notice::Progress { done, total } => Event::Fetch { reference, done: *done, total: *total },
         Notice::Retry { reason, pause } => {
             let message = format!("{reason}; trying again in {:.1} s", pause.as_secs_f64());
@@ -254,7 +258,8 @@ fn tell(reference: &Reference, notice: &Notice, observer: Observer) {
             let message = format!("another process downloads {file}; waiting for it");
             Event::HubNotice { reference, message }
         }
-    });
+    };
+    tell(observer, event);
 }
 
 /// "did you mean `train`?", where a name of a data set is misspelt.

@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 
 use paraloom_host::Host;
 use paraloom_pipeline::Graph;
-use paraloom_store::{RunLog, Store, StoreError};
+use paraloom_store::{Event, Logged, Outcome, RunLog, Store, StoreError};
 use petgraph::graph::NodeIndex;
 
 use crate::crew::Crew;
 use crate::error::{Result, RunError};
-use crate::event::{Event, Observer};
+use crate::event::Observer;
 use crate::expect::{Verdict, judge};
 use crate::lookup::{Lookup, Results, rows_of};
 use crate::record::RunRecord;
@@ -50,6 +50,8 @@ pub struct RunOptions {
     pub jobs: usize,
     /// Whether a node that fails stops only what reads it, and not all the others.
     pub keep_going: bool,
+    /// Whether it is recorded as a run, with a log.
+    pub is_logged: bool,
     /// How far apart the checkpoints of a training are; zero means one after every step.
     /// Not in any key: it does not decide the result.
     pub checkpoint_every: Duration,
@@ -59,7 +61,7 @@ impl Default for RunOptions {
     /// One thread, one job, checkpoints ten seconds apart.
     fn default() -> Self {
         let checkpoint_every = Duration::from_secs(10);
-        Self { threads: 1, jobs: 1, keep_going: false, checkpoint_every }
+        Self { threads: 1, jobs: 1, keep_going: false, is_logged: true, checkpoint_every }
     }
 }
 
@@ -116,20 +118,21 @@ pub fn run(
     let mut log: Option<RunLog> = None;
     for attempt in 0.. {
         let lookup = Lookup::new(graph, host, Some(store))?;
+        lookup.digests().save(store);
         let left: Vec<_> =
             nodes.iter().copied().filter(|node| lookup.complete(*node).is_none()).collect();
-        if log.is_none() && !left.is_empty() {
+        if log.is_none() && !left.is_empty() && options.is_logged {
             log = Some(RunLog::create(store, text)?);
         }
-        let emit = |event: &Event| {
+        let emit = |event: Event| {
+            let logged = Logged::now(log.as_ref().map(RunLog::id), event);
             if let Some(log) = &log {
-                log_event(log, event);
+                log.write(&logged);
             }
-            observer(event);
+            observer(&logged);
         };
-        if let Some(log) = log.as_ref().filter(|_| attempt == 0) {
-            emit(&Event::RunStarted {
-                run: log.id().to_owned(),
+        if log.is_some() && attempt == 0 {
+            emit(Event::RunStarted {
                 pipeline: graph.name.clone(),
                 nodes: nodes.len(),
                 set: job.set.iter().cloned().collect(),
@@ -143,7 +146,7 @@ pub fn run(
         if let Err(RunError::Store(error @ StoreError::Damaged { .. })) = &outcome
             && attempt < REPAIRS
         {
-            emit(&Event::Damaged { message: error.to_string() });
+            emit(Event::Damaged { message: error.to_string() });
             continue;
         }
         let run = log.as_ref().map(|log| log.id().to_owned());
@@ -156,12 +159,12 @@ pub fn run(
         let is_met = |verdict: &Verdict| verdict.unmet.is_none();
         let ms = milliseconds(started);
         let outcome = match &verdicts {
-            Ok(verdicts) if verdicts.iter().all(is_met) => "done",
-            Ok(_) => "unmet",
-            Err(RunError::Stopped) => "stopped",
-            Err(_) => "failed",
+            Ok(verdicts) if verdicts.iter().all(is_met) => Outcome::Done,
+            Ok(_) => Outcome::Unmet,
+            Err(RunError::Stopped) => Outcome::Stopped,
+            Err(_) => Outcome::Failed,
         };
-        emit(&Event::RunFinished { outcome, ms });
+        emit(Event::RunFinished { outcome, ms });
         let (cached, worked) = (nodes.len() - left.len(), left.len());
         return verdicts.map(|verdicts| Summary { run, cached, worked, ms, results, verdicts });
     }
@@ -169,7 +172,7 @@ pub fn run(
 }
 
 /// Holds the tables of a job that is done against what the pipeline expects.
-fn verdicts(job: &Job, results: &Results, emit: &(dyn Fn(&Event) + Sync)) -> Result<Vec<Verdict>> {
+fn verdicts(job: &Job, results: &Results, emit: &(dyn Fn(Event) + Sync)) -> Result<Vec<Verdict>> {
     if let Some(missing) = job.nodes.iter().find(|node| results.node(**node).is_none()) {
         let node = &job.graph.node(*missing).name;
         return Err(RunError::Internal { what: format!("`{node}` is done and has no result") });
@@ -178,16 +181,9 @@ fn verdicts(job: &Job, results: &Results, emit: &(dyn Fn(&Event) + Sync)) -> Res
     for Verdict { table, unmet } in &verdicts {
         let message = unmet.as_ref().map(|unmet| unmet.message.clone());
         let hint = unmet.as_ref().and_then(|unmet| unmet.hint.clone());
-        emit(&Event::Expectation { table: table.clone(), met: unmet.is_none(), message, hint });
+        emit(Event::Expectation { table: table.clone(), met: unmet.is_none(), message, hint });
     }
     Ok(verdicts)
-}
-
-fn log_event(log: &RunLog, event: &Event) {
-    let mut fields = serde_json::to_value(event).unwrap_or_default();
-    let name = fields.get("event").and_then(|name| name.as_str()).unwrap_or_default().to_owned();
-    fields.as_object_mut().map(|fields| fields.remove("event"));
-    log.write(&name, fields);
 }
 
 fn milliseconds(since: Instant) -> u64 {
@@ -201,14 +197,14 @@ fn work(
     lookup: &Lookup,
     options: &RunOptions,
     cancel: &Cancel,
-    emit: &(dyn Fn(&Event) + Sync),
+    emit: &(dyn Fn(Event) + Sync),
 ) -> (Results, Result<()>) {
     let Job { graph, nodes, host, store, .. } = *job;
     let crew = Crew::new(Schedule::of(graph, nodes), options.keep_going);
     for node in nodes {
         if let Some(result) = lookup.complete(*node) {
-            let (node_name, key) = (graph.node(*node).name.clone(), result.key.to_string());
-            emit(&Event::NodeCached { node: node_name, key, rows: rows_of(&result.ports) });
+            let (node_name, key) = (graph.node(*node).name.clone(), result.key.clone());
+            emit(Event::NodeCached { node: node_name, key, rows: rows_of(&result.ports) });
             crew.done(*node, result.clone());
         }
     }
@@ -261,13 +257,13 @@ fn summed_up(errors: Vec<RunError>, keep_going: bool) -> Option<RunError> {
 const TICK: Duration = Duration::from_millis(50);
 
 /// Passes events on until all workers have ended, and passes a request to stop to them.
-fn follow(receiver: &Receiver<Event>, run: &Run, cancel: &Cancel, emit: &(dyn Fn(&Event) + Sync)) {
+fn follow(receiver: &Receiver<Event>, run: &Run, cancel: &Cancel, emit: &(dyn Fn(Event) + Sync)) {
     loop {
         if cancel.is_set() {
             run.crew.stop();
         }
         match receiver.recv_timeout(TICK) {
-            Ok(event) => emit(&event),
+            Ok(event) => emit(event),
             Err(RecvTimeoutError::Timeout) => run.crew.tick(),
             Err(RecvTimeoutError::Disconnected) => return,
         }

@@ -7,9 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use paraloom_host::{Level, ServiceError, Services};
-use paraloom_store::{Entry, StoreError};
-
-use crate::event::Event;
+use paraloom_store::{Entry, Event, LogLevel, StoreError};
 
 /// The services of one node. Events go through a channel, since a stage may keep its
 /// services longer than the observer is borrowed.
@@ -76,11 +74,11 @@ fn refused(error: StoreError) -> ServiceError {
 impl Services for NodeServices {
     fn log(&self, level: Level, message: &str) {
         let level = match level {
-            Level::Error => "error",
-            Level::Warn => "warn",
-            Level::Info => "info",
-            Level::Debug => "debug",
-            Level::Trace => "trace",
+            Level::Error => LogLevel::Error,
+            Level::Warn => LogLevel::Warn,
+            Level::Info => LogLevel::Info,
+            Level::Debug => LogLevel::Debug,
+            Level::Trace => LogLevel::Trace,
         };
         self.send(Event::Log { node: self.node.clone(), level, message: message.to_owned() });
     }
@@ -91,7 +89,7 @@ impl Services for NodeServices {
     }
 
     fn metric(&self, name: &str, value: f64, step: u64) {
-        let name = name.to_owned();
+        let (name, value) = (name.to_owned(), Some(value).filter(|value| value.is_finite()));
         self.send(Event::Metric { node: self.node.clone(), name, value, step });
     }
 

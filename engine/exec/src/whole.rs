@@ -8,12 +8,11 @@ use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::SchemaRef;
 use paraloom_host::WorkOutput;
 use paraloom_pipeline::{Endpoint, ID_COLUMN};
-use paraloom_store::{Batches, Entry, Identify, Manifest, Output, PartFile, StoreError};
+use paraloom_store::{Batches, Entry, Event, Identify, Manifest, Output, PartFile, StoreError};
 
 use crate::account::check_whole;
 use crate::context::NodeContext;
 use crate::error::{Result, RunError};
-use crate::event::Event;
 use crate::input::ReadError;
 use crate::lookup::{PortResult, rows_of, whole_result};
 use crate::worker::{Begun, Run, Taken};
@@ -32,7 +31,7 @@ impl<'a> Run<'a> {
         let NodeContext { index, node, key, preimage, .. } = &begun.context;
         if let Some(result) = whole_result(&begun.entry, key, node)? {
             let rows = rows_of(&result.ports);
-            begun.send(Event::NodeCached { node: begun.name(), key: key.to_string(), rows });
+            begun.send(Event::NodeCached { node: begun.name(), key: key.clone(), rows });
             drop(lock);
             self.crew.done(*index, result);
             return Ok(());

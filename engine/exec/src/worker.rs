@@ -7,13 +7,12 @@ use std::time::Instant;
 
 use paraloom_host::Host;
 use paraloom_pipeline::Graph;
-use paraloom_store::{DigestCache, Entry, Lock, Store, StoreError};
+use paraloom_store::{DigestCache, Entry, Event, Lock, Store, StoreError};
 use petgraph::graph::NodeIndex;
 
 use crate::context::NodeContext;
 use crate::crew::Crew;
 use crate::error::{Result, RunError};
-use crate::event::Event;
 use crate::lookup::{NodeResult, rows_of};
 use crate::map::MapState;
 use crate::run::RunOptions;
@@ -67,7 +66,7 @@ impl Begun<'_> {
     }
 
     pub(crate) fn started(&self) -> Event {
-        let (key, stage) = (self.context.key.to_string(), self.context.node.stage.name.clone());
+        let (key, stage) = (self.context.key.clone(), self.context.node.stage.name.clone());
         Event::NodeStarted { node: self.name(), key, stage }
     }
 }
@@ -158,7 +157,7 @@ impl<'a> Run<'a> {
     ) {
         begun.send(Event::NodeFinished {
             node: begun.name(),
-            key: result.key.to_string(),
+            key: result.key.clone(),
             rows: rows_of(&result.ports),
             computed,
             found,

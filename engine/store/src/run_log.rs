@@ -7,13 +7,9 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use serde_json::{Value, json};
-
 use crate::Store;
 use crate::error::Result;
-
-/// The version of the event format; the first event of every log names it.
-const FORMAT: u64 = 1;
+use crate::event::Logged;
 
 /// Lines at the end of a log that are always read.
 const RECENT_LINES: usize = 40;
@@ -35,7 +31,7 @@ pub struct RunSummary {
     pub dir: PathBuf,
     /// The events, but for the counts and metrics of a node at work: of those, only the
     /// newest are here.
-    pub events: Vec<Value>,
+    pub events: Vec<Logged>,
 }
 
 impl RunLog {
@@ -56,16 +52,10 @@ impl RunLog {
         &self.id
     }
 
-    /// Appends an event, with the time. A full disk must not stop a run that can go on,
-    /// so failures are ignored.
-    pub fn write(&self, event: &str, fields: Value) {
-        let mut line =
-            json!({"v": FORMAT, "time": jiff::Timestamp::now().to_string(), "event": event});
-        if let (Some(line), Value::Object(fields)) = (line.as_object_mut(), fields) {
-            line.extend(fields);
-        }
+    /// Appends a line. A full disk must not stop a run that can go on, so failures are ignored.
+    pub fn write(&self, line: &Logged) {
         if let Ok(mut file) = self.file.lock() {
-            let _ = file.write_all(format!("{line}\n").as_bytes());
+            let _ = file.write_all(format!("{}\n", line.line()).as_bytes());
         }
     }
 
@@ -93,7 +83,7 @@ impl Store {
             let recent = lines.len().saturating_sub(RECENT_LINES);
             let wanted =
                 lines.iter().enumerate().filter(|(at, line)| *at >= recent || !is_count(line));
-            let events = wanted.filter_map(|(_, line)| serde_json::from_str(line).ok()).collect();
+            let events = wanted.filter_map(|(_, line)| Logged::parse(line)).collect();
             runs.push(RunSummary { id, dir, events });
         }
         Ok(runs)

@@ -6,8 +6,8 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use jiff::Timestamp;
-use serde_json::{Map, Value};
 
+use crate::event::Event;
 use crate::key::Key;
 use crate::run_log::RunSummary;
 
@@ -19,7 +19,7 @@ pub struct RunInfo {
     /// The name of its pipeline.
     pub pipeline: String,
     /// What it set variables to, where the log says so.
-    pub set: Map<String, Value>,
+    pub set: BTreeMap<String, String>,
     /// When it last wrote something.
     pub time: Option<Timestamp>,
     /// Whether it came to an end, whichever.
@@ -50,12 +50,8 @@ impl Usage {
         for (number, run) in runs.iter().enumerate() {
             usage.runs.push(RunInfo::of(run));
             for event in &run.events {
-                let (Some(node), Some(key)) = (event["node"].as_str(), event["key"].as_str())
-                else {
-                    continue;
-                };
-                if let Some(key) = Key::parse(key) {
-                    usage.newest.insert(key, Use { run: number, node: node.to_owned() });
+                if let Some((node, key)) = event.event.result() {
+                    usage.newest.insert(key.clone(), Use { run: number, node: node.to_owned() });
                 }
             }
         }
@@ -84,55 +80,75 @@ impl Usage {
 
 impl RunInfo {
     fn of(run: &RunSummary) -> Self {
-        let started = run.events.iter().find(|event| event["event"] == "run_started");
-        let pipeline = started.and_then(|event| event["pipeline"].as_str()).unwrap_or_default();
-        let set = started.and_then(|event| event["set"].as_object()).cloned();
-        let time = |event: &Value| event["time"].as_str().and_then(|time| time.parse().ok());
-        Self {
-            id: run.id.clone(),
-            pipeline: pipeline.to_owned(),
-            set: set.unwrap_or_default(),
-            time: run.events.iter().rev().find_map(time),
-            is_over: run.events.iter().any(|event| event["event"] == "run_finished"),
+        let mut info = Self { id: run.id.clone(), ..Self::default() };
+        for line in &run.events {
+            info.time = Some(line.time);
+            match &line.event {
+                Event::RunStarted { pipeline, set, .. } => {
+                    info.pipeline.clone_from(pipeline);
+                    info.set.clone_from(set);
+                }
+                Event::RunFinished { .. } => info.is_over = true,
+                _ => {}
+            }
         }
+        info
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
+    use crate::event::{Logged, Outcome};
 
-    fn run(id: &str, events: &[Value]) -> RunSummary {
-        RunSummary { id: id.to_owned(), dir: "runs".into(), events: events.to_vec() }
+    fn run(id: &str, events: &[(Event, &str)]) -> RunSummary {
+        let line = |(event, time): &(Event, &str)| {
+            let mut line = Logged::now(Some(id), event.clone());
+            line.time = time.parse().expect("a time");
+            line
+        };
+        let events = events.iter().map(line).collect();
+        RunSummary { id: id.to_owned(), dir: "runs".into(), events }
     }
 
     #[test]
     fn the_newest_use_of_a_result_is_known() {
-        let [one, other] = ["1", "2"].map(|digit| digit.repeat(64));
-        let started = |pipeline: &str| json!({ "event": "run_started", "pipeline": pipeline });
+        let [one, other] = ["1", "2"].map(|digit| Key::parse(&digit.repeat(64)).expect("a key"));
+        let early = "2026-11-28T19:26:00Z";
+        let started = |pipeline: &str, set: &[(&str, &str)]| {
+            let set = set.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+            let event =
+                Event::RunStarted { pipeline: pipeline.to_owned(), nodes: 1, set: set.collect() };
+            (event, early)
+        };
+        let found = |node: &str, key: &Key| {
+            (Event::NodeCached { node: node.to_owned(), key: key.clone(), rows: None }, early)
+        };
+        let (node, stage) = ("z".to_owned(), "s".to_owned());
+        let begun = Event::NodeStarted { node: node.clone(), key: other.clone(), stage };
+        let failed = Event::NodeFailed { node, message: String::new(), hint: None };
+        let over = Event::RunFinished { outcome: Outcome::Failed, ms: 1 };
         let runs = [
-            run("a", &[started("p"), json!({ "event": "node_finished", "node": "x", "key": one })]),
-            run("b", &[started("q"), json!({ "event": "node_cached", "node": "y", "key": one })]),
+            run("a", &[started("p", &[]), found("x", &one)]),
+            run("b", &[started("q", &[]), found("y", &one)]),
             run(
                 "c",
                 &[
-                    json!({ "event": "run_started", "pipeline": "p", "set": { "lr": "1e-3" } }),
-                    json!({ "event": "node_started", "node": "z", "key": other, "time": "2026-11-28T19:26:13.5Z" }),
-                    json!({ "event": "node_failed", "node": "z", "key": "odd" }),
-                    json!({ "event": "run_finished", "outcome": "failed" }),
+                    started("p", &[("lr", "1e-3")]),
+                    (begun, early),
+                    (failed, early),
+                    (over, "2026-11-28T19:26:13.5Z"),
                 ],
             ),
         ];
         let usage = Usage::of(&runs);
-        let newest = |key: &str| {
-            let (found, run) = usage.newest(&Key::parse(key)?)?;
+        let newest = |key: &Key| {
+            let (found, run) = usage.newest(key)?;
             Some(format!("{} of {} in {}", found.node, run.pipeline, run.id))
         };
         assert_eq!(newest(&one).as_deref(), Some("y of q in b"));
         assert_eq!(newest(&other).as_deref(), Some("z of p in c"));
-        assert_eq!(newest(&"3".repeat(64)), None);
+        assert_eq!(newest(&Key::parse(&"3".repeat(64)).expect("a key")), None);
         assert_eq!(
             usage.runs.iter().map(|run| run.is_over).collect::<Vec<_>>(),
             [false, false, true]
