@@ -92,6 +92,7 @@ def write_rows(folder, count=100):
 
 class Paraloom:
     name = "paraloom"
+    plans = True
 
     def __init__(self, binary):
         self.binary = binary
@@ -118,6 +119,7 @@ class Paraloom:
 
 class Ninja:
     name = "ninja"
+    plans = True
 
     def __init__(self, bin):
         self.bin = bin
@@ -153,6 +155,8 @@ class Snakemake(Ninja):
 
 class Dvc(Ninja):
     name = "dvc"
+    # Its dry run wants the outputs of what did not run.
+    plans = False
 
     def write(self, case, folder):
         lines = ["stages:"]
@@ -288,7 +292,7 @@ def main():
         print_sample(case, "paraloom", samples[case.text])
         for rival in rivals:
             smaller = case.smaller(most[rival.name])
-            if (rival.name, smaller.text) not in done:
+            if (not case.plan or rival.plans) and (rival.name, smaller.text) not in done:
                 done.add((rival.name, smaller.text))
                 print_sample(smaller, rival.name, best(rival, smaller, 1, arguments.limit))
     print()

@@ -8,6 +8,7 @@ use std::sync::Mutex;
 use common::Project;
 use paraloom_exec::{Cancel, Job, Remotes, RunError, RunOptions, Summary, Workspace, run};
 use paraloom_hub::Settings;
+use paraloom_pipeline::Limits;
 use paraloom_store::{Event, Logged, Outcome, Store};
 
 const PIPELINE: &str = "\
@@ -32,6 +33,7 @@ fn run_with(
         text: PIPELINE.to_owned(),
         backend: None,
         device: None,
+        limits: Limits::default(),
         remotes: Remotes::new(Settings::new(project.file("hub")), None),
     };
     let (graph, problems) = workspace.check(&[], &|_| None);

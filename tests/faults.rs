@@ -18,7 +18,7 @@ use paraloom_exec::{
 };
 use paraloom_host::Host;
 use paraloom_hub::Settings;
-use paraloom_pipeline::Graph;
+use paraloom_pipeline::{Graph, Limits};
 use paraloom_store::{Operation, Store, Watch};
 
 /// Tables in several parts, an artifact, map stages with two outputs.
@@ -60,6 +60,7 @@ impl Setup {
             text: PIPELINE.to_owned(),
             backend: None,
             device: None,
+            limits: Limits::default(),
             remotes: Remotes::new(Settings::new(project.file("hub")), None),
         };
         let (graph, problems) = workspace.check(&[], &|_| None);

@@ -16,7 +16,7 @@ use common::Lots;
 use paraloom_exec::{Cancel, Job, Lookup, PortResult, Remotes, RunOptions, Workspace, plan, run};
 use paraloom_host::Host;
 use paraloom_hub::Settings;
-use paraloom_pipeline::Graph;
+use paraloom_pipeline::{Graph, Limits};
 use paraloom_store::{Event, Logged, Store};
 
 /// A row of a file: its text, a number, and a tag that is a number too unless the file has a tag with a letter.
@@ -328,6 +328,7 @@ impl Engine {
             text: text.clone(),
             backend: None,
             device: None,
+            limits: Limits::default(),
             remotes: Remotes::new(Settings::new(self.dir.join("hub")), None),
         };
         let (graph, problems) = workspace.check(&[], &|_| None);

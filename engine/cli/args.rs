@@ -123,6 +123,15 @@ pub(crate) struct SettingArgs {
     /// What it computes on: `cpu`, `cuda`, `cuda:0`, `wgpu`.
     #[arg(long, value_name = "NAME")]
     pub(crate) device: Option<String>,
+    /// How large the pipeline file may be, in MiB. A MiB holds some 1,200 nodes.
+    #[arg(
+        long,
+        value_name = "MIB",
+        default_value_t = 16,
+        env = "PARALOOM_MAX_PIPELINE",
+        hide_env_values = true
+    )]
+    pub(crate) max_pipeline: u16,
 }
 
 fn name_value(text: &str) -> Result<(String, String), String> {

@@ -1,10 +1,12 @@
 //! From arguments to a checked pipeline and its store.
 
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use paraloom_exec::{Cancel, Observer, Remotes, RunError, Variables, Workspace, rekey};
 use paraloom_host::{Host, Isolation, Origin, shipped_libraries};
-use paraloom_pipeline::{Diagnostic, Graph, Severity};
+use paraloom_pipeline::{Diagnostic, Graph, Limits, Severity};
 use paraloom_store::Store;
 
 use crate::args::{PipelineArgs, StageArgs};
@@ -85,9 +87,16 @@ fn variable(name: &str) -> Option<String> {
 /// Reads a pipeline and loads the stages.
 fn read(args: &PipelineArgs, stages: &StageArgs) -> Result<Workspace> {
     let path = &args.pipeline;
-    let bytes = std::fs::read(path).map_err(|error| {
+    let limits = Limits::mebibytes(usize::from(args.settings.max_pipeline));
+    let bytes = read_at_most(path, limits.bytes).map_err(|error| {
         CliError::usage(format!("cannot read the pipeline {}: {error}", path.display()))
     })?;
+    // Three bytes more are those of a byte order mark.
+    if bytes.len() > limits.bytes.saturating_add(3) {
+        let limit = args.settings.max_pipeline;
+        let message = format!("the pipeline {} is larger than {limit} MiB", path.display());
+        return Err(CliError::usage(message).hint("`--max-pipeline MIB` raises the limit"));
+    }
     let text = decode(&bytes, path)?;
     let dir = match path.parent() {
         Some(dir) if !dir.as_os_str().is_empty() => dir.to_owned(),
@@ -97,7 +106,14 @@ fn read(args: &PipelineArgs, stages: &StageArgs) -> Result<Workspace> {
     let store = Store::open(&store_path(args.store.as_deref(), path)).ok().flatten();
     let remotes = Remotes::new(hub::settings(), store.as_ref());
     let (backend, device) = (args.settings.backend.clone(), args.settings.device.clone());
-    Ok(Workspace { host: load_host(stages)?, dir, text, backend, device, remotes })
+    Ok(Workspace { host: load_host(stages)?, dir, text, limits, backend, device, remotes })
+}
+
+/// The bytes of a file, and no more than are needed to see that there are too many.
+fn read_at_most(path: &Path, limit: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take((limit as u64).saturating_add(4)).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// UTF-8 without its byte order mark; an error names line and column.

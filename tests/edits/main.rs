@@ -19,6 +19,7 @@ use common::Lots;
 use paraloom_exec::{Cancel, Job, PortResult, Remotes, RunOptions, TableRef, Workspace, run};
 use paraloom_host::Host;
 use paraloom_hub::Settings;
+use paraloom_pipeline::Limits;
 use paraloom_store::Store;
 use world::World;
 
@@ -73,6 +74,7 @@ impl Engine {
             text: text.to_owned(),
             backend: None,
             device: None,
+            limits: Limits::default(),
             remotes: Remotes::new(Settings::new(dir.join("hub")), None),
         };
         let (graph, problems) = workspace.check(&[], &|_| None);

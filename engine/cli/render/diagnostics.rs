@@ -1,5 +1,6 @@
 //! Diagnostics with the piece of the pipeline that they are about.
 
+use std::ops::Range;
 use std::path::Path;
 
 use annotate_snippets::renderer::DecorStyle;
@@ -13,12 +14,38 @@ pub(crate) fn diagnostics(path: &Path, text: &str, diagnostics: &[Diagnostic]) {
     // anstream removes the colours again where they are not wanted.
     let renderer = Renderer::styled().decor_style(DecorStyle::Ascii);
     let path = path.display().to_string();
+    let source = Source::new(text);
     for diagnostic in diagnostics {
-        note(&format!("{}\n", render(&renderer, &path, text, diagnostic)));
+        note(&format!("{}\n", render(&renderer, &path, &source, diagnostic)));
     }
 }
 
-fn render(renderer: &Renderer, path: &str, text: &str, diagnostic: &Diagnostic) -> String {
+/// A text and where its lines start. The renderer looks through all that it is given, so it gets the lines around an error
+/// only.
+struct Source<'a> {
+    text: &'a str,
+    starts: Vec<usize>,
+}
+
+impl<'a> Source<'a> {
+    fn new(text: &'a str) -> Self {
+        let ends = text.match_indices('\n').map(|(end, _)| end + 1);
+        Self { text, starts: std::iter::once(0).chain(ends).collect() }
+    }
+
+    /// The lines that hold some spans, the offset of the first one, and its number.
+    fn lines(&self, spans: impl Iterator<Item = Range<usize>> + Clone) -> (&'a str, usize, usize) {
+        let line = |at: usize| self.starts.partition_point(|start| *start <= at).max(1) - 1;
+        let first = line(spans.clone().map(|span| span.start).min().unwrap_or_default());
+        let last = line(spans.map(|span| span.end).max().unwrap_or_default());
+        let end = self.starts.get(last + 1).copied().unwrap_or(self.text.len());
+        let start = self.starts[first];
+        (&self.text[start..end], start, first + 1)
+    }
+}
+
+fn render(renderer: &Renderer, path: &str, source: &Source, diagnostic: &Diagnostic) -> String {
+    let text = source.text;
     let level = match diagnostic.severity {
         Severity::Error => Level::ERROR,
         Severity::Warning => Level::WARNING,
@@ -27,11 +54,16 @@ fn render(renderer: &Renderer, path: &str, text: &str, diagnostic: &Diagnostic) 
     let hint = diagnostic.hint.as_deref().map(printable);
     let related: Vec<_> =
         diagnostic.related.iter().map(|(span, what)| (clamp(text, *span), what.as_str())).collect();
-    let mut snippet = Snippet::source(text)
+    let primary = clamp(text, diagnostic.span);
+    let spans = std::iter::once(&primary).chain(related.iter().map(|(span, _)| span)).cloned();
+    let (lines, offset, number) = source.lines(spans);
+    let within = |span: &Range<usize>| span.start - offset..span.end - offset;
+    let mut snippet = Snippet::source(lines)
         .path(path)
-        .annotation(AnnotationKind::Primary.span(clamp(text, diagnostic.span)));
+        .line_start(number)
+        .annotation(AnnotationKind::Primary.span(within(&primary)));
     for (span, what) in &related {
-        snippet = snippet.annotation(AnnotationKind::Context.span(span.clone()).label(*what));
+        snippet = snippet.annotation(AnnotationKind::Context.span(within(span)).label(*what));
     }
     let mut report = vec![level.primary_title(message.as_str()).element(snippet)];
     if let Some(hint) = &hint {
@@ -41,7 +73,7 @@ fn render(renderer: &Renderer, path: &str, text: &str, diagnostic: &Diagnostic) 
 }
 
 /// One line at most, and inside the text: a node can be long.
-fn clamp(text: &str, span: paraloom_pipeline::Span) -> std::ops::Range<usize> {
+fn clamp(text: &str, span: paraloom_pipeline::Span) -> Range<usize> {
     let start = span.start.min(text.len());
     let end = span.end.clamp(start, text.len());
     let line = text[start..end].find('\n').map_or(end, |length| start + length);

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use paraloom_host::{Host, HostError};
 use paraloom_pipeline::{
-    Catalog, Diagnostic, Graph, Place, PlanFailure, PlanInput, PlanOutput, Settings, StageInfo,
-    check, nearest, resolve,
+    Catalog, Diagnostic, Graph, Limits, Place, PlanFailure, PlanInput, PlanOutput, Settings,
+    StageInfo, check, nearest, resolve,
 };
 
 use crate::locate::locate;
@@ -20,9 +20,11 @@ pub struct Workspace {
     pub dir: PathBuf,
     /// The text of the pipeline.
     pub text: String,
-    /// The backend and the device to compute with, instead of the pipeline's.
+    /// How large the text may be.
+    pub limits: Limits,
+    /// The backend to compute with, instead of the pipeline's.
     pub backend: Option<String>,
-    /// As above.
+    /// The device to compute on, instead of the pipeline's.
     pub device: Option<String>,
     /// What the pipeline takes from hubs.
     pub remotes: Remotes,
@@ -35,8 +37,8 @@ impl Workspace {
         set: &[(String, String)],
         env: &dyn Fn(&str) -> Option<String>,
     ) -> (Option<Graph>, Vec<Diagnostic>) {
-        let settings =
-            Settings { set, env, backend: self.backend.as_deref(), device: self.device.as_deref() };
+        let (backend, device) = (self.backend.as_deref(), self.device.as_deref());
+        let settings = Settings { set, env, backend, device, limits: self.limits };
         let (resolved, mut diagnostics) = resolve(&self.text, &settings);
         let Some(resolved) = resolved else { return (None, diagnostics) };
         let (graph, errors) = check(&resolved, self);

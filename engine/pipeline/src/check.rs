@@ -1,6 +1,6 @@
 //! From names to types: every stage, port, setting and column, before any work.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
@@ -19,21 +19,23 @@ use crate::{DEFAULT_BACKEND, DEFAULT_DEVICE, ID_COLUMN, PARENT_COLUMN};
 
 /// Checks the whole graph; the graph is there only if there is no error.
 pub fn check(resolved: &Resolved, catalog: &dyn Catalog) -> (Option<Graph>, Vec<Diagnostic>) {
-    let mut pass =
-        Pass { resolved, catalog, states: vec![None; resolved.nodes.len()], errors: Vec::new() };
+    let states = vec![None; resolved.nodes.len()];
+    let (stages, told) = (HashMap::new(), HashSet::new());
+    let mut pass = Pass { resolved, catalog, stages, states, told, errors: Vec::new() };
     for index in &resolved.order {
         pass.states[*index] = pass.node(*index);
     }
     let Pass { states, mut errors, .. } = pass;
     // A node with an error hides what reads it, and nothing else: what the others are shown and expected to be is checked.
     let mut graph = build(resolved, states);
-    let is_known = |(name, _): &&(String, Span)| {
+    let hidden: HashSet<_> = resolved.nodes.iter().map(|node| node.name.as_str()).collect();
+    let is_known = |(name, _): &(String, Span)| {
         let node = name.split('.').next().unwrap_or_default();
-        graph.find(node).is_some() || resolved.nodes.iter().all(|known| known.name != node)
+        graph.find(node).is_some() || !hidden.contains(node)
     };
-    let show = resolved.show.iter().filter(|show| is_known(&&show.node));
+    let show = resolved.show.iter().filter(|show| is_known(&show.node));
     let show = show.filter_map(|show| check_show(show, &graph, &mut errors)).collect();
-    let expect = resolved.expect.iter().filter(|expect| is_known(&&expect.node));
+    let expect = resolved.expect.iter().filter(|expect| is_known(&expect.node));
     let expect = expect.filter_map(|expect| check_expect(expect, &graph, &mut errors)).collect();
     (graph.show, graph.expect) = (show, expect);
     let sound = errors.is_empty();
@@ -72,28 +74,64 @@ fn computes_on(backend: &str, kind: &str) -> bool {
 /// What is known of a node. Its outputs are unknown if the plan failed: then nothing
 /// that reads it can be planned, but its ports and settings still can be checked.
 #[derive(Clone)]
-struct State {
+struct State<'a> {
     stage: Arc<StageInfo>,
     edges: Vec<(usize, Edge)>,
+    /// The stages that its rows have been through, this one included, each with how many times.
+    passed: Vec<(&'a str, usize)>,
     planned: Option<Node>,
 }
 
 struct Pass<'a> {
     resolved: &'a Resolved,
     catalog: &'a dyn Catalog,
-    states: Vec<Option<State>>,
+    /// The stages that were found, by name and backend: their nodes share them.
+    stages: HashMap<(&'a str, &'a str), Arc<StageInfo>>,
+    states: Vec<Option<State<'a>>>,
+    /// The messages of [`Pass::once`].
+    told: HashSet<String>,
     errors: Vec<Diagnostic>,
 }
 
-impl Pass<'_> {
-    fn node(&mut self, index: usize) -> Option<State> {
-        let node = &self.resolved.nodes[index];
-        let (name, span) = &node.stage;
-        if name.is_empty() {
+impl<'a> Pass<'a> {
+    fn node(&mut self, index: usize) -> Option<State<'a>> {
+        let resolved: &'a Resolved = self.resolved;
+        let node = &resolved.nodes[index];
+        if node.stage.0.is_empty() {
             // That it names no stage has been told.
             return None;
         }
-        let found = match self.catalog.stage(name, backend(node)) {
+        let stage = self.stage(node)?;
+        let before = self.errors.len();
+        self.device(node, &stage);
+        let edges = self.edges(node, &stage);
+        let mut checker = Checker::new(self.catalog, &mut self.errors);
+        let config = checker.check(&node.with, &stage.config_schema, "");
+        let Checker { paths, unknown, .. } = checker;
+        // A source that is not there, or whose stage is not, has its own error; here an edge is missing.
+        let connected = node.known && edges.len() == node.inputs.len();
+        let sound = connected && self.errors.len() == before;
+        let schemas = self.schemas(&edges);
+        let mut passed = self.passed(&stage, &edges);
+        let repeats = count(&mut passed, &node.stage.0);
+        let planned = match schemas {
+            Some(inputs) if sound => self.plan(node, &stage, config, paths, repeats, &inputs),
+            _ => {
+                self.errors.extend(unknown);
+                None
+            }
+        };
+        Some(State { stage, edges, passed, planned })
+    }
+
+    /// The stage of a node, as its backend computes it.
+    fn stage(&mut self, node: &'a ResolvedNode) -> Option<Arc<StageInfo>> {
+        let (name, span) = &node.stage;
+        let key = (name.as_str(), backend(node));
+        if let Some(stage) = self.stages.get(&key) {
+            return Some(Arc::clone(stage));
+        }
+        let found = match self.catalog.stage(key.0, key.1) {
             Ok(found) => found,
             Err(failure) => {
                 let span = node.backend.1.or(node.device.1).unwrap_or(*span);
@@ -109,29 +147,13 @@ impl Pass<'_> {
             return None;
         };
         let stage = Arc::new(stage.clone());
-        let before = self.errors.len();
-        self.device(node, &stage);
-        let edges = self.edges(node, &stage);
-        let mut checker = Checker::new(self.catalog, &mut self.errors);
-        let config = checker.check(&node.with, &stage.config_schema, "");
-        let Checker { paths, unknown, .. } = checker;
-        // A source that is not there, or whose stage is not, has its own error; here an edge is missing.
-        let connected = node.known && edges.len() == node.inputs.len();
-        let sound = connected && self.errors.len() == before;
-        let schemas = self.schemas(&edges);
-        let planned = match schemas {
-            Some(inputs) if sound => self.plan(node, &stage, &edges, config, paths, &inputs),
-            _ => {
-                self.errors.extend(unknown);
-                None
-            }
-        };
-        Some(State { stage, edges, planned })
+        self.stages.insert(key, Arc::clone(&stage));
+        Some(stage)
     }
 
-    /// Notes an error that all nodes have alike: of these the first says enough.
+    /// Reports an error that all nodes have alike: of these the first says enough.
     fn once(&mut self, error: Diagnostic) {
-        if !self.errors.iter().any(|noted| noted.message == error.message) {
+        if self.told.insert(error.message.clone()) {
             self.errors.push(error);
         }
     }
@@ -286,27 +308,21 @@ impl Pass<'_> {
         edges.iter().map(schema).collect()
     }
 
-    /// How many nodes of `stage` rows have been through that enter along `edges`.
-    fn repeats(&self, stage: &StageInfo, edges: &[(usize, Edge)]) -> usize {
-        let source = |stage: &StageInfo, edges: &[(usize, Edge)]| {
-            let port = stage.rows_input();
-            edges.iter().find(|(_, edge)| Some(edge.input) == port).map(|(from, _)| *from)
-        };
-        let (mut count, mut at) = (0, source(stage, edges));
-        while let Some(state) = at.and_then(|index| self.states[index].as_ref()) {
-            count += usize::from(state.stage.name == stage.name);
-            at = source(&state.stage, &state.edges);
-        }
-        count
+    /// The stages that the rows of a node of `stage` come through, each with how many times.
+    fn passed(&self, stage: &StageInfo, edges: &[(usize, Edge)]) -> Vec<(&'a str, usize)> {
+        let port = stage.rows_input();
+        let source = edges.iter().find(|(_, edge)| Some(edge.input) == port);
+        let source = source.and_then(|(from, _)| self.states[*from].as_ref());
+        source.map(|state| state.passed.clone()).unwrap_or_default()
     }
 
     fn plan(
         &mut self,
         node: &ResolvedNode,
         stage: &Arc<StageInfo>,
-        edges: &[(usize, Edge)],
         config: serde_json::Value,
         paths: Vec<crate::PathUse>,
+        repeats: usize,
         inputs: &[PlanInput],
     ) -> Option<Node> {
         let planned = match self.catalog.plan(stage, &node.name, &config, inputs) {
@@ -327,7 +343,7 @@ impl Pass<'_> {
             config,
             paths,
             seed: node.seed,
-            repeats: self.repeats(stage, edges),
+            repeats,
             part_rows: node.part_rows,
             device: if stage.backend.is_empty() { DEFAULT_DEVICE } else { &node.device.0 }
                 .to_owned(),
@@ -337,6 +353,16 @@ impl Pass<'_> {
             memory: planned.memory,
         })
     }
+}
+
+/// Adds one to the count of `stage`; what it was before.
+fn count<'a>(counts: &mut Vec<(&'a str, usize)>, stage: &'a str) -> usize {
+    if let Some((_, count)) = counts.iter_mut().find(|(name, _)| *name == stage) {
+        *count += 1;
+        return *count - 1;
+    }
+    counts.push((stage, 1));
+    0
 }
 
 /// Columns have names, each its own, and ids are text. A stage that breaks this would have its rows confused later.
@@ -425,7 +451,7 @@ fn check_show(show: &ShowDocument, graph: &Graph, errors: &mut Vec<Diagnostic>) 
 }
 
 /// The graph of the nodes that could be planned, all of whose sources could be too.
-fn build(resolved: &Resolved, states: Vec<Option<State>>) -> Graph {
+fn build(resolved: &Resolved, states: Vec<Option<State<'_>>>) -> Graph {
     let mut graph = DiGraph::new();
     let (mut edges, mut indices) = (Vec::new(), vec![None; states.len()]);
     for (to, state) in states.into_iter().enumerate() {
@@ -439,5 +465,5 @@ fn build(resolved: &Resolved, states: Vec<Option<State>>) -> Graph {
         }
     }
     let order = resolved.order.iter().filter_map(|index| indices[*index]).collect();
-    Graph { name: resolved.name.clone(), show: Vec::new(), expect: Vec::new(), graph, order }
+    Graph::new(resolved.name.clone(), graph, order)
 }

@@ -3,7 +3,7 @@
 use crate::FORMAT;
 use crate::diagnostic::{Diagnostic, Span};
 use crate::names::{NAME_RULE, is_name, nearest, suggestion};
-use crate::yaml::{Tree, Value, read};
+use crate::yaml::{Limits, Tree, Value, read};
 
 /// A pipeline as it is written.
 #[derive(Clone, Debug, Default)]
@@ -84,12 +84,11 @@ const NODE_KEYS: [&str; 8] =
     ["stage", "description", "inputs", "with", "seed", "part_rows", "backend", "device"];
 
 /// Reads the text of a pipeline; reports all errors of its form.
-pub fn parse(text: &str) -> (Document, Vec<Diagnostic>) {
+pub fn parse(text: &str, limits: Limits) -> (Document, Vec<Diagnostic>) {
     let mut document = Document::default();
     let mut errors = Vec::new();
-    match read(text) {
-        Err(error) => errors.push(error),
-        Ok(tree) => Reader { errors: &mut errors }.document(tree, &mut document),
+    if let Some(tree) = read(text, limits, &mut errors) {
+        Reader { errors: &mut errors }.document(tree, &mut document);
     }
     (document, errors)
 }

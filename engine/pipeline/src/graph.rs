@@ -1,5 +1,6 @@
 //! A [`Graph`] is a pipeline that is typed from end to end and ready to run.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
@@ -104,9 +105,15 @@ pub struct Graph {
     pub expect: Vec<Expectation>,
     pub(crate) graph: DiGraph<Node, Edge>,
     pub(crate) order: Vec<NodeIndex>,
+    names: HashMap<String, NodeIndex>,
 }
 
 impl Graph {
+    pub(crate) fn new(name: String, graph: DiGraph<Node, Edge>, order: Vec<NodeIndex>) -> Self {
+        let names = order.iter().map(|index| (graph[*index].name.clone(), *index)).collect();
+        Self { name, graph, order, names, ..Self::default() }
+    }
+
     /// The nodes, each after those that it reads.
     pub fn order(&self) -> &[NodeIndex] {
         &self.order
@@ -119,7 +126,7 @@ impl Graph {
 
     /// The node called `name`.
     pub fn find(&self, name: &str) -> Option<NodeIndex> {
-        self.order.iter().copied().find(|index| self.graph[*index].name == name)
+        self.names.get(name).copied()
     }
 
     /// The edges into `node`, by port and, within a port that takes many, in the order of the file: where from, and which
@@ -154,10 +161,10 @@ impl Graph {
 
     /// The node and everything that it needs, in order.
     pub fn ancestors(&self, node: NodeIndex) -> Vec<NodeIndex> {
-        let mut needed = vec![node];
+        let mut needed = HashSet::from([node]);
         for index in self.order.iter().rev() {
             if self.graph.neighbors(*index).any(|reader| needed.contains(&reader)) {
-                needed.push(*index);
+                needed.insert(*index);
             }
         }
         self.order.iter().copied().filter(|index| needed.contains(index)).collect()

@@ -35,7 +35,7 @@ pub use graph::{Edge, Endpoint, Graph, Node, Show};
 pub use names::nearest;
 pub use resolve::{Resolved, ResolvedNode, Settings, resolve};
 pub use schema::editor_schema;
-pub use yaml::{Tree, Value};
+pub use yaml::{Limits, Tree, Value};
 
 /// The version of the pipeline format that this crate reads.
 pub const FORMAT: u64 = 1;

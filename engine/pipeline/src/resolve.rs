@@ -1,8 +1,8 @@
 //! Variables filled in, edges found, cycles named.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
-use petgraph::algo::{tarjan_scc, toposort};
+use petgraph::algo::{kosaraju_scc, toposort};
 use petgraph::graph::{DiGraph, NodeIndex};
 
 use crate::diagnostic::{Diagnostic, Span};
@@ -10,17 +10,19 @@ use crate::document::{Document, NodeDocument, Reader, ShowDocument};
 use crate::expect::ExpectDocument;
 use crate::names::suggestion;
 use crate::vars::Vars;
-use crate::yaml::{Tree, Value};
+use crate::yaml::{Limits, Tree, Value};
 use crate::{DEFAULT_BACKEND, DEFAULT_DEVICE, DEFAULT_PART_ROWS, parse};
 
 /// What comes from outside the file.
 pub struct Settings<'a> {
     /// `--set name=value`, in order.
     pub set: &'a [(String, String)],
-    /// `--backend` and `--device`, instead of the pipeline's; what a node says of itself stays.
+    /// `--backend`, instead of the pipeline's; what a node says of itself stays.
     pub backend: Option<&'a str>,
-    /// As above.
+    /// `--device`, instead of the pipeline's.
     pub device: Option<&'a str>,
+    /// How large the file may be.
+    pub limits: Limits,
     /// The environment, for `${env:NAME}`.
     pub env: &'a dyn Fn(&str) -> Option<String>,
 }
@@ -84,17 +86,12 @@ pub struct ResolvedInput {
 
 /// Parses and resolves `text`; reports all errors that do not need to know the stages.
 pub fn resolve(text: &str, settings: &Settings) -> (Option<Resolved>, Vec<Diagnostic>) {
-    let (document, mut errors) = parse(text);
+    let (document, mut errors) = parse(text, settings.limits);
     let vars = Vars::new(&document.vars, settings.set, settings.env, &mut errors);
-    let names: HashMap<_, _> = document
-        .nodes
-        .iter()
-        .enumerate()
-        .map(|(index, node)| (node.name.as_str(), index))
-        .collect();
+    let mut names = Names::new(&document.nodes);
     let mut nodes = Vec::with_capacity(document.nodes.len());
     for node in &document.nodes {
-        nodes.push(resolve_node(node, &document, settings, &names, &vars, &mut errors));
+        nodes.push(resolve_node(node, &document, settings, &mut names, &vars, &mut errors));
     }
     let order = order(&nodes, &mut errors);
     // Stages can still be checked when the form has errors, but not without an order.
@@ -109,7 +106,7 @@ fn resolve_node(
     node: &NodeDocument,
     document: &Document,
     settings: &Settings,
-    names: &HashMap<&str, usize>,
+    names: &mut Names,
     vars: &Vars,
     errors: &mut Vec<Diagnostic>,
 ) -> ResolvedNode {
@@ -188,10 +185,36 @@ fn choose(
     chosen.unwrap_or_else(|| said(default))
 }
 
+/// The names of the nodes.
+struct Names<'a> {
+    indices: HashMap<&'a str, usize>,
+    /// In order, once a name is misspelt.
+    sorted: Vec<&'a str>,
+    /// Names that may still be compared with all the others.
+    left: usize,
+}
+
+impl<'a> Names<'a> {
+    fn new(nodes: &'a [NodeDocument]) -> Self {
+        let names = nodes.iter().enumerate().map(|(index, node)| (node.name.as_str(), index));
+        Self { indices: names.collect(), sorted: Vec::new(), left: 100 }
+    }
+
+    /// Which name was meant. Of many misspelt ones the first will do: the time is that of comparing all with all.
+    fn suggestion(&mut self, name: &str) -> Option<String> {
+        self.left = self.left.checked_sub(1)?;
+        if self.sorted.is_empty() {
+            self.sorted = self.indices.keys().copied().collect();
+            self.sorted.sort_unstable();
+        }
+        suggestion(name, self.sorted.iter().copied())
+    }
+}
+
 /// `node` or `node.port`.
 fn endpoint(
     source: &Tree,
-    names: &HashMap<&str, usize>,
+    names: &mut Names,
     errors: &mut Vec<Diagnostic>,
 ) -> Option<(usize, Option<String>)> {
     let Some(text) = source.as_text() else {
@@ -203,12 +226,10 @@ fn endpoint(
         Some((node, port)) => (node, Some(port.to_owned())),
         None => (text, None),
     };
-    if let Some(index) = names.get(node) {
+    if let Some(index) = names.indices.get(node) {
         return Some((*index, port));
     }
-    let mut known: Vec<_> = names.keys().copied().collect();
-    known.sort_unstable();
-    let hint = suggestion(node, known);
+    let hint = names.suggestion(node);
     let message = format!("there is no node `{}`", node.escape_debug());
     errors.push(Diagnostic::error(message, source.span).maybe_hint(hint));
     None
@@ -226,7 +247,8 @@ fn order(nodes: &[ResolvedNode], errors: &mut Vec<Diagnostic>) -> Option<Vec<usi
     if let Ok(order) = toposort(&graph, None) {
         return Some(order.into_iter().map(|index| graph[index]).collect());
     }
-    for component in tarjan_scc(&graph) {
+    // The other algorithm for it calls itself, as deep as the cycle is long.
+    for component in kosaraju_scc(&graph) {
         let first = component[0];
         if component.len() > 1 || graph.contains_edge(first, first) {
             errors.push(cycle(&graph, &component, nodes));
@@ -235,24 +257,32 @@ fn order(nodes: &[ResolvedNode], errors: &mut Vec<Diagnostic>) -> Option<Vec<usi
     None
 }
 
+/// Nodes of a cycle that are named.
+const MAX_CYCLE: usize = 12;
+
 /// Walks from the first node of a component, staying inside, until a node repeats.
 fn cycle(
     graph: &DiGraph<usize, Span>,
     component: &[NodeIndex],
     nodes: &[ResolvedNode],
 ) -> Diagnostic {
+    let members: HashSet<_> = component.iter().copied().collect();
     let start = component.iter().copied().min().unwrap_or_default();
-    let mut path = vec![start];
+    let (mut path, mut places) = (vec![start], HashMap::from([(start, 0)]));
     let repeated = loop {
         let here = path[path.len() - 1];
-        let next = graph.neighbors(here).find(|next| component.contains(next)).unwrap_or(start);
-        if let Some(at) = path.iter().position(|seen| *seen == next) {
-            break path.split_off(at);
+        let next = graph.neighbors(here).find(|next| members.contains(next)).unwrap_or(start);
+        if let Some(at) = places.get(&next) {
+            break path.split_off(*at);
         }
+        places.insert(next, path.len());
         path.push(next);
     };
     let name = |index: &NodeIndex| nodes[graph[*index]].name.as_str();
-    let mut names: Vec<_> = repeated.iter().map(name).collect();
+    let mut names: Vec<_> = repeated.iter().map(name).take(MAX_CYCLE).collect();
+    if repeated.len() > MAX_CYCLE {
+        names.push("…");
+    }
     names.push(name(&repeated[0]));
     let span = nodes[graph[repeated[0]]].name_span;
     let message = format!("the nodes form a cycle: {}", names.join(" -> "));
