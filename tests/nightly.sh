@@ -16,8 +16,8 @@ else
 fi
 # The engine without the backends that are built on request: nothing here is their own.
 ours=(--workspace --exclude paraloom-stages-t5-torch --exclude paraloom-stages-t5-cuda --exclude paraloom-stages-t5-wgpu)
-PARALOOM_KILLS=$kills cargo test --release --test resume --test rerun --test edits --test limits --test memory --test together \
-  --test faults -- --nocapture --test-threads=1
+PARALOOM_KILLS=$kills cargo test --release --test it --test in_process -- --nocapture --test-threads=1 \
+  resume:: limits:: memory:: together:: rerun:: edits:: faults::
 # Here the kills are cuts of the power after a kill, of which every one has many states.
 PARALOOM_KILLS=10 cargo test --release "${ours[@]}" --test flips --test power --test damage --test races --test gc
 cargo test --release "${ours[@]}" --lib -- board::
@@ -31,7 +31,7 @@ fi
 if [ "${1:-}" != middle ] && compgen -G "/usr/share/vulkan/icd.d/*.json" >/dev/null; then
   cargo xtask wgpu
   cargo xtask wgpu test
-  cargo test --release --test backends
+  cargo test --release --test it backends::
 fi
 
 # Whether a test notices what is changed in the store and in the keys, one thing at a time: 19 of 20 at least.
@@ -55,7 +55,7 @@ for number, mutant in enumerate(json.load(open(sys.argv[1]))):
     patch --quiet "$keys" "$change"
     if ! cargo build --release; then
       echo "not a program"
-    elif cargo test --release --test keys --test hub; then
+    elif cargo test --release --test it keys:: hub::; then
       missed=$((missed + 1))
       cat "$change"
     else

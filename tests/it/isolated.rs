@@ -1,0 +1,312 @@
+//! Stage libraries of others work in processes of their own: whatever they do there is an error of their node at most.
+#![cfg(target_os = "linux")]
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::common::{MODELS, Project, TABLES, c_library, kill_children, signal, tiny};
+
+/// Rows that the stage `unruly` hands on, with `with` as its settings, and once more as it should.
+fn pipeline(with: &str) -> String {
+    format!(
+        "paraloom: 1\nname: unruly\nnodes:\n  rows: {{ stage: load, with: {{ from: rows.csv }} }}\n  \
+         n: {{ stage: unruly, inputs: {{ rows: rows }}, with: {{ {with} }} }}\n  \
+         after: {{ stage: unruly, inputs: {{ rows: n }} }}\n"
+    )
+}
+
+fn unruly(with: &str) -> Project {
+    let project = Project::new(&pipeline(with));
+    project.write("rows.csv", "text\none\ntwo\n");
+    c_library(&project, "unruly");
+    project
+}
+
+const STAGES: [&str; 2] = ["--stages", "libunruly.so"];
+
+fn with_stages<'a>(args: &[&'a str]) -> Vec<&'a str> {
+    [args, &STAGES].concat()
+}
+
+/// Without times, numbers of threads, and what is up to the machine's settings.
+fn same_everywhere(text: &str) -> String {
+    let mut lines = String::new();
+    for line in text.lines().filter(|line| !line.trim_start().starts_with("done ")) {
+        match line.split_once("thread 'stage' (") {
+            Some((before, after)) => {
+                let after = after.trim_start_matches(|letter: char| letter.is_ascii_digit());
+                lines.push_str(&format!("{before}thread 'stage' ([NUMBER]{after}\n"));
+            }
+            None => lines.push_str(&format!("{line}\n")),
+        }
+    }
+    lines.replace(" (core dumped)", "")
+}
+
+#[test]
+fn what_ends_a_process_is_an_error_of_the_node() {
+    let mut all = String::new();
+    for when in ["plan", "open", "map"] {
+        for how in ["segfault", "abort", "exit", "overflow", "memory"] {
+            let project = unruly(&format!("how: {how}, when: {when}"));
+            let said = project.transcript(&with_stages(&["run", "p.yaml"]));
+            all.push_str(&format!("=== {how} in {when}: {}\n", same_everywhere(&said)));
+            // What was done stays.
+            project.write("p.yaml", &pipeline("how: not"));
+            let again = project.transcript(&with_stages(&["run", "p.yaml"]));
+            assert_eq!(again.contains("cached rows"), when != "plan", "{again}");
+        }
+    }
+    insta::assert_snapshot!(all);
+}
+
+#[test]
+fn what_a_stage_prints_is_logged_and_not_taken_for_data() {
+    let project = unruly("how: print, when: map");
+    let events = project.ok(&with_stages(&["run", "p.yaml", "--json"]));
+    for line in ["to stdout", "to stderr"] {
+        let logged =
+            format!("\"event\":\"log\",\"node\":\"n\",\"level\":\"info\",\"message\":\"{line}\"");
+        assert!(events.contains(&logged), "{events}");
+    }
+    assert!(events.lines().all(|line| line.starts_with('{')), "{events}");
+    let rows = project.ok(&with_stages(&["show", "p.yaml", "n", "--csv", "--columns", "text"]));
+    assert_eq!(rows, "text\none\ntwo\n");
+}
+
+/// A run whose stage is in the middle of something, and the process that it works in.
+fn hanging(project: &Project) -> (Child, PathBuf) {
+    let mut run = project.command(&with_stages(&["run", "p.yaml", "--json"]));
+    let mut run =
+        run.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary runs");
+    let lines = BufReader::new(run.stdout.as_mut().expect("piped")).lines();
+    let process = lines.map_while(Result::ok).find_map(|line| {
+        let (_, process) = line.split_once("\"message\":\"process ")?;
+        Some(Path::new("/proc").join(process.split('"').next()?))
+    });
+    let process = process.expect("it says its number");
+    assert!(process.exists());
+    (run, process)
+}
+
+fn ends_within(process: &Path, seconds: u64) {
+    let started = Instant::now();
+    while process.exists() {
+        assert!(started.elapsed() < Duration::from_secs(seconds), "it is still there");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn a_stage_that_hangs_is_ended_after_it_was_asked_to_stop() {
+    let project = unruly("how: hang, when: map");
+    let (run, process) = hanging(&project);
+    signal(&run, libc::SIGINT);
+    let output = run.wait_with_output().expect("it ends");
+    assert_eq!(output.status.code(), Some(130));
+    assert!(!process.exists());
+    let events = String::from_utf8_lossy(&output.stdout);
+    assert!(events.contains("it did not stop within 10 s, so its process was ended"), "{events}");
+}
+
+/// The rows are there: that the stage does not end is no reason to keep anybody waiting.
+#[test]
+fn a_stage_that_does_not_close_is_ended() {
+    let project = unruly("how: hang, when: close");
+    let started = Instant::now();
+    let events = project.ok(&with_stages(&["run", "p.yaml", "--json"]));
+    assert!(started.elapsed() < Duration::from_secs(20));
+    assert!(events.contains("it did not stop within 10 s"), "{events}");
+    let rows = project.ok(&with_stages(&["show", "p.yaml", "after", "--csv", "--columns", "text"]));
+    assert_eq!(rows, "text\none\ntwo\n");
+}
+
+#[test]
+fn what_a_stage_leaves_behind_keeps_nobody_waiting() {
+    for (how, code) in [("fork", 0), ("fork and crash", 1)] {
+        let project = unruly(&format!("how: {how}, when: map"));
+        let started = Instant::now();
+        let output = project.run(&with_stages(&["run", "p.yaml"]));
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{how}: {said}");
+        assert_eq!(said.contains("(SIGABRT)"), code != 0, "{said}");
+        assert!(started.elapsed() < Duration::from_secs(15), "{how}: {:?}", started.elapsed());
+    }
+}
+
+#[test]
+fn a_stage_is_told_that_it_should_stop() {
+    let project = unruly("how: wait, when: map");
+    let mut run = project.command(&with_stages(&["run", "p.yaml", "--json"]));
+    let mut run = run.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("it runs");
+    let mut lines = BufReader::new(run.stdout.as_mut().expect("piped")).lines();
+    let started = "\"event\":\"node_started\",\"node\":\"n\"";
+    assert!(lines.any(|line| line.expect("text").contains(started)));
+    let asked = Instant::now();
+    signal(&run, libc::SIGTERM);
+    assert_eq!(run.wait().expect("it ends").code(), Some(143));
+    assert!(asked.elapsed() < Duration::from_secs(2));
+}
+
+#[test]
+fn no_process_outlives_the_engine() {
+    let project = unruly("how: hang, when: open");
+    let (mut run, process) = hanging(&project);
+    run.kill().expect("it is ours");
+    run.wait().expect("it ends");
+    ends_within(&process, 10);
+}
+
+#[test]
+fn what_a_stage_promises_is_tested() {
+    let mut all = String::new();
+    for how in ["not", "lonely", "moody", "segfault"] {
+        let project = unruly(&format!("how: {how}, when: mark"));
+        project.write("rows.csv", "text\none\ntwo!\n");
+        let test = with_stages(&["stages", "test", "p.yaml", "n"]);
+        project.ok(&with_stages(&["run", "p.yaml", "--until", "rows"]));
+        all.push_str(&format!("=== {how}: {}\n", project.transcript(&test)));
+    }
+    let tiny = tiny();
+    tiny.ok(&["run", "p.yaml", "--until", "t5p"]);
+    let unready = tiny.transcript(&["stages", "test", "p.yaml", "paraphrases"]);
+    all.push_str(&format!("=== too early: {unready}\n"));
+    tiny.ok(&["run", "p.yaml", "--until", "corpus"]);
+    all.push_str(&format!(
+        "=== T5: {}\n",
+        tiny.transcript(&["stages", "test", "p.yaml", "paraphrases"])
+    ));
+    all.push_str(&format!(
+        "=== whole: {}\n",
+        tiny.transcript(&["stages", "test", "p.yaml", "t5p"])
+    ));
+    insta::assert_snapshot!(all);
+}
+
+/// Where nothing is gained by a process of its own, there is none.
+#[test]
+fn a_library_can_be_loaded_into_the_engine() {
+    let project = unruly("how: print, when: map");
+    let run = with_stages(&["run", "p.yaml", "--in-process"]);
+    assert!(project.ok(&run).starts_with("to stdout\n"));
+    // Where it worked decides nothing.
+    let plan = project.ok(&with_stages(&["plan", "p.yaml"]));
+    assert!(plan.contains("nothing to do"), "{plan}");
+    let crash = unruly("how: exit, when: map");
+    let run = with_stages(&["run", "p.yaml", "--in-process"]);
+    let said = crash.transcript(&run);
+    assert!(
+        said.starts_with("exit 0") && !said.contains("done n"),
+        "it takes the engine along: {said}"
+    );
+}
+
+#[test]
+fn a_library_that_changes_meanwhile_is_not_used() {
+    let project = unruly("how: pause, when: map");
+    let mut run = project.command(&with_stages(&["run", "p.yaml", "--json"]));
+    let mut run = run.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it runs");
+    let mut lines = BufReader::new(run.stdout.as_mut().expect("piped")).lines();
+    assert!(lines.any(|line| line.expect("text").contains("paused")));
+    let mut other = std::fs::read(project.file("libunruly.so")).expect("it was compiled");
+    other.push(0);
+    std::fs::write(project.file("new.so"), other).expect("the directory is ours");
+    std::fs::rename(project.file("new.so"), project.file("libunruly.so")).expect("it is there");
+    project.write("go", "");
+    let output = run.wait_with_output().expect("it ends");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("node `after`: ") && said.contains("it was changed while it was in use"),
+        "{said}"
+    );
+}
+
+/// An engine with the stages of texts, and those of T5 as somebody else's.
+struct Apart(Project);
+
+impl Apart {
+    fn new() -> Self {
+        let project = tiny();
+        let built = Path::new(env!("CARGO_BIN_EXE_paraloom"));
+        let beside = |name: &str| built.with_file_name(name);
+        // Cargo puts the libraries there for this.
+        project.ok(&["check", "p.yaml"]);
+        for (from, to) in [
+            (built.to_owned(), "engine/bin/paraloom"),
+            (
+                beside("libparaloom_stages_text.so"),
+                "engine/lib/paraloom/stages/libparaloom_stages_text.so",
+            ),
+            (beside("libparaloom_stages_t5.so"), "t5.so"),
+        ] {
+            let to = project.file(to);
+            std::fs::create_dir_all(to.parent().expect("a directory")).expect("it is ours");
+            std::fs::copy(from, to).expect("they were built");
+        }
+        Self(project)
+    }
+
+    fn run(&self) -> Command {
+        let mut command = Command::new(self.0.file("engine/bin/paraloom"));
+        command.args(["run", "p.yaml", "--stages", "t5.so", "--checkpoint-every", "0", "--json"]);
+        command.current_dir(self.0.path()).env("HF_HUB_OFFLINE", "1").stdout(Stdio::piped());
+        command
+    }
+
+    /// A run in which `event` has come `times` times.
+    fn run_until(&self, event: &str, times: usize) -> Child {
+        let mut run = self.run().stderr(Stdio::piped()).spawn().expect("it runs");
+        let lines = BufReader::new(run.stdout.as_mut().expect("piped")).lines();
+        let came = lines.filter(|line| line.as_ref().expect("text").contains(event));
+        assert_eq!(came.take(times).count(), times, "{event}");
+        run
+    }
+
+    fn export(&self, result: &str) -> Vec<u8> {
+        let mut export = Command::new(self.0.file("engine/bin/paraloom"));
+        export.args(["export", "p.yaml", result, "--stages", "t5.so"]);
+        exported(&self.0, export, result)
+    }
+}
+
+/// A table or the weights of a model, by way of a file.
+fn exported(project: &Project, mut export: Command, result: &str) -> Vec<u8> {
+    let is_model = MODELS.contains(&result);
+    let to = project.file(&format!("out/{result}{}", if is_model { "" } else { ".csv" }));
+    let output = export.arg("--to").arg(&to).current_dir(project.path()).output().expect("it runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    std::fs::read(if is_model { to.join("model.safetensors") } else { to }).expect("it was written")
+}
+
+/// Training, checkpoints, models in and out, many inputs, scores: all of it goes through the socket, and comes out as it
+/// does in the engine's own process, killed or not.
+#[test]
+fn t5_makes_the_same_bytes_in_processes_of_its_own() {
+    let apart = Apart::new();
+    let run = apart.run_until("\"event\":\"metric\",\"node\":\"t5p\"", 3);
+    kill_children(&run);
+    let output = run.wait_with_output().expect("it ends");
+    let said = String::from_utf8_lossy(&output.stderr);
+    let crash = "node `t5p`: the stage crashed: its process ended before the work was done";
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains(crash) && said.contains("signal: 9 (SIGKILL)"), "{said}");
+    for (event, times) in [
+        ("\"event\":\"metric\",\"node\":\"t5p\"", 5),
+        ("\"event\":\"part\",\"node\":\"paraphrases\"", 1),
+    ] {
+        let mut run = apart.run_until(event, times);
+        run.kill().expect("it is ours");
+        run.wait().expect("it ends");
+    }
+    let output = apart.run().output().expect("it runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let here = tiny();
+    here.ok(&["run", "p.yaml"]);
+    for result in TABLES.into_iter().chain(MODELS) {
+        let expected = exported(&here, here.command(&["export", "p.yaml", result]), result);
+        assert!(apart.export(result) == expected, "{result}");
+    }
+}

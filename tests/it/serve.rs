@@ -1,0 +1,220 @@
+//! `paraloom serve`, with the real stages and a model that a run has made.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::process::{Child, ChildStderr, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::common::{Project, signal, tiny};
+use serde_json::Value;
+
+/// `paraloom serve` that is ready; killed if a test fails.
+struct Serving {
+    child: Child,
+    stderr: BufReader<ChildStderr>,
+    address: String,
+}
+
+impl Serving {
+    fn start(project: &Project, args: &[&str]) -> Self {
+        let all = [&["serve", "p.yaml", "--bind", "127.0.0.1:0"][..], args].concat();
+        let mut child =
+            project.command(&all).stderr(Stdio::piped()).spawn().expect("the binary runs");
+        let mut stderr = BufReader::new(child.stderr.take().expect("piped"));
+        let mut said = String::new();
+        let address = loop {
+            let mut line = String::new();
+            assert!(stderr.read_line(&mut line).expect("text") > 0, "it ended: {said}");
+            if let Some((_, address)) = line.trim().split_once(" at http://") {
+                break address.to_owned();
+            }
+            said.push_str(&line);
+        };
+        Self { child, stderr, address }
+    }
+
+    /// Status and JSON of an answer to rows.
+    fn rows(&self, body: &str) -> (u16, Value) {
+        let mut stream = TcpStream::connect(&self.address).expect("it listens");
+        let length = body.len();
+        let request = format!(
+            "POST /v1/rows HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
+             Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
+        );
+        stream.write_all(request.as_bytes()).expect("it listens");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("text");
+        let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok());
+        let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+        (status.unwrap_or(0), serde_json::from_str(body).unwrap_or_default())
+    }
+
+    /// Sends a signal; exit code, and what it said until its end.
+    fn end(mut self, by: i32) -> (Option<i32>, String) {
+        signal(&self.child, by);
+        let mut said = String::new();
+        self.stderr.read_to_string(&mut said).expect("text");
+        (self.child.wait().expect("it ends").code(), said)
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn table(project: &Project, table: &str) -> Vec<Value> {
+    let rows = project.ok(&["show", "p.yaml", table, "--json"]);
+    rows.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+}
+
+/// Rows with the ids of a run come out as they did in the run: sampled texts, scores and all, whoever asks beside them.
+#[test]
+fn it_gives_what_a_run_gives() {
+    let project = tiny();
+    project.ok(&["run", "p.yaml"]);
+    let (corpus, kept) = (table(&project, "corpus"), table(&project, "qualified"));
+    let rejected = table(&project, "qualified.rejected");
+    assert!(!kept.is_empty() && kept.len() + rejected.len() == corpus.len());
+    let serving = Serving::start(&project, &["qualified", "--threads", "1"]);
+    let all = serde_json::json!({ "rows": corpus }).to_string();
+    let (status, answer) = serving.rows(&all);
+    assert_eq!(status, 200, "{answer}");
+    assert_eq!(answer, serde_json::json!({ "kept": kept, "rejected": rejected }));
+    // One by one, at the same time.
+    std::thread::scope(|scope| {
+        let clients: Vec<_> = corpus
+            .iter()
+            .map(|row| {
+                let body = serde_json::json!({ "rows": [row] }).to_string();
+                let serving = &serving;
+                scope.spawn(move || serving.rows(&body).1)
+            })
+            .collect();
+        let mut alone = (Vec::new(), Vec::new());
+        for client in clients {
+            let answer = client.join().expect("an answer");
+            alone.0.extend(answer["kept"].as_array().cloned().expect("rows"));
+            alone.1.extend(answer["rejected"].as_array().cloned().expect("rows"));
+        }
+        assert_eq!(alone, (kept, rejected));
+    });
+    let (code, said) = serving.end(libc::SIGTERM);
+    // Texts of this model end where they may.
+    assert_eq!(code, Some(0));
+    assert!(said.ends_with("\nstopped\n") && said.contains("(`max_new_tokens`)"), "{said}");
+}
+
+/// A row that leaves before the last node is not gone.
+#[test]
+fn rows_that_leave_on_the_way_are_told() {
+    let project = Project::new(
+        "paraloom: 1\nnodes:\n  rows: { stage: load, with: { from: rows.csv } }\n  \
+         long: { stage: threshold, inputs: { rows: rows }, with: { keep: 'length(text) > 3' } }\n  \
+         loud: { stage: derive, inputs: { rows: long }, with: { columns: { loud: upper(text) } } }\n",
+    );
+    project.write("rows.csv", "text\nlong enough\n");
+    project.ok(&["run", "p.yaml", "--until", "rows"]);
+    let serving = Serving::start(&project, &["loud"]);
+    let (status, answer) = serving.rows(r#"{"rows":[{"text":"abc"},{"text":"abcd"}]}"#);
+    assert_eq!(status, 200, "{answer}");
+    assert_eq!(answer["rows"][0]["loud"], "ABCD", "{answer}");
+    assert_eq!(answer["long.rejected"][0]["text"], "abc", "{answer}");
+    assert!(
+        answer["long.rejected"][0]["reason"].as_str().is_some_and(|why| why.contains("length"))
+    );
+    let (_, answer) = serving.rows(r#"{"rows":[{"text":"abcd"}]}"#);
+    assert!(answer.get("long.rejected").is_none(), "{answer}");
+    assert_eq!(serving.end(libc::SIGTERM).0, Some(0));
+}
+
+/// Only what the chain reads beside its rows has to be there.
+#[test]
+fn it_needs_the_models_and_nothing_else() {
+    let project = tiny();
+    project.ok(&["run", "p.yaml", "--until", "t5p"]);
+    let serving = Serving::start(&project, &["paraphrases"]);
+    let (status, answer) = serving.rows(r#"{"rows": [{"source": "sales rose 3 percent"}]}"#);
+    assert_eq!(status, 200, "{answer}");
+    assert!(answer["rows"][0]["paraphrase"].is_string(), "{answer}");
+    assert_eq!(serving.end(libc::SIGINT).0, Some(0));
+    // The end of a chain, for texts of one's own.
+    let serving = Serving::start(&project, &["grammar", "--from", "similarity"]);
+    let row = r#"{"source": "sales rose", "paraphrase": "sales grew", "candidate": 1}"#;
+    let (status, answer) = serving.rows(&format!(r#"{{"rows": [{row}]}}"#));
+    assert_eq!(status, 200, "{answer}");
+    assert!(answer["rows"][0]["stsb"].is_number() && answer["rows"][0]["cola"].is_string());
+}
+
+#[test]
+fn what_cannot_be_served_is_said() {
+    let project = tiny();
+    project.ok(&["run", "p.yaml", "--until", "pairs"]);
+    let said = [
+        &["nothing"][..],
+        &["custom"],
+        &["t5p"],
+        &["paraphrases"],
+        &["grammar", "--from", "corpus"],
+        &["grammar", "--bind", "0.0.0.0:0"],
+        &["grammar", "--bind", "localhost"],
+        &["grammar", "--token-file", "no-such-file"],
+        &["grammar", "--queue", "0"],
+    ]
+    .map(|args| {
+        let all = [&["serve", "p.yaml", "--bind", "127.0.0.1:0"][..], args].concat();
+        // The last of an option counts twice with clap: an address is given once only.
+        let all =
+            if args.contains(&"--bind") { [&["serve", "p.yaml"][..], args].concat() } else { all };
+        format!("$ paraloom {}\n{}\n", args.join(" "), project.transcript(&all))
+    });
+    insta::assert_snapshot!(said.concat());
+}
+
+/// A signal ends it though a model is still loading or a client holds its connection open.
+#[test]
+fn an_open_connection_does_not_keep_it() {
+    let project = tiny();
+    project.ok(&["run", "p.yaml", "--until", "t5p"]);
+    let serving = Serving::start(&project, &["paraphrases"]);
+    let held = TcpStream::connect(&serving.address).expect("it listens");
+    let started = Instant::now();
+    assert_eq!(serving.end(libc::SIGTERM).0, Some(0));
+    assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
+    drop(held);
+}
+
+/// A stage that crashes takes neither the server nor the next request along.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_crash_is_an_error_of_one_request() {
+    for (how, said_of_it) in
+        [("segfault", "signal: 11 (SIGSEGV)"), ("memory", "out of memory: 7 bytes")]
+    {
+        crash(how, said_of_it);
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn crash(how: &str, said_of_it: &str) {
+    let project = Project::new(&format!(
+        "paraloom: 1\nname: s\nnodes:\n  rows: {{ stage: load, with: {{ from: rows.csv }} }}\n  \
+         n: {{ stage: unruly, inputs: {{ rows: rows }}, with: {{ how: {how}, when: mark }} }}\n"
+    ));
+    project.write("rows.csv", "text\none\n");
+    let library = crate::common::c_library(&project, "unruly");
+    let stages = ["--stages", library.to_str().expect("text")];
+    project.ok(&[&["run", "p.yaml"], &stages[..]].concat());
+    let serving = Serving::start(&project, &[&["n"], &stages[..]].concat());
+    for _ in 0..2 {
+        let (status, answer) = serving.rows(r#"{"rows": [{"text": "stop!"}]}"#);
+        assert_eq!(status, 500, "{answer}");
+        let (status, answer) = serving.rows(r#"{"rows": [{"text": "go on"}]}"#);
+        assert_eq!((status, &answer["rows"][0]["text"]), (200, &Value::from("go on")), "{answer}");
+    }
+    let (code, said) = serving.end(libc::SIGTERM);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains(said_of_it), "{said}");
+}
