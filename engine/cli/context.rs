@@ -55,7 +55,8 @@ fn isolation() -> Result<Isolation> {
         running if running.exists() => running.to_owned(),
         _ => std::env::current_exe()?,
     };
-    Ok(Isolation { program, arguments: vec!["stage-process".into()] })
+    let arguments = vec!["stage-process".into()];
+    Ok(Isolation { program, arguments, still_waiting: render::note })
 }
 
 /// A pipeline that was checked without error.
@@ -136,16 +137,15 @@ impl Project {
         Self::sound(args, check(args, stages)?)
     }
 
-    /// The same to run it: what is left to do and needs a hub is fetched first. With the
+    /// A checked pipeline to run: what is left to do and needs a hub is fetched first. With the
     /// store, which is made if there is none. `None`: somebody asked to stop.
-    pub(crate) fn open_fetched(
+    pub(crate) fn fetched(
         args: &PipelineArgs,
-        stages: &StageArgs,
+        mut checked: Checked,
         until: Option<&str>,
         cancel: &Cancel,
         observer: Observer,
     ) -> Result<Option<(Self, Store)>> {
-        let mut checked = check(args, stages)?;
         // A command that is wrong makes no store.
         if let (Some(graph), Some(name)) = (&checked.graph, until) {
             find_node(graph, name)?;

@@ -10,12 +10,15 @@ use petgraph::graph::NodeIndex;
 use super::print;
 use super::show::{project, read_rows};
 use crate::args::{RunArgs, StageArgs};
-use crate::context::Project;
+use crate::context::{self, Project};
 use crate::error::{CliError, Result, UNEXPECTED};
 use crate::render::{self, Progress, duration};
 use crate::signals::Signals;
 
 pub(crate) fn run(args: &RunArgs, stages: &StageArgs) -> Result<ExitCode> {
+    let checked = context::check(&args.pipeline, stages)?;
+    // Up to here a signal ends the process: there is nothing to lose, and a stage that hangs while it is loaded or plans
+    // would not hear of it.
     let cancel = Cancel::default();
     let signals = Signals::listen(&cancel.flag());
     let progress = Progress::new();
@@ -28,7 +31,7 @@ pub(crate) fn run(args: &RunArgs, stages: &StageArgs) -> Result<ExitCode> {
         }
     };
     let until = args.until.as_deref();
-    let opened = Project::open_fetched(&args.pipeline, stages, until, &cancel, &observer);
+    let opened = Project::fetched(&args.pipeline, checked, until, &cancel, &observer);
     let Some((project_, store)) = opened? else { return Ok(stopped(&signals)) };
     let graph = &project_.graph;
     let nodes = match until {

@@ -21,8 +21,6 @@ use crate::render;
 use crate::signals::Signals;
 
 pub(crate) fn run(args: &ServeArgs, stages: &StageArgs) -> Result<ExitCode> {
-    let stop = Arc::<AtomicBool>::default();
-    let _signals = Signals::listen(&stop);
     let project = Project::open(&args.pipeline, stages)?;
     let store = project.need_store()?;
     let (graph, host) = (&project.graph, &project.workspace.host);
@@ -44,6 +42,9 @@ pub(crate) fn run(args: &ServeArgs, stages: &StageArgs) -> Result<ExitCode> {
         outputs: chain.outputs(),
         batch_invariant: chain.is_batch_invariant(),
     };
+    // Up to here a signal ends the process, also where a stage hangs while it is opened.
+    let stop = Arc::<AtomicBool>::default();
+    let _signals = Signals::listen(&stop);
     render::note(&format!("{} at http://{}", names.join(" → "), server.address()));
     server.run(about, Box::new(Served(chain)), &stop, &cancel.flag())?;
     render::note("stopped");

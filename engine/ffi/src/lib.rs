@@ -1,7 +1,7 @@
 //! Record batches in and out of the Arrow C data interface: the one place where the
 //! engine and the SDK turn arrow's types into those of the ABI and back.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, c_char};
 use std::sync::Arc;
 
 use arrow::array::{Array, RecordBatch, RecordBatchOptions, StructArray};
@@ -10,7 +10,9 @@ use arrow::error::ArrowError;
 use arrow::ffi::{FFI_ArrowArray, FFI_ArrowSchema, from_ffi_and_data_type, to_ffi};
 use paraloom_abi as abi;
 
+mod check;
 mod stream;
+pub use check::{Flaw, check_structure, import_checked};
 pub use stream::export_stream;
 
 type Result<T> = std::result::Result<T, ArrowError>;
@@ -56,13 +58,68 @@ pub fn export_schema(schema: &Schema) -> Result<abi::ArrowSchema> {
 /// # Safety
 /// `schema` must be null or follow the C data interface.
 pub unsafe fn import_schema(schema: *const abi::ArrowSchema) -> Result<Option<SchemaRef>> {
-    // SAFETY: null or valid by contract; arrow's structure has the same layout.
-    let Some(schema) = (unsafe { schema.cast::<FFI_ArrowSchema>().as_ref() }) else {
+    // SAFETY: null or valid by contract.
+    let Some(found) = (unsafe { schema.as_ref() }) else {
         return Ok(None);
     };
+    // SAFETY: valid by contract.
+    unsafe { check_schema(found, 0) }?;
+    // SAFETY: valid by contract; arrow's structure has the same layout.
+    let schema = unsafe { &*schema.cast::<FFI_ArrowSchema>() };
     match DataType::try_from(schema)? {
         DataType::Struct(fields) => Ok(Some(Arc::new(Schema::new(fields)))),
         other => Err(broken(format!("a table schema must be a struct, not {other}"))),
+    }
+}
+
+/// How deep types may be nested.
+const DEEPEST: usize = 64;
+
+/// Refuses what arrow's reader of schemas would panic on.
+///
+/// # Safety
+/// The pointers in `schema` must be null or valid.
+unsafe fn check_schema(schema: &abi::ArrowSchema, depth: usize) -> Result<()> {
+    // SAFETY: texts are null or end in a NUL.
+    let text = |text: *const c_char| unsafe { (!text.is_null()).then(|| CStr::from_ptr(text)) };
+    let name = text(schema.name).unwrap_or_default().to_string_lossy();
+    let wrong = |what: &str| Err(broken(format!("the schema of `{name}` {what}")));
+    if schema.release.is_none() {
+        return wrong("was released");
+    }
+    if text(schema.name).is_some_and(|name| name.to_str().is_err()) {
+        return wrong("has a name that is not UTF-8");
+    }
+    let Some(Ok(format)) = text(schema.format).map(CStr::to_str) else {
+        return wrong("has no format");
+    };
+    let children = match format.as_bytes() {
+        [b'+', b'l' | b'L' | b'w' | b'v' | b'm', ..] => Some(1),
+        [b'+', b'r', ..] => Some(2),
+        _ => None,
+    };
+    if children.is_some_and(|children| schema.n_children != children) {
+        return wrong("has another number of children than its format");
+    }
+    if depth == DEEPEST {
+        return wrong("is nested too deep");
+    }
+    if schema.n_children < 0 || (schema.n_children > 0 && schema.children.is_null()) {
+        return wrong("has no children where it says that it has some");
+    }
+    for index in 0..schema.n_children as usize {
+        // SAFETY: it has n_children pointers.
+        let Some(child) = (unsafe { (*schema.children.add(index)).as_ref() }) else {
+            return wrong("has a child that is a null pointer");
+        };
+        // SAFETY: by contract.
+        unsafe { check_schema(child, depth + 1) }?;
+    }
+    // SAFETY: null or valid by contract.
+    match unsafe { schema.dictionary.as_ref() } {
+        // SAFETY: by contract.
+        Some(dictionary) => unsafe { check_schema(dictionary, depth + 1) },
+        None => Ok(()),
     }
 }
 

@@ -60,10 +60,12 @@ pub enum HostError {
         what: String,
     },
     /// The process that the stage worked in is gone.
-    #[error("the stage crashed: its process ended before the work was done ({how})")]
+    #[error("the stage crashed{during}: its process ended before the work was done ({how})")]
     Crashed {
         /// The signal, or the exit status.
         how: String,
+        /// Where it was: ` in map(), over 4 rows (\`_id\` a to d)`; empty if that is not known.
+        during: String,
         /// The last lines that it printed.
         last_words: Vec<String>,
     },
@@ -77,8 +79,20 @@ impl HostError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Stage(failure) => failure.hint.clone(),
-            Self::Crashed { last_words, .. } if !last_words.is_empty() => {
-                Some(format!("the last that it printed: {}", last_words.join("\n")))
+            Self::Crashed { how, during, last_words } => {
+                let printed = match last_words.is_empty() {
+                    true => String::new(),
+                    false => format!("the last that it printed: {}\n", last_words.join("\n")),
+                };
+                let find = match during.contains("map()") {
+                    true => "`paraloom stages test PIPELINE NODE` tries its rows one by one; ",
+                    false => "",
+                };
+                let cause = match how.contains("SIGKILL") {
+                    true => "somebody ended it, or the system did since memory ran out",
+                    false => "a debugger shows the place with `--in-process`",
+                };
+                Some(format!("{printed}{find}{cause}"))
             }
             _ => None,
         }

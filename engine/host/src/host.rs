@@ -9,6 +9,7 @@ use paraloom_pipeline::{PlanInput, StageInfo};
 use crate::backend::{Backend, Stages};
 use crate::error::{HostError, Result};
 use crate::executor::{Executor, PlannedStage};
+use crate::guarded;
 use crate::isolated::Isolation;
 use crate::library::{Library, LoadedStage};
 use crate::search::{self, Origin};
@@ -127,7 +128,7 @@ impl Host {
         config: &serde_json::Value,
         inputs: &[PlanInput],
     ) -> Result<Box<dyn PlannedStage>> {
-        self.loaded(stage)?.executor.plan(stage, node, config, inputs)
+        guarded::plan(&*self.loaded(stage)?.executor, stage, node, config, inputs)
     }
 }
 

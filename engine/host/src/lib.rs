@@ -10,11 +10,13 @@ mod backend;
 mod description;
 mod error;
 mod executor;
+mod guarded;
 mod host;
 mod in_process;
 mod isolated;
 mod library;
 mod library_file;
+mod log_limit;
 mod search;
 mod services;
 

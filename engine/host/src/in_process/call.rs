@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arrow::datatypes::SchemaRef;
 use paraloom_abi::{self as abi, Str};
 use paraloom_ffi::export_stream;
-use paraloom_pipeline::PlanInput;
+use paraloom_pipeline::{PlanInput, StageInfo};
 
 use super::host_table::HostTable;
 use super::sink::Sink;
@@ -119,12 +119,18 @@ pub(super) struct Ports<'a> {
 }
 
 impl<'a> Ports<'a> {
-    pub(super) fn new(schemas: &[Option<SchemaRef>], outputs: Vec<WorkOutput<'a>>) -> Self {
+    /// `schemas` are what the stage `info` promised.
+    pub(super) fn new(
+        info: &StageInfo,
+        schemas: &[Option<SchemaRef>],
+        outputs: Vec<WorkOutput<'a>>,
+    ) -> Self {
         let mut ports = Self { count: outputs.len(), sinks: Vec::new(), dirs: Vec::new() };
-        for (output, schema) in outputs.into_iter().zip(schemas) {
+        for ((output, schema), port) in outputs.into_iter().zip(schemas).zip(&info.outputs) {
             let (sink, dir) = match (output, schema) {
                 (WorkOutput::Table(take), Some(schema)) => {
-                    (Some(Sink::new(Arc::clone(schema), take)), String::new())
+                    let schema = Arc::clone(schema);
+                    (Some(Sink::new(&info.name, &port.name, schema, take)), String::new())
                 }
                 (WorkOutput::Table(_), None) => (None, String::new()),
                 (WorkOutput::Artifact(dir), _) => (None, dir.to_string_lossy().into_owned()),
@@ -147,10 +153,10 @@ impl<'a> Ports<'a> {
         self.dirs.get(index).map_or(Str::EMPTY, |dir| Str::new(dir))
     }
 
-    /// The engine's own error comes first: the stage only knows that a push failed.
+    /// Why a push was refused comes first: the stage only knows that it failed, and may not say so.
     pub(super) fn outcome(&self, result: Result<(), StageFailure>) -> Result<()> {
         match self.sinks.iter().flatten().find_map(Sink::take_error) {
-            Some(error) => Err(HostError::Engine(error)),
+            Some(error) => Err(error),
             None => result.map_err(HostError::Stage),
         }
     }

@@ -1,6 +1,7 @@
 //! A stage planned and at work in this process.
 
 use std::cell::UnsafeCell;
+use std::panic::catch_unwind;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
@@ -19,7 +20,7 @@ use crate::services::Services;
 
 /// A plan that a stage made.
 pub(super) struct Plan {
-    name: String,
+    info: Arc<StageInfo>,
     table: Table,
     plan: Arc<StagePlan>,
     inputs: Vec<PlanInput>,
@@ -89,7 +90,7 @@ impl Plan {
         // SAFETY: filled by plan().
         let output = unsafe { read_output(plan.0.get_mut(), info) }.map_err(broken)?;
         Ok(Self {
-            name: info.name.clone(),
+            info: Arc::new(info.clone()),
             table,
             plan: Arc::new(plan),
             inputs: inputs.to_vec(),
@@ -98,7 +99,7 @@ impl Plan {
     }
 
     fn broken(&self, what: &str) -> HostError {
-        HostError::Broken { stage: self.name.clone(), what: what.to_owned() }
+        HostError::Broken { stage: self.info.name.clone(), what: what.to_owned() }
     }
 }
 
@@ -107,16 +108,22 @@ impl Plan {
 /// # Safety
 /// `plan` must have been filled by the stage `info`.
 unsafe fn read_output(plan: &abi::Plan, info: &StageInfo) -> Result<PlanOutput, String> {
-    if plan.n_outputs as usize != info.outputs.len() {
-        return Err("plan() returned another number of outputs".to_owned());
+    let (found, declared) = (plan.n_outputs as usize, info.outputs.len());
+    if found != declared {
+        return Err(format!("plan() returned {found} outputs, it has {declared} output ports"));
+    }
+    if declared > 0 && plan.outputs.is_null() {
+        return Err("plan() returned a null pointer for its outputs".to_owned());
     }
     let mut outputs = Vec::with_capacity(info.outputs.len());
     for index in 0..info.outputs.len() {
         // SAFETY: the plan owns n_outputs schemas.
         let schema = unsafe { &*plan.outputs.add(index) };
+        let wrong = |what: &str| format!("output `{}`: {what}", info.outputs[index].name);
         // SAFETY: a schema that is not released is valid.
-        let schema = schema.release.map(|_| unsafe { import_schema(schema) }).transpose();
-        outputs.push(schema.map_err(|error| error.to_string())?.flatten());
+        let read = || schema.release.map(|_| unsafe { import_schema(schema) }).transpose();
+        let read = catch_unwind(read).map_err(|_| wrong("its schema makes no sense"))?;
+        outputs.push(read.map_err(|error| wrong(&error.to_string()))?.flatten());
     }
     let mut notes = vec![String::new(); info.outputs.len()];
     if !plan.notes.is_null() {
@@ -149,7 +156,7 @@ impl PlannedStage for Plan {
         let run = self.table.get().run;
         let run = run.ok_or_else(|| self.broken("it is not a whole stage"))?;
         let mut arguments = Arguments::new(services, &self.inputs, inputs)?;
-        let ports = Ports::new(&self.output.outputs, outputs);
+        let ports = Ports::new(&self.info, &self.output.outputs, outputs);
         let result = arguments.with(settings, &ports, |args| {
             let (table, plan) = (self.table.as_ptr(), self.plan.0.get());
             // SAFETY: all arguments live through the call.
@@ -186,6 +193,7 @@ impl PlannedStage for Plan {
             raw,
             map,
             close,
+            info: Arc::clone(&self.info),
             outputs: self.output.outputs.clone(),
             _host: arguments.host,
             _plan: Arc::clone(&self.plan),
@@ -219,6 +227,7 @@ struct OpenWorker {
     raw: abi::Worker,
     map: MapFn,
     close: unsafe extern "C" fn(*mut abi::Worker),
+    info: Arc<StageInfo>,
     outputs: Vec<Option<SchemaRef>>,
     /// The services stay usable until the worker is closed.
     _host: HostTable,
@@ -231,7 +240,7 @@ unsafe impl Send for OpenWorker {}
 
 impl Worker for OpenWorker {
     fn map(&mut self, rows: &RecordBatch, outputs: Vec<WorkOutput<'_>>) -> Result<()> {
-        let ports = Ports::new(&self.outputs, outputs);
+        let ports = Ports::new(&self.info, &self.outputs, outputs);
         let pointers: Vec<_> = (0..ports.count).map(|index| ports.sink(index)).collect();
         let mut array = export_batch(rows).map_err(|error| HostError::Engine(error.into()))?;
         let raw = &raw mut self.raw;

@@ -6,32 +6,36 @@ use std::sync::{Mutex, PoisonError};
 
 use arrow::datatypes::SchemaRef;
 use paraloom_abi::{self as abi, status};
-use paraloom_ffi::import_batch;
+use paraloom_ffi::import_checked;
 
 use super::status::fill;
+use crate::error::HostError;
 use crate::executor::RowSink;
 
-/// The C sink over a closure. Keeps the engine's own error, which says more than what
-/// the stage makes of it.
+/// The C sink over a closure. Keeps why a push was refused: the stage may say something else, or nothing.
 pub(super) struct Sink<'a> {
     table: abi::Sink,
     state: Box<State<'a>>,
 }
 
 struct State<'a> {
+    stage: String,
+    port: String,
     schema: SchemaRef,
     inner: Mutex<Inner<'a>>,
 }
 
 struct Inner<'a> {
     take: RowSink<'a>,
-    error: Option<Box<dyn std::error::Error + Send + Sync>>,
+    error: Option<HostError>,
 }
 
 impl<'a> Sink<'a> {
-    /// Rows of `schema`, which is what the stage's plan promised.
-    pub(super) fn new(schema: SchemaRef, take: RowSink<'a>) -> Self {
-        let state = Box::new(State { schema, inner: Mutex::new(Inner { take, error: None }) });
+    /// Takes rows of `schema`, which is what the plan of `stage` promised for the output `port`.
+    pub(super) fn new(stage: &str, port: &str, schema: SchemaRef, take: RowSink<'a>) -> Self {
+        let inner = Mutex::new(Inner { take, error: None });
+        let (stage, port) = (stage.to_owned(), port.to_owned());
+        let state = Box::new(State { stage, port, schema, inner });
         let table = abi::Sink {
             struct_size: size_of::<abi::Sink>() as u32,
             reserved0: 0,
@@ -45,8 +49,33 @@ impl<'a> Sink<'a> {
         &raw const self.table
     }
 
-    pub(super) fn take_error(&self) -> Option<Box<dyn std::error::Error + Send + Sync>> {
+    pub(super) fn take_error(&self) -> Option<HostError> {
         self.state.inner.lock().unwrap_or_else(PoisonError::into_inner).error.take()
+    }
+}
+
+impl State<'_> {
+    /// # Safety
+    /// As for [`import_checked`].
+    unsafe fn push(&self, batch: *mut abi::ArrowArray) -> Result<(), HostError> {
+        // SAFETY: by contract.
+        let imported = catch_unwind(|| unsafe { import_checked(batch, &self.schema) });
+        let broken = |what: &str| HostError::Broken {
+            stage: self.stage.clone(),
+            what: format!("output `{}`: {what}", self.port),
+        };
+        let rows = match imported {
+            Ok(rows) => rows.map_err(|flaw| broken(&flaw.to_string()))?,
+            Err(_) => return Err(broken("its batch makes no sense")),
+        };
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        match catch_unwind(AssertUnwindSafe(|| (inner.take)(rows))) {
+            Ok(taken) => taken.map_err(HostError::Engine),
+            Err(_) => {
+                let what = format!("the engine panicked over rows of the output `{}`", self.port);
+                Err(HostError::Engine(what.into()))
+            }
+        }
     }
 }
 
@@ -57,16 +86,8 @@ unsafe extern "C" fn push(
 ) -> u32 {
     // SAFETY: ctx is the state of a live sink; its lifetime does not matter for the call.
     let state = unsafe { &*ctx.cast::<State<'_>>() };
-    let taken = catch_unwind(AssertUnwindSafe(|| {
-        // SAFETY: the stage promises a batch of this schema, and moves it.
-        let rows = unsafe { import_batch(batch, &state.schema) }?;
-        rows.columns().iter().try_for_each(|column| column.to_data().validate_full())?;
-        let mut inner = state.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        (inner.take)(rows)
-    }));
-    let taken: Result<(), Box<dyn std::error::Error + Send + Sync>> =
-        taken.unwrap_or_else(|_| Err("the engine panicked".into()));
-    match taken {
+    // SAFETY: the stage passes a batch, or null, and moves it.
+    match unsafe { state.push(batch) } {
         Ok(()) => status::OK,
         Err(failure) => {
             fill(error, failure.to_string());

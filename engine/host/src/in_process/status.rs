@@ -20,7 +20,10 @@ pub(super) fn call(body: impl FnOnce(*mut abi::Error) -> u32) -> Result<(), Stag
     }
     let detail: Value = serde_json::from_str(&detail).unwrap_or_default();
     let member = |name: &str| detail.get(name).and_then(Value::as_str).map(str::to_owned);
-    let message = if message.is_empty() { format!("failed with status {code}") } else { message };
+    let message = match message.is_empty() {
+        true => format!("the stage failed with status {code} and no message"),
+        false => message,
+    };
     Err(StageFailure {
         status: code,
         message,

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use arrow::array::RecordBatch;
 use arrow::error::ArrowError;
 use paraloom_pipeline::PlanInput;
-use rustix::process::{Signal, getpid, kill_process};
+use rustix::process::{Signal, getpgrp, getpid, getppid, kill_current_process_group, kill_process};
 
 use super::frames::{self, Frames};
 use super::ipc;
@@ -49,7 +49,7 @@ pub fn attend() -> io::Result<()> {
         listener.listen(stream, send);
         // What is idle ends by itself now. What is not would work for nobody.
         std::thread::sleep(ORPHAN);
-        let _ = kill_process(getpid(), Signal::KILL);
+        kill_all();
     })?;
     // Not in the main thread, to which the allocator gives no node.
     let work = move || {
@@ -64,8 +64,23 @@ pub fn attend() -> io::Result<()> {
             }
         }
     };
+    let engine = getppid();
     let thread = std::thread::Builder::new().name("stage".to_owned()).spawn(work)?;
-    thread.join().map_err(|_| io::Error::other("the engine panicked"))
+    let done = thread.join().map_err(|_| io::Error::other("the engine panicked"));
+    // An engine that is there ends what the stage has started once this process is gone.
+    if getppid() != engine {
+        kill_all();
+    }
+    done
+}
+
+/// Ends this process and those that the stage has started.
+fn kill_all() {
+    // The group is its own unless somebody started it by hand.
+    if getpgrp() == getpid() {
+        let _ = kill_current_process_group(Signal::KILL);
+    }
+    let _ = kill_process(getpid(), Signal::KILL);
 }
 
 /// A library and a stage of it.

@@ -1,28 +1,56 @@
 //! What the engine does for a stage while a process of its own works on a command: its services, inputs and outputs.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
+use paraloom_pipeline::StageInfo;
 
 use super::GRACE;
 use super::ipc;
 use super::wire::{Answer, Blobs, Note, Request};
-use crate::error::Result;
+use crate::error::{HostError, Result};
 use crate::executor::{Batches, RowSink, WorkOutput};
 use crate::services::{ServiceError, Services};
+
+/// How long a library may take to load, or a stage to plan, before it is told.
+const SLOW: Duration = Duration::from_secs(2);
 
 /// What is done for a stage while it works on a command.
 #[derive(Default)]
 pub(super) struct Desk<'a> {
     services: Option<&'a dyn Services>,
     inputs: Vec<Option<Batches>>,
-    outputs: Vec<Option<(SchemaRef, RowSink<'a>)>>,
+    outputs: Vec<Option<Output<'a>>>,
+    /// What the stage is at work on, for the error of a crash.
+    pub(super) during: String,
     /// The engine's own error, which says more than what the stage makes of it.
-    pub(super) error: Option<Box<dyn std::error::Error + Send + Sync>>,
+    pub(super) error: Option<HostError>,
+    /// Tells of a command that takes long.
+    pub(super) slow: Option<Slow<'a>>,
     /// When a stage that should be done is not waited for any longer.
     pub(super) give_up: Option<Instant>,
+}
+
+/// What is told once a command takes longer than [`SLOW`].
+pub(super) struct Slow<'a> {
+    at: Instant,
+    tell: Box<dyn FnOnce() + 'a>,
+}
+
+impl<'a> Slow<'a> {
+    pub(super) fn new(tell: impl FnOnce() + 'a) -> Self {
+        Self { at: Instant::now() + SLOW, tell: Box::new(tell) }
+    }
+}
+
+/// Where the rows of one table go.
+struct Output<'a> {
+    stage: String,
+    port: String,
+    schema: SchemaRef,
+    take: RowSink<'a>,
 }
 
 impl<'a> Desk<'a> {
@@ -42,17 +70,35 @@ impl<'a> Desk<'a> {
     }
 
     /// Where the rows go that the stage pushes.
-    pub(super) fn outputs(&mut self, schemas: &[Option<SchemaRef>], outputs: Vec<WorkOutput<'a>>) {
-        let output = |(output, schema): (WorkOutput<'a>, &Option<SchemaRef>)| match output {
-            WorkOutput::Table(take) => Some((schema.clone()?, take)),
-            WorkOutput::Artifact(_) => None,
+    pub(super) fn outputs(
+        &mut self,
+        stage: &StageInfo,
+        schemas: &[Option<SchemaRef>],
+        outputs: Vec<WorkOutput<'a>>,
+    ) {
+        let ports = stage.outputs.iter().map(|port| &port.name).zip(schemas);
+        let output = |(output, (port, schema)): (WorkOutput<'a>, (&String, &Option<SchemaRef>))| {
+            let (stage, port) = (stage.name.clone(), port.clone());
+            match output {
+                WorkOutput::Table(take) => {
+                    Some(Output { stage, port, schema: schema.clone()?, take })
+                }
+                WorkOutput::Artifact(_) => None,
+            }
         };
-        self.outputs = outputs.into_iter().zip(schemas).map(output).collect();
+        self.outputs = outputs.into_iter().zip(ports).map(output).collect();
     }
 
     /// What is left of the inputs.
     pub(super) fn into_rows(self) -> Vec<Option<Batches>> {
         self.inputs
+    }
+
+    /// Tells of a command that takes long, once.
+    pub(super) fn tell_if_slow(&mut self) {
+        if let Some(slow) = self.slow.take_if(|slow| slow.at < Instant::now()) {
+            (slow.tell)();
+        }
     }
 
     pub(super) fn is_cancelled(&self) -> bool {
@@ -105,17 +151,22 @@ impl<'a> Desk<'a> {
         Ok(Vec::from_iter(rows.map(encode).transpose().map_err(said)?))
     }
 
-    fn push(
-        &mut self,
-        output: usize,
-        blobs: &Blobs,
-    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    fn push(&mut self, output: usize, blobs: &Blobs) -> Result<(), HostError> {
         let place = self.outputs.get_mut(output).and_then(Option::as_mut);
-        let (schema, take) = place.ok_or("rows for an output that is no table")?;
-        let rows = ipc::rows(blobs)?;
-        if rows.schema().fields() != schema.fields() {
-            return Err("rows of other columns than its plan promised".into());
+        let place = place.ok_or_else(|| {
+            HostError::Engine(format!("its process sent rows for output {output}, no table").into())
+        })?;
+        let (stage, port) = (&place.stage, &place.port);
+        let broken = |what: String| HostError::Broken {
+            stage: stage.clone(),
+            what: format!("output `{port}`: {what}"),
+        };
+        let rows = ipc::rows(blobs).map_err(|error| broken(error.to_string()))?;
+        if rows.schema().fields() != place.schema.fields() {
+            return Err(broken("the batch has other columns than its plan promised".to_owned()));
         }
-        take(rows.with_schema(Arc::clone(schema))?)
+        let rows = rows.with_schema(Arc::clone(&place.schema));
+        let rows = rows.map_err(|error| broken(error.to_string()))?;
+        (place.take)(rows).map_err(HostError::Engine)
     }
 }

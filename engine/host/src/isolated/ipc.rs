@@ -21,7 +21,11 @@ pub(super) fn encode(schema: &Schema, rows: Option<&RecordBatch>) -> Result<Vec<
 pub(super) fn decode(bytes: &[u8]) -> Result<(SchemaRef, Option<RecordBatch>), ArrowError> {
     let read = || {
         let mut reader = StreamReader::try_new(bytes, None)?;
-        Ok((reader.schema(), reader.next().transpose()?))
+        let rows = reader.next().transpose()?;
+        if reader.next().is_some() {
+            return Err(ArrowError::IpcError("more than one batch at once".to_owned()));
+        }
+        Ok((reader.schema(), rows))
     };
     catch_unwind(read).unwrap_or_else(|_| Err(ArrowError::IpcError("it makes no sense".to_owned())))
 }

@@ -65,7 +65,9 @@ impl Isolated {
             Some(process) => process,
             None => self.source.start(None)?.0,
         };
-        let planned = ask_plan(&mut process, request, schemas, &mut Desk::default());
+        let mut desk = Desk::default();
+        desk.slow = self.source.slow_plan(None, request);
+        let planned = ask_plan(&mut process, request, schemas, &mut desk);
         *planner = process.if_alive();
         planned
     }
@@ -89,6 +91,6 @@ impl Executor for Isolated {
             inputs: inputs.iter().map(wire::PlanEdge::from).collect(),
         };
         let output = self.ask(&request, &schemas)?;
-        Ok(Box::new(plan::Plan::new(&self.source, request, schemas, output)))
+        Ok(Box::new(plan::Plan::new(&self.source, stage, request, schemas, output)))
     }
 }

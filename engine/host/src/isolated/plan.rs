@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
+use arrow::array::{Array, RecordBatch};
 use arrow::datatypes::SchemaRef;
-use paraloom_pipeline::PlanOutput;
+use arrow::util::display::array_value_to_string;
+use paraloom_pipeline::{ID_COLUMN, PlanOutput, StageInfo};
 
 use super::desk::Desk;
 use super::ipc;
@@ -25,21 +26,24 @@ pub(super) struct Plan {
 #[derive(Clone)]
 struct Work {
     source: Source,
+    stage: Arc<StageInfo>,
     request: PlanRequest,
     schemas: Blobs,
     outputs: Vec<Option<SchemaRef>>,
 }
 
 impl Plan {
-    /// What the stage of `request` said comes out; the schemas of the tables among its inputs are `schemas`.
+    /// What `stage` said of `request` comes out; the schemas of the tables among its inputs are `schemas`.
     pub(super) fn new(
         source: &Source,
+        stage: &StageInfo,
         request: PlanRequest,
         schemas: Blobs,
         output: PlanOutput,
     ) -> Self {
         let (source, outputs) = (source.clone(), output.outputs.clone());
-        Self { work: Work { source, request, schemas, outputs }, output }
+        let stage = Arc::new(stage.clone());
+        Self { work: Work { source, stage, request, schemas, outputs }, output }
     }
 }
 
@@ -48,6 +52,7 @@ impl Work {
     fn start(&self, services: &Arc<dyn Services>) -> Result<Process> {
         let (mut process, _) = self.source.start(Some(services))?;
         let desk = &mut Desk::of(Some(services));
+        desk.slow = self.source.slow_plan(Some(services), &self.request);
         let output = ask_plan(&mut process, &self.request, &self.schemas, desk)?;
         if output.outputs != self.outputs {
             let what = "it planned other columns the second time".to_owned();
@@ -107,7 +112,8 @@ impl PlannedStage for Plan {
         let (work, schemas, rows) =
             Work::command(Shape::Whole, settings, &*services, inputs, kinds)?;
         let mut desk = Desk::new(&*services, rows);
-        desk.outputs(&self.work.outputs, outputs);
+        desk.outputs(&self.work.stage, &self.work.outputs, outputs);
+        desk.during = " in run()".to_owned();
         process.command(&work, &schemas, &mut desk).map(drop)
     }
 
@@ -144,6 +150,7 @@ impl OpenWorker {
     fn start(&mut self) -> Result<Process> {
         let mut process = self.work.start(&self.services)?;
         let mut desk = Desk::new(&*self.services, std::mem::take(&mut self.rows));
+        desk.during = " in open()".to_owned();
         let opened = process.command(&self.command, &self.schemas, &mut desk);
         self.rows = desk.into_rows();
         opened.map(|_| process)
@@ -157,14 +164,16 @@ impl Worker for OpenWorker {
             // What it has read of other tables does not come twice.
             None if self.rows.iter().flatten().count() > 1 => {
                 let how = "at an earlier part".to_owned();
-                return Err(HostError::Crashed { how, last_words: Vec::new() });
+                let (during, last_words) = (String::new(), Vec::new());
+                return Err(HostError::Crashed { how, during, last_words });
             }
             None => self.start()?,
         };
         let encoded = ipc::encode(&rows.schema(), Some(rows));
         let encoded = vec![encoded.map_err(|error| HostError::Engine(error.into()))?];
         let mut desk = Desk::new(&*self.services, std::mem::take(&mut self.rows));
-        desk.outputs(&self.work.outputs, outputs);
+        desk.outputs(&self.work.stage, &self.work.outputs, outputs);
+        desk.during = format!(" in map(), over {}", told(rows));
         let mapped = process.command(&Command::Map, &encoded, &mut desk);
         self.rows = desk.into_rows();
         self.process = process.if_alive();
@@ -179,5 +188,20 @@ impl Drop for OpenWorker {
             // It is done either way.
             let _ = process.command(&Command::Close, &Blobs::new(), &mut desk.winding_up());
         }
+    }
+}
+
+/// Some rows, for the error of a crash.
+fn told(rows: &RecordBatch) -> String {
+    let count = match rows.num_rows() {
+        1 => "1 row".to_owned(),
+        count => format!("{count} rows"),
+    };
+    let ids = rows.column_by_name(ID_COLUMN).filter(|ids| !ids.is_empty());
+    let id = |row: usize| array_value_to_string(ids?, row).ok();
+    match (id(0), id(rows.num_rows().saturating_sub(1))) {
+        (Some(first), Some(last)) if first != last => format!("{count} (`_id` {first} to {last})"),
+        (Some(first), _) => format!("{count} (`_id` {first})"),
+        _ => count,
     }
 }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use paraloom_abi::status;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 
 use super::GRACE;
 use super::desk::Desk;
@@ -36,6 +37,8 @@ pub(super) struct Process {
     printed: Option<Printed>,
     /// It has ended, or was ended: it answers no more.
     is_over: bool,
+    /// How it ended, once it was waited for.
+    status: Option<ExitStatus>,
 }
 
 impl Process {
@@ -62,7 +65,7 @@ impl Process {
         let child = command.spawn()?;
         // The command has copies of what the process writes to.
         drop(command);
-        Ok(Self { child, stream, frames: Frames::default(), printed, is_over: false })
+        Ok(Self { child, stream, frames: Frames::default(), printed, is_over: false, status: None })
     }
 
     /// The process, if it can be told more.
@@ -80,13 +83,13 @@ impl Process {
         let done = self.tell(&ToStage::Command(command), blobs).and_then(|()| self.talk(desk));
         self.is_over = !matches!(done, Ok(Talk::Done(..)));
         if let Some(error) = desk.error.take() {
-            return Err(HostError::Engine(error));
+            return Err(error);
         }
         match done {
             Ok(Talk::Done(outcome, blobs)) => Ok((outcome.map_err(HostError::from)?, blobs)),
             Ok(Talk::Stuck) => Err(self.kill(desk)),
-            Ok(Talk::Over) => Err(self.farewell(None)),
-            Err(error) => Err(self.farewell(Some(&error))),
+            Ok(Talk::Over) => Err(self.ended(None, desk)),
+            Err(error) => Err(self.ended(Some(&error), desk)),
         }
     }
 
@@ -109,6 +112,7 @@ impl Process {
                     ToEngine::Done(outcome) => return Ok(Talk::Done(outcome, blobs)),
                 }
             }
+            desk.tell_if_slow();
             match desk.give_up {
                 None if desk.is_cancelled() => {
                     self.tell(&ToStage::Cancel, &Blobs::new())?;
@@ -120,7 +124,7 @@ impl Process {
             let mut ready = [PollFd::new(&self.stream, PollFlags::IN)];
             match poll(&mut ready, Some(&LOOK)) {
                 // A process that it has started may still have the other end.
-                Ok(0) if self.child.try_wait()?.is_some() => return Ok(Talk::Over),
+                Ok(0) if self.has_exited() => return Ok(Talk::Over),
                 Ok(0) | Err(rustix::io::Errno::INTR) => {}
                 Ok(_) if !self.frames.read(&mut self.stream)? => return Ok(Talk::Over),
                 Ok(_) => {}
@@ -140,7 +144,7 @@ impl Process {
     }
 
     /// Why a process does not answer.
-    fn farewell(&mut self, error: Option<&io::Error>) -> HostError {
+    fn ended(&mut self, error: Option<&io::Error>, desk: &mut Desk) -> HostError {
         let how = match (self.end(), error) {
             (Ok(status), _) if status.code() == Some(OUT_OF_MEMORY) => {
                 return HostError::Stage(self.out_of_memory());
@@ -151,11 +155,12 @@ impl Process {
             (Ok(status), _) => status.to_string(),
             (Err(error), _) => error.to_string(),
         };
-        HostError::Crashed { how, last_words: self.last_words() }
+        let during = std::mem::take(&mut desk.during);
+        HostError::Crashed { how, during, last_words: self.last_words() }
     }
 
     /// What the allocator said before it ended the process.
-    fn out_of_memory(&self) -> StageFailure {
+    fn out_of_memory(&mut self) -> StageFailure {
         let words = self.last_words();
         let after = |mark: &str| words.iter().find_map(|line| Some(line.split_once(mark)?.1));
         let message = match after("out of memory") {
@@ -166,22 +171,35 @@ impl Process {
         StageFailure { status: status::RESOURCE, message, hint, ..Default::default() }
     }
 
-    fn last_words(&self) -> Vec<String> {
-        self.printed.as_ref().map(Printed::last).unwrap_or_default()
+    fn last_words(&mut self) -> Vec<String> {
+        self.printed.as_mut().map(Printed::last).unwrap_or_default()
     }
 
-    /// Lets go of the process, and waits until it is gone.
+    /// Lets go of the process and of those that it has started, and waits until it is gone.
     fn end(&mut self) -> io::Result<ExitStatus> {
+        if let Some(status) = self.status {
+            return Ok(status);
+        }
         let _ = self.stream.shutdown(std::net::Shutdown::Both);
         let started = Instant::now();
-        while started.elapsed() < TO_END {
-            if let Some(status) = self.child.try_wait()? {
-                return Ok(status);
-            }
+        while !self.has_exited() && started.elapsed() < TO_END {
             std::thread::sleep(Duration::from_millis(2));
         }
+        // It leads a group of its own, whose number is not given to others before it is waited for.
+        if let Some(group) = Pid::from_raw(self.child.id() as i32) {
+            let _ = kill_process_group(group, Signal::KILL);
+        }
         self.child.kill()?;
-        self.child.wait()
+        let status = self.child.wait()?;
+        self.status = Some(status);
+        Ok(status)
+    }
+
+    /// Whether the process has ended; it is not waited for here.
+    fn has_exited(&self) -> bool {
+        let Some(pid) = Pid::from_raw(self.child.id() as i32) else { return true };
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        !matches!(waitid(WaitId::Pid(pid), options), Ok(None) | Err(rustix::io::Errno::INTR))
     }
 }
 

@@ -6,13 +6,13 @@ use std::sync::Arc;
 
 use paraloom_pipeline::PlanOutput;
 
-use super::desk::Desk;
+use super::desk::{Desk, Slow};
 use super::ipc;
 use super::process::Process;
 use super::wire::{self, Blobs, Command, Outcome, PlanRequest};
 use crate::description::Description;
 use crate::error::{HostError, Result};
-use crate::services::Services;
+use crate::services::{Level, Services};
 /// The program that a stage works in: it calls [`attend`](crate::attend) with its standard input.
 #[derive(Clone, Debug)]
 pub struct Isolation {
@@ -20,6 +20,8 @@ pub struct Isolation {
     pub program: PathBuf,
     /// Its arguments.
     pub arguments: Vec<OsString>,
+    /// Told of a library that takes long to load, or a stage that takes long to plan, before the work begins.
+    pub still_waiting: fn(&str),
 }
 
 /// A library, and the program that loads it.
@@ -41,7 +43,9 @@ impl Source {
         let mut process = Process::start(&self.isolation, services)
             .map_err(|error| refuse(format!("cannot start a process for it: {error}")))?;
         let load = Command::Load { path: self.path.clone(), digest: self.digest.clone() };
-        match process.command(&load, &Blobs::new(), &mut Desk::of(services)) {
+        let mut desk = Desk::of(services);
+        desk.slow = self.slow(services, format!("{} to load", self.path.display()));
+        match process.command(&load, &Blobs::new(), &mut desk) {
             Ok((Outcome::Described(described), _)) => Ok((process, described)),
             Ok(_) => Err(refuse(OUT_OF_TURN.to_owned())),
             Err(HostError::Crashed { how, .. }) => {
@@ -49,6 +53,30 @@ impl Source {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Tells of something that takes long: as a warning of a node at work, or the user.
+    pub(super) fn slow<'a>(
+        &self,
+        services: Option<&'a Arc<dyn Services>>,
+        what: String,
+    ) -> Option<Slow<'a>> {
+        let tell = self.isolation.still_waiting;
+        let message = format!("still waiting for {what}");
+        Some(Slow::new(move || match services {
+            Some(services) => services.log(Level::Warn, &message),
+            None => tell(&message),
+        }))
+    }
+
+    /// The same of a plan.
+    pub(super) fn slow_plan<'a>(
+        &self,
+        services: Option<&'a Arc<dyn Services>>,
+        request: &PlanRequest,
+    ) -> Option<Slow<'a>> {
+        let PlanRequest { stage, node, .. } = request;
+        self.slow(services, format!("plan() of `{node}` (stage `{stage}`)"))
     }
 }
 
@@ -63,6 +91,7 @@ pub(super) fn ask_plan(
 ) -> Result<PlanOutput> {
     let broken = |what: String| HostError::Broken { stage: request.stage.clone(), what };
     let plan = Command::Plan(request.clone());
+    desk.during = " in plan()".to_owned();
     let (Outcome::Planned(planned), schemas) = process.command(&plan, schemas, desk)? else {
         return Err(broken(OUT_OF_TURN.to_owned()));
     };

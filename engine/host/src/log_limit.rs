@@ -1,0 +1,198 @@
+//! A stage that logs without end fills neither the disk nor the terminal.
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::services::{Level, ServiceError, Services};
+
+/// Lines that are logged at once, and how many of the last ones are kept beyond that until the end.
+const FIRST: u32 = 1000;
+const LAST: usize = 100;
+/// How often one more line is logged beyond the first.
+const MORE: Duration = Duration::from_secs(1);
+/// The longest line, in bytes.
+const LINE: usize = 8192;
+
+/// Services whose log takes the first lines, then one a second, and at the end the last ones. Warnings and errors are
+/// counted apart from the rest, so that they do not go under.
+pub(crate) struct Limited {
+    services: Arc<dyn Services>,
+    budgets: Mutex<[Budget; 2]>,
+}
+
+struct Budget {
+    left: u32,
+    renewed: Instant,
+    /// Lines that were left out so far.
+    dropped: u64,
+    /// The newest lines that were not logged.
+    held: VecDeque<(Level, String)>,
+}
+
+impl Limited {
+    pub(crate) fn new(services: Arc<dyn Services>) -> Self {
+        let budget =
+            || Budget { left: FIRST, renewed: Instant::now(), dropped: 0, held: VecDeque::new() };
+        Self { services, budgets: Mutex::new([budget(), budget()]) }
+    }
+
+    /// Logs the last lines, at the end of the work.
+    pub(crate) fn flush(&self) {
+        let mut budgets = self.budgets.lock().unwrap_or_else(PoisonError::into_inner);
+        for budget in &mut *budgets {
+            self.left_out(&mut budget.dropped);
+            for (level, line) in budget.held.drain(..) {
+                self.services.log(level, &line);
+            }
+        }
+    }
+
+    fn left_out(&self, lines: &mut u64) {
+        match std::mem::take(lines) {
+            0 => {}
+            1 => self.services.log(Level::Info, "... 1 line left out"),
+            lines => self.services.log(Level::Info, &format!("... {lines} lines left out")),
+        }
+    }
+}
+
+impl Services for Limited {
+    fn log(&self, level: Level, message: &str) {
+        let mut budgets = self.budgets.lock().unwrap_or_else(PoisonError::into_inner);
+        let budget = &mut budgets[usize::from(level <= Level::Warn)];
+        let renewals = budget.renewed.elapsed().as_secs() / MORE.as_secs();
+        if renewals > 0 {
+            budget.renewed = Instant::now();
+            let left = u64::from(budget.left).saturating_add(renewals).min(u64::from(FIRST));
+            budget.left = left as u32;
+        }
+        if budget.left == 0 {
+            if budget.held.len() == LAST {
+                budget.held.pop_front();
+                budget.dropped += 1;
+            }
+            budget.held.push_back((level, short(message)));
+            return;
+        }
+        budget.left -= 1;
+        budget.dropped += budget.held.len() as u64;
+        budget.held.clear();
+        self.left_out(&mut budget.dropped);
+        self.services.log(level, &short(message));
+    }
+
+    fn progress(&self, done: u64, total: u64, unit: &str) {
+        self.services.progress(done, total, unit);
+    }
+
+    fn metric(&self, name: &str, value: f64, step: u64) {
+        self.services.metric(name, value, step);
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.services.is_cancelled()
+    }
+
+    fn checkpoint_latest(&self) -> Result<Option<(PathBuf, u64)>, ServiceError> {
+        self.services.checkpoint_latest()
+    }
+
+    fn checkpoint_begin(&self, step: u64) -> Result<PathBuf, ServiceError> {
+        self.services.checkpoint_begin(step)
+    }
+
+    fn checkpoint_commit(&self, step: u64) -> Result<(), ServiceError> {
+        self.services.checkpoint_commit(step)
+    }
+
+    fn scratch_dir(&self) -> Result<PathBuf, ServiceError> {
+        self.services.scratch_dir()
+    }
+
+    fn checkpoint_interval(&self) -> Duration {
+        self.services.checkpoint_interval()
+    }
+}
+
+/// The beginning of a line that is too long.
+fn short(line: &str) -> String {
+    if line.len() <= LINE {
+        return line.to_owned();
+    }
+    let end = line.floor_char_boundary(LINE);
+    format!("{} ... {} bytes left out", &line[..end], line.len() - end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Default)]
+    struct Kept(Mutex<Vec<(Level, String)>>);
+
+    impl Services for Kept {
+        fn log(&self, level: Level, message: &str) {
+            let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            kept.push((level, message.to_owned()));
+        }
+
+        fn progress(&self, _: u64, _: u64, _: &str) {}
+
+        fn metric(&self, _: &str, _: f64, _: u64) {}
+
+        fn is_cancelled(&self) -> bool {
+            false
+        }
+
+        fn checkpoint_latest(&self) -> Result<Option<(PathBuf, u64)>, ServiceError> {
+            Ok(None)
+        }
+
+        fn checkpoint_begin(&self, _: u64) -> Result<PathBuf, ServiceError> {
+            Err(ServiceError::new("none"))
+        }
+
+        fn checkpoint_commit(&self, _: u64) -> Result<(), ServiceError> {
+            Ok(())
+        }
+
+        fn scratch_dir(&self) -> Result<PathBuf, ServiceError> {
+            Err(ServiceError::new("none"))
+        }
+
+        fn checkpoint_interval(&self) -> Duration {
+            Duration::ZERO
+        }
+    }
+
+    #[test]
+    fn a_flood_is_cut_in_the_middle() {
+        let kept = Arc::new(Kept::default());
+        let limited = Limited::new(Arc::clone(&kept) as _);
+        for line in 0..100_000 {
+            limited.log(Level::Info, &line.to_string());
+        }
+        limited.log(Level::Warn, "look here");
+        limited.log(Level::Error, &"é".repeat(10_000));
+        limited.flush();
+        let kept = kept.0.lock().expect("nothing panicked");
+        // One more a second, on a machine that is slow.
+        assert!(kept.len() < 1200, "{}", kept.len());
+        assert_eq!(kept[999], (Level::Info, "999".to_owned()));
+        assert_eq!(kept.last(), Some(&(Level::Info, "99999".to_owned())));
+        assert!(kept.iter().any(|(_, line)| line.ends_with("lines left out")));
+        assert!(kept.contains(&(Level::Warn, "look here".to_owned())));
+        let long = kept.iter().find(|(level, _)| *level == Level::Error).expect("it was logged");
+        assert!(long.1.ends_with("é ... 11808 bytes left out"), "{}", long.1);
+        let left_out: u64 = kept
+            .iter()
+            .filter_map(|(_, line)| {
+                line.strip_prefix("... ")?.split(' ').next()?.parse::<u64>().ok()
+            })
+            .sum();
+        let logged = kept.iter().filter(|(_, line)| line.parse::<u32>().is_ok()).count();
+        assert_eq!(left_out + logged as u64, 100_000);
+    }
+}
