@@ -28,6 +28,7 @@ pub struct Chain {
 /// One node of a chain.
 struct Link {
     worker: Box<dyn Worker>,
+    services: Arc<NodeServices>,
     node: Node,
     /// The output that the next link reads; of the last, the first one.
     next: usize,
@@ -80,7 +81,8 @@ impl Chain {
             let (events, stop) = (events.clone(), cancel.flag());
             let every = options.checkpoint_every;
             let services = NodeServices::new(&node.name, None, events, stop, every);
-            Ok(Link { worker: context.open(options, &services)?, node: node.clone(), next })
+            let worker = context.open(options, &services)?;
+            Ok(Link { worker, services, node: node.clone(), next })
         };
         let links = nodes.iter().zip(next).map(link).collect::<Result<_>>()?;
         Ok(Self { links, input: Arc::clone(input), store: job.store.clone() })
@@ -135,7 +137,8 @@ impl Chain {
 impl Link {
     /// The table outputs that the next link does not read, of a stage all of whose rows go somewhere: by their numbers.
     fn exits(&self) -> impl Iterator<Item = (usize, &SchemaRef)> {
-        let says = matches!(self.node.stage.rows, RowAccount::Divided | RowAccount::Covered);
+        let says = matches!(self.node.stage.rows, RowAccount::Divided | RowAccount::Covered)
+            || self.node.rejects.is_some();
         let tables = self.node.outputs.iter().enumerate().filter(move |_| says);
         tables
             .filter_map(|(port, schema)| Some((port, schema.as_ref()?)))
@@ -145,7 +148,7 @@ impl Link {
     /// One table per output port.
     fn map(&mut self, store: &Store, input: &Mapped) -> Result<Vec<Option<Mapped>>> {
         let (node, worker) = (&self.node, &mut *self.worker);
-        let tables = map_rows(node, worker, &input.rows, |port, schema| {
+        let tables = map_rows(node, worker, &self.services, &input.rows, |port, schema| {
             let (stage, output) = (&node.stage.name, &node.stage.outputs[port].name);
             store.identify(Arc::clone(schema), format!("{stage}/{output}"))
         })?;

@@ -103,7 +103,8 @@ impl<'a> NodeContext<'a> {
         let planned = planned.map_err(|error| RunError::from_host(&node.name, error))?;
         let output = planned.output();
         let outputs = output.outputs.iter().map(|schema| schema.clone().map(with_id));
-        if !outputs.eq(node.outputs.iter().cloned()) || output.fingerprint != node.fingerprint {
+        if !outputs.eq(node.own_outputs().iter().cloned()) || output.fingerprint != node.fingerprint
+        {
             return Err(self.changed());
         }
         Ok(planned)

@@ -204,6 +204,11 @@ impl<P> Crew<P> {
         Some((entry.clone(), *parts.get(index)?))
     }
 
+    /// Whether a node at work has made a part of a table.
+    pub(crate) fn has_parts(&self, node: NodeIndex) -> bool {
+        self.shared().tables.keys().any(|from| from.node == node)
+    }
+
     /// The results of the nodes that are done.
     pub(crate) fn results(&self) -> Results {
         self.shared().results.clone()

@@ -128,6 +128,21 @@ impl RunError {
         }
     }
 
+    /// Whether the same call may succeed when it is made again.
+    pub(crate) fn is_retryable(&self) -> bool {
+        matches!(self, Self::Stage { failure, .. } if failure.retryable)
+    }
+
+    /// What the stage says, without the name of its node.
+    pub(crate) fn of_the_stage(&self) -> String {
+        match self {
+            Self::Stage { failure, .. } => failure.message.clone(),
+            Self::Host { source, .. } => source.to_string(),
+            Self::Output { what, .. } => what.clone(),
+            other => other.to_string(),
+        }
+    }
+
     /// A stage has not done with its rows what it declares.
     pub(crate) fn miscounted(node: &str, account: RowAccount, what: String) -> Self {
         let declared = match account {

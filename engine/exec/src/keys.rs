@@ -3,7 +3,7 @@
 //! In: stage name and version (and the digest of a library that is not shipped), what the
 //! configuration says beyond its defaults, the content of the files that it names, the commit of
 //! what it takes from a hub, the content of the inputs, the seed where the stage is random, the stage's fingerprint (such as
-//! the format that a file is read in), the kind of device where it computes on one, and for
+//! the format that a file is read in), whether rows that make it fail are rejected, the kind of device where it computes on one, and for
 //! whole stages the number of rows of a part. Not in: paths, times, node names, comments,
 //! formatting, the order in which inputs are named, parallelism. A map stage's key leaves out the mapped rows: they are the
 //! key of each part.
@@ -48,6 +48,9 @@ pub(crate) fn preimage(
     }
     if !node.fingerprint.is_empty() {
         preimage = preimage.with("fingerprint", node.fingerprint.as_str());
+    }
+    if node.rejects.is_some() {
+        preimage = preimage.with("on_error", "reject");
     }
     let makes_tables = stage.outputs.iter().any(|port| port.kind == PortKind::Table);
     if stage.shape == Shape::Whole && makes_tables {

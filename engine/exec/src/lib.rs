@@ -23,6 +23,7 @@ mod plan;
 mod reason;
 mod record;
 mod remotes;
+mod retry;
 mod reuse;
 mod rows;
 mod run;

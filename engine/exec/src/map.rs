@@ -13,6 +13,7 @@ use crate::context::NodeContext;
 use crate::error::{Result, RunError};
 use crate::input::read_part;
 use crate::lookup::{Committed, OutputParts};
+use crate::retry::with_retries;
 use crate::reuse::{KnownRows, Piece, Split};
 use crate::rows::map_rows;
 use crate::schedule::{Task, Work};
@@ -282,10 +283,12 @@ impl<'r, 'a> At<'r, 'a> {
         let node = context.node;
         let worker = match self.state.worker.take() {
             Some(worker) => worker,
-            None => context.open(self.run.options, &self.begun.services)?,
+            None => with_retries(node, &self.begun.services, || {
+                context.open(self.run.options, &self.begun.services)
+            })?,
         };
         let worker = self.state.worker.insert(worker);
-        map_rows(node, &mut **worker, rows, |port, schema| {
+        map_rows(node, &mut **worker, &self.begun.services, rows, |port, schema| {
             let (stage, output) = (&node.stage.name, &node.stage.outputs[port].name);
             entry.identify(SchemaRef::clone(schema), format!("{stage}/{output}/{}", part.digest))
         })

@@ -15,6 +15,7 @@ use crate::context::NodeContext;
 use crate::error::{Result, RunError};
 use crate::input::ReadError;
 use crate::lookup::{PortResult, rows_of, whole_result};
+use crate::retry::with_retries;
 use crate::worker::{Begun, Run, Taken};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -39,7 +40,7 @@ impl<'a> Run<'a> {
         let started = Instant::now();
         begun.send(begun.started());
         begun.entry.prepare(preimage)?;
-        let outputs = self.make(&begun)?;
+        let outputs = self.make_with_retries(&begun)?;
         begun.context.check_unchanged(self.digests)?;
         let took_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         let names = node.stage.outputs.iter().map(|port| port.name.clone());
@@ -52,6 +53,21 @@ impl<'a> Run<'a> {
         drop(lock);
         self.finish(begun, result, (1, 0, None), started);
         Ok(())
+    }
+
+    /// Makes the outputs, again while the stage says that its error may pass. Once others have read a part there is no way
+    /// back.
+    fn make_with_retries(&self, begun: &Begun) -> Result<Vec<Output>> {
+        let NodeContext { node, index, .. } = begun.context;
+        with_retries(node, &begun.services, || {
+            self.make(begun).map_err(|error| match error {
+                RunError::Stage { node, mut failure } if self.crew.has_parts(index) => {
+                    failure.retryable = false;
+                    RunError::Stage { node, failure }
+                }
+                error => error,
+            })
+        })
     }
 
     /// Has the stage make its outputs, and keeps them.

@@ -96,14 +96,6 @@ impl<'a> Run<'a> {
 
     fn failed(&self, node: NodeIndex, error: RunError, events: &Sender<Event>) {
         let node_name = self.graph.node(node).name.clone();
-        let error = match error {
-            RunError::Stopped if !self.crew.should_stop() => RunError::Output {
-                node: node_name.clone(),
-                what: "the stage says that it was cancelled, and nobody has asked it to stop"
-                    .to_owned(),
-            },
-            error => error,
-        };
         if !matches!(error, RunError::Stopped | RunError::Store(StoreError::Damaged { .. })) {
             let (message, hint) = (error.to_string(), error.hint());
             // The receiver lives as long as the workers.

@@ -128,7 +128,9 @@ impl Host {
         config: &serde_json::Value,
         inputs: &[PlanInput],
     ) -> Result<Box<dyn PlannedStage>> {
-        guarded::plan(&*self.loaded(stage)?.executor, stage, node, config, inputs)
+        // A node may have outputs of the engine's beside those of its stage.
+        let loaded = self.loaded(stage)?;
+        guarded::plan(&*loaded.executor, &loaded.info, node, config, inputs)
     }
 }
 

@@ -13,6 +13,7 @@ use crate::document::ShowDocument;
 use crate::expect::check_expect;
 use crate::graph::{Edge, Endpoint, Graph, Node, Show};
 use crate::names::suggestion;
+use crate::reject::{OnError, with_port, with_rejects};
 use crate::resolve::{Resolved, ResolvedInput, ResolvedNode};
 use crate::yaml::{Tree, Value};
 use crate::{DEFAULT_BACKEND, DEFAULT_DEVICE, ID_COLUMN, PARENT_COLUMN};
@@ -120,6 +121,12 @@ impl<'a> Pass<'a> {
                 self.errors.extend(unknown);
                 None
             }
+        };
+        // Whoever reads what it rejects has no error where it has one.
+        let stage = match (&planned, node.on_error.0) {
+            (Some(planned), _) => Arc::clone(&planned.stage),
+            (None, OnError::Reject) => with_port(&stage),
+            (None, OnError::Fail) => stage,
         };
         Some(State { stage, edges, passed, planned })
     }
@@ -336,18 +343,34 @@ impl<'a> Pass<'a> {
             self.errors.push(Diagnostic::error(message, node.stage.1));
             return None;
         }
+        let device =
+            if stage.backend.is_empty() { DEFAULT_DEVICE } else { &node.device.0 }.to_owned();
+        let outputs = planned.outputs.into_iter().map(|schema| schema.map(with_id));
+        let (mut outputs, mut stage, mut rejects) = (outputs.collect(), Arc::clone(stage), None);
+        if node.on_error.0 == OnError::Reject {
+            let rows = inputs.iter().find(|input| Some(input.port) == stage.mapped_input());
+            let rows = rows.and_then(|input| input.schema.as_ref());
+            match with_rejects(&stage, &mut outputs, rows) {
+                Ok((with_port, found)) => (stage, rejects) = (with_port, Some(found)),
+                Err((message, hint)) => {
+                    self.errors.push(Diagnostic::error(message, node.on_error.1).hint(hint));
+                    return None;
+                }
+            }
+        }
         Some(Node {
             name: node.name.clone(),
             span: node.name_span,
-            stage: Arc::clone(stage),
+            stage,
             config,
             paths,
             seed: node.seed,
             repeats,
             part_rows: node.part_rows,
-            device: if stage.backend.is_empty() { DEFAULT_DEVICE } else { &node.device.0 }
-                .to_owned(),
-            outputs: planned.outputs.into_iter().map(|schema| schema.map(with_id)).collect(),
+            rejects,
+            retries: node.retries,
+            device,
+            outputs,
             fingerprint: planned.fingerprint,
             notes: planned.notes,
             memory: planned.memory,

@@ -3,6 +3,7 @@
 use crate::FORMAT;
 use crate::diagnostic::{Diagnostic, Span};
 use crate::names::{NAME_RULE, is_name, nearest, suggestion};
+use crate::reject::OnError;
 use crate::yaml::{Limits, Tree, Value, read};
 
 /// A pipeline as it is written.
@@ -63,6 +64,10 @@ pub struct NodeDocument {
     pub seed: Option<u64>,
     /// `part_rows:`
     pub part_rows: Option<usize>,
+    /// `on_error:` and where it stands.
+    pub on_error: Option<(OnError, Span)>,
+    /// `retries:`
+    pub retries: Option<u32>,
     /// `backend:` and `device:`
     pub compute: Compute,
 }
@@ -80,8 +85,18 @@ const TOP_KEYS: [&str; 11] = [
     "show",
     "expect",
 ];
-const NODE_KEYS: [&str; 8] =
-    ["stage", "description", "inputs", "with", "seed", "part_rows", "backend", "device"];
+const NODE_KEYS: [&str; 10] = [
+    "stage",
+    "description",
+    "inputs",
+    "with",
+    "seed",
+    "part_rows",
+    "on_error",
+    "retries",
+    "backend",
+    "device",
+];
 
 /// Reads the text of a pipeline; reports all errors of its form.
 pub fn parse(text: &str, limits: Limits) -> (Document, Vec<Diagnostic>) {
@@ -297,8 +312,24 @@ impl Reader<'_> {
             with: Tree { value: Value::Map(Vec::new()), span: name_span },
             seed: None,
             part_rows: None,
+            on_error: None,
+            retries: None,
             compute: Compute::default(),
         }
+    }
+
+    fn on_error(&mut self, tree: &Tree) -> Option<(OnError, Span)> {
+        let text = self.text(tree, "`on_error`")?;
+        let found = OnError::ALL.into_iter().find(|(name, _)| *name == text);
+        if found.is_none() {
+            let error = Diagnostic::error(
+                format!("`{}` is no way to go on", text.escape_debug()),
+                tree.span,
+            );
+            let hint = suggestion(&text, OnError::ALL.map(|(name, _)| name));
+            self.errors.push(error.maybe_hint(hint));
+        }
+        found.map(|(_, on_error)| (on_error, tree.span))
     }
 
     fn node(&mut self, name: String, name_span: Span, tree: Tree) -> NodeDocument {
@@ -331,6 +362,12 @@ impl Reader<'_> {
                 }
                 "seed" => node.seed = self.whole(&value, "`seed`", 0),
                 "part_rows" => node.part_rows = self.part_rows(&value),
+                "on_error" => node.on_error = self.on_error(&value),
+                "retries" => {
+                    let retries = self.whole(&value, "`retries`", 0);
+                    node.retries =
+                        retries.map(|retries| u32::try_from(retries).unwrap_or(u32::MAX));
+                }
                 "backend" => node.compute.backend = self.placed(&value, "`backend`"),
                 "device" => node.compute.device = self.placed(&value, "`device`"),
                 other => self.unknown_key(other, key_span, &NODE_KEYS),

@@ -13,6 +13,7 @@ use crate::config::PathUse;
 use crate::diagnostic::Span;
 use crate::expect::Expectation;
 use crate::names::suggestion;
+use crate::reject::Rejects;
 
 /// A node, checked.
 #[derive(Clone, Debug)]
@@ -34,6 +35,10 @@ pub struct Node {
     pub repeats: usize,
     /// Rows of a part of its output.
     pub part_rows: usize,
+    /// Where rows go that make the stage fail; without it the node fails.
+    pub rejects: Option<Rejects>,
+    /// How often a call is made again that failed in a way that may pass.
+    pub retries: u32,
     /// What its stage computes on: `cpu`, `cuda:0`, ...
     pub device: String,
     /// Per output port: the schema of a table, `None` for an artifact.
@@ -47,6 +52,12 @@ pub struct Node {
 }
 
 impl Node {
+    /// Per output port of the stage itself: the schema of a table, `None` for an artifact.
+    pub fn own_outputs(&self) -> &[Option<SchemaRef>] {
+        let added = self.rejects.is_some_and(|rejects| rejects.is_added);
+        &self.outputs[..self.outputs.len() - usize::from(added)]
+    }
+
     /// An edge from an output port of this node, as the stage that it enters plans with it.
     pub fn plan_input(&self, edge: &Edge) -> PlanInput {
         PlanInput {

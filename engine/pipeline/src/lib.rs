@@ -16,6 +16,7 @@ mod expect;
 mod expression;
 mod graph;
 mod names;
+mod reject;
 mod resolve;
 mod schema;
 mod vars;
@@ -33,6 +34,7 @@ pub use essential::essential;
 pub use expect::{ExpectDocument, Expectation};
 pub use graph::{Edge, Endpoint, Graph, Node, Show};
 pub use names::nearest;
+pub use reject::{OnError, REASON_COLUMN, REJECTED_PORT, Rejects};
 pub use resolve::{Resolved, ResolvedNode, Settings, resolve};
 pub use schema::editor_schema;
 pub use yaml::{Limits, Tree, Value};
@@ -49,3 +51,5 @@ pub const DEFAULT_BACKEND: &str = "auto";
 pub const DEFAULT_DEVICE: &str = "cpu";
 /// Rows of a part, unless the pipeline says otherwise: as many as T5 writes side by side, which is when it is fastest.
 pub const DEFAULT_PART_ROWS: usize = 128;
+/// How often a call is made again that failed in a way that may pass, unless the pipeline says otherwise.
+pub const DEFAULT_RETRIES: u32 = 3;

@@ -9,9 +9,10 @@ use crate::diagnostic::{Diagnostic, Span};
 use crate::document::{Document, NodeDocument, Reader, ShowDocument};
 use crate::expect::ExpectDocument;
 use crate::names::suggestion;
+use crate::reject::OnError;
 use crate::vars::Vars;
 use crate::yaml::{Limits, Tree, Value};
-use crate::{DEFAULT_BACKEND, DEFAULT_DEVICE, DEFAULT_PART_ROWS, parse};
+use crate::{DEFAULT_BACKEND, DEFAULT_DEVICE, DEFAULT_PART_ROWS, DEFAULT_RETRIES, parse};
 
 /// What comes from outside the file.
 pub struct Settings<'a> {
@@ -63,6 +64,10 @@ pub struct ResolvedNode {
     pub seed: u64,
     /// Rows of a part of its output.
     pub part_rows: usize,
+    /// What is done when its stage fails, and where that is said.
+    pub on_error: (OnError, Span),
+    /// How often a call is made again that failed in a way that may pass.
+    pub retries: u32,
     /// What computes, and where it is named; not necessarily in the file.
     pub backend: (String, Option<Span>),
     /// On what.
@@ -159,6 +164,8 @@ fn resolve_node(
         with: vars.fill(&node.with, errors),
         seed: node.seed.or(document.seed).unwrap_or(0),
         part_rows: node.part_rows.or(document.part_rows).unwrap_or(DEFAULT_PART_ROWS),
+        on_error: node.on_error.unwrap_or((OnError::Fail, node.name_span)),
+        retries: node.retries.unwrap_or(DEFAULT_RETRIES),
         backend,
         device,
     }

@@ -64,6 +64,10 @@ pub fn editor_schema<'a>(stages: impl IntoIterator<Item = &'a StageInfo>) -> Val
                         "with": {"type": "object"},
                         "seed": {"type": "integer", "minimum": 0},
                         "part_rows": {"type": "integer", "minimum": 1},
+                        "on_error": {"enum": ["fail", "reject"], "default": "fail",
+                                     "description": "What is done when the stage fails: the node fails, or the row at fault goes to the output `rejected`."},
+                        "retries": {"type": "integer", "minimum": 0, "default": crate::DEFAULT_RETRIES,
+                                    "description": "How often a call is made again that failed in a way that may pass."},
                         "backend": backend, "device": device
                     },
                     "allOf": conditions
