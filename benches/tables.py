@@ -21,8 +21,7 @@ import time
 PIPELINE = """
 paraloom: 1
 name: tables
-part_rows: PART_ROWS
-nodes:
+PART_ROWSnodes:
   rows: { stage: load, with: { from: rows.csv } }
   good: { stage: threshold, inputs: { rows: rows }, with: { keep: "score >= 0.5 and words >= 8" } }
   file: { stage: export, inputs: { rows: good }, with: { format: csv } }
@@ -68,13 +67,13 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--paraloom", default="target/release/paraloom")
     parser.add_argument("--rows", type=int, default=1_000_000)
-    parser.add_argument("--part-rows", type=int, default=16384, help="what is kept and resumed as one; 128 is the default of a pipeline")
+    parser.add_argument("--part-rows", type=int, help="what is kept and resumed as one, instead of 8,192 rows or 8 MiB")
     arguments = parser.parse_args()
     binary = pathlib.Path(arguments.paraloom).resolve()
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
         write_rows(folder / "rows.csv", arguments.rows)
-        (folder / "p.yaml").write_text(PIPELINE.replace("PART_ROWS", str(arguments.part_rows)))
+        (folder / "p.yaml").write_text(PIPELINE.replace("PART_ROWS", f"part_rows: {arguments.part_rows}\n" if arguments.part_rows else ""))
         works = [("paraloom", lambda: with_paraloom(binary, folder))]
         works += [(name, lambda work=work: work(folder)) for name, work in
                   [("pandas", with_pandas), ("polars", with_polars), ("duckdb", with_duckdb)]]

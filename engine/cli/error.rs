@@ -114,8 +114,27 @@ fn more_room(source: &std::io::Error) -> &'static str {
     }
 }
 
+/// What to do about an operation on a file for which the system had no room, beside those that write.
+fn scarce(source: &std::io::Error) -> Option<(&'static str, &'static str)> {
+    const TOO_MANY_OPEN_FILES: [i32; 2] = [23, 24];
+    if source.kind() == std::io::ErrorKind::OutOfMemory {
+        let hint = "free some memory, or raise the limit on it (`ulimit -v`), and run again: what is done stays";
+        return Some(("out of memory: ", hint));
+    }
+    let is_of_files = source.raw_os_error().is_some_and(|code| TOO_MANY_OPEN_FILES.contains(&code));
+    is_of_files.then_some((
+        "",
+        "raise the limit on open files (`ulimit -n`), or run fewer nodes at once (--jobs)",
+    ))
+}
+
 impl From<StoreError> for CliError {
     fn from(error: StoreError) -> Self {
+        if let StoreError::Io { source, .. } = &error
+            && let Some((what, hint)) = scarce(source)
+        {
+            return Self::new(OUT_OF_SPACE, format!("{what}{error}")).hint(hint);
+        }
         let (code, hint) = match &error {
             StoreError::Locked { .. } => (STORE_IN_USE, "wait until it is done"),
             StoreError::Damaged { .. } => {

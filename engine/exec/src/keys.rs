@@ -11,7 +11,9 @@
 use std::path::Path;
 
 use paraloom_host::Host;
-use paraloom_pipeline::{DEFAULT_DEVICE, Node, Place, PortKind, Shape, essential};
+use paraloom_pipeline::{
+    DEFAULT_DEVICE, DEFAULT_PART_ROWS, Node, Place, PortKind, Shape, essential,
+};
 use paraloom_store::{Digest, DigestCache, Preimage, Store};
 use serde_json::{Value, json};
 
@@ -54,7 +56,7 @@ pub(crate) fn preimage(
     }
     let makes_tables = stage.outputs.iter().any(|port| port.kind == PortKind::Table);
     if stage.shape == Shape::Whole && makes_tables {
-        preimage = preimage.with("part_rows", node.part_rows);
+        preimage = preimage.with("part_rows", node.part_rows.unwrap_or(DEFAULT_PART_ROWS));
     }
     let edges = inputs.iter().filter_map(|Bound { edge, content, .. }| {
         let (kind, digest) = match content.as_ref()? {

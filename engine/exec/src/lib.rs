@@ -29,6 +29,7 @@ mod rows;
 mod run;
 mod schedule;
 mod services;
+mod slice;
 mod whole;
 mod worker;
 mod workspace;

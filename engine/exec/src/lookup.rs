@@ -15,6 +15,7 @@ use petgraph::graph::NodeIndex;
 use crate::context::NodeContext;
 use crate::error::Result;
 use crate::reuse::KnownRows;
+use crate::slice::slices;
 
 /// A table in the store: some parts of one entry.
 #[derive(Clone, Debug)]
@@ -213,12 +214,22 @@ impl<'a> Lookup<'a> {
         }
         let known = KnownRows::read(&entry)?;
         let mut left = 0;
-        for part in table.parts.iter().filter(|part| committed.get(&part.digest).is_none()) {
-            left += match table.entry.read_part(part) {
-                Ok(rows) if node.stage.batch_invariant => known.count_new(&rows)?,
-                // Damage is found, and mended, by the run.
-                _ => part.rows,
-            };
+        for part in table.parts.iter() {
+            let missing: Vec<_> =
+                slices(node, part).filter(|slice| committed.get(&slice.digest).is_none()).collect();
+            if missing.is_empty() {
+                continue;
+            }
+            // Damage is found, and mended, by the run.
+            let rows = table.entry.read_part(part).ok().filter(|_| node.stage.batch_invariant);
+            for slice in missing {
+                left += match &rows {
+                    Some(rows) => {
+                        known.count_new(&rows.slice(slice.start as usize, slice.rows as usize))?
+                    }
+                    None => slice.rows,
+                };
+            }
         }
         Ok(Some((left, table.rows())))
     }
@@ -248,8 +259,9 @@ impl<'a> Lookup<'a> {
             });
         };
         let committed = Committed::read(&entry)?;
-        let there = || table.parts.iter().filter_map(|part| committed.get(&part.digest));
-        let parts = (there().count(), table.parts.len());
+        let slices = || table.parts.iter().flat_map(|part| slices(node, part));
+        let there = || slices().filter_map(|slice| committed.get(&slice.digest));
+        let parts = (there().count(), slices().count());
         if parts.0 < parts.1 {
             return Ok(Found::Partial { key, preimage, parts });
         }

@@ -17,6 +17,7 @@ use crate::retry::with_retries;
 use crate::reuse::{KnownRows, Piece, Split};
 use crate::rows::map_rows;
 use crate::schedule::{Task, Work};
+use crate::slice::{Slice, slices};
 use crate::worker::{Begun, Run, Taken};
 
 /// What a map node keeps from part to part.
@@ -33,18 +34,12 @@ pub(crate) struct MapState {
     /// The stage, opened once there is something to compute.
     worker: Option<Box<dyn Worker>>,
     outputs: OutputParts,
-    /// Parts that were computed, parts that were there, and rows that need not be computed.
+    /// How many slices of the part at hand are mapped.
+    slice: usize,
+    /// Slices that were computed, slices that were there, and rows that need not be computed.
     computed: u64,
     found: u64,
     rows_found: u64,
-}
-
-/// What came of one input part.
-enum Mapped {
-    /// By output port.
-    Parts(Vec<Option<PartFile>>),
-    /// Nothing yet: this process computes it.
-    Locked(String),
 }
 
 impl MapState {
@@ -59,6 +54,7 @@ impl MapState {
             known: None,
             worker: None,
             outputs: OutputParts::new(begun.context.node),
+            slice: 0,
             computed: 0,
             found: 0,
             rows_found: 0,
@@ -90,20 +86,11 @@ impl<'a> Run<'a> {
                 what: format!("`{}` was given a part that is not there", begun.name()),
             })?;
             let mut at = At { run: self, begun: &begun, state: &mut state };
-            let parts = match at.part(&source, &part)? {
-                Mapped::Parts(parts) => parts,
-                Mapped::Locked(holder) => {
-                    begun.map = Some(state);
-                    self.wait_for(holder, begun);
-                    return Ok(());
-                }
-            };
-            for (port, part) in parts.iter().enumerate() {
-                if let Some(part) = part {
-                    self.crew.part_made(Endpoint { node, port }, &begun.entry, *part);
-                }
+            if let Some(holder) = at.part(&source, &part)? {
+                begun.map = Some(state);
+                self.wait_for(holder, begun);
+                return Ok(());
             }
-            state.outputs.push(&parts);
             self.crew.part_mapped(node);
             match self.crew.more(node) {
                 Some(next) => task = next,
@@ -148,37 +135,70 @@ impl<'r, 'a> At<'r, 'a> {
         Ok(None)
     }
 
-    fn part(&mut self, source: &Entry, part: &PartFile) -> Result<Mapped> {
-        let (node, rows) = (self.begun.name(), part.rows);
-        if self.state.committed.get(&part.digest).is_none()
-            && let Some(holder) = self.take_lock()?
-        {
-            return Ok(Mapped::Locked(holder));
+    /// Maps what is left of a part, slice by slice, or says which process has the right to.
+    fn part(&mut self, source: &Entry, part: &PartFile) -> Result<Option<String>> {
+        let index = self.context().index;
+        let mut read = None;
+        for slice in slices(self.context().node, part).skip(self.state.slice) {
+            if self.run.crew.should_stop() {
+                return Err(RunError::Stopped);
+            }
+            if self.state.committed.get(&slice.digest).is_none()
+                && let Some(holder) = self.take_lock()?
+            {
+                return Ok(Some(holder));
+            }
+            let outputs = match self.committed(&slice) {
+                Some(outputs) => outputs,
+                None => {
+                    let rows = match read.take() {
+                        Some(rows) => rows,
+                        None => read_part(source, part)?,
+                    };
+                    self.commit(read.insert(rows), &slice)?
+                }
+            };
+            for (port, part) in outputs.iter().enumerate() {
+                if let Some(part) = part {
+                    let from = Endpoint { node: index, port };
+                    self.run.crew.part_made(from, &self.begun.entry, *part);
+                }
+            }
+            self.state.outputs.push(&outputs);
+            self.state.slice += 1;
         }
-        if let Some(outputs) = self.state.committed.get(&part.digest) {
-            self.begun.send(Event::PartFound { node, rows });
-            let outputs = outputs.to_vec();
-            self.state.found += 1;
-            self.state.rows_found += rows;
-            return Ok(Mapped::Parts(outputs));
-        }
-        let (record, reused) = self.compute(source, part)?;
+        self.state.slice = 0;
+        Ok(None)
+    }
+
+    /// What came of a slice before.
+    fn committed(&mut self, slice: &Slice) -> Option<Vec<Option<PartFile>>> {
+        let outputs = self.state.committed.get(&slice.digest)?.to_vec();
+        self.begun.send(Event::PartFound { node: self.begun.name(), rows: slice.rows });
+        self.state.found += 1;
+        self.state.rows_found += slice.rows;
+        Some(outputs)
+    }
+
+    /// Maps a slice of the rows of a part, and commits what comes of it.
+    fn commit(&mut self, rows: &RecordBatch, slice: &Slice) -> Result<Vec<Option<PartFile>>> {
+        let rows = rows.slice(slice.start as usize, slice.rows as usize);
+        let (record, reused) = self.compute(&rows, slice)?;
         self.begun.entry.commit_part(&record)?;
         self.state.committed.insert(&record);
         self.state.read_to = self.begun.entry.log_length();
-        self.begun.send(Event::Part { node, rows, reused });
+        self.begun.send(Event::Part { node: self.begun.name(), rows: slice.rows, reused });
         self.state.computed += 1;
         self.state.rows_found += reused;
-        Ok(Mapped::Parts(record.outputs))
+        Ok(record.outputs)
     }
 
-    /// The record of a part, and how many of its rows were known.
-    fn compute(&mut self, source: &Entry, part: &PartFile) -> Result<(PartRecord, u64)> {
-        let rows = read_part(source, part)?;
-        let outputs = match self.split(&rows)? {
-            Some(split) if split.known() > 0 => self.pieced(part, &rows, split)?,
-            Some(split) => self.whole(part, &rows, Some(split))?,
-            None => self.whole(part, &rows, None)?,
+    /// The record of a slice, and how many of its rows were known.
+    fn compute(&mut self, rows: &RecordBatch, slice: &Slice) -> Result<(PartRecord, u64)> {
+        let outputs = match self.split(rows)? {
+            Some(split) if split.known() > 0 => self.pieced(slice, rows, split)?,
+            Some(split) => self.whole(slice, rows, Some(split))?,
+            None => self.whole(slice, rows, None)?,
         };
         let Outputs { tables, map, reused } = outputs;
         let keep = |(rows, schema): (Option<RecordBatch>, &Option<SchemaRef>)| match (rows, schema)
@@ -190,7 +210,7 @@ impl<'r, 'a> At<'r, 'a> {
         };
         let outputs = tables.into_iter().zip(&self.context().node.outputs).map(keep);
         let outputs = outputs.collect::<Result<_, _>>()?;
-        Ok((PartRecord { input: part.digest, outputs, rows: map }, reused))
+        Ok((PartRecord { input: slice.digest, outputs, rows: map }, reused))
     }
 
     /// What of some rows is known; none if the stage may mix rows.
@@ -206,14 +226,14 @@ impl<'r, 'a> At<'r, 'a> {
         split.map(Some).map_err(|error| RunError::from_store(&self.context().node.name, error))
     }
 
-    /// Computes all rows of a part.
+    /// Computes all rows of a slice.
     fn whole(
         &mut self,
-        part: &PartFile,
+        slice: &Slice,
         rows: &RecordBatch,
         split: Option<Split>,
     ) -> Result<Outputs> {
-        let tables = self.call(part, rows)?;
+        let tables = self.call(slice, rows)?;
         let map = split.and_then(|split| {
             let counts = tables.iter().map(|table| match table {
                 Some(table) => Some(Piece::of(table.clone(), rows)?.counts()),
@@ -224,8 +244,8 @@ impl<'r, 'a> At<'r, 'a> {
         Ok(Outputs { tables, map, reused: 0 })
     }
 
-    /// Computes the new rows of a part and puts the known ones in between.
-    fn pieced(&mut self, part: &PartFile, rows: &RecordBatch, split: Split) -> Result<Outputs> {
+    /// Computes the new rows of a slice and puts the known ones in between.
+    fn pieced(&mut self, slice: &Slice, rows: &RecordBatch, split: Split) -> Result<Outputs> {
         let node = self.context().node;
         let bad = |error: ArrowError| RunError::Output {
             node: node.name.clone(),
@@ -233,7 +253,7 @@ impl<'r, 'a> At<'r, 'a> {
         };
         let new_rows = split.new_rows(rows).map_err(bad)?;
         let new = if new_rows.num_rows() > 0 {
-            self.call(part, &new_rows)?
+            self.call(slice, &new_rows)?
         } else {
             let empty = |schema: &Option<SchemaRef>| schema.clone().map(RecordBatch::new_empty);
             node.outputs.iter().map(empty).collect()
@@ -247,7 +267,7 @@ impl<'r, 'a> At<'r, 'a> {
             };
             let Some(new) = Piece::of(new, &new_rows) else {
                 // The stage has lost track of its rows, which it did not do before.
-                return self.whole(part, rows, None);
+                return self.whole(slice, rows, None);
             };
             let known = self.known_pieces(&split, port, schema)?;
             let (rows, count) = split.assemble(schema, &known, &new).map_err(bad)?;
@@ -276,9 +296,9 @@ impl<'r, 'a> At<'r, 'a> {
         split.records().into_iter().map(piece).collect()
     }
 
-    /// Has the stage map rows: one table per output port, with ids. The salt of new ids is the input part, so that equal
-    /// rows from different parts differ.
-    fn call(&mut self, part: &PartFile, rows: &RecordBatch) -> Result<Vec<Option<RecordBatch>>> {
+    /// Has the stage map rows: one table per output port, with ids. The salt of new ids is the slice, so that equal
+    /// rows from different slices differ.
+    fn call(&mut self, slice: &Slice, rows: &RecordBatch) -> Result<Vec<Option<RecordBatch>>> {
         let (context, entry) = (self.context(), &self.begun.entry);
         let node = context.node;
         let worker = match self.state.worker.take() {
@@ -290,12 +310,12 @@ impl<'r, 'a> At<'r, 'a> {
         let worker = self.state.worker.insert(worker);
         map_rows(node, &mut **worker, &self.begun.services, rows, |port, schema| {
             let (stage, output) = (&node.stage.name, &node.stage.outputs[port].name);
-            entry.identify(SchemaRef::clone(schema), format!("{stage}/{output}/{}", part.digest))
+            entry.identify(SchemaRef::clone(schema), format!("{stage}/{output}/{}", slice.digest))
         })
     }
 }
 
-/// What came of one part.
+/// What came of a slice.
 struct Outputs {
     tables: Vec<Option<RecordBatch>>,
     map: Option<RowMap>,

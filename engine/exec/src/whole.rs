@@ -7,8 +7,10 @@ use std::time::Instant;
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::SchemaRef;
 use paraloom_host::WorkOutput;
-use paraloom_pipeline::{Endpoint, ID_COLUMN};
-use paraloom_store::{Batches, Entry, Event, Identify, Manifest, Output, PartFile, StoreError};
+use paraloom_pipeline::{DEFAULT_PART_BYTES, DEFAULT_PART_ROWS, Endpoint, ID_COLUMN, Node};
+use paraloom_store::{
+    Batches, Entry, Event, Identify, Manifest, Output, PartFile, PartSize, StoreError,
+};
 
 use crate::account::check_whole;
 use crate::context::NodeContext;
@@ -88,7 +90,7 @@ impl<'a> Run<'a> {
                         endpoint: Endpoint { node: context.index, port },
                         entry: entry.clone(),
                         identify: entry.identify(Arc::clone(schema), salt),
-                        batches: Batches::new(Arc::clone(schema), node.part_rows),
+                        batches: Batches::new(Arc::clone(schema), part_size(node)),
                         schema: Arc::clone(schema),
                         parts: Vec::new(),
                         is_third_party,
@@ -132,6 +134,14 @@ impl<'a> Run<'a> {
         let outputs = outputs.collect::<Result<Vec<_>>>()?;
         account(context, &outputs)?;
         Ok(outputs)
+    }
+}
+
+/// As many rows as the pipeline says, or else so many that a part is neither long nor large.
+fn part_size(node: &Node) -> PartSize {
+    match node.part_rows {
+        Some(rows) => PartSize { rows, bytes: None },
+        None => PartSize { rows: DEFAULT_PART_ROWS, bytes: Some(DEFAULT_PART_BYTES) },
     }
 }
 
@@ -202,9 +212,8 @@ impl Writer<'_, '_> {
     }
 
     fn finish(mut self) -> Result<Vec<PartFile>> {
-        let batches =
-            std::mem::replace(&mut self.batches, Batches::new(Arc::clone(&self.schema), 1));
-        let rest = batches
+        let empty = Batches::new(Arc::clone(&self.schema), PartSize { rows: 1, bytes: None });
+        let rest = std::mem::replace(&mut self.batches, empty)
             .finish()
             .map_err(|error| StoreError::Rows { action: "write", reason: error.to_string() })?;
         if let Some(rest) = rest {

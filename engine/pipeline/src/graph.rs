@@ -33,8 +33,9 @@ pub struct Node {
     /// How many nodes of the same stage its rows have been through before, whose random draws it must not repeat: a
     /// second split would otherwise find all rows on one side.
     pub repeats: usize,
-    /// Rows of a part of its output.
-    pub part_rows: usize,
+    /// Rows of a part, if the pipeline says so: of the tables that a whole stage makes, and of what a map stage is given at
+    /// once.
+    pub part_rows: Option<usize>,
     /// Where rows go that make the stage fail; without it the node fails.
     pub rejects: Option<Rejects>,
     /// How often a call is made again that failed in a way that may pass.
@@ -56,6 +57,11 @@ impl Node {
     pub fn own_outputs(&self) -> &[Option<SchemaRef>] {
         let added = self.rejects.is_some_and(|rejects| rejects.is_added);
         &self.outputs[..self.outputs.len() - usize::from(added)]
+    }
+
+    /// How many rows a map stage is given at once, and commits together; none where it takes parts as they are.
+    pub fn rows_at_once(&self) -> Option<usize> {
+        self.part_rows.or(self.stage.part_rows.map(|rows| rows as usize))
     }
 
     /// An edge from an output port of this node, as the stage that it enters plans with it.

@@ -49,7 +49,9 @@ pub const PARENT_COLUMN: &str = "_parent";
 pub const DEFAULT_BACKEND: &str = "auto";
 /// The device, unless the pipeline says otherwise.
 pub const DEFAULT_DEVICE: &str = "cpu";
-/// Rows of a part, unless the pipeline says otherwise: as many as T5 writes side by side, which is when it is fastest.
-pub const DEFAULT_PART_ROWS: usize = 128;
+/// Rows of a part, unless the pipeline says otherwise: few enough that a part is quickly read and written.
+pub const DEFAULT_PART_ROWS: usize = 8192;
+/// Bytes of values after which a part is closed, unless the pipeline says how many rows it has.
+pub const DEFAULT_PART_BYTES: usize = 8 << 20;
 /// How often a call is made again that failed in a way that may pass, unless the pipeline says otherwise.
 pub const DEFAULT_RETRIES: u32 = 3;

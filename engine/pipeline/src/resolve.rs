@@ -12,7 +12,7 @@ use crate::names::suggestion;
 use crate::reject::OnError;
 use crate::vars::Vars;
 use crate::yaml::{Limits, Tree, Value};
-use crate::{DEFAULT_BACKEND, DEFAULT_DEVICE, DEFAULT_PART_ROWS, DEFAULT_RETRIES, parse};
+use crate::{DEFAULT_BACKEND, DEFAULT_DEVICE, DEFAULT_RETRIES, parse};
 
 /// What comes from outside the file.
 pub struct Settings<'a> {
@@ -62,8 +62,8 @@ pub struct ResolvedNode {
     pub with: Tree,
     /// Seed of the node.
     pub seed: u64,
-    /// Rows of a part of its output.
-    pub part_rows: usize,
+    /// Rows of a part, if the pipeline says so.
+    pub part_rows: Option<usize>,
     /// What is done when its stage fails, and where that is said.
     pub on_error: (OnError, Span),
     /// How often a call is made again that failed in a way that may pass.
@@ -163,7 +163,7 @@ fn resolve_node(
         known,
         with: vars.fill(&node.with, errors),
         seed: node.seed.or(document.seed).unwrap_or(0),
-        part_rows: node.part_rows.or(document.part_rows).unwrap_or(DEFAULT_PART_ROWS),
+        part_rows: node.part_rows.or(document.part_rows),
         on_error: node.on_error.unwrap_or((OnError::Fail, node.name_span)),
         retries: node.retries.unwrap_or(DEFAULT_RETRIES),
         backend,

@@ -56,7 +56,7 @@ pub use pin::Pin;
 pub use row_table::RowTable;
 pub use rows::{RowDigest, RowMap, row_digests};
 pub use run_log::{RunLog, RunSummary};
-pub use table::{Batches, Identify};
+pub use table::{Batches, Identify, PartSize};
 pub use usage::{RunInfo, Usage, Use};
 
 use std::path::{Path, PathBuf};

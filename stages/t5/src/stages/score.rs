@@ -16,7 +16,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::examples::{Kind, Pair, Task};
-use super::shared::{Loaded, MAX_SOURCE_TOKENS, load_model, pool, row_by_row, with_row};
+use super::shared::{Loaded, MAX_SOURCE_TOKENS, PART_ROWS, load_model, pool, row_by_row, with_row};
 use super::tally::{Tally, without_eos};
 use crate::device::fingerprint;
 use crate::memory::{self, Use, halving};
@@ -410,6 +410,7 @@ impl MapStage for ScoreLoss {
             .input(Port::artifact("model", "The model."))
             .output(Port::table("rows", "The same rows with `loss`."))
             .keeps_rows()
+            .part_rows(PART_ROWS)
     }
 
     fn plan(config: LossConfig, inputs: &PlanInputs) -> Result<Planned<Self>> {
