@@ -33,18 +33,16 @@ pub(crate) fn load_host(more: &StageArgs) -> Result<Host> {
     }
     for path in more.paths.iter().filter(|path| !path.as_os_str().is_empty()) {
         if path.is_dir() {
-            let mut files: Vec<_> =
-                std::fs::read_dir(path)?.flatten().map(|entry| entry.path()).collect();
-            files.sort();
-            let extension = std::env::consts::DLL_EXTENSION;
-            for file in
-                files.iter().filter(|file| file.extension().is_some_and(|found| found == extension))
-            {
-                host.load(file, Origin::Foreign)?;
+            if host.load_dir(path)? == 0 {
+                let extension = std::env::consts::DLL_EXTENSION;
+                render::note(&format!("warning: {} has no *.{extension}", path.display()));
             }
         } else {
             host.load(path, Origin::Foreign)?;
         }
+    }
+    for error in host.skipped() {
+        render::note(&render::printable(&format!("warning: left out: {error}")));
     }
     Ok(host)
 }
@@ -56,7 +54,11 @@ fn isolation() -> Result<Isolation> {
         _ => std::env::current_exe()?,
     };
     let arguments = vec!["stage-process".into()];
-    Ok(Isolation { program, arguments, still_waiting: render::note })
+    Ok(Isolation { program, arguments, still_waiting })
+}
+
+fn still_waiting(text: &str) {
+    render::note(&render::printable(text));
 }
 
 /// A pipeline that was checked without error.

@@ -266,3 +266,85 @@ fn a_table_of_an_earlier_minor_version_ends_where_it_says() {
     let part_rows = |stage| host.stage(stage, "cpu").expect("cpu").expect("it").info.part_rows;
     assert_eq!((part_rows("unruly"), part_rows("unruly-whole")), (Some(4096), None));
 }
+
+const COUNT: &str = "paraloom: 1\nnodes: { n: { stage: count, with: { rows: 3 } } }\n";
+
+/// What is wrong with one library of a directory matters to those who use it.
+#[test]
+fn a_bad_library_in_a_directory_harms_no_other_pipeline() {
+    let project = Project::new(COUNT);
+    let library = c_library(&project, "count");
+    for dir in ["bad", "both", "empty"] {
+        std::fs::create_dir(project.file(dir)).expect("the directory is ours");
+    }
+    project.write("bad/text.so", "not a library\n");
+    project.write("both/text.so", "not a library\n");
+    std::fs::copy(&library, project.file("both/libcount.so")).expect("it was compiled");
+    let mut all = String::new();
+    for args in [
+        &["check", "p.yaml", "--stages", "both"][..],
+        &["check", "p.yaml", "--stages", "bad"],
+        &["check", "p.yaml", "--stages", "empty"],
+        &["check", "p.yaml"],
+        // A library of its own is not left out.
+        &["check", "p.yaml", "--stages", "bad/text.so"],
+        // The same file by two names, and a copy of it, is one library.
+        &[
+            "check",
+            "p.yaml",
+            "--stages",
+            "libcount.so",
+            "--stages",
+            "both",
+            "--stages",
+            "./libcount.so",
+        ],
+    ] {
+        all.push_str(&format!("=== {args:?}: {}\n", project.transcript(args)));
+    }
+    insta::assert_snapshot!(all);
+}
+
+/// Two libraries may offer a stage of one name, as long as a pipeline says which one it means.
+#[test]
+fn stages_of_one_name_have_their_library_in_front() {
+    let project = Project::new(COUNT);
+    let library = c_library(&project, "count");
+    let mut other = std::fs::read(&library).expect("it was just compiled");
+    other.push(0);
+    std::fs::write(project.file("liblike.so"), other).expect("the directory is ours");
+    let both = ["--stages", "libcount.so", "--stages", "liblike.so"];
+    let mut all = project.transcript(&[&["check", "p.yaml"][..], &both].concat());
+    project.ok(&["run", "p.yaml", "--stages", "libcount.so"]);
+    for stage in ["count/count", "like/count", "lik/count"] {
+        project.write("p.yaml", &COUNT.replace("stage: count", &format!("stage: {stage}")));
+        let check = project.transcript(&[&["check", "p.yaml"][..], &both].concat());
+        all.push_str(&format!("=== {stage}: {check}\n"));
+    }
+    project.write("p.yaml", "paraloom: 1\nnodes: { n: { stage: load, with: { from: d.csv } } }\n");
+    project.write("d.csv", "text\na\n");
+    project.ok(&[&["check", "p.yaml"][..], &both].concat());
+    insta::assert_snapshot!(all);
+}
+
+/// The table of a library is looked at before anything of it is used.
+#[test]
+fn a_library_with_a_wrong_table_is_refused() {
+    let project = Project::new("paraloom: 1\nnodes: { n: { stage: count, with: { rows: 3 } } }\n");
+    let library = c_library(&project, "unruly");
+    let library = library.to_str().expect("text");
+    let mut all = String::new();
+    for table in ["name", "utf8", "twice", "ports", "schema", "cut", "null"] {
+        for more in [&[][..], &["--in-process"]] {
+            let mut check =
+                project.command(&[&["check", "p.yaml", "--stages", library], more].concat());
+            let output = check.env("UNRULY_TABLE", table).output().expect("it runs");
+            assert_eq!(output.status.code(), Some(8), "{table}");
+            let text = String::from_utf8_lossy(&output.stderr).into_owned();
+            let root = project.path().canonicalize().expect("it is there");
+            let text = text.replace(root.to_str().expect("text"), "[DIR]");
+            all.push_str(&format!("{table}: {text}"));
+        }
+    }
+    insta::assert_snapshot!(all);
+}

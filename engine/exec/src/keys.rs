@@ -29,11 +29,11 @@ pub(crate) fn preimage(
     digests: &DigestCache,
 ) -> Result<Preimage> {
     let stage = &node.stage;
+    let loaded = host.loaded(stage).map_err(|error| RunError::from_host(&node.name, error))?;
     let mut preimage = Preimage::default()
-        .with("stage", stage.name.as_str())
+        .with("stage", loaded.name.as_str())
         .with("version", stage.version.as_str())
         .with("config", config(node, digests)?);
-    let loaded = host.loaded(stage).map_err(|error| RunError::from_host(&node.name, error))?;
     if let Some(digest) = &loaded.foreign {
         preimage = preimage.with("library", digest.as_str());
     }

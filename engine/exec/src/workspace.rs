@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use paraloom_host::{Host, HostError};
+use paraloom_host::{Host, HostError, Origin};
 use paraloom_pipeline::{
     Catalog, Diagnostic, Graph, Limits, Place, PlanFailure, PlanInput, PlanOutput, Settings,
     StageInfo, check, nearest, resolve,
@@ -59,6 +59,26 @@ impl Workspace {
 const MAKE_BACKENDS: &str =
     "`cargo xtask torch` (`cuda`, `wgpu`) makes a backend; `paraloom doctor` says what is there";
 
+impl Workspace {
+    /// That no library offers a stage: where it was looked for, and which libraries could not be asked.
+    fn no_stage(&self, name: &str) -> PlanFailure {
+        let near = nearest(name, self.names()).map(|near| format!("did you mean `{near}`?"));
+        let libraries = self.host.libraries().iter();
+        let others = libraries.filter(|library| library.origin() == Origin::Foreign);
+        let others: Vec<_> = others.map(|library| library.path().display().to_string()).collect();
+        let looked = match others.is_empty() {
+            true => "only the libraries that ship with paraloom were looked at; \
+                     `--stages` names others, `paraloom stages` lists what there is"
+                .to_owned(),
+            false => format!("looked in {}, and in those that ship", others.join(", ")),
+        };
+        let looked = Some(looked).filter(|_| near.is_none() || !others.is_empty());
+        let skipped = self.host.skipped().iter().map(ToString::to_string);
+        let all: Vec<_> = near.into_iter().chain(looked).chain(skipped).collect();
+        PlanFailure::new(format!("there is no stage `{name}`")).hint(all.join("\n"))
+    }
+}
+
 impl Catalog for Workspace {
     fn stage(&self, name: &str, backend: &str) -> Result<Option<&StageInfo>, PlanFailure> {
         let found = self.host.stage(name, backend).map_err(|error| {
@@ -70,11 +90,12 @@ impl Catalog for Workspace {
                         format!("there is {}; {MAKE_BACKENDS}", known.join(", "))
                     })
                 }
+                HostError::Shared { .. } => error.hint().unwrap_or_default(),
                 _ => MAKE_BACKENDS.to_owned(),
             };
             PlanFailure { message: error.to_string(), hint: Some(hint), ..PlanFailure::default() }
         })?;
-        Ok(found.map(|stage| &stage.info))
+        found.map(|stage| Some(&stage.info)).ok_or_else(|| self.no_stage(name))
     }
 
     fn names(&self) -> Vec<&str> {

@@ -6,33 +6,33 @@ use std::sync::OnceLock;
 
 use crate::error::{HostError, Result};
 use crate::library::{Library, LoadedStage};
+use crate::library_file::LibraryFile;
 use crate::search::Origin;
+use crate::stages::Stages;
 
 /// Stages by name.
-pub(crate) type Stages = BTreeMap<String, LoadedStage>;
+type Found = BTreeMap<String, LoadedStage>;
 
 /// Libraries that compute stages of other libraries in another way; loaded when one is asked for.
 #[derive(Debug, Default)]
 pub(crate) struct Backend {
     pub(crate) paths: Vec<PathBuf>,
-    loaded: OnceLock<std::result::Result<Stages, String>>,
+    loaded: OnceLock<std::result::Result<Found, String>>,
 }
 
 impl Backend {
     /// `always`: the stages of the libraries that are always there.
-    pub(crate) fn stages(&self, name: &str, always: &Stages) -> Result<&Stages> {
+    pub(crate) fn stages(&self, name: &str, always: &Stages) -> Result<&Found> {
         let load = || {
-            let mut stages = Stages::new();
+            let mut stages = Found::new();
             for path in &self.paths {
-                let library =
-                    Library::load(path, Origin::Shipped, None).map_err(|error| match error {
-                        HostError::Load { reason, .. } => {
-                            missing_library(&reason).unwrap_or(reason)
-                        }
-                        error => error.to_string(),
-                    })?;
+                let file = LibraryFile::open(path, Origin::Shipped)?;
+                let library = Library::load(file, None).map_err(|error| match error {
+                    HostError::Load { reason, .. } => missing_library(&reason).unwrap_or(reason),
+                    error => error.to_string(),
+                })?;
                 for stage in library.stages() {
-                    let ours = always.get(&stage.info.name);
+                    let ours = always.get(&stage.info.name).ok().flatten();
                     if ours.is_some_and(|ours| ours.library_version != stage.library_version) {
                         // Both would put results under the same keys.
                         return Err(format!(

@@ -19,15 +19,13 @@ pub enum HostError {
         /// Why not.
         reason: String,
     },
-    /// Two libraries offer the same stage.
-    #[error("stage `{stage}` is offered by {first} and by {second}")]
-    Twice {
+    /// Several libraries offer a stage, and it is not said which one is meant.
+    #[error("{}", shared(stage, full_names))]
+    Shared {
         /// The stage.
         stage: String,
-        /// The library that was loaded first.
-        first: String,
-        /// The other one.
-        second: String,
+        /// `library/stage` of each; empty if these are the same too.
+        full_names: Vec<String>,
     },
     /// No library computes with this backend.
     #[error("there is no backend `{backend}` here")]
@@ -74,11 +72,26 @@ pub enum HostError {
     Engine(Box<dyn std::error::Error + Send + Sync>),
 }
 
+fn shared(stage: &str, full_names: &[String]) -> String {
+    match full_names.len() {
+        0 => format!("two libraries of one name offer the stage `{stage}`"),
+        count => format!("{count} libraries offer the stage `{stage}`"),
+    }
+}
+
 impl HostError {
     /// The way out, or what helps to find one.
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Stage(failure) => failure.hint.clone(),
+            Self::Shared { full_names, .. } => {
+                let names: Vec<_> =
+                    full_names.iter().map(|name| format!("`stage: {name}`")).collect();
+                match names.is_empty() {
+                    true => Some("rename one of them".to_owned()),
+                    false => Some(format!("say which one: {}", names.join(" or "))),
+                }
+            }
             Self::Crashed { how, during, last_words } => {
                 let printed = match last_words.is_empty() {
                     true => String::new(),

@@ -12,15 +12,17 @@ use crate::executor::{Executor, PlannedStage, WorkInput, WorkOutput, WorkSetting
 use crate::log_limit::Limited;
 use crate::services::Services;
 
-/// A plan of `executor`, held to the rules.
+/// A plan of `executor` for `stage`, which its library calls `name`, held to the rules.
 pub(crate) fn plan(
     executor: &dyn Executor,
     stage: &StageInfo,
+    name: &str,
     node: &str,
     config: &serde_json::Value,
     inputs: &[PlanInput],
 ) -> Result<Box<dyn PlannedStage>> {
-    let planned = executor.plan(stage, node, config, inputs);
+    let own = (stage.name != name).then(|| StageInfo { name: name.to_owned(), ..stage.clone() });
+    let planned = executor.plan(own.as_ref().unwrap_or(stage), node, config, inputs);
     // Nobody can ask a stage that plans to stop.
     let inner = planned.map_err(|error| unasked(error, &stage.name, "plan()", false))?;
     check_output(stage, inner.output())

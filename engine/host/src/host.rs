@@ -6,13 +6,15 @@ use std::sync::Arc;
 
 use paraloom_pipeline::{PlanInput, StageInfo};
 
-use crate::backend::{Backend, Stages};
+use crate::backend::Backend;
 use crate::error::{HostError, Result};
 use crate::executor::{Executor, PlannedStage};
 use crate::guarded;
 use crate::isolated::Isolation;
 use crate::library::{Library, LoadedStage};
+use crate::library_file::LibraryFile;
 use crate::search::{self, Origin};
+use crate::stages::Stages;
 
 /// The stages of all loaded libraries.
 #[derive(Debug, Default)]
@@ -20,6 +22,8 @@ pub struct Host {
     isolation: Option<Isolation>,
     stages: Stages,
     libraries: Vec<Library>,
+    /// Why libraries of a directory were left out.
+    skipped: Vec<HostError>,
     backends: BTreeMap<&'static str, Backend>,
 }
 
@@ -32,8 +36,10 @@ impl Host {
         Self { isolation, ..Self::default() }
     }
 
-    /// Loads the library at `path`; its stages must not be there already. A shipped library for another backend is only
-    /// noted.
+    /// Loads the library at `path`, unless it is there already. A shipped library for another backend is only noted.
+    ///
+    /// # Errors
+    /// Why the file is no library, or its stages cannot be used.
     pub fn load(&mut self, path: &Path, origin: Origin) -> Result<()> {
         if origin == Origin::Shipped
             && let Some(backend) = search::backend_of(path)
@@ -41,19 +47,38 @@ impl Host {
             self.backends.entry(backend).or_default().paths.push(path.to_owned());
             return Ok(());
         }
-        let library = Library::load(path, origin, self.isolation.as_ref())?;
+        let refuse = |reason: String| HostError::Load { path: path.to_owned(), reason };
+        let file = LibraryFile::open(path, origin).map_err(refuse)?;
+        if self.libraries.iter().any(|library| library.is_of(&file)) {
+            return Ok(());
+        }
+        let library = Library::load(file, self.isolation.as_ref())?;
         for stage in library.stages() {
-            if let Some(other) = self.stages.get(&stage.info.name) {
-                return Err(HostError::Twice {
-                    stage: stage.info.name.clone(),
-                    first: other.info.library.clone(),
-                    second: library.path().display().to_string(),
-                });
-            }
-            self.stages.insert(stage.info.name.clone(), stage.clone());
+            self.stages.add(stage.clone())?;
         }
         self.libraries.push(library);
         Ok(())
+    }
+
+    /// Loads the libraries of somebody else's in the directory `dir`, in the order of their names. One that cannot be
+    /// loaded is left out: what of it is used is then missing, and [`Host::skipped`] says why. The number of files that are
+    /// there.
+    ///
+    /// # Errors
+    /// The directory cannot be read.
+    pub fn load_dir(&mut self, dir: &Path) -> std::io::Result<usize> {
+        let files = search::libraries_of_others(dir)?;
+        for file in &files {
+            if let Err(error) = self.load(file, Origin::Foreign) {
+                self.skipped.push(error);
+            }
+        }
+        Ok(files.len())
+    }
+
+    /// Why libraries of directories were left out.
+    pub fn skipped(&self) -> &[HostError] {
+        &self.skipped
     }
 
     /// Offers a stage that is in no library: `executor` plans and runs it.
@@ -61,17 +86,12 @@ impl Host {
     /// # Errors
     /// There is a stage of that name already.
     pub fn insert(&mut self, info: StageInfo, executor: Arc<dyn Executor>) -> Result<()> {
-        if let Some(other) = self.stages.get(&info.name) {
-            return Err(HostError::Twice {
-                stage: info.name,
-                first: other.info.library.clone(),
-                second: info.library,
-            });
+        if self.stages.get(&info.name)?.is_some() {
+            return Err(HostError::Shared { stage: info.name, full_names: Vec::new() });
         }
         let (foreign, library_version) = (None, info.version.clone());
         let name = info.name.clone();
-        self.stages.insert(name, LoadedStage { info, foreign, library_version, executor });
-        Ok(())
+        self.stages.add(LoadedStage { name, info, foreign, library_version, executor })
     }
 
     /// The libraries, in the order in which they were loaded.
@@ -87,11 +107,11 @@ impl Host {
     /// The names of the stages that a backend computes; an error says why it cannot be used.
     pub fn stages_of(&self, backend: &str) -> Result<Vec<&str>> {
         let stages = match self.backends.get(backend) {
-            Some(found) => found.stages(backend, &self.stages)?,
-            None if backend == CPU => &self.stages,
+            Some(found) => found.stages(backend, &self.stages)?.values().collect::<Vec<_>>(),
+            None if backend == CPU => self.stages.iter().collect(),
             None => return Err(self.no_backend(backend)),
         };
-        Ok(stages.keys().map(String::as_str).collect())
+        Ok(stages.into_iter().map(|stage| stage.info.name.as_str()).collect())
     }
 
     fn no_backend(&self, backend: &str) -> HostError {
@@ -101,12 +121,12 @@ impl Host {
 
     /// The stages, by name.
     pub fn stages(&self) -> impl Iterator<Item = &LoadedStage> {
-        self.stages.values()
+        self.stages.iter()
     }
 
-    /// The stage called `name`, as `backend` computes it: what the backend does not offer is as it always is.
+    /// The stage called `name`, or `library/name`, as `backend` computes it: what the backend does not offer is as it always is.
     pub fn stage(&self, name: &str, backend: &str) -> Result<Option<&LoadedStage>> {
-        let always = self.stages.get(name);
+        let always = self.stages.get(name)?;
         if always.is_none() || backend == CPU {
             return Ok(always);
         }
@@ -130,7 +150,7 @@ impl Host {
     ) -> Result<Box<dyn PlannedStage>> {
         // A node may have outputs of the engine's beside those of its stage.
         let loaded = self.loaded(stage)?;
-        guarded::plan(&*loaded.executor, &loaded.info, node, config, inputs)
+        guarded::plan(&*loaded.executor, &loaded.info, &loaded.name, node, config, inputs)
     }
 }
 
@@ -216,7 +236,7 @@ mod tests {
         let planned = host.plan(&info(), "n", &json!({}), &[]).expect("it plans");
         assert_eq!(planned.output().fingerprint, "fake/n/{}");
         let twice = host.insert(info(), Arc::new(Fake)).map_err(|error| error.to_string());
-        assert_eq!(twice, Err("stage `fake` is offered by a test and by a test".to_owned()));
+        assert_eq!(twice, Err("two libraries of one name offer the stage `fake`".to_owned()));
         let missing = host.load(&PathBuf::from("no/such/library.so"), Origin::Foreign);
         assert!(matches!(missing, Err(HostError::Load { .. })));
     }

@@ -19,6 +19,7 @@ mod library_file;
 mod log_limit;
 mod search;
 mod services;
+mod stages;
 
 pub use error::{HostError, Result, StageFailure};
 pub use executor::{

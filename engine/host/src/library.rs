@@ -10,13 +10,15 @@ use crate::error::{HostError, Result};
 use crate::executor::Executor;
 use crate::in_process::InProcess;
 use crate::isolated::{Isolated, Isolation};
-use crate::library_file::{check_is_whole, digest};
+use crate::library_file::LibraryFile;
 use crate::search::Origin;
 
 /// A stage that can be called.
 #[derive(Clone, Debug)]
 pub struct LoadedStage {
-    /// What it says of itself.
+    /// Its name in its library.
+    pub name: String,
+    /// What it says of itself. If another library offers one of its name, it is called `library/name` here.
     pub info: StageInfo,
     /// Digest of its library if it is not shipped with the engine.
     pub foreign: Option<String>,
@@ -29,7 +31,8 @@ pub struct LoadedStage {
 #[derive(Debug)]
 pub struct Library {
     path: PathBuf,
-    origin: Origin,
+    /// Of one that is not shipped with the engine.
+    digest: Option<String>,
     is_isolated: bool,
     name: String,
     version: String,
@@ -38,34 +41,30 @@ pub struct Library {
 }
 
 impl Library {
-    /// Loads the library at `path`: into this process, or if it is foreign into one in `isolation`.
+    /// Loads a library: into this process, or if it is foreign into one in `isolation`.
     ///
     /// # Errors
     /// Why the file is no library, or its stages cannot be used.
-    pub fn load(path: &Path, origin: Origin, isolation: Option<&Isolation>) -> Result<Self> {
-        let refuse = |reason: String| HostError::Load { path: path.to_owned(), reason };
-        // Without a slash, dlopen would search the system's paths.
-        let path = &path.canonicalize().map_err(|error| refuse(error.to_string()))?;
-        check_is_whole(path).map_err(refuse)?;
-        let foreign = match origin {
-            Origin::Shipped => None,
-            Origin::Foreign => Some(digest(path).map_err(|error| refuse(error.to_string()))?),
-        };
+    pub(crate) fn load(file: LibraryFile, isolation: Option<&Isolation>) -> Result<Self> {
+        let LibraryFile { path, digest: foreign } = file;
         let (executor, description): (Arc<dyn Executor>, Description) = match (&foreign, isolation)
         {
             (Some(digest), Some(isolation)) => {
-                let (isolated, description) = Isolated::load(isolation, path, digest)?;
+                let (isolated, description) = Isolated::load(isolation, &path, digest)?;
                 (Arc::new(isolated), description)
             }
             _ => {
-                let (in_process, description) = InProcess::load(path)?;
+                let (in_process, description) = InProcess::load(&path)?;
                 (Arc::new(in_process), description)
             }
         };
+        let refuse = |reason: String| HostError::Load { path: path.clone(), reason };
+        description.check().map_err(refuse)?;
         let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let stage = |mut info: StageInfo| {
             file.clone_into(&mut info.library);
             LoadedStage {
+                name: info.name.clone(),
                 info,
                 foreign: foreign.clone(),
                 library_version: description.version.clone(),
@@ -73,13 +72,13 @@ impl Library {
             }
         };
         Ok(Self {
-            path: path.clone(),
-            origin,
             is_isolated: foreign.is_some() && isolation.is_some(),
             stages: description.stages.into_iter().map(stage).collect(),
             name: description.name,
             version: description.version.clone(),
             built_with: description.built_with,
+            path,
+            digest: foreign,
         })
     }
 
@@ -90,7 +89,12 @@ impl Library {
 
     /// Shipped or foreign.
     pub fn origin(&self) -> Origin {
-        self.origin
+        if self.digest.is_some() { Origin::Foreign } else { Origin::Shipped }
+    }
+
+    /// Whether it is of that file, or of a copy.
+    pub(crate) fn is_of(&self, file: &LibraryFile) -> bool {
+        self.path == file.path || (self.digest.is_some() && self.digest == file.digest)
     }
 
     /// Whether its stages work in processes of their own.

@@ -2,11 +2,36 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+use crate::search::Origin;
+
+/// A file that may hold a library.
+#[derive(Debug)]
+pub(crate) struct LibraryFile {
+    /// Absolute, and without links.
+    pub(crate) path: PathBuf,
+    /// Of one that is not shipped with the engine.
+    pub(crate) digest: Option<String>,
+}
+
+impl LibraryFile {
+    /// Looks at the file, without loading it.
+    pub(crate) fn open(path: &Path, origin: Origin) -> Result<Self, String> {
+        // Without a slash, dlopen would search the system's paths.
+        let path = path.canonicalize().map_err(|error| error.to_string())?;
+        check_is_whole(&path)?;
+        let digest = match origin {
+            Origin::Shipped => None,
+            Origin::Foreign => Some(digest(&path).map_err(|error| error.to_string())?),
+        };
+        Ok(Self { path, digest })
+    }
+}
 
 /// The dynamic loader dies of SIGBUS on a file that is cut short, before any check of
 /// ours; so see first that all segments of an ELF file are there.
-pub(crate) fn check_is_whole(path: &Path) -> std::result::Result<(), String> {
+pub(crate) fn check_is_whole(path: &Path) -> Result<(), String> {
     let mut file = File::open(path).map_err(|error| error.to_string())?;
     let length = file.metadata().map_err(|error| error.to_string())?.len();
     let mut head = Vec::new();

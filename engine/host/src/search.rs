@@ -37,6 +37,20 @@ pub fn shipped_libraries(executable: &Path) -> Vec<PathBuf> {
     if dir.join(".cargo-lock").is_file() { libraries_in(dir) } else { Vec::new() }
 }
 
+/// The files in `dir` that may be libraries, in the order of their names.
+pub(crate) fn libraries_of_others(dir: &Path) -> std::io::Result<Vec<PathBuf>> {
+    let extension = std::env::consts::DLL_EXTENSION;
+    let mut paths = Vec::new();
+    for entry in std::fs::read_dir(dir)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|found| found == extension) {
+            paths.push(path);
+        }
+    }
+    paths.sort();
+    Ok(paths)
+}
+
 fn libraries_in(dir: &Path) -> Vec<PathBuf> {
     let extension = std::env::consts::DLL_EXTENSION;
     let is_library = |path: &PathBuf| {

@@ -141,10 +141,13 @@ impl<'a> Pass<'a> {
         let found = match self.catalog.stage(key.0, key.1) {
             Ok(found) => found,
             Err(failure) => {
-                let span = node.backend.1.or(node.device.1).unwrap_or(*span);
-                self.once(Diagnostic::error(failure.message, span).maybe_hint(failure.hint));
-                // What else is wrong with the node can be said all the same.
-                self.catalog.stage(name, ALWAYS).ok().flatten()
+                // What else is wrong with the node can be said all the same, unless it is the stage itself.
+                let always = self.catalog.stage(name, ALWAYS);
+                let of_backend = node.backend.1.or(node.device.1).filter(|_| always.is_ok());
+                let error = Diagnostic::error(failure.message, of_backend.unwrap_or(*span));
+                self.once(error.maybe_hint(failure.hint));
+                let Ok(always) = always else { return None };
+                always
             }
         };
         let Some(stage) = found else {

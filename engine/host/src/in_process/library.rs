@@ -63,6 +63,9 @@ pub(super) fn load(path: &Path) -> Result<(Description, BTreeMap<String, Table>)
     if (table.struct_size as usize) < size_of::<abi::Library>() {
         return Err(refuse("its table is cut short".to_owned()));
     }
+    if table.n_stages > 0 && table.stages.is_null() {
+        return Err(refuse("its stages are a null pointer".to_owned()));
+    }
     let (mut stages, mut tables) = (Vec::new(), BTreeMap::new());
     for index in 0..table.n_stages as usize {
         // SAFETY: the table has n_stages static stages.
@@ -71,12 +74,10 @@ pub(super) fn load(path: &Path) -> Result<(Description, BTreeMap<String, Table>)
         tables.insert(info.name.clone(), table);
         stages.push(info);
     }
-    // SAFETY: the texts of a library are static.
-    let text = |text: abi::Str| unsafe { text.to_text() };
     let description = Description {
-        name: text(table.name),
-        version: text(table.version),
-        built_with: text(table.built_with),
+        name: text(table.name).map_err(refuse)?,
+        version: text(table.version).map_err(refuse)?,
+        built_with: text(table.built_with).map_err(refuse)?,
         stages,
     };
     Ok((description, tables))
@@ -109,9 +110,7 @@ fn read_table(pointer: *const abi::Stage) -> std::result::Result<abi::Stage, Str
 
 fn read_stage(pointer: *const abi::Stage) -> std::result::Result<(StageInfo, Table), String> {
     let stage = read_table(pointer)?;
-    // SAFETY: the texts of a library are static.
-    let text = |text: abi::Str| unsafe { text.to_text() };
-    let name = text(stage.name);
+    let name = text(stage.name)?;
     let shape = match (stage.run, stage.open, stage.map, stage.close) {
         (Some(_), None, None, None) => Shape::Whole,
         (None, Some(_), Some(_), Some(_)) => Shape::Map,
@@ -120,13 +119,13 @@ fn read_stage(pointer: *const abi::Stage) -> std::result::Result<(StageInfo, Tab
     if stage.plan.is_none() {
         return Err(format!("stage `{name}` offers no plan"));
     }
-    let config_schema = serde_json::from_str(&text(stage.config_schema)).map_err(|error| {
+    let config_schema = serde_json::from_str(&text(stage.config_schema)?).map_err(|error| {
         format!("the configuration schema of stage `{name}` is not JSON: {error}")
     })?;
     let has = |flag: u32| stage.flags & flag != 0;
     let info = StageInfo {
-        version: text(stage.version),
-        doc: text(stage.doc),
+        version: text(stage.version)?,
+        doc: text(stage.doc)?,
         library: String::new(),
         config_schema,
         // SAFETY: n_inputs static ports.
@@ -147,32 +146,45 @@ fn read_stage(pointer: *const abi::Stage) -> std::result::Result<(StageInfo, Tab
         backend: String::new(),
         name,
     };
-    if info.shape == Shape::Map && info.mapped_input().is_none() {
-        return Err(format!("map stage `{}` has no table input", info.name));
-    }
     Ok((info, Table { pointer, stage }))
 }
 
+/// A text of a library, which is static.
+fn text(text: abi::Str) -> std::result::Result<String, String> {
+    if text.ptr.is_null() && text.len > 0 {
+        return Err("one of its texts is a null pointer".to_owned());
+    }
+    // SAFETY: the texts of a library are static.
+    let bytes = unsafe { text.bytes() };
+    let text = std::str::from_utf8(bytes).map(str::to_owned);
+    text.map_err(|_| format!("its text {:?} is not UTF-8", String::from_utf8_lossy(bytes)))
+}
+
 /// # Safety
-/// `ports` must point to `count` static ports.
+/// `ports` must be null or point to `count` static ports.
 unsafe fn read_ports(
     ports: *const *const abi::Port,
     count: u32,
 ) -> std::result::Result<Vec<PortInfo>, String> {
+    if ports.is_null() && count > 0 {
+        return Err("the ports of a stage are a null pointer".to_owned());
+    }
     (0..count as usize)
         .map(|index| {
             // SAFETY: by contract.
-            let port = unsafe { &**ports.add(index) };
+            let port = unsafe { (*ports.add(index)).as_ref() };
+            let port = port.ok_or("a port is a null pointer")?;
+            if (port.struct_size as usize) < size_of::<abi::Port>() {
+                return Err("the table of a port is cut short".to_owned());
+            }
             let kind = match port.kind {
                 abi::PORT_TABLE => PortKind::Table,
                 abi::PORT_ARTIFACT => PortKind::Artifact,
                 other => return Err(format!("a port is of the unknown kind {other}")),
             };
-            // SAFETY: the texts of a library are static.
-            let text = |text: abi::Str| unsafe { text.to_text() };
             Ok(PortInfo {
-                name: text(port.name),
-                doc: text(port.doc),
+                name: text(port.name)?,
+                doc: text(port.doc)?,
                 kind,
                 optional: port.flags & abi::PORT_OPTIONAL != 0,
                 many: port.flags & abi::PORT_MANY != 0,
