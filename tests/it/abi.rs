@@ -133,7 +133,7 @@ fn work(host: &Host, stage: &str, how: &str, when: &str) -> Result<usize, HostEr
             Ok(())
         }))
     };
-    let settings = WorkSettings { threads: 1, seed: 0, device: "cpu".to_owned() };
+    let settings = WorkSettings { threads: 1, seed: 0, device: "cpu".to_owned(), map_limit: None };
     let batches = vec![Ok(rows.clone())].into_iter();
     let input = vec![WorkInput::Table(rows.schema(), Box::new(batches))];
     if stage.info.name == "unruly" {

@@ -115,31 +115,38 @@ fn a_stage_that_hangs_is_ended_after_it_was_asked_to_stop() {
 /// Before the work begins there is nothing to lose: one signal is enough, whatever hangs.
 #[test]
 fn one_signal_ends_a_library_or_a_plan_that_hangs() {
-    for (with, load, what) in [
+    let cases = [
         ("how: hang, when: plan", "", "plan() of `n` (stage `unruly`)"),
         ("how: not", "hang", "libunruly.so to load"),
-    ] {
-        for sent in [libc::SIGINT, libc::SIGTERM] {
-            let project = unruly(with);
-            let mut run = project.command(&with_stages(&["run", "p.yaml"]));
-            run.env("UNRULY_LOAD", load).stderr(Stdio::piped());
-            let mut run = run.spawn().expect("the binary runs");
-            let mut process = None;
-            let lines = BufReader::new(run.stderr.as_mut().expect("piped")).lines();
-            for line in lines.map_while(Result::ok) {
-                if let Some(number) = line.strip_prefix("process ") {
-                    process = Some(Path::new("/proc").join(number));
-                }
-                if line.contains("still waiting") {
-                    assert!(line.contains(what), "{line}");
-                    break;
-                }
+    ];
+    std::thread::scope(|scope| {
+        for (with, load, what) in cases {
+            for sent in [libc::SIGINT, libc::SIGTERM] {
+                scope.spawn(move || ended_while_it_waits(with, load, what, sent));
             }
-            signal(&run, sent);
-            assert_eq!(run.wait().expect("it ends").signal(), Some(sent), "{with}");
-            ends_within(&process.expect("it said its number"), 10);
+        }
+    });
+}
+
+fn ended_while_it_waits(with: &str, load: &str, what: &str, sent: i32) {
+    let project = unruly(with);
+    let mut run = project.command(&with_stages(&["run", "p.yaml"]));
+    run.env("UNRULY_LOAD", load).stderr(Stdio::piped());
+    let mut run = run.spawn().expect("the binary runs");
+    let mut process = None;
+    let lines = BufReader::new(run.stderr.as_mut().expect("piped")).lines();
+    for line in lines.map_while(Result::ok) {
+        if let Some(number) = line.strip_prefix("process ") {
+            process = Some(Path::new("/proc").join(number));
+        }
+        if line.contains("still waiting") {
+            assert!(line.contains(what), "{line}");
+            break;
         }
     }
+    signal(&run, sent);
+    assert_eq!(run.wait().expect("it ends").signal(), Some(sent), "{with}");
+    ends_within(&process.expect("it said its number"), 10);
 }
 
 /// The rows are there: that the stage does not end is no reason to keep anybody waiting.

@@ -218,3 +218,30 @@ fn crash(how: &str, said_of_it: &str) {
     assert_eq!(code, Some(0), "{said}");
     assert!(said.contains(said_of_it), "{said}");
 }
+
+/// A row that hangs costs its own request, and the process of the stage: the next request has another.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_row_that_hangs_ends_a_process_and_not_the_service() {
+    let project = Project::new(
+        "paraloom: 1\nnodes:\n  rows: { stage: load, with: { from: rows.csv } }\n  \
+         n: { stage: unruly, inputs: { rows: rows }, with: { how: hang, when: mark } }\n",
+    );
+    project.write("rows.csv", "text\none\n");
+    crate::common::c_library(&project, "unruly");
+    project.ok(&["run", "p.yaml", "--until", "rows", "--stages", "libunruly.so"]);
+    let serving = Serving::start(&project, &["n", "--stages", "libunruly.so", "--timeout", "1"]);
+    for _ in 0..2 {
+        assert_eq!(serving.rows(r#"{"rows":[{"text":"hang!"}]}"#).0, 504);
+        // While its process is ended, others may have to wait.
+        let answered = (0..20).any(|_| serving.rows(r#"{"rows":[{"text":"fine"}]}"#).0 == 200);
+        assert!(answered);
+    }
+    let (code, said) = serving.end(libc::SIGTERM);
+    assert_eq!(code, Some(0), "{said}");
+    let expected = "node `n`: the stage did not end in map(), over 1 row (`_id` ";
+    assert!(
+        said.contains(expected) && said.contains(") within 1 s, so its process was ended"),
+        "{said}"
+    );
+}

@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{Sender, channel};
 
 use arrow::array::RecordBatch;
-use paraloom_exec::{Cancel, Chain, Job, chain_of};
+use paraloom_exec::{Cancel, Chain, Job, RunOptions, chain_of};
 use paraloom_pipeline::{Graph, Shape};
 use paraloom_serve::{About, Mapped, Mapper, Server, Settings};
 use paraloom_store::{Event, LogLevel};
@@ -30,7 +30,9 @@ pub(crate) fn run(args: &ServeArgs, stages: &StageArgs) -> Result<ExitCode> {
     let cancel = Cancel::default();
     let job =
         Job { graph, nodes: &nodes, host, store: &store, text: &project.workspace.text, set: &[] };
-    let chain = Chain::open(&job, &options(args.threads, 1), &cancel, &print_logs()?)?;
+    // Nobody waits longer for an answer.
+    let options = RunOptions { map_limit: Some(args.timeout), ..options(args.threads, 1) };
+    let chain = Chain::open(&job, &options, &cancel, &print_logs()?)?;
     let names: Vec<_> = nodes.iter().map(|node| graph.node(*node).name.clone()).collect();
     let last = names.last().cloned().unwrap_or_default();
     let title = if graph.name.is_empty() { last } else { format!("{}: {last}", graph.name) };

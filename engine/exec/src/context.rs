@@ -141,6 +141,7 @@ impl<'a> NodeContext<'a> {
             threads: options.threads,
             seed: stage_seed(self.node),
             device: self.node.device.clone(),
+            map_limit: options.map_limit,
         }
     }
 

@@ -55,13 +55,17 @@ pub struct RunOptions {
     /// How far apart the checkpoints of a training are; zero means one after every step.
     /// Not in any key: it does not decide the result.
     pub checkpoint_every: Duration,
+    /// How long a call of `map()` may take before the stage's process is ended, if it has one of its own.
+    pub map_limit: Option<Duration>,
 }
 
 impl Default for RunOptions {
     /// One thread, one job, checkpoints ten seconds apart.
     fn default() -> Self {
         let checkpoint_every = Duration::from_secs(10);
-        Self { threads: 1, jobs: 1, keep_going: false, is_logged: true, checkpoint_every }
+        let (threads, jobs) = (1, 1);
+        let (keep_going, is_logged, map_limit) = (false, true, None);
+        Self { threads, jobs, keep_going, is_logged, checkpoint_every, map_limit }
     }
 }
 

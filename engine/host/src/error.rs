@@ -1,6 +1,7 @@
 //! What can go wrong between the engine and a stage.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use paraloom_abi::status;
 use serde::{Deserialize, Serialize};
@@ -66,6 +67,14 @@ pub enum HostError {
         during: String,
         /// The last lines that it printed.
         last_words: Vec<String>,
+    },
+    /// A call took longer than it may, and the process that the stage worked in was ended.
+    #[error("the stage did not end{during} within {} s, so its process was ended", limit.as_secs_f64())]
+    Late {
+        /// Where it was, as for [`HostError::Crashed`].
+        during: String,
+        /// How long the call could take.
+        limit: Duration,
     },
     /// What a sink or a stream of the engine reported; not the stage's fault.
     #[error("{0}")]

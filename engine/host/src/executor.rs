@@ -4,6 +4,7 @@
 use std::fmt::Debug;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -103,4 +104,7 @@ pub struct WorkSettings {
     pub seed: u64,
     /// Where to compute.
     pub device: String,
+    /// How long a call of [`Worker::map`] may take. A stage in a process of its own is ended then, and opened anew for the
+    /// next rows; in this process nothing can end it.
+    pub map_limit: Option<Duration>,
 }

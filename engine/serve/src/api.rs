@@ -161,6 +161,10 @@ async fn ready(State(shared): State<Arc<Shared>>) -> Response {
     if shared.draining.load(Ordering::Acquire) || shared.queue.is_closed() {
         return (StatusCode::SERVICE_UNAVAILABLE, "stopping\n").into_response();
     }
+    // Whoever asks now is not answered in time either.
+    if shared.queue.busy_for() > shared.timeout {
+        return (StatusCode::SERVICE_UNAVAILABLE, "stuck\n").into_response();
+    }
     "ok\n".into_response()
 }
 

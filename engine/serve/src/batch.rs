@@ -1,8 +1,8 @@
 //! From requests to batches: what waits while one batch is computed goes into the next.
 
 use std::collections::HashMap;
-use std::sync::Arc;
-use std::time::Instant;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use arrow::array::{AsArray, RecordBatch, UInt32Array};
 use arrow::compute::{concat_batches, take_record_batch};
@@ -39,7 +39,11 @@ pub(crate) struct Queue {
     jobs: Sender<Job>,
     places: Arc<Semaphore>,
     size: usize,
+    /// Since when the batch at hand is being mapped.
+    busy: Busy,
 }
+
+type Busy = Arc<Mutex<Option<Instant>>>;
 
 impl Queue {
     /// A queue for `size` rows, and its other end.
@@ -47,12 +51,20 @@ impl Queue {
         // A job holds one row at least, so that there are never more jobs than places.
         let (jobs, waiting) = channel(size.max(1));
         let places = Arc::new(Semaphore::new(size));
-        (Self { jobs, places, size }, Waiting { jobs: waiting, next: None })
+        let busy = Busy::default();
+        let waiting = Waiting { jobs: waiting, next: None, busy: Arc::clone(&busy) };
+        (Self { jobs, places, size, busy }, waiting)
     }
 
     /// Rows that wait or are being mapped.
     pub(crate) fn length(&self) -> usize {
         self.size - self.places.available_permits()
+    }
+
+    /// How long the batch at hand has been mapped.
+    pub(crate) fn busy_for(&self) -> Duration {
+        let since = *self.busy.lock().unwrap_or_else(PoisonError::into_inner);
+        since.map_or(Duration::ZERO, |since| since.elapsed())
     }
 
     /// Nobody takes anything out of it any more.
@@ -78,6 +90,7 @@ pub(crate) struct Waiting {
     jobs: Receiver<Job>,
     /// What did not fit into the last batch.
     next: Option<Job>,
+    busy: Busy,
 }
 
 /// Jobs that are mapped together.
@@ -178,7 +191,12 @@ impl Waiting {
         metrics: &Metrics,
     ) {
         while let Some(batch) = self.batch(together, limit) {
+            let set = |since| {
+                *self.busy.lock().unwrap_or_else(PoisonError::into_inner) = since;
+            };
+            set(Some(Instant::now()));
             compute(mapper, batch, metrics);
+            set(None);
         }
     }
 
@@ -234,7 +252,8 @@ fn compute(mapper: &mut dyn Mapper, batch: Batch, metrics: &Metrics) {
             }
         }
         None => {
-            for job in batch.jobs {
+            // Whoever has waited too long has gone.
+            for job in batch.jobs.into_iter().filter(|job| !job.reply.is_closed()) {
                 let mut alone = Batch::new();
                 if alone.add(job).is_ok() {
                     compute(mapper, alone, metrics);

@@ -29,6 +29,8 @@ pub(super) struct Desk<'a> {
     pub(super) error: Option<HostError>,
     /// Tells of a command that takes long.
     pub(super) slow: Option<Slow<'a>>,
+    /// How long the command may take, from its start.
+    pub(super) limit: Option<Duration>,
     /// When a stage that should be done is not waited for any longer.
     pub(super) give_up: Option<Instant>,
 }

@@ -1,6 +1,7 @@
 //! A stage planned and at work in processes of its own.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::array::{Array, RecordBatch};
 use arrow::datatypes::SchemaRef;
@@ -127,7 +128,9 @@ impl PlannedStage for Plan {
         let (command, schemas, rows) =
             Work::command(Shape::Map, settings, &*services, inputs, kinds)?;
         let work = self.work.clone();
-        let mut worker = OpenWorker { work, services, command, schemas, rows, process: None };
+        let limit = settings.map_limit;
+        let mut worker =
+            OpenWorker { work, services, command, limit, schemas, rows, process: None };
         worker.process = Some(worker.start()?);
         Ok(Box::new(worker))
     }
@@ -139,6 +142,8 @@ struct OpenWorker {
     services: Arc<dyn Services>,
     /// Opens the stage.
     command: Command,
+    /// Of a call of map().
+    limit: Option<Duration>,
     schemas: Blobs,
     /// Of the tables; the mapped one has none here.
     rows: Vec<Option<Batches>>,
@@ -174,6 +179,7 @@ impl Worker for OpenWorker {
         let mut desk = Desk::new(&*self.services, std::mem::take(&mut self.rows));
         desk.outputs(&self.work.stage, &self.work.outputs, outputs);
         desk.during = format!(" in map(), over {}", told(rows));
+        desk.limit = self.limit;
         let mapped = process.command(&Command::Map, &encoded, &mut desk);
         self.rows = desk.into_rows();
         self.process = process.if_alive();

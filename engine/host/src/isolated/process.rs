@@ -80,7 +80,9 @@ impl Process {
         blobs: &Blobs,
         desk: &mut Desk,
     ) -> Result<(Outcome, Blobs)> {
-        let done = self.tell(&ToStage::Command(command), blobs).and_then(|()| self.talk(desk));
+        let late = desk.limit.map(|limit| Instant::now() + limit);
+        let tell = self.tell(&ToStage::Command(command), blobs);
+        let done = tell.and_then(|()| self.talk(desk, late));
         self.is_over = !matches!(done, Ok(Talk::Done(..)));
         if let Some(error) = desk.error.take() {
             return Err(error);
@@ -88,6 +90,12 @@ impl Process {
         match done {
             Ok(Talk::Done(outcome, blobs)) => Ok((outcome.map_err(HostError::from)?, blobs)),
             Ok(Talk::Stuck) => Err(self.kill(desk)),
+            Ok(Talk::Late) => {
+                // It may have ended by itself meanwhile.
+                let _ = self.child.kill();
+                let during = std::mem::take(&mut desk.during);
+                Err(HostError::Late { during, limit: desk.limit.unwrap_or_default() })
+            }
             Ok(Talk::Over) => Err(self.ended(None, desk)),
             Err(error) => Err(self.ended(Some(&error), desk)),
         }
@@ -97,7 +105,8 @@ impl Process {
         frames::write(&mut self.stream, message, blobs)
     }
 
-    fn talk(&mut self, desk: &mut Desk) -> io::Result<Talk> {
+    /// Does what the stage asks for until it is done; not beyond `late`.
+    fn talk(&mut self, desk: &mut Desk, late: Option<Instant>) -> io::Result<Talk> {
         loop {
             while let Some((message, blobs)) = self.frames.next()? {
                 match message {
@@ -113,6 +122,9 @@ impl Process {
                 }
             }
             desk.tell_if_slow();
+            if late.is_some_and(|late| Instant::now() > late) {
+                return Ok(Talk::Late);
+            }
             match desk.give_up {
                 None if desk.is_cancelled() => {
                     self.tell(&ToStage::Cancel, &Blobs::new())?;
@@ -215,4 +227,6 @@ enum Talk {
     Over,
     /// The stage does not stop.
     Stuck,
+    /// The command took too long.
+    Late,
 }
