@@ -4,6 +4,9 @@
 //! unknown members, arrays, maps, alternatives, defaults. A general JSON Schema library
 //! would know more keywords but no places in the text.
 
+use std::collections::HashSet;
+
+use regex::Regex;
 use serde_json::{Map, Value as Json, json};
 
 use crate::catalog::{Catalog, Place};
@@ -82,17 +85,21 @@ impl<'a> Checker<'a> {
             Value::Map(members) => self.members(members, tree.span, schema, pointer),
             Value::List(items) => {
                 let item_schema = schema.get("items").unwrap_or(&Json::Null);
-                self.range(tree, schema, items.len() as f64, ("minItems", "maxItems"), " items");
+                self.count(tree.span, schema, items.len(), ("minItems", "maxItems"), "items");
+                self.unique(items, schema);
                 let check =
                     |(index, item)| self.check(item, item_schema, &format!("{pointer}/{index}"));
                 items.iter().enumerate().map(check).collect()
             }
             Value::Int(number) => {
-                self.range(tree, schema, *number as f64, ("minimum", "maximum"), "");
+                self.number(tree.span, schema, *number as f64);
                 tree.to_json()
             }
             Value::Float(number) => {
-                self.float(tree, schema, *number);
+                match number.is_finite() {
+                    true => self.number(tree.span, schema, *number),
+                    false => self.error("a setting must be a finite number".to_owned(), tree.span),
+                }
                 tree.to_json()
             }
             Value::Text(text) => self.text(tree, schema, text, pointer),
@@ -119,6 +126,7 @@ impl<'a> Checker<'a> {
         schema: &Json,
         pointer: &str,
     ) -> Json {
+        self.count(span, schema, members.len(), ("minProperties", "maxProperties"), "members");
         let empty = Map::new();
         let properties = schema.get("properties").and_then(Json::as_object).unwrap_or(&empty);
         let others = schema.get("additionalProperties");
@@ -161,41 +169,59 @@ impl<'a> Checker<'a> {
         Json::Object(out)
     }
 
-    fn range(&mut self, tree: &Tree, schema: &Json, value: f64, keys: (&str, &str), unit: &str) {
+    fn number(&mut self, span: Span, schema: &Json, value: f64) {
         let bound = |key: &str| schema.get(key).and_then(Json::as_f64);
-        if let Some(least) = bound(keys.0)
-            && value < least
-        {
-            self.error(format!("{value}{unit} is too small: the least is {least}"), tree.span);
+        let problem = if let Some(least) = bound("minimum").filter(|least| value < *least) {
+            format!("too small: the least is {least}")
+        } else if let Some(most) = bound("maximum").filter(|most| value > *most) {
+            format!("too large: the most is {most}")
+        } else if let Some(limit) = bound("exclusiveMinimum").filter(|limit| value <= *limit) {
+            format!("too small: it must be above {limit}")
+        } else if let Some(limit) = bound("exclusiveMaximum").filter(|limit| value >= *limit) {
+            format!("too large: it must be below {limit}")
+        } else if let Some(unit) = bound("multipleOf").filter(|unit| !is_multiple(value, *unit)) {
+            format!("not a multiple of {unit}")
+        } else {
+            return;
+        };
+        self.error(format!("{value} is {problem}"), span);
+    }
+
+    /// Holds how many items, members or characters there are to `keys`, the keywords for the least and the most.
+    fn count(&mut self, span: Span, schema: &Json, count: usize, keys: (&str, &str), unit: &str) {
+        let bound = |key: &str| schema.get(key).and_then(Json::as_u64);
+        if let Some(least) = bound(keys.0).filter(|least| (count as u64) < *least) {
+            self.error(format!("{count} {unit} is too small: the least is {least}"), span);
         }
-        if let Some(most) = bound(keys.1)
-            && value > most
-        {
-            self.error(format!("{value}{unit} is too large: the most is {most}"), tree.span);
-        }
-        if let Some(limit) = bound("exclusiveMinimum")
-            && value <= limit
-        {
-            self.error(format!("{value}{unit} is too small: it must be above {limit}"), tree.span);
+        if let Some(most) = bound(keys.1).filter(|most| count as u64 > *most) {
+            self.error(format!("{count} {unit} is too large: the most is {most}"), span);
         }
     }
 
-    fn float(&mut self, tree: &Tree, schema: &Json, number: f64) {
-        if number.is_finite() {
-            self.range(tree, schema, number, ("minimum", "maximum"), "");
-        } else {
-            self.error("a setting must be a finite number".to_owned(), tree.span);
+    fn unique(&mut self, items: &[Tree], schema: &Json) {
+        if schema.get("uniqueItems") != Some(&Json::Bool(true)) {
+            return;
+        }
+        let mut known = HashSet::new();
+        for item in items {
+            let value = item.to_json();
+            if !known.insert(value.to_string()) {
+                self.error(format!("{value} is in the list already"), item.span);
+            }
         }
     }
 
     fn text(&mut self, tree: &Tree, schema: &Json, text: &str, pointer: &str) -> Json {
-        self.range(
-            tree,
-            schema,
-            text.chars().count() as f64,
-            ("minLength", "maxLength"),
-            " characters",
-        );
+        let length = text.chars().count();
+        self.count(tree.span, schema, length, ("minLength", "maxLength"), "characters");
+        let pattern = schema.get("pattern").and_then(Json::as_str);
+        // A pattern that cannot be matched was refused with the schema.
+        if let Some(Ok(pattern)) = pattern.map(Regex::new)
+            && !pattern.is_match(text)
+        {
+            let message = format!("`{text}` does not match the pattern `{pattern}`");
+            self.error(message, tree.span);
+        }
         if schema.get(EXPRESSION_KEYWORD) == Some(&Json::Bool(true)) {
             match check_form(text, tree.span) {
                 Form::Broken(error) => self.errors.push(error),
@@ -287,6 +313,12 @@ fn resolved(text: &str, place: &Place, takes_many: bool) -> Result<Json, String>
         paths if takes_many => Ok(paths.iter().map(|path| json!(path.to_string_lossy())).collect()),
         paths => Err(format!("this takes one file, and `{text}` has {}", paths.len())),
     }
+}
+
+/// Whether `value` is `unit` a whole number of times, but for what a float rounds.
+fn is_multiple(value: f64, unit: f64) -> bool {
+    let times = value / unit;
+    (times - times.round()).abs() <= 1e-9 * times.abs().max(1.0)
 }
 
 fn alternatives(schema: &Json) -> Option<&[Json]> {
