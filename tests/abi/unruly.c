@@ -384,6 +384,9 @@ static const struct paraloom_library* wrong(const char* how) {
     stage.n_inputs = 2;
   }
   if (TABLE("schema")) stage.config_schema = (struct paraloom_str)PARALOOM_STR("\"text\"");
+  if (TABLE("keyword"))
+    stage.config_schema = (struct paraloom_str)PARALOOM_STR(
+        "{\"type\":\"object\",\"properties\":{\"how\":{\"type\":\"string\",\"format\":\"email\"}}}");
   if (TABLE("cut")) stage.struct_size = 40;
   if (TABLE("null")) stage.inputs = NULL;
   return &wrong;

@@ -334,7 +334,7 @@ fn a_library_with_a_wrong_table_is_refused() {
     let library = c_library(&project, "unruly");
     let library = library.to_str().expect("text");
     let mut all = String::new();
-    for table in ["name", "utf8", "twice", "ports", "schema", "cut", "null"] {
+    for table in ["name", "utf8", "twice", "ports", "schema", "keyword", "cut", "null"] {
         for more in [&[][..], &["--in-process"]] {
             let mut check =
                 project.command(&[&["check", "p.yaml", "--stages", library], more].concat());

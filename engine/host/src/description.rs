@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use paraloom_pipeline::{PortInfo, Shape, StageInfo};
+use paraloom_pipeline::{PortInfo, Shape, StageInfo, check_config_schema};
 use serde::{Deserialize, Serialize};
 
 /// What a library says of itself.
@@ -47,10 +47,8 @@ fn check_stage(stage: &StageInfo) -> Result<(), String> {
     if stage.mapped_input().is_none() && stage.shape == Shape::Map {
         return Err("it maps rows and has no table input".to_owned());
     }
-    match stage.config_schema.is_object() {
-        true => Ok(()),
-        false => Err("the schema of its configuration is no JSON object".to_owned()),
-    }
+    check_config_schema(&stage.config_schema)
+        .map_err(|why| format!("the schema of its configuration: {why}"))
 }
 
 fn check_ports(kind: &str, ports: &[PortInfo]) -> Result<(), String> {
@@ -168,7 +166,7 @@ mod tests {
             (with(|stage| stage.inputs.clear()), "stage `s`: it maps rows and has no table input"),
             (
                 with(|stage| stage.config_schema = json!("x")),
-                "stage `s`: the schema of its configuration is no JSON object",
+                "stage `s`: the schema of its configuration: the schema of a configuration is an object, not \"x\"",
             ),
         ] {
             assert_eq!(found, expected);
