@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use paraloom_host::{Host, HostError, Origin};
 use paraloom_pipeline::{
     Catalog, Diagnostic, Graph, Limits, Place, PlanFailure, PlanInput, PlanOutput, Settings,
-    StageInfo, check, nearest, resolve,
+    StageInfo, check_text, nearest,
 };
 
 use crate::locate::locate;
@@ -39,19 +39,7 @@ impl Workspace {
     ) -> (Option<Graph>, Vec<Diagnostic>) {
         let (backend, device) = (self.backend.as_deref(), self.device.as_deref());
         let settings = Settings { set, env, backend, device, limits: self.limits };
-        let (resolved, mut diagnostics) = resolve(&self.text, &settings);
-        let Some(resolved) = resolved else { return (None, diagnostics) };
-        let (graph, errors) = check(&resolved, self);
-        // A pipeline with errors of form is still checked, but never run.
-        let sound = diagnostics.is_empty();
-        diagnostics.extend(errors);
-        diagnostics.sort_by_key(|diagnostic| diagnostic.span);
-        // Of several errors at one value, the first is the cause: an unknown variable is
-        // also a missing file.
-        diagnostics.dedup_by(|later, first| {
-            later == first || (later.span == first.span && first.span.start < first.span.end)
-        });
-        (graph.filter(|_| sound), diagnostics)
+        check_text(&self.text, &settings, self)
     }
 }
 

@@ -14,12 +14,36 @@ use crate::expect::check_expect;
 use crate::graph::{Edge, Endpoint, Graph, Node, Show};
 use crate::names::suggestion;
 use crate::reject::{OnError, with_port, with_rejects};
-use crate::resolve::{Resolved, ResolvedInput, ResolvedNode};
+use crate::resolve::{Resolved, ResolvedInput, ResolvedNode, Settings, resolve};
 use crate::yaml::{Tree, Value};
 use crate::{DEFAULT_BACKEND, DEFAULT_DEVICE, ID_COLUMN, PARENT_COLUMN};
 
+/// Checks the text of a pipeline from end to end. The graph is there only if there is no error; the errors are in the order of
+/// the text.
+pub fn check_text(
+    text: &str,
+    settings: &Settings,
+    catalog: &dyn Catalog,
+) -> (Option<Graph>, Vec<Diagnostic>) {
+    let (resolved, mut diagnostics) = resolve(text, settings);
+    // A pipeline with errors of form is still checked, but never run.
+    let has_form = diagnostics.is_empty();
+    let mut graph = None;
+    if let Some(resolved) = resolved {
+        let (checked, errors) = check(&resolved, catalog);
+        diagnostics.extend(errors);
+        graph = checked.filter(|_| has_form);
+    }
+    diagnostics.sort_by_key(|diagnostic| diagnostic.span);
+    // Of several errors at one value, the first is the cause: an unknown variable is also a missing file.
+    diagnostics.dedup_by(|later, first| {
+        later == first || (later.span == first.span && first.span.start < first.span.end)
+    });
+    (graph, diagnostics)
+}
+
 /// Checks the whole graph; the graph is there only if there is no error.
-pub fn check(resolved: &Resolved, catalog: &dyn Catalog) -> (Option<Graph>, Vec<Diagnostic>) {
+fn check(resolved: &Resolved, catalog: &dyn Catalog) -> (Option<Graph>, Vec<Diagnostic>) {
     let states = vec![None; resolved.nodes.len()];
     let (stages, told) = (HashMap::new(), HashSet::new());
     let mut pass = Pass { resolved, catalog, stages, states, told, errors: Vec::new() };
@@ -289,8 +313,9 @@ impl<'a> Pass<'a> {
                 let message =
                     format!("`{}` takes {wanted}, but `{}` offers none", port.name, from.name);
                 let error = Diagnostic::error(message, input.span);
-                let hint = format!("`{}` offers {}", from.name, names.join(", "));
-                self.errors.push(error.hint(hint).related(from.name_span, "declared here"));
+                let offers = format!("`{}` offers {}", from.name, names.join(", "));
+                let hint = Some(offers).filter(|_| !names.is_empty());
+                self.errors.push(error.maybe_hint(hint).related(from.name_span, "declared here"));
             }
             return found;
         };

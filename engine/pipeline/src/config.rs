@@ -12,26 +12,26 @@ use serde_json::{Map, Value as Json, json};
 use crate::catalog::{Catalog, Place};
 use crate::diagnostic::{Diagnostic, Span};
 use crate::expression::{Form, check_form};
-use crate::names::suggestion;
+use crate::names::{nearest, suggestion};
 use crate::yaml::{Tree, Value};
 
 /// Marks a string property that names a file or directory. Its value is `true`, or `"many"`
 /// for a stage that takes a list of paths in its place: a data set of a hub can have several
 /// files.
-pub const PATH_KEYWORD: &str = "x-paraloom-path";
+pub(crate) const PATH_KEYWORD: &str = "x-paraloom-path";
 const MANY: &str = "many";
 
 /// Marks a mapping whose members mean something in the order in which they are written, such as columns to add. That of
 /// any other mapping means nothing.
-pub const ORDERED_KEYWORD: &str = "x-paraloom-ordered";
+pub(crate) const ORDERED_KEYWORD: &str = "x-paraloom-ordered";
 
 /// Marks text that is an expression over the columns of a row: what is wrong with its form is told also where the columns
 /// are not known yet.
-pub const EXPRESSION_KEYWORD: &str = "x-paraloom-expression";
+pub(crate) const EXPRESSION_KEYWORD: &str = "x-paraloom-expression";
 
 /// Marks a setting that enters no key, since what a stage makes of it is in its fingerprint: the format of a file, say,
 /// which can be told by the setting or by the file's name.
-pub const RESOLVED_KEYWORD: &str = "x-paraloom-resolved";
+pub(crate) const RESOLVED_KEYWORD: &str = "x-paraloom-resolved";
 
 /// Whether a setting stays out of the key.
 pub(crate) fn is_resolved(schema: &Json) -> bool {
@@ -78,7 +78,7 @@ impl<'a> Checker<'a> {
         }
         let types = types(schema);
         if !types.is_empty() && !types.iter().any(|name| fits(tree, name)) {
-            self.wrong_type(tree, &types, pointer);
+            self.wrong_type(tree, &wanted(schema), pointer);
             return tree.to_json();
         }
         match &tree.value {
@@ -111,11 +111,16 @@ impl<'a> Checker<'a> {
         self.errors.push(Diagnostic::error(message, span));
     }
 
-    fn wrong_type(&mut self, tree: &Tree, types: &[&str], pointer: &str) {
-        let wanted: Vec<_> =
-            types.iter().filter(|name| **name != "null").map(|name| plain(name)).collect();
-        let name = pointer.rsplit('/').next().unwrap_or_default();
-        let message = format!("`{name}` must be {}, not {}", wanted.join(" or "), tree.kind());
+    fn wrong_type(&mut self, tree: &Tree, wanted: &[String], pointer: &str) {
+        let (parent, name) = pointer.rsplit_once('/').unwrap_or_default();
+        // The items of a list are numbered.
+        let what = match parent.rsplit('/').next() {
+            Some(list) if !list.is_empty() && name.parse::<usize>().is_ok() => {
+                format!("an item of `{list}`")
+            }
+            _ => format!("`{}`", name.replace("~1", "/").replace("~0", "~")),
+        };
+        let message = format!("{what} must be {}, not {}", wanted.join(" or "), tree.kind());
         self.error(message, tree.span);
     }
 
@@ -131,6 +136,8 @@ impl<'a> Checker<'a> {
         let properties = schema.get("properties").and_then(Json::as_object).unwrap_or(&empty);
         let others = schema.get("additionalProperties");
         let mut out = Map::new();
+        // A setting that is misspelt is not missing as well.
+        let mut meant = HashSet::new();
         for (key, key_span, tree) in members {
             let pointer = format!("{pointer}/{}", key.replace('~', "~0").replace('/', "~1"));
             match (properties.get(key), others) {
@@ -138,6 +145,7 @@ impl<'a> Checker<'a> {
                     drop(out.insert(key.clone(), self.check(tree, property, &pointer)));
                 }
                 (None, Some(Json::Bool(false))) => {
+                    meant.extend(nearest(key, properties.keys().map(String::as_str)));
                     let hint = suggestion(key, properties.keys().map(String::as_str));
                     let error = Diagnostic::error(format!("unknown setting `{key}`"), *key_span);
                     self.errors.push(error.maybe_hint(hint));
@@ -150,7 +158,7 @@ impl<'a> Checker<'a> {
         }
         for name in schema.get("required").and_then(Json::as_array).into_iter().flatten() {
             let name = name.as_str().unwrap_or_default();
-            if !members.iter().any(|(key, ..)| key == name) {
+            if !members.iter().any(|(key, ..)| key == name) && !meant.contains(name) {
                 let error = Diagnostic::error(format!("the setting `{name}` is missing"), span);
                 let doc = properties.get(name).and_then(|schema| schema.get("description"));
                 self.errors.push(error.maybe_hint(doc.and_then(Json::as_str).map(str::to_owned)));
@@ -191,10 +199,10 @@ impl<'a> Checker<'a> {
     fn count(&mut self, span: Span, schema: &Json, count: usize, keys: (&str, &str), unit: &str) {
         let bound = |key: &str| schema.get(key).and_then(Json::as_u64);
         if let Some(least) = bound(keys.0).filter(|least| (count as u64) < *least) {
-            self.error(format!("{count} {unit} is too small: the least is {least}"), span);
+            self.error(format!("{count} {unit} are too few: the least is {least}"), span);
         }
         if let Some(most) = bound(keys.1).filter(|most| count as u64 > *most) {
-            self.error(format!("{count} {unit} is too large: the most is {most}"), span);
+            self.error(format!("{count} {unit} are too many: the most is {most}"), span);
         }
     }
 
@@ -259,10 +267,14 @@ impl<'a> Checker<'a> {
         if allowed.contains(&&value) {
             return;
         }
-        let names: Vec<_> = allowed.iter().filter_map(|value| value.as_str()).collect();
-        let given = tree.as_text().map_or_else(|| value.to_string(), str::to_owned);
+        let given = plain_value(&value);
+        // A number is not misspelt.
+        let hint = match value.as_str() {
+            Some(name) => suggestion(name, allowed.iter().filter_map(|value| value.as_str())),
+            None => Some(format!("there is {}", listed(allowed))),
+        };
         let error = Diagnostic::error(format!("`{given}` is not one of the choices"), tree.span);
-        self.errors.push(error.maybe_hint(suggestion(&given, names)));
+        self.errors.push(error.maybe_hint(hint));
     }
 
     /// Takes the first alternative that fits without error; otherwise reports the errors
@@ -279,16 +291,22 @@ impl<'a> Checker<'a> {
                 self.unknown.extend(unknown);
                 return json;
             }
-            let has_type = types(schema).iter().any(|name| fits(tree, name));
-            let is_better =
-                best.as_ref().is_none_or(|(old, _)| has_type && errors.len() <= old.len());
-            if is_better {
+            if has_type(tree, schema)
+                && best.as_ref().is_none_or(|(old, _)| errors.len() <= old.len())
+            {
                 best = Some((errors, json));
             }
         }
         let scalars: Vec<_> = alternatives.iter().filter_map(allowed_values).flatten().collect();
         if tree.as_text().is_some() && !scalars.is_empty() {
             self.allowed(tree, &scalars);
+            return tree.to_json();
+        }
+        if !alternatives.iter().any(|schema| has_type(tree, schema)) {
+            let is_null = |schema: &&Json| types(schema) == ["null"];
+            let wanted = alternatives.iter().filter(|schema| !is_null(schema)).flat_map(wanted);
+            let wanted: Vec<_> = wanted.collect();
+            self.wrong_type(tree, &wanted, pointer);
             return tree.to_json();
         }
         let (errors, json) = best.unwrap_or_default();
@@ -354,8 +372,39 @@ fn fits(tree: &Tree, type_name: &str) -> bool {
     }
 }
 
+/// Whether a value is of the kind that an alternative is about.
+fn has_type(tree: &Tree, schema: &Json) -> bool {
+    match allowed_values(schema) {
+        Some(allowed) => allowed.contains(&&tree.to_json()),
+        None => {
+            let types = types(schema);
+            types.is_empty() || types.iter().any(|name| fits(tree, name))
+        }
+    }
+}
+
+/// What a schema wants, in words: `auto`, a whole number, ...; without null, which is a setting that is not there.
+fn wanted(schema: &Json) -> Vec<String> {
+    if let Some(allowed) = allowed_values(schema) {
+        return vec![listed(&allowed)];
+    }
+    let types = types(schema);
+    let named = |name: &&&str| **name != "null" || types.len() == 1;
+    types.iter().filter(named).map(|name| plain(name).to_owned()).collect()
+}
+
+fn listed(values: &[&Json]) -> String {
+    values.iter().map(|value| format!("`{}`", plain_value(value))).collect::<Vec<_>>().join(", ")
+}
+
+/// A value as a pipeline would have it.
+fn plain_value(value: &Json) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
 fn plain(type_name: &str) -> &str {
     match type_name {
+        "null" => "nothing",
         "boolean" => "true or false",
         "integer" => "a whole number",
         "number" => "a number",

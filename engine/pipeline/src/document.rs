@@ -8,68 +8,68 @@ use crate::yaml::{Limits, Tree, Value, read};
 
 /// A pipeline as it is written.
 #[derive(Clone, Debug, Default)]
-pub struct Document {
+pub(crate) struct Document {
     /// `name:`; empty if there is none.
-    pub name: String,
+    pub(crate) name: String,
     /// `seed:`
-    pub seed: Option<u64>,
+    pub(crate) seed: Option<u64>,
     /// `part_rows:`
-    pub part_rows: Option<usize>,
+    pub(crate) part_rows: Option<usize>,
     /// `backend:` and `device:`
-    pub compute: Compute,
+    pub(crate) compute: Compute,
     /// `vars:` with the places of their names.
-    pub vars: Vec<(String, Span, Tree)>,
+    pub(crate) vars: Vec<(String, Span, Tree)>,
     /// `nodes:`, in the order of the file.
-    pub nodes: Vec<NodeDocument>,
+    pub(crate) nodes: Vec<NodeDocument>,
     /// `show:` what a run prints when it is done.
-    pub show: Vec<ShowDocument>,
+    pub(crate) show: Vec<ShowDocument>,
     /// `expect:` what must hold then; its variables are not filled in yet.
-    pub expect: Option<Tree>,
+    pub(crate) expect: Option<Tree>,
 }
 
 /// What computes, as it is written: `backend:` and `device:`, and where they stand.
 #[derive(Clone, Debug, Default)]
-pub struct Compute {
+pub(crate) struct Compute {
     /// `backend:`
-    pub backend: Option<(String, Span)>,
+    pub(crate) backend: Option<(String, Span)>,
     /// `device:`
-    pub device: Option<(String, Span)>,
+    pub(crate) device: Option<(String, Span)>,
 }
 
 /// A table that a run prints when it is done, as it is written.
 #[derive(Clone, Debug)]
-pub struct ShowDocument {
+pub(crate) struct ShowDocument {
     /// `node:` a node or `node.port`, and where it is named.
-    pub node: (String, Span),
+    pub(crate) node: (String, Span),
     /// `columns:` all if empty.
-    pub columns: Vec<(String, Span)>,
+    pub(crate) columns: Vec<(String, Span)>,
     /// `limit:`
-    pub limit: usize,
+    pub(crate) limit: usize,
 }
 
 /// A node as it is written.
 #[derive(Clone, Debug)]
-pub struct NodeDocument {
+pub(crate) struct NodeDocument {
     /// Its name.
-    pub name: String,
+    pub(crate) name: String,
     /// Where the name stands.
-    pub name_span: Span,
+    pub(crate) name_span: Span,
     /// `stage:`
-    pub stage: (String, Span),
+    pub(crate) stage: (String, Span),
     /// `inputs:` port, place of the port's name, what is connected to it.
-    pub inputs: Vec<(String, Span, Tree)>,
+    pub(crate) inputs: Vec<(String, Span, Tree)>,
     /// `with:`; an empty mapping if there is none.
-    pub with: Tree,
+    pub(crate) with: Tree,
     /// `seed:`
-    pub seed: Option<u64>,
+    pub(crate) seed: Option<u64>,
     /// `part_rows:`
-    pub part_rows: Option<usize>,
+    pub(crate) part_rows: Option<usize>,
     /// `on_error:` and where it stands.
-    pub on_error: Option<(OnError, Span)>,
+    pub(crate) on_error: Option<(OnError, Span)>,
     /// `retries:`
-    pub retries: Option<u32>,
+    pub(crate) retries: Option<u32>,
     /// `backend:` and `device:`
-    pub compute: Compute,
+    pub(crate) compute: Compute,
 }
 
 const TOP_KEYS: [&str; 11] = [
@@ -99,7 +99,7 @@ const NODE_KEYS: [&str; 10] = [
 ];
 
 /// Reads the text of a pipeline; reports all errors of its form.
-pub fn parse(text: &str, limits: Limits) -> (Document, Vec<Diagnostic>) {
+pub(crate) fn parse(text: &str, limits: Limits) -> (Document, Vec<Diagnostic>) {
     let mut document = Document::default();
     let mut errors = Vec::new();
     if let Some(tree) = read(text, limits, &mut errors) {

@@ -13,19 +13,19 @@ const KEYS: [&str; 5] = ["node", "where", "least", "most", "every"];
 
 /// An expectation, as it is written.
 #[derive(Clone, Debug)]
-pub struct ExpectDocument {
+pub(crate) struct ExpectDocument {
     /// `node:` a node or `node.port`, and where it is named.
-    pub node: (String, Span),
+    pub(crate) node: (String, Span),
     /// `where:` the rows that count; all if there is none.
-    pub condition: Option<(String, Span)>,
+    pub(crate) condition: Option<(String, Span)>,
     /// `every:` what each of them meets.
-    pub every: Option<(String, Span)>,
+    pub(crate) every: Option<(String, Span)>,
     /// `least:` how many there are at least.
-    pub least: Option<u64>,
+    pub(crate) least: Option<u64>,
     /// `most:` how many there are at most.
-    pub most: Option<u64>,
+    pub(crate) most: Option<u64>,
     /// Where it stands.
-    pub span: Span,
+    pub(crate) span: Span,
 }
 
 /// What must hold of a table that a run leaves.

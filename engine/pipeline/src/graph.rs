@@ -221,6 +221,9 @@ impl Graph {
         match found {
             Some(port) => Ok(Endpoint { node, port }),
             None if names.is_empty() => Err(format!("`{name}` has no output")),
+            None if port.is_none() => {
+                Err(format!("`{name}` has no table; there is {}", names.join(", ")))
+            }
             None => {
                 Err(format!("there is no such output as `{text}`; there is {}", names.join(", ")))
             }

@@ -1,10 +1,10 @@
 //! Pipeline text to a checked graph.
 //!
 //! Pure: this crate reads no file, no environment and no clock. What it needs from the
-//! world comes in through [`Catalog`] and [`Settings`]. Three steps, each with a type
-//! of its own: [`Document`] is what the text says, [`Resolved`] has its variables filled
-//! in and its edges found, [`Graph`] is typed from end to end. Every step reports all
-//! the errors it can find, not only the first.
+//! world comes in through [`Catalog`] and [`Settings`]. [`check_text`] takes three steps,
+//! each with a type of its own: a `Document` is what the text says, a `Resolved` has its
+//! variables filled in and its edges found, a [`Graph`] is typed from end to end. Every
+//! step reports all the errors it can find, not only the first.
 
 mod catalog;
 mod check;
@@ -27,19 +27,18 @@ pub use catalog::{
     Catalog, HubPlace, Place, PlanFailure, PlanInput, PlanOutput, PortInfo, PortKind, RowAccount,
     Shape, StageInfo,
 };
-pub use check::{check, with_id};
-pub use config::{EXPRESSION_KEYWORD, ORDERED_KEYWORD, PATH_KEYWORD, PathUse, RESOLVED_KEYWORD};
+pub use check::{check_text, with_id};
+pub use config::PathUse;
 pub use diagnostic::{Diagnostic, Severity, Span};
-pub use document::{Document, NodeDocument, ShowDocument, parse};
 pub use essential::essential;
-pub use expect::{ExpectDocument, Expectation};
+pub use expect::Expectation;
 pub use graph::{Edge, Endpoint, Graph, Node, Show};
 pub use keywords::check_config_schema;
 pub use names::nearest;
-pub use reject::{OnError, REASON_COLUMN, REJECTED_PORT, Rejects};
-pub use resolve::{Resolved, ResolvedNode, Settings, resolve};
+pub use reject::{REASON_COLUMN, REJECTED_PORT, Rejects};
+pub use resolve::Settings;
 pub use schema::editor_schema;
-pub use yaml::{Limits, Tree, Value};
+pub use yaml::Limits;
 
 /// The version of the pipeline format that this crate reads.
 pub const FORMAT: u64 = 1;

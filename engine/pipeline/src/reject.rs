@@ -8,7 +8,7 @@ use crate::catalog::{PortInfo, PortKind, RowAccount, Shape, StageInfo};
 
 /// What is done when a stage fails.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum OnError {
+pub(crate) enum OnError {
     /// The node fails.
     #[default]
     Fail,

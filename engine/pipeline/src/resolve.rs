@@ -1,18 +1,19 @@
 //! Variables filled in, edges found, cycles named.
 
-use std::collections::{HashMap, HashSet};
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, HashSet};
 
-use petgraph::algo::{kosaraju_scc, toposort};
+use petgraph::algo::kosaraju_scc;
 use petgraph::graph::{DiGraph, NodeIndex};
 
 use crate::diagnostic::{Diagnostic, Span};
-use crate::document::{Document, NodeDocument, Reader, ShowDocument};
+use crate::document::{Document, NodeDocument, Reader, ShowDocument, parse};
 use crate::expect::ExpectDocument;
 use crate::names::suggestion;
 use crate::reject::OnError;
 use crate::vars::Vars;
 use crate::yaml::{Limits, Tree, Value};
-use crate::{DEFAULT_BACKEND, DEFAULT_DEVICE, DEFAULT_RETRIES, parse};
+use crate::{DEFAULT_BACKEND, DEFAULT_DEVICE, DEFAULT_RETRIES};
 
 /// What comes from outside the file.
 pub struct Settings<'a> {
@@ -30,67 +31,67 @@ pub struct Settings<'a> {
 
 /// A pipeline whose variables are filled in and whose edges are known.
 #[derive(Clone, Debug)]
-pub struct Resolved {
+pub(crate) struct Resolved {
     /// The pipeline's name; empty if it has none.
-    pub name: String,
+    pub(crate) name: String,
     /// The nodes, in the order of the file.
-    pub nodes: Vec<ResolvedNode>,
+    pub(crate) nodes: Vec<ResolvedNode>,
     /// Indices into `nodes`, each node after those that it reads.
-    pub order: Vec<usize>,
+    pub(crate) order: Vec<usize>,
     /// What a run prints when it is done.
-    pub show: Vec<ShowDocument>,
+    pub(crate) show: Vec<ShowDocument>,
     /// What must hold then.
-    pub expect: Vec<ExpectDocument>,
+    pub(crate) expect: Vec<ExpectDocument>,
 }
 
 /// A node with its edges.
 #[derive(Clone, Debug)]
-pub struct ResolvedNode {
+pub(crate) struct ResolvedNode {
     /// Its name.
-    pub name: String,
+    pub(crate) name: String,
     /// Where the name stands.
-    pub name_span: Span,
+    pub(crate) name_span: Span,
     /// The stage and where it is named.
-    pub stage: (String, Span),
+    pub(crate) stage: (String, Span),
     /// The input ports that it names, and where.
-    pub ports: Vec<(String, Span)>,
+    pub(crate) ports: Vec<(String, Span)>,
     /// What is connected to which port.
-    pub inputs: Vec<ResolvedInput>,
+    pub(crate) inputs: Vec<ResolvedInput>,
     /// Whether all nodes that its inputs name are there.
-    pub known: bool,
+    pub(crate) known: bool,
     /// The configuration, variables filled in.
-    pub with: Tree,
+    pub(crate) with: Tree,
     /// Seed of the node.
-    pub seed: u64,
+    pub(crate) seed: u64,
     /// Rows of a part, if the pipeline says so.
-    pub part_rows: Option<usize>,
+    pub(crate) part_rows: Option<usize>,
     /// What is done when its stage fails, and where that is said.
-    pub on_error: (OnError, Span),
+    pub(crate) on_error: (OnError, Span),
     /// How often a call is made again that failed in a way that may pass.
-    pub retries: u32,
+    pub(crate) retries: u32,
     /// What computes, and where it is named; not necessarily in the file.
-    pub backend: (String, Option<Span>),
+    pub(crate) backend: (String, Option<Span>),
     /// On what.
-    pub device: (String, Option<Span>),
+    pub(crate) device: (String, Option<Span>),
 }
 
 /// One edge, by name.
 #[derive(Clone, Debug)]
-pub struct ResolvedInput {
+pub(crate) struct ResolvedInput {
     /// The input port and where it is named.
-    pub port: (String, Span),
+    pub(crate) port: (String, Span),
     /// Label of the edge, for ports that take many.
-    pub label: Option<String>,
+    pub(crate) label: Option<String>,
     /// Index of the node that it comes from.
-    pub from: usize,
+    pub(crate) from: usize,
     /// The output port, if it is named.
-    pub output: Option<String>,
+    pub(crate) output: Option<String>,
     /// Where the source is named.
-    pub span: Span,
+    pub(crate) span: Span,
 }
 
 /// Parses and resolves `text`; reports all errors that do not need to know the stages.
-pub fn resolve(text: &str, settings: &Settings) -> (Option<Resolved>, Vec<Diagnostic>) {
+pub(crate) fn resolve(text: &str, settings: &Settings) -> (Option<Resolved>, Vec<Diagnostic>) {
     let (document, mut errors) = parse(text, settings.limits);
     let vars = Vars::new(&document.vars, settings.set, settings.env, &mut errors);
     let mut names = Names::new(&document.nodes);
@@ -242,7 +243,7 @@ fn endpoint(
     None
 }
 
-/// A topological order that keeps the file's order where it can; or the cycles.
+/// An order in which every node comes after those that it reads, and otherwise the file's; or the cycles.
 fn order(nodes: &[ResolvedNode], errors: &mut Vec<Diagnostic>) -> Option<Vec<usize>> {
     let mut graph = DiGraph::<usize, Span>::new();
     let indices: Vec<_> = (0..nodes.len()).map(|node| graph.add_node(node)).collect();
@@ -251,8 +252,21 @@ fn order(nodes: &[ResolvedNode], errors: &mut Vec<Diagnostic>) -> Option<Vec<usi
             graph.add_edge(indices[input.from], indices[to], input.span);
         }
     }
-    if let Ok(order) = toposort(&graph, None) {
-        return Some(order.into_iter().map(|index| graph[index]).collect());
+    let mut waits: Vec<_> = nodes.iter().map(|node| node.inputs.len()).collect();
+    let ready = indices.iter().filter(|index| waits[index.index()] == 0);
+    let mut ready: BinaryHeap<_> = ready.map(|index| Reverse(*index)).collect();
+    let mut order = Vec::with_capacity(nodes.len());
+    while let Some(Reverse(index)) = ready.pop() {
+        order.push(graph[index]);
+        for reader in graph.neighbors(index) {
+            waits[reader.index()] -= 1;
+            if waits[reader.index()] == 0 {
+                ready.push(Reverse(reader));
+            }
+        }
+    }
+    if order.len() == nodes.len() {
+        return Some(order);
     }
     // The other algorithm for it calls itself, as deep as the cycle is long.
     for component in kosaraju_scc(&graph) {

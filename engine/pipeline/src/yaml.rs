@@ -39,16 +39,16 @@ const MAX_DEPTH: usize = 32;
 
 /// A value and its position.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Tree {
+pub(crate) struct Tree {
     /// The value.
-    pub value: Value,
+    pub(crate) value: Value,
     /// Its position.
-    pub span: Span,
+    pub(crate) span: Span,
 }
 
 /// The kinds of values in YAML.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Value {
+pub(crate) enum Value {
     /// `null`, `~` or nothing.
     Null,
     /// `true` or `false`.
@@ -67,12 +67,12 @@ pub enum Value {
 
 impl Tree {
     /// "text", "a list", ...: for messages.
-    pub fn kind(&self) -> &'static str {
+    pub(crate) fn kind(&self) -> &'static str {
         match self.value {
             Value::Null => "nothing",
             Value::Bool(_) => "true or false",
             Value::Int(_) => "a whole number",
-            Value::Float(_) => "a number",
+            Value::Float(_) => "a decimal number",
             Value::Text(_) => "text",
             Value::List(_) => "a list",
             Value::Map(_) => "a mapping",
@@ -80,7 +80,7 @@ impl Tree {
     }
 
     /// The text, if it is one.
-    pub fn as_text(&self) -> Option<&str> {
+    pub(crate) fn as_text(&self) -> Option<&str> {
         match &self.value {
             Value::Text(text) => Some(text),
             _ => None,
@@ -88,7 +88,7 @@ impl Tree {
     }
 
     /// The member called `key` of a mapping.
-    pub fn get(&self, key: &str) -> Option<&Self> {
+    pub(crate) fn get(&self, key: &str) -> Option<&Self> {
         match &self.value {
             Value::Map(members) => {
                 members.iter().find(|(name, ..)| name == key).map(|(.., tree)| tree)
@@ -98,7 +98,7 @@ impl Tree {
     }
 
     /// As JSON; a float that JSON cannot hold becomes null.
-    pub fn to_json(&self) -> serde_json::Value {
+    pub(crate) fn to_json(&self) -> serde_json::Value {
         match &self.value {
             Value::Null => serde_json::Value::Null,
             Value::Bool(value) => (*value).into(),
@@ -113,7 +113,7 @@ impl Tree {
     }
 
     /// The position of the value that a JSON pointer leads to, or of the innermost one above it that is in the text.
-    pub fn locate(&self, pointer: &str) -> Span {
+    pub(crate) fn locate(&self, pointer: &str) -> Span {
         let mut here = self;
         let mut span = self.span;
         for step in pointer.split('/').skip(1) {

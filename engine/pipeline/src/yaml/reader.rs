@@ -105,6 +105,20 @@ impl Context<'_> {
         Span::new(start, start + length.max(first))
     }
 
+    /// The position of a list or mapping, whose last value has a position of its own. The library's end is where the next
+    /// token starts, with comments and dashes before it.
+    fn collection(&self, start: usize, last: Option<Span>) -> Span {
+        let span = self.trimmed(start, self.text.len());
+        let after = last.map_or(span.start + 1, |last| last.end.max(span.start)).min(span.end);
+        let close = match self.text[span.start..].chars().next() {
+            Some('[') => ']',
+            Some('{') => '}',
+            _ => return Span::new(span.start, after),
+        };
+        let length = self.text[after..].find(close).map_or(0, |at| at + 1);
+        Span::new(span.start, after + length)
+    }
+
     /// The library's spans may run into the white space that follows.
     fn trimmed(&self, start: usize, end: usize) -> Span {
         let raw = &self.text[start..end.max(start)];
@@ -165,7 +179,7 @@ impl<'de> DeserializeSeed<'de> for Node<'_, '_> {
         let text = context.text;
         let start = position(text);
         if depth > MAX_DEPTH {
-            let span = context.token(start);
+            let span = context.alias.unwrap_or_else(|| context.token(start));
             return Err(context.refuse(too_deep(span)));
         }
         let alias = text[start..].starts_with('*').then(|| context.token(start));
@@ -196,7 +210,10 @@ impl<'de> DeserializeSeed<'de> for Node<'_, '_> {
             return Ok(Tree { value, span });
         }
         let span = match &value {
-            Value::Map(_) | Value::List(_) => context.trimmed(start, end),
+            Value::Map(members) => {
+                context.collection(start, members.last().map(|(.., tree)| tree.span))
+            }
+            Value::List(items) => context.collection(start, items.last().map(|item| item.span)),
             Value::Text(text) => context.scalar(start, end, text),
             _ => context.scalar(start, end, ""),
         };

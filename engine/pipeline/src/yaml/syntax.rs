@@ -23,10 +23,47 @@ pub(super) fn diagnostic(text: &str, error: &serde_yaml::Error, alias: Option<Sp
     if line.trim_start_matches(' ').starts_with('\t') {
         return Diagnostic::error("a tab cannot indent YAML", here).hint("use spaces");
     }
-    let diagnostic = Diagnostic::error(message, here);
-    if line.matches(": ").count() > 1 {
-        return diagnostic
-            .hint("text with `: ` or ` #` in it needs quotes, as in `prefix: \"restate: \"`");
+    if message.starts_with("unknown anchor") {
+        let end = |c: char| c.is_whitespace() || matches!(c, ',' | '[' | ']' | '{' | '}');
+        let name = text[start..].split(end).next().unwrap_or_default();
+        let span = Span::new(start, start + name.len());
+        return Diagnostic::error(format!("there is no anchor for `{name}` above it"), span)
+            .hint("an anchor is `&name` before a value; text that starts with `*` needs quotes");
     }
-    diagnostic
+    if message.contains("more than one document") {
+        let second = text.rfind("\n---").map_or(0, |at| at + 1);
+        let span = Span::new(second, (second + 3).min(text.len()));
+        return Diagnostic::error("a file is one pipeline: `---` starts another one", span);
+    }
+    let (message, context) = message.split_once(", while ").unwrap_or((&message, ""));
+    let diagnostic = Diagnostic::error(without_mark(message).0, here);
+    let (within, mark) = without_mark(context);
+    let diagnostic = match mark.and_then(|(line, column)| offset(text, line, column)) {
+        Some(at) => diagnostic.related(Span::new(at, at + 1), format!("while {within}")),
+        None => diagnostic,
+    };
+    match message.contains("end of stream") || text[start..].trim().is_empty() {
+        true => diagnostic.hint("a quote or a bracket is not closed"),
+        false if line.matches(": ").count() > 1 => diagnostic
+            .hint("text with `: ` or ` #` in it needs quotes, as in `prefix: \"restate: \"`"),
+        false => diagnostic,
+    }
+}
+
+/// A message of the library without the place at its end, and that place as line and column.
+fn without_mark(message: &str) -> (&str, Option<(usize, usize)>) {
+    let parse = || {
+        let (rest, mark) = message.rsplit_once(" at line ")?;
+        let (line, column) = mark.split_once(" column ")?;
+        Some((rest, (line.parse().ok()?, column.parse().ok()?)))
+    };
+    parse().map_or((message, None), |(rest, mark)| (rest, Some(mark)))
+}
+
+/// Where a character is, by its line and column from one.
+fn offset(text: &str, line: usize, column: usize) -> Option<usize> {
+    let mut lines = text.split_inclusive('\n');
+    let before: usize = lines.by_ref().take(line.checked_sub(1)?).map(str::len).sum();
+    let (at, _) = lines.next()?.char_indices().nth(column.checked_sub(1)?)?;
+    Some(before + at)
 }
