@@ -4,7 +4,8 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use paraloom_exec::{Cancel, Chain, Job, RunOptions, chain_of};
@@ -32,7 +33,9 @@ pub(crate) fn run(args: &ServeArgs, stages: &StageArgs) -> Result<ExitCode> {
         Job { graph, nodes: &nodes, host, store: &store, text: &project.workspace.text, set: &[] };
     // Nobody waits longer for an answer.
     let options = RunOptions { map_limit: Some(args.timeout), ..options(args.threads, 1) };
-    let chain = Chain::open(&job, &options, &cancel, &print_logs()?)?;
+    let (events, printed) = print_logs()?;
+    let chain = Chain::open(&job, &options, &cancel, &events)?;
+    drop(events);
     let names: Vec<_> = nodes.iter().map(|node| graph.node(*node).name.clone()).collect();
     let last = names.last().cloned().unwrap_or_default();
     let title = if graph.name.is_empty() { last } else { format!("{}: {last}", graph.name) };
@@ -49,6 +52,8 @@ pub(crate) fn run(args: &ServeArgs, stages: &StageArgs) -> Result<ExitCode> {
     let _signals = Signals::listen(&stop);
     render::note(&format!("{} at http://{}", names.join(" → "), server.address()));
     server.run(about, Box::new(Served(chain)), &stop, &cancel.flag())?;
+    // What the stages said at their end comes before the last word. A process that one of them left behind may say more.
+    let _ = printed.recv_timeout(LAST_LOGS);
     render::note("stopped");
     Ok(ExitCode::SUCCESS)
 }
@@ -120,9 +125,13 @@ fn token(file: Option<&Path>) -> Result<Option<String>> {
     }
 }
 
-/// Takes the events of stages and prints what they say.
-fn print_logs() -> Result<Sender<Event>> {
+/// How long the last that stages say is waited for.
+const LAST_LOGS: Duration = Duration::from_secs(2);
+
+/// Takes the events of stages and prints what they say. The receiver hears when all is printed.
+fn print_logs() -> Result<(Sender<Event>, Receiver<()>)> {
     let (events, said) = channel();
+    let (printed, all_printed) = channel();
     std::thread::Builder::new().name("logs".to_owned()).spawn(move || {
         for event in said {
             if let Event::Log { node, level, message } = event
@@ -131,8 +140,9 @@ fn print_logs() -> Result<Sender<Event>> {
                 render::note(&format!("{node}: {level}: {}", render::printable(&message)));
             }
         }
+        let _ = printed.send(());
     })?;
-    Ok(events)
+    Ok((events, all_printed))
 }
 
 struct Served(Chain);

@@ -7,7 +7,7 @@ use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 use paraloom_host::Worker;
 use paraloom_pipeline::Endpoint;
-use paraloom_store::{Entry, Event, Lock, PartFile, PartRecord, RowMap};
+use paraloom_store::{Entry, Event, Lock, Origin, PartFile, PartRecord, RowMap};
 
 use crate::context::NodeContext;
 use crate::error::{Result, RunError};
@@ -155,7 +155,7 @@ impl<'r, 'a> At<'r, 'a> {
                         Some(rows) => rows,
                         None => read_part(source, part)?,
                     };
-                    self.commit(read.insert(rows), &slice)?
+                    self.commit(source, part, read.insert(rows), &slice)?
                 }
             };
             for (port, part) in outputs.iter().enumerate() {
@@ -181,9 +181,17 @@ impl<'r, 'a> At<'r, 'a> {
     }
 
     /// Maps a slice of the rows of a part, and commits what comes of it.
-    fn commit(&mut self, rows: &RecordBatch, slice: &Slice) -> Result<Vec<Option<PartFile>>> {
+    fn commit(
+        &mut self,
+        source: &Entry,
+        part: &PartFile,
+        rows: &RecordBatch,
+        slice: &Slice,
+    ) -> Result<Vec<Option<PartFile>>> {
         let rows = rows.slice(slice.start as usize, slice.rows as usize);
-        let (record, reused) = self.compute(&rows, slice)?;
+        let key = source.key();
+        let origin = key.as_ref().map(|key| Origin { key, part, row: slice.start, rows: &rows });
+        let (record, reused) = self.compute(&rows, origin.as_ref(), slice)?;
         self.begun.entry.commit_part(&record)?;
         self.state.committed.insert(&record);
         self.state.read_to = self.begun.entry.log_length();
@@ -194,7 +202,12 @@ impl<'r, 'a> At<'r, 'a> {
     }
 
     /// The record of a slice, and how many of its rows were known.
-    fn compute(&mut self, rows: &RecordBatch, slice: &Slice) -> Result<(PartRecord, u64)> {
+    fn compute(
+        &mut self,
+        rows: &RecordBatch,
+        origin: Option<&Origin>,
+        slice: &Slice,
+    ) -> Result<(PartRecord, u64)> {
         let outputs = match self.split(rows)? {
             Some(split) if split.known() > 0 => self.pieced(slice, rows, split)?,
             Some(split) => self.whole(slice, rows, Some(split))?,
@@ -204,7 +217,12 @@ impl<'r, 'a> At<'r, 'a> {
         let keep = |(rows, schema): (Option<RecordBatch>, &Option<SchemaRef>)| match (rows, schema)
         {
             (Some(rows), Some(schema)) if rows.num_rows() > 0 => {
-                self.begun.entry.write_part(schema, &rows).map(Some)
+                let entry = &self.begun.entry;
+                let part = match origin {
+                    Some(origin) => entry.write_part_of(schema, &rows, origin),
+                    None => entry.write_part(schema, &rows),
+                };
+                part.map(Some)
             }
             _ => Ok(None),
         };

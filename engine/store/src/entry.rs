@@ -10,10 +10,11 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::artifact::{self, ArtifactRef};
+use crate::columns::{self, Origin};
 use crate::digest::Digest;
 use crate::disk::Disk;
 use crate::error::{Result, StoreError};
-use crate::key::Preimage;
+use crate::key::{Key, Preimage};
 use crate::lock::Lock;
 use crate::part::PartFile;
 use crate::row_table::RowTable;
@@ -64,6 +65,11 @@ pub struct Manifest {
 impl Entry {
     pub(crate) fn new(dir: PathBuf, disk: Disk) -> Self {
         Self { dir, disk }
+    }
+
+    /// Its key, by the name of its directory.
+    pub fn key(&self) -> Option<Key> {
+        Key::parse(self.dir.file_name()?.to_str()?)
     }
 
     /// Where it is.
@@ -120,7 +126,28 @@ impl Entry {
 
     /// Writes rows as a part file. It counts, and is durable, once a record or a manifest names it.
     pub fn write_part(&self, schema: &SchemaRef, rows: &RecordBatch) -> Result<PartFile> {
-        PartFile::write(&self.disk, &self.dir, schema, rows)
+        PartFile::write(&self.disk, &self.dir, schema, rows, None)
+    }
+
+    /// The same of rows that were made of others: columns that are as they were are not written again.
+    pub fn write_part_of(
+        &self,
+        schema: &SchemaRef,
+        rows: &RecordBatch,
+        origin: &Origin,
+    ) -> Result<PartFile> {
+        PartFile::write(&self.disk, &self.dir, schema, rows, Some(origin))
+    }
+
+    /// The keys of the results that parts of this one share columns with.
+    pub(crate) fn owners(&self) -> Result<HashSet<Key>> {
+        let mut owners = HashSet::new();
+        for path in self.disk.list(&self.dir)? {
+            if path.extension().is_some_and(|extension| extension == "columns") {
+                owners.extend(columns::owners(&self.disk, &path)?);
+            }
+        }
+        Ok(owners)
     }
 
     /// Reads a part, after its length and digest were checked.
@@ -171,7 +198,7 @@ impl Entry {
     }
 
     fn are_there(&self, record: &PartRecord) -> bool {
-        record.outputs.iter().flatten().all(|part| part.is_there(&self.dir))
+        record.outputs.iter().flatten().all(|part| part.is_there(&self.disk, &self.dir))
     }
 
     fn all_records(&self) -> Result<impl Iterator<Item = Result<(u64, PartRecord)>> + use<>> {
@@ -206,7 +233,7 @@ impl Entry {
     }
 
     fn has(&self, part: &PartFile) -> bool {
-        part.path(&self.dir).exists()
+        part.has_file(&self.dir)
     }
 
     /// Removes damaged parts, and writes into the log that nobody need look for them any more. While somebody computes
@@ -225,12 +252,13 @@ impl Entry {
 
     /// Checks every byte of a part.
     pub fn verify_part(&self, part: &PartFile) -> Result<()> {
-        part.checked_bytes(&self.disk, &self.dir).map(drop)
+        part.verify(&self.disk, &self.dir)
     }
 
-    /// Removes a damaged part file, so that it is computed again.
+    /// Removes a damaged part file, so that it is computed again, and so what it shares where that is damaged.
     pub fn discard_part(&self, part: &PartFile) -> Result<()> {
-        self.disk.remove(&part.path(&self.dir))
+        columns::discard_damaged_sources(&self.disk, &self.dir, part)?;
+        part.remove(&self.disk, &self.dir)
     }
 
     // ---- artifacts ----
@@ -279,7 +307,7 @@ impl Entry {
 
     fn holds(&self, port: &str, output: &Output) -> bool {
         match output {
-            Output::Table(parts) => parts.iter().all(|part| part.is_there(&self.dir)),
+            Output::Table(parts) => parts.iter().all(|part| part.is_there(&self.disk, &self.dir)),
             Output::Artifact(artifact) => artifact.is_there(&self.dir, port),
         }
     }

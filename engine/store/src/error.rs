@@ -77,6 +77,11 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Arrow could not do something with rows.
+    pub(crate) fn rows(action: &'static str, error: arrow::error::ArrowError) -> Self {
+        Self::Rows { action, reason: error.to_string() }
+    }
+
     pub(crate) fn io(action: &'static str, path: &Path, source: std::io::Error) -> Self {
         Self::writing(action, path, None, source)
     }

@@ -63,11 +63,11 @@ impl Store {
     /// The results that are neither among `needed` nor pinned, and what killed runs have left behind: unfinished files, and
     /// checkpoints of what has been finished.
     pub fn garbage(&self, needed: &HashSet<Key>) -> Result<Vec<Garbage>> {
-        let pins = self.pins()?;
-        let is_pinned = |key: &Key| pins.iter().any(|(_, pin)| pin.results.contains(key));
+        let pinned = self.pins()?.into_iter().flat_map(|(_, pin)| pin.results);
+        let kept = self.with_owners(needed.iter().cloned().chain(pinned).collect())?;
         let mut garbage = Vec::new();
         for (key, entry) in self.entries()? {
-            if !needed.contains(&key) && !is_pinned(&key) {
+            if !kept.contains(&key) {
                 garbage.push(measure(Waste::Result(key), entry.dir().to_owned())?);
             } else if entry.checkpoints().is_dir() && entry.manifest()?.is_some() {
                 garbage.push(measure(Waste::Checkpoints(key), entry.checkpoints())?);
@@ -77,6 +77,19 @@ impl Store {
             garbage.push(measure(Waste::Unfinished, path)?);
         }
         Ok(garbage)
+    }
+
+    /// Results, and those that they share columns with.
+    fn with_owners(&self, mut keys: HashSet<Key>) -> Result<HashSet<Key>> {
+        let mut left: Vec<_> = keys.iter().cloned().collect();
+        while let Some(key) = left.pop() {
+            for owner in self.entry(&key).owners()? {
+                if keys.insert(owner.clone()) {
+                    left.push(owner);
+                }
+            }
+        }
+        Ok(keys)
     }
 
     /// The log of a run, as something that can go.

@@ -8,6 +8,7 @@
 //!     key.json                  what the key is the hash of
 //!     parts.log                 committed parts, and those given up; one checked line each
 //!     <digest>.parquet          part files, named by content
+//!     <digest>.columns          the same of a part that shares columns with those of other results
 //!     <port>-<digest>/          artifacts
 //!     checkpoints/step-000123/  while a stage trains
 //!     manifest.json             written last: the result is complete
@@ -23,6 +24,7 @@
 //! before anything parses it. This crate knows no stage.
 
 mod artifact;
+mod columns;
 mod content;
 mod digest;
 mod disk;
@@ -43,6 +45,7 @@ mod table;
 mod usage;
 
 pub use artifact::{ArtifactFile, ArtifactRef};
+pub use columns::Origin;
 pub use digest::{Digest, DigestCache};
 pub use disk::{Operation, Watch};
 pub use entry::{Entry, Manifest, Output, PartRecord};

@@ -13,6 +13,7 @@ use parquet::basic::Compression;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use serde::{Deserialize, Serialize};
 
+use crate::columns::{self, Origin};
 use crate::digest::Digest;
 use crate::disk::Disk;
 use crate::error::{Result, StoreError};
@@ -65,16 +66,23 @@ fn caught<T>(
 
 /// All rows of Parquet bytes that have passed their digest.
 pub fn read_parquet(path: &Path, bytes: Vec<u8>) -> Result<RecordBatch> {
-    read_columns(path, bytes, None)
+    read_columns(path, bytes, |_, _| true)
 }
 
-/// The same of the columns with these numbers, in the order of the file.
-fn read_columns(path: &Path, bytes: Vec<u8>, columns: Option<&[usize]>) -> Result<RecordBatch> {
+/// The same of some columns, by name and number, in the order of the file.
+pub(crate) fn read_columns(
+    path: &Path,
+    bytes: Vec<u8>,
+    is_wanted: impl Fn(&str, usize) -> bool,
+) -> Result<RecordBatch> {
     // Bytes with the right digest are what was written; but a digest can be forged.
     let read = caught("reader", || {
         let mut builder = ParquetRecordBatchReaderBuilder::try_new(bytes::Bytes::from(bytes))?;
-        if let Some(columns) = columns {
-            let mask = ProjectionMask::roots(builder.parquet_schema(), columns.iter().copied());
+        let fields = builder.schema().fields().iter().enumerate();
+        let wanted: Vec<_> =
+            fields.filter(|(at, field)| is_wanted(field.name(), *at)).map(|(at, _)| at).collect();
+        if wanted.len() < builder.schema().fields().len() {
+            let mask = ProjectionMask::roots(builder.parquet_schema(), wanted);
             builder = builder.with_projection(mask);
         }
         let reader = builder.build()?;
@@ -86,12 +94,14 @@ fn read_columns(path: &Path, bytes: Vec<u8>, columns: Option<&[usize]>) -> Resul
 }
 
 impl PartFile {
-    /// Writes the rows into `dir`. The content is durable when this returns; the name is with the record of it.
+    /// Writes the rows into `dir`. The content is durable when this returns; the name is with the record of it. Columns
+    /// that are those of the `origin` need not be written again.
     pub(crate) fn write(
         disk: &Disk,
         dir: &Path,
         schema: &SchemaRef,
         rows: &RecordBatch,
+        origin: Option<&Origin>,
     ) -> Result<Self> {
         let bytes = write_parquet(schema, rows)?;
         let file = Self {
@@ -104,7 +114,14 @@ impl PartFile {
         if Digest::of_file(&path).is_ok_and(|(digest, _)| digest == file.digest) {
             return Ok(file);
         }
-        disk.write_whole(&path, &bytes)?;
+        let shared = match origin {
+            Some(origin) => columns::encode(disk, dir, schema, rows, bytes.len(), origin)?,
+            None => None,
+        };
+        match shared {
+            Some(columns) => disk.write_whole(&columns::path(dir, &file), &columns)?,
+            None => disk.write_whole(&path, &bytes)?,
+        }
         Ok(file)
     }
 
@@ -113,9 +130,49 @@ impl PartFile {
         dir.join(format!("{}.parquet", self.digest))
     }
 
-    /// Whether a file of the right length is there; its content is checked when it is read.
-    pub(crate) fn is_there(&self, dir: &Path) -> bool {
+    /// Whether a file of the right length is there, or one of columns and all that it shares; the content is checked when
+    /// it is read.
+    pub(crate) fn is_there(&self, disk: &Disk, dir: &Path) -> bool {
+        self.is_whole_there(dir) || columns::is_there(disk, dir, self)
+    }
+
+    /// Whether there is a file, of whatever kind.
+    pub(crate) fn has_file(&self, dir: &Path) -> bool {
+        self.is_whole_there(dir) || columns::path(dir, self).is_file()
+    }
+
+    fn is_whole_there(&self, dir: &Path) -> bool {
         std::fs::metadata(self.path(dir)).is_ok_and(|metadata| metadata.len() == self.bytes)
+    }
+
+    /// Checks every byte: the rows are those that the digest is of.
+    pub(crate) fn verify(&self, disk: &Disk, dir: &Path) -> Result<()> {
+        if self.path(dir).exists() {
+            return self.checked_bytes(disk, dir).map(drop);
+        }
+        let rows = self.read(disk, dir, None)?;
+        if Digest::of(&write_parquet(&rows.schema(), &rows)?) != self.digest {
+            let path = columns::path(dir, self);
+            return Err(StoreError::damaged(&path, "its rows are not those of its digest"));
+        }
+        Ok(())
+    }
+
+    /// Removes the file.
+    pub(crate) fn remove(&self, disk: &Disk, dir: &Path) -> Result<()> {
+        disk.remove(&self.path(dir))?;
+        disk.remove(&columns::path(dir, self))
+    }
+
+    /// Some columns of a part that is whole.
+    pub(crate) fn read_named(
+        &self,
+        disk: &Disk,
+        dir: &Path,
+        names: &[&str],
+    ) -> Result<RecordBatch> {
+        let bytes = self.checked_bytes(disk, dir)?;
+        read_columns(&self.path(dir), bytes, |name, _| names.contains(&name))
     }
 
     /// Reads the rows, after length and digest were checked; of the columns with these numbers, or of all.
@@ -123,11 +180,17 @@ impl PartFile {
         &self,
         disk: &Disk,
         dir: &Path,
-        columns: Option<&[usize]>,
+        wanted: Option<&[usize]>,
     ) -> Result<RecordBatch> {
         let path = self.path(dir);
-        let bytes = self.checked_bytes(disk, dir)?;
-        let rows = read_columns(&path, bytes, columns)?;
+        let shared = if path.exists() { None } else { columns::read(disk, dir, self, wanted)? };
+        let rows = match shared {
+            Some(rows) => rows,
+            None => {
+                let is_wanted = |_: &str, at| wanted.is_none_or(|wanted| wanted.contains(&at));
+                read_columns(&path, self.checked_bytes(disk, dir)?, is_wanted)?
+            }
+        };
         if rows.num_rows() as u64 != self.rows {
             return Err(StoreError::damaged(
                 &path,

@@ -1,9 +1,11 @@
 //! Results move to other keys when a version of the engine writes keys in another way.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::disk::Disk;
 use crate::error::{Result, StoreError};
 use crate::key::{Key, Preimage};
 use crate::{Store, sealed};
@@ -75,6 +77,15 @@ impl Store {
         let keys: Keys = self.read_note(NOTE)?.unwrap_or_default();
         Ok(move |key| keys.current(key))
     }
+}
+
+/// Where a result is now that a file of an earlier version names.
+pub(crate) fn current(disk: &Disk, root: &Path, key: &Key) -> Result<Key> {
+    let keys: Keys = match sealed::read(disk, &root.join(NOTE)) {
+        Err(StoreError::Damaged { .. }) => Keys::default(),
+        keys => keys?.unwrap_or_default(),
+    };
+    Ok(keys.current(key.clone()))
 }
 
 impl Keys {
