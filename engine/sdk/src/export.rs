@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use arrow::datatypes::SchemaRef;
-use paraloom_abi::{self as abi, Str, status};
+use paraloom_abi::{self as abi, Str};
 use paraloom_alloc::at_work;
 use paraloom_ffi::{StreamReader, export_schema, import_batch, import_schema};
 use schemars::JsonSchema;
@@ -43,6 +43,14 @@ pub fn map<S: MapStage>() -> Descriptor {
         stage.open = Some(open_map::<S>);
         stage.map = Some(map_map::<S>);
         stage.close = Some(close_map::<S>);
+    })
+}
+
+/// What the entry symbol returns: what `describe` makes, or null if that panics, which is then told on stderr.
+pub fn entry(describe: impl FnOnce() -> *const abi::Library) -> *const abi::Library {
+    catch(|| Ok(describe())).unwrap_or_else(|error| {
+        eprintln!("{}: in about(), or over the schema of a configuration", told(&error));
+        std::ptr::null()
     })
 }
 
@@ -237,15 +245,30 @@ fn port_name(about: &About, index: u32) -> Result<&'static str> {
 
 unsafe extern "C" fn release_plan<S>(plan: *mut abi::Plan) {
     // SAFETY: plan() leaked a Held<S>, and release runs once.
-    let held = unsafe {
+    let mut held = unsafe {
         (*plan).release = None;
         Box::from_raw((*plan).private_data.cast::<Held<S>>())
     };
-    for mut schema in held.c_outputs {
+    for mut schema in std::mem::take(&mut held.c_outputs) {
         if let Some(release) = schema.release {
             // SAFETY: the schema is ours and not released yet.
             unsafe { release(&raw mut schema) };
         }
+    }
+    // What the stage does when it is dropped is its own code; there is nobody to tell but those who read stderr.
+    if let Err(error) = catch(|| {
+        drop(held);
+        Ok(())
+    }) {
+        eprintln!("{}: while its plan was dropped", told(&error));
+    }
+}
+
+/// An error with its place, for where nobody takes it.
+fn told(error: &Error) -> String {
+    match error.detail("location") {
+        Some(place) => format!("{error}, at {place}"),
+        None => error.to_string(),
     }
 }
 
@@ -408,11 +431,14 @@ extern "C" fn map_map<S: MapStage>(
 }
 
 extern "C" fn close_map<S: MapStage>(worker: *mut abi::Worker) {
-    // A panic in a destructor must not leave either; there is nobody to tell.
-    let status = guard(std::ptr::null_mut(), || {
-        // SAFETY: open_map::<S> leaked the worker, and close runs once.
-        drop(unsafe { Box::from_raw((*worker).private_data.cast::<HeldWorker<S::Worker>>()) });
+    // SAFETY: open_map::<S> leaked the worker, and close runs once.
+    let held = unsafe { Box::from_raw((*worker).private_data.cast::<HeldWorker<S::Worker>>()) };
+    let services = held.services;
+    // A panic in a destructor must not leave either. Its rows are done, so it is logged.
+    if let Err(error) = catch(|| {
+        drop(held);
         Ok(())
-    });
-    debug_assert!(status == status::OK || status == status::PANIC);
+    }) {
+        services.error(&format!("{}: while it was closed", told(&error)));
+    }
 }

@@ -1,10 +1,10 @@
 //! No panic leaves the library: each entry runs under [`guard`].
 
 use std::any::Any;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::ffi::c_void;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Once;
+use std::sync::{Mutex, Once, PoisonError};
 
 use paraloom_abi as abi;
 use serde_json::Value;
@@ -14,24 +14,66 @@ use crate::error::{Error, Result, Status};
 thread_local! {
     /// Where the last panic of this thread happened.
     static PANIC_PLACE: RefCell<Option<String>> = const { RefCell::new(None) };
+    /// How many calls of [`catch`] this thread is in.
+    static DEPTH: Cell<u32> = const { Cell::new(0) };
+    /// Whether it has been in one: such a thread is the host's, or a test's, and none of the stage's own.
+    static IS_OF_HOST: Cell<bool> = const { Cell::new(false) };
 }
+
+/// The last panic of a thread that the stage has started: its message and place.
+static OTHER_THREAD: Mutex<Option<(String, String)>> = Mutex::new(None);
 
 /// Remembers the place of a panic. A stage library links its own copy of std, so this
 /// hook is the library's alone.
 fn install_hook() {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
-        std::panic::set_hook(Box::new(|info| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
             let place = info.location().map(ToString::to_string);
-            PANIC_PLACE.with(|slot| slot.replace(place));
+            if DEPTH.get() == 0 {
+                before(info);
+                if IS_OF_HOST.get() {
+                    return;
+                }
+                let message = info.payload_as_str().unwrap_or(NO_MESSAGE).to_owned();
+                let mut other = OTHER_THREAD.lock().unwrap_or_else(PoisonError::into_inner);
+                *other = Some((message, place.unwrap_or_default()));
+            } else {
+                PANIC_PLACE.with(|slot| slot.replace(place));
+            }
         }));
     });
 }
 
-/// Runs `body`; a panic becomes an error with its message and place.
+const NO_MESSAGE: &str = "a panic without a message";
+
+/// Runs `body`; a panic becomes an error with its message and place, and so does one of a thread that the stage has
+/// started, unless `body` reports another error.
 pub(crate) fn catch<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
     install_hook();
-    catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|payload| Err(from_panic(payload)))
+    IS_OF_HOST.set(true);
+    DEPTH.set(DEPTH.get() + 1);
+    let result =
+        catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|payload| Err(from_panic(payload)));
+    DEPTH.set(DEPTH.get() - 1);
+    if DEPTH.get() > 0 {
+        return result;
+    }
+    let other = OTHER_THREAD.lock().unwrap_or_else(PoisonError::into_inner).take();
+    match (result, other) {
+        (Ok(_), Some((message, place))) => {
+            let message = format!("a thread of the stage panicked: {message}");
+            Err(Error::new(Status::Panic, message).with("location", place))
+        }
+        // Whoever waited for the thread has panicked in turn.
+        (Err(error), Some((_, place)))
+            if error.status == Status::Panic && error.detail("location").is_none() =>
+        {
+            Err(error.with("location", place))
+        }
+        (result, _) => result,
+    }
 }
 
 /// Runs `body` and reports its outcome through the ABI.
@@ -52,7 +94,7 @@ fn from_panic(payload: Box<dyn Any + Send>) -> Error {
         .downcast_ref::<&str>()
         .map(|text| (*text).to_owned())
         .or_else(|| payload.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "a panic without a message".to_owned());
+        .unwrap_or_else(|| NO_MESSAGE.to_owned());
     // The drop of a payload may panic again.
     std::mem::forget(payload);
     let error = Error::new(Status::Panic, format!("the stage panicked: {message}"));

@@ -16,6 +16,7 @@
 #![warn(missing_docs)]
 
 pub mod column;
+mod conform;
 mod error;
 #[doc(hidden)]
 pub mod export;
@@ -25,6 +26,9 @@ mod port;
 mod run;
 mod stage;
 pub mod testing;
+
+// Their types are part of this crate's interface, so a stage takes them from here and never has two versions of them.
+pub use {arrow, schemars, serde};
 
 pub use error::{Error, Result, Status, free_bytes};
 pub use paraloom_abi::{
@@ -87,13 +91,15 @@ macro_rules! export_stages {
             static TABLE: std::sync::OnceLock<Table> = std::sync::OnceLock::new();
             TABLE
                 .get_or_init(|| {
-                    let stages = vec![
-                        $($($crate::export::whole::<$whole>(),)*)?
-                        $($($crate::export::map::<$map>(),)*)?
-                    ];
-                    let (name, version) = (env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"));
-                    let sources = option_env!("PARALOOM_SOURCES");
-                    Table($crate::export::library(name, version, sources, stages))
+                    Table($crate::export::entry(|| {
+                        let stages = vec![
+                            $($($crate::export::whole::<$whole>(),)*)?
+                            $($($crate::export::map::<$map>(),)*)?
+                        ];
+                        let (name, version) = (env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"));
+                        let sources = option_env!("PARALOOM_SOURCES");
+                        $crate::export::library(name, version, sources, stages)
+                    }))
                 })
                 .0
         }

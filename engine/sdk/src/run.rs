@@ -43,6 +43,11 @@ impl Services {
         }
     }
 
+    /// Logs something that has gone wrong.
+    pub(crate) fn error(&self, message: &str) {
+        self.log(level::ERROR, message);
+    }
+
     /// Logs something that the user should look at.
     pub fn warn(&self, message: &str) {
         self.log(level::WARN, message);

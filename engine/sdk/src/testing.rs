@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::RecordBatch;
-use arrow::compute::concat_batches;
 use arrow::datatypes::SchemaRef;
 use paraloom_abi::{self as abi, Str, status};
 use paraloom_ffi::{export_schema, export_stream, import_batch, import_schema};
@@ -29,11 +28,13 @@ pub enum TestInput {
 #[derive(Clone, Debug, Default)]
 pub struct Harness {
     config: Value,
-    inputs: Vec<(String, String, TestInput)>,
-    output_dir: Option<PathBuf>,
+    pub(crate) inputs: Vec<(String, String, TestInput)>,
+    pub(crate) output_dir: Option<PathBuf>,
     scratch_dir: Option<PathBuf>,
     seed: u64,
     log: Option<Log>,
+    /// Rows of each batch that a whole stage reads; all at once if it is left out.
+    pub(crate) batch_rows: Option<usize>,
 }
 
 /// What a stage has logged, line by line.
@@ -105,36 +106,8 @@ impl Harness {
         self.drive(export::map::<S>())
     }
 
-    /// Holds a map stage to what the engine relies on: the same rows give the same result every time; no rows at all are rows too;
-    /// and of a stage that says it is batch-invariant, rows give the same result one at a time.
-    ///
-    /// # Errors
-    /// What the stage says, or which of the three does not hold.
-    pub fn conforms<S: MapStage>(&self) -> Result<()> {
-        let whole = joined(self.map::<S>()?)?;
-        if joined(self.map::<S>()?)? != whole {
-            return Err(Error::internal("the same rows gave another result"));
-        }
-        let about = S::about();
-        let port = about.mapped_input().unwrap_or_default();
-        let rows = self.mapped_rows(port)?;
-        self.with_mapped(port, rows.slice(0, 0)).map::<S>()?;
-        if about.flags & crate::STAGE_BATCH_INVARIANT != 0 {
-            let mut single: Outputs = vec![Vec::new(); whole.len()];
-            for row in 0..rows.num_rows() {
-                let outputs = self.with_mapped(port, rows.slice(row, 1)).map::<S>()?;
-                single.iter_mut().zip(outputs).for_each(|(all, rows)| all.extend(rows));
-            }
-            if joined(single)? != whole {
-                let message = "one row at a time gave another result: it is not batch-invariant";
-                return Err(Error::internal(message));
-            }
-        }
-        Ok(())
-    }
-
     /// The rows that enter `port`, the mapped one.
-    fn mapped_rows(&self, port: &str) -> Result<RecordBatch> {
+    pub(crate) fn mapped_rows(&self, port: &str) -> Result<RecordBatch> {
         let rows = self.inputs.iter().find_map(|(to, _, input)| match input {
             TestInput::Rows(rows) if to == port => Some(rows.clone()),
             _ => None,
@@ -142,7 +115,7 @@ impl Harness {
         rows.ok_or_else(|| Error::not_found("a map stage needs rows"))
     }
 
-    fn with_mapped(&self, port: &str, rows: RecordBatch) -> Self {
+    pub(crate) fn with_mapped(&self, port: &str, rows: RecordBatch) -> Self {
         let mut other = self.clone();
         let mapped = other.inputs.iter_mut().find(|(to, ..)| to == port);
         if let Some((_, _, input)) = mapped {
@@ -234,7 +207,7 @@ impl Harness {
         let mut streams: Vec<_> = self
             .inputs
             .iter()
-            .map(|(port, _, input)| stream(input).filter(|_| streamed(port)))
+            .map(|(port, _, input)| stream(input, self.batch_rows).filter(|_| streamed(port)))
             .collect();
         let dirs: Vec<_> = self.inputs.iter().map(|(_, _, input)| dir_text(input)).collect();
         let mut inputs = Vec::new();
@@ -303,15 +276,6 @@ impl Harness {
     }
 }
 
-/// Each output as one batch; `None` where nothing was pushed.
-fn joined(outputs: Outputs) -> Result<Vec<Option<RecordBatch>>> {
-    let join = |batches: Vec<RecordBatch>| {
-        let Some(first) = batches.first() else { return Ok(None) };
-        Ok(Some(concat_batches(&first.schema(), &batches)?))
-    };
-    outputs.into_iter().map(join).collect()
-}
-
 struct Collector {
     schema: Option<SchemaRef>,
     rows: RefCell<Vec<RecordBatch>>,
@@ -368,13 +332,13 @@ fn mapped_port(stage: &abi::Stage) -> Option<String> {
     Some(unsafe { port.name.to_text() })
 }
 
-fn stream(input: &TestInput) -> Option<abi::ArrowArrayStream> {
-    match input {
-        TestInput::Rows(rows) => {
-            Some(export_stream(rows.schema(), std::iter::once(Ok(rows.clone()))))
-        }
-        TestInput::Artifact(_) => None,
-    }
+fn stream(input: &TestInput, batch_rows: Option<usize>) -> Option<abi::ArrowArrayStream> {
+    let TestInput::Rows(rows) = input else { return None };
+    let size = batch_rows.unwrap_or(rows.num_rows()).max(1);
+    let starts = (0..rows.num_rows()).step_by(size);
+    let batch = |start| Ok(rows.slice(start, size.min(rows.num_rows() - start)));
+    let batches: Vec<_> = starts.map(batch).collect();
+    Some(export_stream(rows.schema(), batches.into_iter()))
 }
 
 fn dir_text(input: &TestInput) -> String {

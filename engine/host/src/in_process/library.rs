@@ -51,8 +51,8 @@ pub(super) fn load(path: &Path) -> Result<(Description, BTreeMap<String, Table>)
     })?;
     std::mem::forget(dynamic);
     // SAFETY: the entry function takes nothing and returns a static table.
-    let table =
-        unsafe { entry().as_ref() }.ok_or_else(|| refuse("it returned no table".to_owned()))?;
+    let table = unsafe { entry().as_ref() }
+        .ok_or_else(|| refuse("it returned no table of its stages".to_owned()))?;
     if table.abi_major != abi::ABI_MAJOR {
         let wanted = abi::ABI_MAJOR;
         return Err(refuse(format!(
