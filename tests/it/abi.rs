@@ -348,3 +348,62 @@ fn a_library_with_a_wrong_table_is_refused() {
     }
     insta::assert_snapshot!(all);
 }
+
+/// What `paraloom_stage_helpers.h` has for a map stage: settings with escapes, nulls, columns that are handed on.
+#[test]
+fn a_map_stage_in_c() {
+    let project = Project::new(
+        "paraloom: 1\npart_rows: 2\nnodes:\n  rows: { stage: load, with: { from: rows.csv } }\n  \
+         n: { stage: words, inputs: { rows: rows }, with: { prefix: \"\\u00fc\\U0001F600\\t\\\"\\\\: \" } }\n",
+    );
+    project.write("rows.csv", "text,number\none,1\ntwo words,2\n,3\n\" a b  c \",\n");
+    let library = c_library(&project, "words");
+    let stages = ["--stages", library.to_str().expect("text")];
+    for more in [&[][..], &["--in-process"]] {
+        project.ok(&[&["run", "p.yaml"][..], &stages, more].concat());
+        let columns = ["show", "p.yaml", "n", "--json", "--columns", "number,words,said"];
+        let rows = project.ok(&[&columns[..], &stages, more].concat());
+        let prefix = "\\t\\\"\\\\: ";
+        let expected =
+            [("1", 1, "one"), ("2", 2, "two words"), ("3", 0, ""), ("null", 3, " a b  c ")];
+        let line = |(number, words, text): (&str, u32, &str)| {
+            format!("{{\"number\":{number},\"words\":{words},\"said\":\"ü😀{prefix}{text}\"}}\n")
+        };
+        assert_eq!(rows, expected.map(line).concat());
+        std::fs::remove_dir_all(project.file(".paraloom")).expect("it was made");
+    }
+    project.ok(&[&["run", "p.yaml", "--until", "rows"][..], &stages].concat());
+    project.ok(&[&["stages", "test", "p.yaml", "n"][..], &stages].concat());
+    project.write(
+        "p.yaml",
+        "paraloom: 1\nnodes:\n  rows: { stage: load, with: { from: rows.csv } }\n  \
+         n: { stage: words, inputs: { rows: rows }, with: { column: number } }\n",
+    );
+    let said = project.transcript(&[&["check", "p.yaml"][..], &stages].concat());
+    assert!(said.contains("column `number` is no text") && said.contains("p.yaml:4:"), "{said}");
+}
+
+/// A program that is to work for a stage says first which protocol it speaks.
+#[test]
+fn a_process_of_another_protocol_is_refused() {
+    let project = Project::new("");
+    let library = c_library(&project, "count");
+    let frame = |message: &str| {
+        format!("printf '\\{:03o}\\0\\0\\0\\0\\0\\0\\0%s' '{message}' >&0", message.len())
+    };
+    for (script, expected) in [
+        (
+            frame(r#"{"hello":{"protocol":2,"program":"other 7"}}"#),
+            "its process (\"other 7\") speaks version 2 of the stage protocol, this engine 1",
+        ),
+        (frame(r#"{"done":{"Ok":"worked"}}"#), "it did not begin with a hello"),
+        (frame("{nonsense}"), "it sent what makes no sense"),
+        ("exit 3".to_owned(), "exit status: 3"),
+    ] {
+        let program = PathBuf::from("/bin/sh");
+        let arguments = vec!["-c".into(), format!("{script}; sleep 30").into()];
+        let mut host = Host::new(Some(Isolation { program, arguments, still_waiting: |_| {} }));
+        let error = host.load(&library, Origin::Foreign).expect_err(expected).to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+}

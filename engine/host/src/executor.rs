@@ -106,5 +106,6 @@ pub struct WorkSettings {
     pub device: String,
     /// How long a call of [`Worker::map`] may take. A stage in a process of its own is ended then, and opened anew for the
     /// next rows; in this process nothing can end it.
+    #[serde(skip)]
     pub map_limit: Option<Duration>,
 }

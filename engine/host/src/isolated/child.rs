@@ -17,8 +17,8 @@ use rustix::process::{Signal, getpgrp, getpid, getppid, kill_current_process_gro
 use super::frames::{self, Frames};
 use super::ipc;
 use super::wire::{
-    Answer, Blobs, Command, InputKind, Note, Outcome, OutputKind, PlanEdge, PlanRequest, Planned,
-    Request, Shape, ToEngine, ToStage,
+    Answer, Blobs, Command, Hello, InputKind, Note, Outcome, OutputKind, PlanEdge, PlanRequest,
+    Planned, Request, ToEngine, ToStage, Work,
 };
 use crate::description::Description;
 use crate::error::{HostError, Result};
@@ -100,20 +100,18 @@ impl AtWork {
                 return Ok((Outcome::Described(described), Blobs::new()));
             }
             Command::Plan(request) => return self.plan(request, blobs),
-            Command::Work { shape, settings, checkpoint_interval, inputs, outputs } => {
+            Command::Run(work) => {
                 let planned = self.planned.as_mut().ok_or_else(out_of_turn)?;
-                let line = Arc::clone(&self.line);
-                let services = Proxy { line, checkpoint_interval, told: Mutex::default() };
-                let inputs = self.line.inputs(inputs, blobs)?;
-                match shape {
-                    Shape::Whole => {
-                        let outputs = self.line.outputs(outputs);
-                        planned.run(&settings, Arc::new(services), inputs, outputs)?;
-                    }
-                    Shape::Map => {
-                        self.worker = Some(planned.open(&settings, Arc::new(services), inputs)?);
-                    }
-                }
+                let services = Proxy::new(&self.line, &work);
+                let inputs = self.line.inputs(work.inputs, blobs)?;
+                let outputs = self.line.outputs(work.outputs);
+                planned.run(&work.settings, Arc::new(services), inputs, outputs)?;
+            }
+            Command::Open(work) => {
+                let planned = self.planned.as_mut().ok_or_else(out_of_turn)?;
+                let services = Proxy::new(&self.line, &work);
+                let inputs = self.line.inputs(work.inputs, blobs)?;
+                self.worker = Some(planned.open(&work.settings, Arc::new(services), inputs)?);
             }
             Command::Map => {
                 let rows = ipc::rows(blobs).map_err(engine)?;
@@ -188,6 +186,10 @@ impl Line {
         let mut frames = Frames::default();
         loop {
             match frames.next() {
+                // An engine of another version hangs up, once it knows of this one.
+                Ok(Some((ToStage::Hello(_), _))) => {
+                    let _ = self.tell(&ToEngine::Hello(Hello::ours()), &Blobs::new());
+                }
                 Ok(Some((ToStage::Command(command), blobs))) => {
                     let _ = commands.send((command, blobs));
                 }
@@ -277,6 +279,11 @@ struct Proxy {
 }
 
 impl Proxy {
+    fn new(line: &Arc<Line>, work: &Work) -> Self {
+        let checkpoint_interval = Duration::from_millis(work.checkpoint_ms);
+        Self { line: Arc::clone(line), checkpoint_interval, told: Mutex::default() }
+    }
+
     fn dir(&self, request: Request) -> Result<PathBuf, ServiceError> {
         match self.line.ask(request, &Blobs::new())? {
             (Answer::Dir(dir), _) => Ok(dir),

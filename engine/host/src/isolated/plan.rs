@@ -12,7 +12,7 @@ use super::desk::Desk;
 use super::ipc;
 use super::process::Process;
 use super::source::{Source, ask_plan};
-use super::wire::{Blobs, Command, InputKind, OutputKind, PlanRequest, Shape};
+use super::wire::{self, Blobs, Command, InputKind, OutputKind, PlanRequest};
 use crate::error::{HostError, Result};
 use crate::executor::{Batches, PlannedStage, WorkInput, WorkOutput, WorkSettings, Worker};
 use crate::services::Services;
@@ -64,12 +64,11 @@ impl Work {
 
     /// What is told of edges, the schemas of the tables among them, and their rows.
     fn command(
-        shape: Shape,
         settings: &WorkSettings,
         services: &dyn Services,
         inputs: Vec<WorkInput>,
         outputs: Vec<OutputKind>,
-    ) -> Result<(Command, Blobs, Vec<Option<Batches>>)> {
+    ) -> Result<(wire::Work, Blobs, Vec<Option<Batches>>)> {
         let (mut kinds, mut schemas, mut rows) = (Vec::new(), Blobs::new(), Vec::new());
         for input in inputs {
             match input {
@@ -85,10 +84,10 @@ impl Work {
                 }
             }
         }
-        let work = Command::Work {
-            shape,
+        let checkpoint_ms = services.checkpoint_interval().as_millis();
+        let work = wire::Work {
             settings: settings.clone(),
-            checkpoint_interval: services.checkpoint_interval(),
+            checkpoint_ms: u64::try_from(checkpoint_ms).unwrap_or(u64::MAX),
             inputs: kinds,
             outputs,
         };
@@ -110,12 +109,11 @@ impl PlannedStage for Plan {
     ) -> Result<()> {
         let mut process = self.work.start(&services)?;
         let kinds = outputs.iter().map(OutputKind::from).collect();
-        let (work, schemas, rows) =
-            Work::command(Shape::Whole, settings, &*services, inputs, kinds)?;
+        let (work, schemas, rows) = Work::command(settings, &*services, inputs, kinds)?;
         let mut desk = Desk::new(&*services, rows);
         desk.outputs(&self.work.stage, &self.work.outputs, outputs);
         desk.during = " in run()".to_owned();
-        process.command(&work, &schemas, &mut desk).map(drop)
+        process.command(&Command::Run(work), &schemas, &mut desk).map(drop)
     }
 
     fn open(
@@ -125,10 +123,10 @@ impl PlannedStage for Plan {
         inputs: Vec<WorkInput>,
     ) -> Result<Box<dyn Worker>> {
         let kinds = self.work.outputs.iter().map(|_| OutputKind::Table).collect();
-        let (command, schemas, rows) =
-            Work::command(Shape::Map, settings, &*services, inputs, kinds)?;
+        let (command, schemas, rows) = Work::command(settings, &*services, inputs, kinds)?;
         let work = self.work.clone();
         let limit = settings.map_limit;
+        let command = Command::Open(command);
         let mut worker =
             OpenWorker { work, services, command, limit, schemas, rows, process: None };
         worker.process = Some(worker.start()?);

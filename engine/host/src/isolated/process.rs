@@ -17,7 +17,7 @@ use super::desk::Desk;
 use super::frames::{self, Frames};
 use super::printed::Printed;
 use super::source::Isolation;
-use super::wire::{self, Blobs, Note, Outcome, ToEngine, ToStage};
+use super::wire::{self, Blobs, Hello, Note, Outcome, PROTOCOL, ToEngine, ToStage};
 use crate::error::{HostError, Result, StageFailure};
 use crate::services::{Level, Services};
 
@@ -37,6 +37,8 @@ pub(super) struct Process {
     printed: Option<Printed>,
     /// It has ended, or was ended: it answers no more.
     is_over: bool,
+    /// It speaks the protocol of this engine.
+    greeted: bool,
     /// How it ended, once it was waited for.
     status: Option<ExitStatus>,
 }
@@ -65,7 +67,21 @@ impl Process {
         let child = command.spawn()?;
         // The command has copies of what the process writes to.
         drop(command);
-        Ok(Self { child, stream, frames: Frames::default(), printed, is_over: false, status: None })
+        // What cannot be told is noticed when an answer is waited for.
+        let _ = frames::write(
+            &mut &stream,
+            &ToStage::<wire::Command>::Hello(Hello::ours()),
+            &Blobs::new(),
+        );
+        Ok(Self {
+            child,
+            stream,
+            frames: Frames::default(),
+            printed,
+            is_over: false,
+            greeted: false,
+            status: None,
+        })
     }
 
     /// The process, if it can be told more.
@@ -96,6 +112,12 @@ impl Process {
                 let during = std::mem::take(&mut desk.during);
                 Err(HostError::Late { during, limit: desk.limit.unwrap_or_default() })
             }
+            Ok(Talk::Foreign(Hello { protocol, program })) => {
+                let what = format!(
+                    "its process ({program:?}) speaks version {protocol} of the stage protocol, this engine {PROTOCOL}"
+                );
+                Err(HostError::Engine(what.into()))
+            }
             Ok(Talk::Over) => Err(self.ended(None, desk)),
             Err(error) => Err(self.ended(Some(&error), desk)),
         }
@@ -110,6 +132,14 @@ impl Process {
         loop {
             while let Some((message, blobs)) = self.frames.next()? {
                 match message {
+                    ToEngine::Hello(hello) if hello.protocol != PROTOCOL => {
+                        return Ok(Talk::Foreign(hello));
+                    }
+                    ToEngine::Hello(_) => self.greeted = true,
+                    _ if !self.greeted => {
+                        let what = "it did not begin with a hello";
+                        return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+                    }
                     ToEngine::Said(note) => desk.note(note),
                     ToEngine::Asked(number, request) => {
                         let (answer, blobs) = match desk.answer(request, &blobs) {
@@ -222,6 +252,8 @@ impl Drop for Process {
 }
 
 enum Talk {
+    /// It speaks another version of the protocol.
+    Foreign(Hello),
     Done(Result<Outcome, wire::Failure>, Blobs),
     /// The process has ended, or wants no more.
     Over,

@@ -51,6 +51,8 @@ impl Source {
             Err(HostError::Crashed { how, .. }) => {
                 Err(refuse(format!("the process that loaded it has ended ({how})")))
             }
+            // Of another version, say.
+            Err(HostError::Engine(what)) => Err(refuse(what.to_string())),
             Err(error) => Err(error),
         }
     }

@@ -1,7 +1,7 @@
-//! The messages between the engine and the process of a stage.
+//! The messages between the engine and the process of a stage, as docs/stage-protocol.md describes them for other
+//! programs that speak the protocol.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use paraloom_pipeline::PlanInput;
 use serde::{Deserialize, Serialize};
@@ -11,12 +11,36 @@ use crate::error::{HostError, StageFailure};
 use crate::executor::{WorkOutput, WorkSettings};
 use crate::services::{Level, ServiceError};
 
+/// Version of the protocol: of the messages, and of what they mean. Changed with anything that a program of before would not
+/// understand.
+pub(super) const PROTOCOL: u32 = 1;
+
+/// The first message in each direction.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Hello {
+    /// What [`PROTOCOL`] is there.
+    pub(super) protocol: u32,
+    /// Name and version, for messages.
+    pub(super) program: String,
+}
+
+impl Hello {
+    /// Of this program.
+    pub(super) fn ours() -> Self {
+        let program = concat!("paraloom ", env!("CARGO_PKG_VERSION")).to_owned();
+        Self { protocol: PROTOCOL, program }
+    }
+}
+
 /// Schemas or batches that go with a message.
 pub(super) type Blobs = Vec<Vec<u8>>;
 
 /// What the engine says to a stage's process.
 #[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub(super) enum ToStage<C = Command> {
+    /// Comes first.
+    Hello(Hello),
     /// Answered by [`ToEngine::Done`]; one at a time.
     Command(C),
     /// To [`ToEngine::Asked`]. Rows are in a blob.
@@ -27,19 +51,16 @@ pub(super) enum ToStage<C = Command> {
 
 /// What a stage's process is to do.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub(super) enum Command {
     /// Load a library, if it is still the one with this digest.
     Load { path: PathBuf, digest: String },
     /// Plan; the schemas of the tables among the inputs are in blobs.
     Plan(PlanRequest),
-    /// Run a whole stage, or open a map stage; the schemas of the tables among the inputs are in blobs.
-    Work {
-        shape: Shape,
-        settings: WorkSettings,
-        checkpoint_interval: Duration,
-        inputs: Vec<InputKind>,
-        outputs: Vec<OutputKind>,
-    },
+    /// Run a whole stage; the schemas of the tables among the inputs are in blobs.
+    Run(Work),
+    /// Open a map stage; blobs as for `run`.
+    Open(Work),
     /// Map the rows in the blob.
     Map,
     /// Close the map stage.
@@ -70,19 +91,27 @@ impl From<&PlanInput> for PlanEdge {
     }
 }
 
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub(super) enum Shape {
-    Whole,
-    Map,
+/// How a stage is to work, and on what.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Work {
+    pub(super) settings: WorkSettings,
+    /// How far apart checkpoints are to be; 0 is after every step.
+    pub(super) checkpoint_ms: u64,
+    /// One for each edge, in the order of the plan.
+    pub(super) inputs: Vec<InputKind>,
+    /// One for each output port.
+    pub(super) outputs: Vec<OutputKind>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub(super) enum InputKind {
     Table,
     Artifact(PathBuf),
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub(super) enum OutputKind {
     Table,
     Artifact(PathBuf),
@@ -99,7 +128,10 @@ impl From<&WorkOutput<'_>> for OutputKind {
 
 /// What a stage's process says to the engine.
 #[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub(super) enum ToEngine {
+    /// Comes first.
+    Hello(Hello),
     /// Nobody waits for an answer.
     Said(Note),
     /// Answered by [`ToStage::Answer`] of the same number.
@@ -109,6 +141,7 @@ pub(super) enum ToEngine {
 }
 
 #[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub(super) enum Note {
     Log { level: Level, message: String },
     Progress { done: u64, total: u64, unit: String },
@@ -117,6 +150,7 @@ pub(super) enum Note {
 }
 
 #[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub(super) enum Request {
     LatestCheckpoint,
     BeginCheckpoint(u64),
@@ -129,6 +163,7 @@ pub(super) enum Request {
 }
 
 #[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub(super) enum Answer {
     Done,
     Dir(PathBuf),
@@ -138,6 +173,7 @@ pub(super) enum Answer {
 }
 
 #[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub(super) enum Outcome {
     Described(Description),
     Planned(Planned),
@@ -155,6 +191,7 @@ pub(super) struct Planned {
 
 /// A [`HostError`] on its way.
 #[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub(super) enum Failure {
     Load { path: PathBuf, reason: String },
     Stage(StageFailure),
