@@ -190,6 +190,15 @@ static struct ArrowArray* spoil(const struct unruly* unruly, struct ArrowArray* 
     text->buffers = buffers;
     if (null) text->null_count = 2;
   }
+  for (int64_t at = 0; HOW("same ids") && at < unruly->schema.n_children; at++) {
+    if (strcmp(unruly->schema.children[at]->name, "_id")) continue;
+    static const int32_t ends[] = {0, 3, 6};
+    buffers[0] = NULL;
+    buffers[1] = ends;
+    buffers[2] = "oneone";
+    batch->children[at]->offset = 0;
+    batch->children[at]->buffers = buffers;
+  }
   return batch;
 #undef HOW
 }
@@ -303,10 +312,16 @@ static paraloom_status run(const struct paraloom_stage* self, struct paraloom_pl
   struct ArrowArrayStream rows = *args->inputs[0]->stream;
   args->inputs[0]->stream->release = NULL;
   paraloom_status status = PARALOOM_OK;
-  while (status == PARALOOM_OK) {
+  static int runs = 0;
+  runs++;
+  for (int batches = 0; status == PARALOOM_OK; batches++) {
     struct ArrowArray batch;
     if (rows.get_next(&rows, &batch)) {
       status = PARALOOM_ERR_IO;
+    } else if (batch.release && ((says(unruly, "batches") && batches > 0) ||
+                                 (says(unruly, "moody") && runs > 1))) {
+      /* Not what is relied on: what comes out depends on how the rows come, or on earlier runs. */
+      batch.release(&batch);
     } else if (batch.release) {
       status = push(unruly, &batch, args->outputs[0]->sink, error);
     } else {

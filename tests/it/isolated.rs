@@ -183,6 +183,21 @@ fn what_a_stage_leaves_behind_is_ended() {
     ends_within(&Path::new("/proc").join(helper), 10);
 }
 
+/// Rows of one id could not be told apart from then on.
+#[test]
+fn an_id_is_of_one_row() {
+    for stage in ["unruly", "unruly-whole"] {
+        let project = unruly("how: same ids");
+        let text =
+            pipeline("how: same ids").replacen("stage: unruly", &format!("stage: {stage}"), 1);
+        project.write("p.yaml", &text);
+        let said = project.transcript(&with_stages(&["run", "p.yaml"]));
+        assert!(said.starts_with("exit 1") && said.contains("node `n`: "), "{stage}: {said}");
+        let of_one_id = ["the same `_id`", "have the id `one`"];
+        assert!(of_one_id.iter().any(|text| said.contains(text)), "{stage}: {said}");
+    }
+}
+
 /// However much a stage prints, what is kept is bounded, and has the first and the last lines.
 #[test]
 fn a_flood_is_bounded() {
@@ -231,6 +246,16 @@ fn what_a_stage_promises_is_tested() {
         let test = with_stages(&["stages", "test", "p.yaml", "n"]);
         project.ok(&with_stages(&["run", "p.yaml", "--until", "rows"]));
         all.push_str(&format!("=== {how}: {}\n", project.transcript(&test)));
+    }
+    // A whole stage, which must not depend on batches either.
+    for (how, more) in [("not", &[][..]), ("batches", &[]), ("moody", &["--in-process"])] {
+        let project = unruly("");
+        let text =
+            pipeline(&format!("how: {how}")).replacen("stage: unruly", "stage: unruly-whole", 1);
+        project.write("p.yaml", &text);
+        project.ok(&with_stages(&["run", "p.yaml", "--until", "rows"]));
+        let test = with_stages(&[&["stages", "test", "p.yaml", "n"][..], more].concat());
+        all.push_str(&format!("=== whole, {how}: {}\n", project.transcript(&test)));
     }
     let tiny = tiny();
     tiny.ok(&["run", "p.yaml", "--until", "t5p"]);

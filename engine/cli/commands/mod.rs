@@ -21,6 +21,7 @@ mod stages;
 mod status;
 mod store;
 mod test_stage;
+mod test_whole;
 mod trace;
 mod try_node;
 

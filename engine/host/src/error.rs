@@ -106,7 +106,7 @@ impl HostError {
                     true => String::new(),
                     false => format!("the last that it printed: {}\n", last_words.join("\n")),
                 };
-                let find = match during.contains("map()") {
+                let find = match during.contains(" rows") {
                     true => "`paraloom stages test PIPELINE NODE` tries its rows one by one; ",
                     false => "",
                 };

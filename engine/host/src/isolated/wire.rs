@@ -220,3 +220,63 @@ impl From<Failure> for HostError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json, to_value};
+
+    use super::*;
+
+    /// As docs/stage-protocol.md has them: other programs speak the protocol by that page.
+    #[test]
+    fn messages_are_as_they_are_documented() {
+        let settings =
+            WorkSettings { threads: 2, seed: 7, device: "cpu".to_owned(), map_limit: None };
+        let inputs = vec![InputKind::Table, InputKind::Artifact("/in".into())];
+        let work = Work { settings, checkpoint_ms: 10, inputs, outputs: vec![OutputKind::Table] };
+        let hello = Hello { protocol: 1, program: "p 1".to_owned() };
+        let (path, digest) = ("/l.so".into(), "ab".to_owned());
+        let to_stage: [(ToStage, Value); 7] = [
+            (ToStage::Hello(hello.clone()), json!({ "hello": { "protocol": 1, "program": "p 1" } })),
+            (ToStage::Cancel, json!("cancel")),
+            (
+                ToStage::Command(Command::Load { path, digest }),
+                json!({ "command": { "load": { "path": "/l.so", "digest": "ab" } } }),
+            ),
+            (ToStage::Command(Command::Map), json!({ "command": "map" })),
+            (
+                ToStage::Command(Command::Open(work)),
+                json!({ "command": { "open": {
+                    "settings": { "threads": 2, "seed": 7, "device": "cpu" }, "checkpoint_ms": 10,
+                    "inputs": ["table", { "artifact": "/in" }], "outputs": ["table"] } } }),
+            ),
+            (ToStage::Answer(3, Ok(Answer::Rows)), json!({ "answer": [3, { "Ok": "rows" }] })),
+            (
+                ToStage::Answer(4, Ok(Answer::Checkpoint(Some(("/c".into(), 9))))),
+                json!({ "answer": [4, { "Ok": { "checkpoint": ["/c", 9] } }] }),
+            ),
+        ];
+        for (message, expected) in to_stage {
+            assert_eq!(to_value(&message).expect("JSON"), expected);
+        }
+        let log = Note::Log { level: Level::Warn, message: "m".to_owned() };
+        let to_engine = [
+            (ToEngine::Hello(hello), json!({ "hello": { "protocol": 1, "program": "p 1" } })),
+            (ToEngine::Said(log), json!({ "said": { "log": { "level": "warn", "message": "m" } } })),
+            (ToEngine::Asked(5, Request::Pull(0)), json!({ "asked": [5, { "pull": 0 }] })),
+            (ToEngine::Asked(6, Request::ScratchDir), json!({ "asked": [6, "scratch_dir"] })),
+            (
+                ToEngine::Asked(7, Request::CommitCheckpoint(2)),
+                json!({ "asked": [7, { "commit_checkpoint": 2 }] }),
+            ),
+            (ToEngine::Done(Ok(Outcome::Worked)), json!({ "done": { "Ok": "worked" } })),
+            (
+                ToEngine::Done(Err(Failure::Other("o".to_owned()))),
+                json!({ "done": { "Err": { "other": "o" } } }),
+            ),
+        ];
+        for (message, expected) in to_engine {
+            assert_eq!(to_value(&message).expect("JSON"), expected);
+        }
+    }
+}
