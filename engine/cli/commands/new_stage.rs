@@ -23,6 +23,7 @@ const MANIFEST: &str = r#"[package]
 name = "NAME"
 version = "0.1.0"
 edition = "2024"
+rust-version = "RUST"
 publish = false
 
 [lib]
@@ -31,17 +32,35 @@ crate-type = ["cdylib", "rlib"]
 
 [dependencies]
 paraloom-sdk = { path = "SDK" }
-# Those that the SDK speaks: rows, settings, and their descriptions.
-arrow = { version = "60.1", default-features = false }
+# What derives settings and their descriptions. Rows are those of `paraloom_sdk::arrow`, so that there is one version of it.
 schemars = "1.2"
 serde = { version = "1", features = ["derive"] }
 
 [dev-dependencies]
 serde_json = "1"
 
+# Panics keep their lines, without hundreds of megabytes of everything else.
+[profile.dev]
+debug = "line-tables-only"
+
+[profile.release]
+debug = "line-tables-only"
+strip = "debuginfo"
+
 # Of no workspace around it.
 [workspace]
 "#;
+const README: &str = "\
+# NAME
+
+A stage for Paraloom pipelines.
+
+    cargo test
+    cargo build --release
+    paraloom run pipeline.yaml --stages LIBRARY
+    paraloom stages NAME --stages LIBRARY           # what users read
+    paraloom stages test pipeline.yaml done --stages LIBRARY
+";
 
 pub(super) fn run(dir: &Path, sdk: Option<&Path>) -> Result<ExitCode> {
     let name = dir.file_name().and_then(|name| name.to_str()).unwrap_or_default();
@@ -63,20 +82,23 @@ pub(super) fn run(dir: &Path, sdk: Option<&Path>) -> Result<ExitCode> {
     })?;
     // Backslashes and quotes mean something in TOML.
     let manifest = MANIFEST.replace("\"SDK\"", &format!("{sdk:?}"));
-    let files = [
-        ("Cargo.toml", manifest.replace("NAME", name)),
-        ("src/lib.rs", STAGE.replace("shout", name).replace("Shout", &type_name(name))),
-        ("pipeline.yaml", PIPELINE.replace("NAME", name)),
-        ("rows.csv", "text\nput your rows here\n".to_owned()),
-        (".gitignore", "/target\n/.paraloom\n".to_owned()),
-    ];
-    write_new(dir, &files)?;
+    let manifest = manifest.replace("RUST", env!("CARGO_PKG_RUST_VERSION")).replace("NAME", name);
     let library = format!(
         "target/release/{}{}{}",
         std::env::consts::DLL_PREFIX,
         name.replace('-', "_"),
         std::env::consts::DLL_SUFFIX
     );
+    let readme = README.replace("LIBRARY", &library);
+    let files = [
+        ("Cargo.toml", manifest),
+        ("README.md", readme.replace("NAME", name)),
+        ("src/lib.rs", STAGE.replace("shout", name).replace("Shout", &type_name(name))),
+        ("pipeline.yaml", PIPELINE.replace("NAME", name)),
+        ("rows.csv", "text\nput your rows here\n".to_owned()),
+        (".gitignore", "/target\n/.paraloom\n".to_owned()),
+    ];
+    write_new(dir, &files)?;
     render::note(&format!(
         "in {}: `cargo test`, `cargo build --release`, then `paraloom run pipeline.yaml --stages {library}`",
         dir.display()

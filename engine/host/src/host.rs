@@ -53,6 +53,11 @@ impl Host {
             return Ok(());
         }
         let library = Library::load(file, self.isolation.as_ref())?;
+        // All of them, or none.
+        if let Some(stage) = library.stages().iter().find(|stage| self.stages.has_same(stage)) {
+            let (stage, full_names) = (stage.name.clone(), Vec::new());
+            return Err(HostError::Shared { stage, full_names });
+        }
         for stage in library.stages() {
             self.stages.add(stage.clone())?;
         }

@@ -39,13 +39,20 @@ impl Stages {
 
     fn add_full(&mut self, name: &str, mut stage: LoadedStage) -> Result<()> {
         let full = full_name(&stage);
-        let full_names = self.shared.entry(name.to_owned()).or_default();
-        full_names.push(full.clone());
-        stage.info.name.clone_from(&full);
-        if self.by_name.insert(full, stage).is_some() {
+        if self.by_name.contains_key(&full) {
             return Err(HostError::Shared { stage: name.to_owned(), full_names: Vec::new() });
         }
+        self.shared.entry(name.to_owned()).or_default().push(full.clone());
+        stage.info.name.clone_from(&full);
+        self.by_name.insert(full, stage);
         Ok(())
+    }
+
+    /// Whether there is a stage of the same library and name.
+    pub(crate) fn has_same(&self, stage: &LoadedStage) -> bool {
+        let full = full_name(stage);
+        let plain = self.by_name.get(&stage.name).filter(|other| full_name(other) == full);
+        plain.is_some() || self.by_name.contains_key(&full)
     }
 
     /// The stage of a name, or of a full name.

@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use arrow::array::{RecordBatch, StringArray};
+use paraloom_sdk::arrow::array::{RecordBatch, StringArray};
 use paraloom_sdk::{About, Emit, MapStage, PlanInputs, Planned, Port, Result, Run, column};
 
 /// Settings of `shout`: these comments are what `paraloom stages shout` and editors show.
@@ -57,7 +57,7 @@ paraloom_sdk::export_stages! { map: [Shout] }
 #[cfg(test)]
 mod tests {
     use super::{Arc, RecordBatch, Shout, StringArray, column};
-    use arrow::array::ArrayRef;
+    use paraloom_sdk::arrow::array::ArrayRef;
     use paraloom_sdk::testing::Harness;
     use serde_json::json;
 

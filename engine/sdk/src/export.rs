@@ -85,7 +85,12 @@ fn leak<T>(value: T) -> *const T {
 
 fn describe<C: JsonSchema>(about: &About, work: impl FnOnce(&mut abi::Stage)) -> Descriptor {
     let schema = SchemaSettings::draft07().with(|settings| settings.inline_subschemas = true);
-    let schema = schema.into_generator().into_root_schema_for::<C>().to_value().to_string();
+    let mut schema = schema.into_generator().into_root_schema_for::<C>().to_value();
+    // The name of the Rust type, which an editor would show as the title of the settings.
+    if let Some(members) = schema.as_object_mut() {
+        members.remove("title");
+    }
+    let schema = schema.to_string();
     let mut stage = abi::Stage {
         struct_size: size_of::<abi::Stage>() as u32,
         flags: about.flags,

@@ -237,7 +237,10 @@ mod tests {
         let hello = Hello { protocol: 1, program: "p 1".to_owned() };
         let (path, digest) = ("/l.so".into(), "ab".to_owned());
         let to_stage: [(ToStage, Value); 7] = [
-            (ToStage::Hello(hello.clone()), json!({ "hello": { "protocol": 1, "program": "p 1" } })),
+            (
+                ToStage::Hello(hello.clone()),
+                json!({ "hello": { "protocol": 1, "program": "p 1" } }),
+            ),
             (ToStage::Cancel, json!("cancel")),
             (
                 ToStage::Command(Command::Load { path, digest }),
@@ -262,7 +265,10 @@ mod tests {
         let log = Note::Log { level: Level::Warn, message: "m".to_owned() };
         let to_engine = [
             (ToEngine::Hello(hello), json!({ "hello": { "protocol": 1, "program": "p 1" } })),
-            (ToEngine::Said(log), json!({ "said": { "log": { "level": "warn", "message": "m" } } })),
+            (
+                ToEngine::Said(log),
+                json!({ "said": { "log": { "level": "warn", "message": "m" } } }),
+            ),
             (ToEngine::Asked(5, Request::Pull(0)), json!({ "asked": [5, { "pull": 0 }] })),
             (ToEngine::Asked(6, Request::ScratchDir), json!({ "asked": [6, "scratch_dir"] })),
             (
