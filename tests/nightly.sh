@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-export PARALOOM_FAULTS=all PARALOOM_POWER=20 PARALOOM_CUT_STEP=13 PARALOOM_READS=10000
+export PARALOOM_FAULTS=all PARALOOM_POWER=20 PARALOOM_CUT_STEP=13 PARALOOM_READS=10000 PARALOOM_TEXTS=1000000
 if [ "${1:-}" = middle ]; then
   export PARALOOM_TRAINING_KILLS=30 PARALOOM_DAGS=1000 PARALOOM_DISKS=8 PARALOOM_MEMORIES=40 PARALOOM_PAIRS=20 \
     PARALOOM_FLIPS=10000 PARALOOM_ORDERS=10000 PARALOOM_EDITS=1500
@@ -19,7 +19,7 @@ ours=(--workspace --exclude paraloom-stages-t5-torch --exclude paraloom-stages-t
 PARALOOM_KILLS=$kills cargo test --release --test it --test in_process -- --nocapture --test-threads=1 \
   resume:: limits:: memory:: together:: rerun:: edits:: faults::
 # Here the kills are cuts of the power after a kill, of which every one has many states.
-PARALOOM_KILLS=10 cargo test --release "${ours[@]}" --test flips --test power --test damage --test races --test gc
+PARALOOM_KILLS=10 cargo test --release "${ours[@]}" --test diagnostics --test flips --test power --test damage --test races --test gc
 cargo test --release "${ours[@]}" --lib -- board::
 
 # Which lines of the engine are run: nine of ten at least, and all of those that commit a result.

@@ -31,15 +31,19 @@ pub(super) fn diagnostic(text: &str, error: &serde_yaml::Error, alias: Option<Sp
             .hint("an anchor is `&name` before a value; text that starts with `*` needs quotes");
     }
     if message.contains("more than one document") {
-        let second = text.rfind("\n---").map_or(0, |at| at + 1);
-        let span = Span::new(second, (second + 3).min(text.len()));
-        return Diagnostic::error("a file is one pipeline: `---` starts another one", span);
+        return match text.rfind("\n---") {
+            Some(end) => {
+                let span = Span::new(end + 1, end + 4);
+                Diagnostic::error("a file is one pipeline: `---` starts another one", span)
+            }
+            None => Diagnostic::error("a file is one YAML document, and this is more", here),
+        };
     }
     let (message, context) = message.split_once(", while ").unwrap_or((&message, ""));
     let diagnostic = Diagnostic::error(without_mark(message).0, here);
     let (within, mark) = without_mark(context);
-    let diagnostic = match mark.and_then(|(line, column)| offset(text, line, column)) {
-        Some(at) => diagnostic.related(Span::new(at, at + 1), format!("while {within}")),
+    let diagnostic = match mark.and_then(|(line, column)| character(text, line, column)) {
+        Some(span) => diagnostic.related(span, format!("while {within}")),
         None => diagnostic,
     };
     match message.contains("end of stream") || text[start..].trim().is_empty() {
@@ -60,10 +64,10 @@ fn without_mark(message: &str) -> (&str, Option<(usize, usize)>) {
     parse().map_or((message, None), |(rest, mark)| (rest, Some(mark)))
 }
 
-/// Where a character is, by its line and column from one.
-fn offset(text: &str, line: usize, column: usize) -> Option<usize> {
+/// The position of a character, by its line and column from one.
+fn character(text: &str, line: usize, column: usize) -> Option<Span> {
     let mut lines = text.split_inclusive('\n');
     let before: usize = lines.by_ref().take(line.checked_sub(1)?).map(str::len).sum();
-    let (at, _) = lines.next()?.char_indices().nth(column.checked_sub(1)?)?;
-    Some(before + at)
+    let (at, c) = lines.next()?.char_indices().nth(column.checked_sub(1)?)?;
+    Some(Span::new(before + at, before + at + c.len_utf8()))
 }

@@ -88,10 +88,15 @@ impl Case {
         found.map(|(_, value)| value.as_str())
     }
 
+    /// The text with what the case leaves out of it.
+    pub(crate) fn whole(&self) -> String {
+        let prelude = if self.text.starts_with(' ') { PRELUDE } else { "" };
+        format!("{prelude}{}", self.text)
+    }
+
     /// The text, with what is said of it.
     pub(crate) fn run(&self) -> String {
-        let prelude = if self.text.starts_with(' ') { PRELUDE } else { "" };
-        let text = format!("{prelude}{}", self.text);
+        let text = self.whole();
         let pair = |text: &str| {
             let (name, value) = text.split_once('=').unwrap_or((text, ""));
             (name.to_owned(), value.to_owned())
@@ -113,7 +118,7 @@ impl Case {
         };
         let (graph, errors) = check_text(&text, &settings, &Stages::default());
         assert_eq!(graph.is_some(), errors.is_empty(), "{}", self.title);
-        let mut out = annotate(&text, prelude.len(), &errors);
+        let mut out = annotate(&text, text.len() - self.text.len(), &errors);
         if let (Some(graph), Some(what)) = (&graph, self.values("show").next()) {
             out.push_str(&shown(graph, what));
         }

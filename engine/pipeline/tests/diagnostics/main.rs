@@ -3,6 +3,7 @@
 //! `cargo test --release --test diagnostics` runs them in a moment; with `PARALOOM_BLESS=1` it writes what it finds into the files.
 
 mod cases;
+mod mutations;
 mod stages;
 
 use std::path::Path;

@@ -67,6 +67,8 @@ impl Default for Stages {
             json!({"properties": {"where": condition}, "required": ["where"]}),
         );
         keep.shape = Shape::Map;
+        let mut shout = stage("shout", vec![table("rows")], vec![table("rows")], json!({}));
+        shout.shape = Shape::Map;
         let model = stage("model", vec![], vec![artifact("model")], json!({}));
         let mut train = stage(
             "train",
@@ -106,7 +108,7 @@ impl Default for Stages {
             vec![table("rows")],
             json!({"properties": {"how": {"enum": kinds, "default": "none"}, "deep": {"type": "object"}}}),
         );
-        Self(vec![source, keep, model, train, gpu, join, sink, lies, settings()])
+        Self(vec![source, keep, shout, model, train, gpu, join, sink, lies, settings()])
     }
 }
 
