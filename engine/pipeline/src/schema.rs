@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::catalog::StageInfo;
+use crate::catalog::{PortInfo, StageInfo};
 
 /// Text that is one variable and nothing else.
 const VARIABLE: &str = "^\\$\\{[^}]+\\}$";
@@ -101,31 +101,110 @@ fn condition(stage: &StageInfo) -> Value {
         with.remove("$schema");
         with.insert("description".to_owned(), json!(stage.doc));
     }
-    // A setting may also be a variable.
-    allow_variables(&mut with);
-    json!({
-        "if": {"properties": {"stage": {"const": stage.name}}, "required": ["stage"]},
-        "then": {"properties": {
-            "with": with,
-            "inputs": {"type": "object", "properties": ports, "additionalProperties": false}
-        }}
-    })
+    with_variables(&mut with);
+    let is_required = |input: &&PortInfo| !input.optional;
+    let required: Vec<_> =
+        stage.inputs.iter().filter(is_required).map(|input| input.name.as_str()).collect();
+    let mut inputs = json!({"type": "object", "properties": ports, "additionalProperties": false});
+    let mut keys = Vec::new();
+    if !required.is_empty() {
+        inputs["required"] = json!(required);
+        keys.push("inputs");
+    }
+    if stage
+        .config_schema
+        .get("required")
+        .and_then(Value::as_array)
+        .is_some_and(|names| !names.is_empty())
+    {
+        keys.push("with");
+    }
+    let mut then = json!({"properties": {"with": with, "inputs": inputs}});
+    if !keys.is_empty() {
+        then["required"] = json!(keys);
+    }
+    json!({"if": {"properties": {"stage": {"const": stage.name}}, "required": ["stage"]}, "then": then})
 }
 
-fn allow_variables(schema: &mut Value) {
-    let Some(properties) = schema.get_mut("properties").and_then(Value::as_object_mut) else {
-        return;
-    };
-    for property in properties.values_mut() {
-        allow_variables(property);
-        let kinds = property.get("type").cloned();
-        let is_scalar = |kind: &Value| kind != "string" && kind != "object" && kind != "array";
-        if let Some(kind) = kinds.filter(|kind| kind.is_array() || is_scalar(kind)) {
-            let description = property.get("description").cloned().unwrap_or_default();
-            let variable = json!({"type": "string", "pattern": VARIABLE});
-            let original = std::mem::take(property);
-            *property = json!({"anyOf": [original, variable], "description": description});
-            debug_assert!(!kind.is_null());
+/// Lets a variable take the place of every scalar within a setting.
+fn with_variables(schema: &mut Value) {
+    // An editor would show the name of a Rust type.
+    if let Some(members) = schema.as_object_mut() {
+        members.remove("title");
+    }
+    for keyword in ["properties", "anyOf", "oneOf"] {
+        match schema.get_mut(keyword) {
+            Some(Value::Object(properties)) => properties.values_mut().for_each(or_variable),
+            Some(Value::Array(alternatives)) => alternatives.iter_mut().for_each(with_variables),
+            _ => {}
         }
+    }
+    for keyword in ["items", "additionalProperties"] {
+        if let Some(schema) = schema.get_mut(keyword).filter(|schema| schema.is_object()) {
+            or_variable(schema);
+        }
+    }
+}
+
+/// A value or a variable. Mappings and lists are written out, and text of any kind may be a variable as it is.
+fn or_variable(schema: &mut Value) {
+    with_variables(schema);
+    let types: Vec<_> = match schema.get("type") {
+        Some(Value::Array(types)) => types.iter().filter_map(Value::as_str).collect(),
+        kind => kind.and_then(Value::as_str).into_iter().collect(),
+    };
+    let has = |keywords: &[&str]| keywords.iter().any(|keyword| schema.get(keyword).is_some());
+    let is_free = !has(&["enum", "const", "pattern", "minLength", "maxLength", "anyOf", "oneOf"]);
+    let is_any = types.is_empty() || types.contains(&"string");
+    let is_collection =
+        !types.is_empty() && types.iter().all(|kind| ["object", "array", "null"].contains(kind));
+    if is_free && (is_any || is_collection) {
+        return;
+    }
+    let original = std::mem::take(schema);
+    let mut either = json!({});
+    for keyword in ["description", "default"] {
+        if let Some(value) = original.get(keyword) {
+            either[keyword] = value.clone();
+        }
+    }
+    either["anyOf"] = json!([original, {"type": "string", "pattern": VARIABLE}]);
+    *schema = either;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_variable_fits_wherever_a_scalar_does() {
+        let variable = json!({"type": "string", "pattern": VARIABLE});
+        let same = [
+            json!({"type": "string"}),
+            json!({"type": ["string", "null"], "default": null}),
+            json!({}),
+            json!({"type": "object", "properties": {"a": {"type": "string"}}}),
+        ];
+        for schema in same {
+            let mut found = schema.clone();
+            or_variable(&mut found);
+            assert_eq!(found, schema);
+        }
+        let wrapped = [
+            json!({"type": "integer", "description": "d", "default": 1}),
+            json!({"type": ["number", "null"]}),
+            json!({"type": "string", "enum": ["a", "b"]}),
+            json!({"type": "string", "maxLength": 3}),
+            json!({"anyOf": [{"const": "auto"}, {"type": "null"}]}),
+        ];
+        for schema in wrapped {
+            let mut found = schema.clone();
+            or_variable(&mut found);
+            assert_eq!(found["anyOf"], json!([schema, variable]));
+            assert_eq!(found.get("default"), schema.get("default"));
+        }
+        let mut nested = json!({"type": "array", "items": {"type": "object", "additionalProperties": {"type": "boolean"}}});
+        or_variable(&mut nested);
+        assert_eq!(nested["items"]["additionalProperties"]["anyOf"][1], variable);
     }
 }
