@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use paraloom_pipeline::{Diagnostic, Place, Severity};
+use paraloom_pipeline::{Diagnostic, Location, Severity};
 use serde_json::json;
 
 use super::print;
@@ -34,8 +34,8 @@ pub(crate) fn run(args: &CheckArgs, stages: &StageArgs) -> Result<ExitCode> {
         for index in graph.order() {
             let node = graph.node(*index);
             let is_missing =
-                |place: &Place| matches!(place, Place::Hub(hub) if hub.paths.is_none());
-            for used in node.paths.iter().filter(|used| is_missing(&used.place)) {
+                |location: &Location| matches!(location, Location::Hub(hub) if hub.paths.is_none());
+            for used in node.paths.iter().filter(|used| is_missing(&used.location)) {
                 render::note(&format!(
                     "note: `{}` needs {}, which is not on this machine yet; `run` fetches it",
                     node.name, used.text

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use paraloom_exec::{Cancel, Job, Lookup, NodePlan, RunError, RunOptions, State, judge};
-use paraloom_pipeline::{DEFAULT_DEVICE, Graph, Place, PortKind};
+use paraloom_pipeline::{DEFAULT_DEVICE, Graph, Location, PortKind};
 use paraloom_store::{Event, Logged, Store};
 use petgraph::graph::NodeIndex;
 
@@ -59,7 +59,7 @@ fn sources(graph: &Graph) -> Vec<NodeIndex> {
         let node = graph.node(*index);
         graph.inputs(*index).is_empty()
             && node.stage.outputs.iter().all(|port| port.kind == PortKind::Table)
-            && node.paths.iter().all(|used| !matches!(used.place, Place::Hub(_)))
+            && node.paths.iter().all(|used| !matches!(used.location, Location::Hub(_)))
     };
     graph.order().iter().copied().filter(is_source).collect()
 }

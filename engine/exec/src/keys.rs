@@ -12,7 +12,7 @@ use std::path::Path;
 
 use paraloom_host::Host;
 use paraloom_pipeline::{
-    DEFAULT_DEVICE, DEFAULT_PART_ROWS, Node, Place, PortKind, Shape, essential,
+    DEFAULT_DEVICE, DEFAULT_PART_ROWS, Location, Node, PortKind, Shape, essential,
 };
 use paraloom_store::{Digest, DigestCache, Preimage, Store};
 use serde_json::{Value, json};
@@ -77,10 +77,12 @@ fn config(node: &Node, digests: &DigestCache) -> Result<Value> {
         let Some(place) = config.pointer_mut(&used.pointer) else { continue };
         let content =
             |path: &Path| -> Result<Value> { Ok(json!({"content": digests.digest(path)?})) };
-        *place = match &used.place {
-            Place::Local(path) => content(path)?,
-            Place::Files(paths) => paths.iter().map(|path| content(path)).collect::<Result<_>>()?,
-            Place::Hub(hub) => json!({"reference": hub.reference, "commit": hub.commit}),
+        *place = match &used.location {
+            Location::Local(path) => content(path)?,
+            Location::Files(paths) => {
+                paths.iter().map(|path| content(path)).collect::<Result<_>>()?
+            }
+            Location::Hub(hub) => json!({"reference": hub.reference, "commit": hub.commit}),
         };
     }
     Ok(essential(&config, &node.stage.config_schema))
@@ -128,8 +130,9 @@ pub(crate) fn stage_seed(node: &Node) -> u64 {
 
 /// An error if the configuration names something that is not on this machine.
 pub(crate) fn check_fetched(node: &Node) -> Result<()> {
-    let missing = |place: &Place| matches!(place, Place::Hub(hub) if hub.paths.is_none());
-    match node.paths.iter().find(|used| missing(&used.place)) {
+    let missing =
+        |location: &Location| matches!(location, Location::Hub(hub) if hub.paths.is_none());
+    match node.paths.iter().find(|used| missing(&used.location)) {
         None => Ok(()),
         Some(used) => {
             Err(RunError::NotFetched { node: node.name.clone(), text: used.text.clone() })

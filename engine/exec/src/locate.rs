@@ -2,11 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use paraloom_pipeline::{Place, PlanFailure, nearest};
+use paraloom_pipeline::{Location, PlanFailure, nearest};
 
 /// The file, the directory or, of a pattern such as `data/*.csv`, the files that `text` names in the directory `dir` of the
 /// pipeline. Links are not followed: what a file is called says how it is read.
-pub(crate) fn locate(dir: &Path, text: &str) -> Result<Place, PlanFailure> {
+pub(crate) fn locate(dir: &Path, text: &str) -> Result<Location, PlanFailure> {
     refuse_addresses(text)?;
     let written = dir.join(text);
     let dir = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
@@ -17,7 +17,7 @@ pub(crate) fn locate(dir: &Path, text: &str) -> Result<Place, PlanFailure> {
             .hint("rename the directory, or put the file elsewhere"));
     }
     match path.metadata() {
-        Ok(found) if found.is_file() || found.is_dir() => Ok(Place::Local(path)),
+        Ok(found) if found.is_file() || found.is_dir() => Ok(Location::Local(path)),
         Ok(_) => {
             Err(PlanFailure::new(format!("{} is neither a file nor a directory", path.display()))
                 .hint("a pipe or a device cannot be read twice: write it to a file first"))
@@ -55,7 +55,7 @@ fn refuse_addresses(text: &str) -> Result<(), PlanFailure> {
 }
 
 /// The files that a pattern matches, in the order of their names.
-fn expand(dir: &Path, text: &str) -> Result<Place, PlanFailure> {
+fn expand(dir: &Path, text: &str) -> Result<Location, PlanFailure> {
     // Of the directory's own name nothing is a pattern.
     let dir = glob::Pattern::escape(&dir.to_string_lossy());
     let options =
@@ -73,7 +73,7 @@ fn expand(dir: &Path, text: &str) -> Result<Place, PlanFailure> {
         return Err(PlanFailure::new(format!("no file matches `{text}`"))
             .hint("`*` stands for any name, `**` for any directories"));
     }
-    Ok(Place::Files(files))
+    Ok(Location::Files(files))
 }
 
 /// A file beside `path` whose name is nearly the same, as the pipeline would write it.
@@ -101,14 +101,14 @@ mod tests {
         }
         std::os::unix::fs::symlink(root.join("blob"), root.join("link.tsv")).expect("writable");
         let told = |text: &str| match locate(&root, text) {
-            Ok(Place::Local(path)) => {
+            Ok(Location::Local(path)) => {
                 path.strip_prefix(&root).expect("below").display().to_string()
             }
-            Ok(Place::Files(paths)) => {
+            Ok(Location::Files(paths)) => {
                 let name = |path: &PathBuf| path.file_name().expect("a name").display().to_string();
                 paths.iter().map(name).collect::<Vec<_>>().join(" ")
             }
-            Ok(Place::Hub(_)) => unreachable!("hubs are asked elsewhere"),
+            Ok(Location::Hub(_)) => unreachable!("hubs are asked elsewhere"),
             Err(failure) => format!(
                 "{} / {}",
                 failure.message.replace(&root.display().to_string(), "DIR"),

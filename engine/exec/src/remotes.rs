@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use paraloom_hub::{Hub, HubError, Kind, Notice, Pinned, Reference, Settings, Watch};
-use paraloom_pipeline::{HubPlace, Node, Place, PlanFailure, PlanOutput, StageInfo, nearest};
+use paraloom_pipeline::{HubLocation, Location, Node, PlanFailure, PlanOutput, StageInfo, nearest};
 use paraloom_store::{Event, Store};
 use serde_json::{Value, json};
 
@@ -59,7 +59,7 @@ impl Remotes {
     }
 
     /// What a text in the pipeline means, if it means something on a hub.
-    pub(crate) fn place(&self, text: &str) -> Result<Option<HubPlace>, PlanFailure> {
+    pub(crate) fn locate(&self, text: &str) -> Result<Option<HubLocation>, PlanFailure> {
         if !Reference::is_meant(text) {
             return Ok(None);
         }
@@ -69,7 +69,7 @@ impl Remotes {
             ..PlanFailure::default()
         })?;
         let known = self.known(&reference);
-        let place = HubPlace {
+        let location = HubLocation {
             reference: reference.unpinned(),
             commit: known.as_ref().map(|known| known.pinned.commit.clone()),
             paths: known.and_then(|known| known.paths),
@@ -78,7 +78,7 @@ impl Remotes {
         if !named.contains(&reference) {
             named.push(reference);
         }
-        Ok(Some(place))
+        Ok(Some(location))
     }
 
     fn known(&self, reference: &Reference) -> Option<Known> {
@@ -134,10 +134,10 @@ impl Remotes {
 
     /// The references that a node names.
     pub(crate) fn of_node(node: &Node) -> impl Iterator<Item = Reference> {
-        let is_hub = |place: &Place| matches!(place, Place::Hub(_));
+        let is_hub = |location: &Location| matches!(location, Location::Hub(_));
         node.paths
             .iter()
-            .filter(move |used| is_hub(&used.place))
+            .filter(move |used| is_hub(&used.location))
             .filter_map(|used| Reference::parse(&used.text).ok())
     }
 
@@ -235,7 +235,7 @@ impl Remotes {
     fn plan_key(&self, node: &Node) -> Option<String> {
         let mut config = node.config.clone();
         for used in &node.paths {
-            if let Place::Hub(hub) = &used.place {
+            if let Location::Hub(hub) = &used.location {
                 hub.paths.as_ref()?;
                 *config.pointer_mut(&used.pointer)? = json!(used.text);
             }

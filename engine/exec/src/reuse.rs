@@ -14,8 +14,8 @@ use paraloom_store::{Entry, PartRecord, RowDigest, RowTable, StoreError, row_dig
 
 use crate::account::origins;
 
-/// Where a row was computed: in which record, at which place of its input.
-type Place = (u32, u32);
+/// Where a row was computed: the number of the record, and the row's number in the input of that part.
+type RowRef = (u32, u32);
 
 /// The rows of all committed parts of one result. Its memory is bounded, whatever their number.
 #[derive(Debug)]
@@ -23,23 +23,23 @@ pub(crate) struct KnownRows {
     entry: Entry,
     /// Where the records are.
     records: Vec<u64>,
-    /// Both numbers of a [`Place`] in one.
-    places: RowTable,
+    /// By digest of a row, both numbers of a [`RowRef`] in one.
+    rows: RowTable,
 }
 
 impl KnownRows {
     pub(crate) fn read(entry: &Entry) -> Result<Self, StoreError> {
-        let (mut records, mut places) = (Vec::new(), entry.row_table());
+        let (mut records, mut rows) = (Vec::new(), entry.row_table());
         for record in entry.records()? {
             let (place, record) = record?;
             let Some(map) = &record.rows else { continue };
             let number = records.len() as u64;
             for (row, digest) in (0..).zip(map.digests()) {
-                places.update(digest, |_| number << 32 | row)?;
+                rows.update(digest, |_| number << 32 | row)?;
             }
             records.push(place);
         }
-        Ok(Self { entry: entry.clone(), records, places })
+        Ok(Self { entry: entry.clone(), records, rows })
     }
 
     /// How many of some rows are new.
@@ -56,11 +56,11 @@ impl KnownRows {
     pub(crate) fn split(&self, rows: &RecordBatch) -> Result<Split, StoreError> {
         let digests = row_digests(rows)
             .map_err(|error| StoreError::Rows { action: "read", reason: error.to_string() })?;
-        let place = |digest: &RowDigest| -> Result<Option<Place>, StoreError> {
-            let place = self.places.get(digest)?;
-            Ok(place.map(|place| ((place >> 32) as u32, place as u32)))
+        let find = |digest: &RowDigest| -> Result<Option<RowRef>, StoreError> {
+            let found = self.rows.get(digest)?;
+            Ok(found.map(|found| ((found >> 32) as u32, found as u32)))
         };
-        let known = digests.iter().map(place).collect::<Result<_, _>>()?;
+        let known = digests.iter().map(find).collect::<Result<_, _>>()?;
         Ok(Split { digests, known })
     }
 }
@@ -69,7 +69,7 @@ impl KnownRows {
 #[derive(Debug)]
 pub(crate) struct Split {
     pub(crate) digests: Vec<RowDigest>,
-    known: Vec<Option<Place>>,
+    known: Vec<Option<RowRef>>,
 }
 
 impl Split {

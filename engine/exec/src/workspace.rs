@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use paraloom_host::{Host, HostError, Origin};
 use paraloom_pipeline::{
-    Catalog, Diagnostic, Graph, Limits, Place, PlanFailure, PlanInput, PlanOutput, Settings,
+    Catalog, Diagnostic, Graph, Limits, Location, PlanFailure, PlanInput, PlanOutput, Settings,
     StageInfo, check_text, nearest,
 };
 
@@ -117,9 +117,9 @@ impl Catalog for Workspace {
         }
     }
 
-    fn resolve_path(&self, text: &str) -> Result<Place, PlanFailure> {
-        if let Some(place) = self.remotes.place(text)? {
-            return Ok(Place::Hub(place));
+    fn resolve_path(&self, text: &str) -> Result<Location, PlanFailure> {
+        if let Some(location) = self.remotes.locate(text)? {
+            return Ok(Location::Hub(location));
         }
         locate(&self.dir, text)
     }

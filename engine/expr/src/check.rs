@@ -1,4 +1,4 @@
-//! Types, before any row is seen. What is wrong in one place does not hide what is wrong in another.
+//! Type check against a schema. An error in one subexpression does not hide errors in others.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ use crate::{ExprError, names};
 /// The type of an expression.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Type {
-    /// Only ever null; fits everywhere.
+    /// The type of `null`, which is compatible with every other.
     Null,
     /// True, false or unknown.
     Bool,
@@ -24,7 +24,7 @@ pub enum Type {
     Date,
     /// A moment.
     Time,
-    /// A list, bytes and so on: there or not, and nothing more can be asked.
+    /// A list, bytes and so on, which only `is null` applies to.
     Other,
 }
 
@@ -57,12 +57,12 @@ impl Type {
         }
     }
 
-    /// Whether a value of this type can stand where one of the other is wanted.
+    /// Whether a value of this type is accepted where the other is expected.
     fn is(self, wanted: Self) -> bool {
         self == wanted || self == Self::Null || (self == Self::Whole && wanted == Self::Number)
     }
 
-    /// The type of values of both; `None` if they have nothing to do with each other.
+    /// The common supertype; `None` if there is none.
     fn join(self, other: Self) -> Option<Self> {
         match (self, other) {
             _ if self == other => Some(self),
@@ -74,7 +74,7 @@ impl Type {
     }
 }
 
-/// The type of an Arrow column in the words of those who use it.
+/// The type of an Arrow column, in the words of messages.
 pub fn type_name(kind: &DataType) -> &'static str {
     match kind {
         DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => "text",
@@ -103,12 +103,12 @@ pub fn type_name(kind: &DataType) -> &'static str {
     }
 }
 
-/// The type of the expression, if nothing is wrong with it that `errors` would then tell.
+/// The type of the expression; `None` if it has errors, which are added to `errors`.
 pub(crate) fn check(node: &Node, schema: &Schema, errors: &mut Vec<ExprError>) -> Option<Type> {
     Checker { schema, errors }.check(node)
 }
 
-/// What is wrong whatever the columns are.
+/// Errors that do not depend on the columns.
 pub(crate) fn check_functions(node: &Node, errors: &mut Vec<ExprError>) {
     node.visit(&mut |node| {
         if let Kind::Unknown(name, _) = &node.kind {
@@ -127,7 +127,7 @@ fn unknown_function(name: &str, node: &Node) -> ExprError {
     })
 }
 
-/// `None` is the type of what is wrong: nothing more is said of what it is part of.
+/// The type of an erroneous subexpression is `None`; enclosing expressions report nothing about it.
 struct Checker<'a> {
     schema: &'a Schema,
     errors: &'a mut Vec<ExprError>,
@@ -169,7 +169,7 @@ impl Checker<'_> {
         None
     }
 
-    /// The type of anything, a list and so on among them.
+    /// The type of an operand that may have any type, lists included.
     fn any(&mut self, node: &Node) -> Option<Type> {
         match &node.kind {
             Kind::Column(name) if self.schema.field_with_name(name).is_ok() => Some(Type::Other),
@@ -204,7 +204,7 @@ impl Checker<'_> {
         Some(kind)
     }
 
-    /// The type that was found, if it is one of those wanted.
+    /// The type that was found, if it is one of those expected.
     fn want(&mut self, node: &Node, wanted: Type) -> Option<Type> {
         let found = self.check(node)?;
         if found.is(wanted) {

@@ -1,4 +1,4 @@
-//! Values, row by row. Types were checked, so a mismatch can only mean null.
+//! Evaluation, row by row. Types have been checked, so a mismatch can only be a null.
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
@@ -22,14 +22,14 @@ use crate::parse::{Function, Kind, Node, Op};
 pub(crate) enum Value<'a> {
     Null,
     Bool(bool),
-    /// Wider than any column, so that sums and products of columns are exact.
+    /// 128 bits: wider than any column, so that sums and products of columns are exact.
     Whole(i128),
     Number(f64),
     Text(Cow<'a, str>),
-    /// In nanoseconds since 1970.
+    /// Nanoseconds since 1970-01-01 UTC.
     Date(i128),
     Time(i128),
-    /// There, and nothing more is known of it.
+    /// Not null, of a type that expressions cannot look into.
     Other,
 }
 
@@ -64,7 +64,7 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// As text, whatever it is.
+    /// Its text form, for every type.
     fn into_text(self) -> Self {
         match self {
             Self::Null | Self::Other => Self::Null,
@@ -92,7 +92,7 @@ impl fmt::Display for Value<'_> {
 enum Column {
     Text(StringArray),
     Whole(Int64Array),
-    /// Of 64 bits, which a signed integer does not hold.
+    /// Unsigned 64-bit integers, which `i64` does not hold.
     Unsigned(UInt64Array),
     Number(Float64Array),
     Bool(BooleanArray),
@@ -101,7 +101,7 @@ enum Column {
     Null,
 }
 
-/// The columns that an expression reads, each in one of the types that expressions know.
+/// The columns that an expression reads, cast to the types that expressions support.
 pub(crate) struct Columns {
     named: Vec<(String, Column)>,
 }
@@ -160,7 +160,7 @@ fn bind(rows: &RecordBatch, name: &str) -> Column {
     }
 }
 
-/// Values of one type, or null, as an array; the row of a whole number that is too large for 64 bits, if there is one.
+/// Values of one type, or null, as an array. The error is the row of an integer that does not fit into 64 bits.
 pub(crate) fn array<'a>(
     kind: Type,
     values: impl Iterator<Item = Value<'a>>,
@@ -267,13 +267,13 @@ fn binary<'a>(
     })
 }
 
-/// Arithmetic of whole numbers, except for division, which makes a fraction; `None` where the result has no place.
+/// Integer arithmetic, except for division, which makes floats; `None` on overflow.
 fn whole<'a>(op: Op, a: i128, b: i128) -> Option<Value<'a>> {
     match op {
         Op::Add => a.checked_add(b).map(Value::Whole),
         Op::Subtract => a.checked_sub(b).map(Value::Whole),
         Op::Multiply => a.checked_mul(b).map(Value::Whole),
-        // Of a division by zero nothing remains that is a whole number.
+        // The remainder of a division by zero is null.
         Op::Remainder => Some(a.checked_rem(b).map_or(Value::Null, Value::Whole)),
         _ => None,
     }
@@ -312,7 +312,7 @@ fn exact(whole: i128, float: f64) -> Option<Ordering> {
     if float.is_nan() {
         return None;
     }
-    // Beyond this no whole number comes of 64-bit columns, and the cast saturates.
+    // No integer from 64-bit columns exceeds this, and the cast saturates.
     let floor = float.floor();
     let by_whole = whole.cmp(&(floor as i128));
     Some(by_whole.then(if float > floor { Ordering::Less } else { Ordering::Equal }))
@@ -390,7 +390,7 @@ fn of_texts<'a>(a: Value, b: Value, body: impl Fn(&str, &str) -> Value<'a>) -> V
     }
 }
 
-/// A number in plain decimal notation, with white space around it or not.
+/// Parses a number in decimal notation, ignoring white space around it.
 fn number(text: &str) -> Option<f64> {
     let text = text.trim();
     let is_plain = text.starts_with(|c: char| c.is_ascii_digit() || matches!(c, '-' | '+' | '.'));
@@ -401,8 +401,8 @@ fn number(text: &str) -> Option<f64> {
     }
 }
 
-/// Words that both texts have over those that either has (Jaccard): 1 = the same words in any order, 0 = none in common.
-/// Neither case nor punctuation counts, nor does the way in which a character is written.
+/// Jaccard similarity of the sets of words: 1 = the same words in any order, 0 = none in common. Case, punctuation and Unicode
+/// normalization form are ignored.
 fn word_overlap(a: &str, b: &str) -> f64 {
     let words = |text: &str| -> BTreeSet<String> {
         let text = normalise(text);

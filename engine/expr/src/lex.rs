@@ -26,7 +26,7 @@ pub(crate) struct Spanned {
 const SYMBOLS: [&str; 17] =
     ["==", "!=", "<>", "<=", ">=", "=", "<", ">", "+", "-", "*", "/", "%", "(", ")", ",", "."];
 
-/// What other languages write, and what stands for it here.
+/// Operators of other languages, and their equivalents here, for hints.
 const MISTAKEN: [(&str, &str); 8] = [
     ("===", "="),
     ("!==", "!="),
@@ -87,7 +87,7 @@ pub(crate) fn lex(text: &str) -> Result<Vec<Spanned>> {
     Ok(tokens)
 }
 
-/// Reads a quoted token; a doubled quote stands for one.
+/// Reads a quoted token; a doubled quote is an escaped quote.
 fn quoted(text: &str, at: &mut usize, quote: char) -> Result<String> {
     let start = *at;
     let mut out = String::new();

@@ -36,7 +36,7 @@ pub struct ExprError {
     pub message: String,
     /// Byte range in the expression's text.
     pub span: (usize, usize),
-    /// The way out, if there is a likely one.
+    /// How to fix it, if there is a likely way.
     pub hint: Option<String>,
 }
 
@@ -108,7 +108,7 @@ impl Expr {
         }
     }
 
-    /// What is wrong whatever the columns are, such as a function that there is not: for an expression over a table that is not known.
+    /// Errors that do not depend on the columns, such as unknown functions: for an expression over a table of unknown schema.
     pub fn check_functions(&self) -> Vec<ExprError> {
         let mut errors = Vec::new();
         check::check_functions(&self.root, &mut errors);
@@ -168,7 +168,7 @@ impl Expr {
     }
 
     /// For each row that does not pass: which of the conditions joined by `and` were not
-    /// true, with the values that they saw. `None` for a row that passes.
+    /// true, with the values of their columns. `None` for a row that passes.
     pub fn reasons(&self, rows: &RecordBatch) -> Result<Vec<Option<String>>> {
         self.check_condition(&rows.schema())?;
         let columns = eval::Columns::bind(rows, &self.columns());

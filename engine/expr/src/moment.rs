@@ -1,4 +1,4 @@
-//! Days and moments, as nanoseconds since 1970 in UTC.
+//! Dates and timestamps, as nanoseconds since 1970-01-01 UTC.
 
 use arrow::array::{Array, ArrayRef, AsArray, TimestampNanosecondArray};
 use arrow::compute::kernels::cast_utils::{Parser, string_to_timestamp_nanos};
@@ -44,7 +44,7 @@ pub(crate) fn value(array: &ArrayRef, row: usize) -> Option<i128> {
     })
 }
 
-/// As people write it.
+/// Formats as an ISO 8601 date, or date and time.
 pub(crate) fn shown(nanoseconds: i128, is_date: bool) -> String {
     let days = i32::try_from(nanoseconds.div_euclid(DAY));
     if is_date && let Some(day) = days.ok().and_then(date32_to_datetime) {
@@ -56,7 +56,7 @@ pub(crate) fn shown(nanoseconds: i128, is_date: bool) -> String {
     }
 }
 
-/// A column of moments without a zone; a value that does not fit is missing.
+/// A timestamp column without a time zone; a value that does not fit is null.
 pub(crate) fn array(values: impl Iterator<Item = Option<i128>>) -> ArrayRef {
     let values = values.map(|value| value.and_then(|value| i64::try_from(value).ok()));
     std::sync::Arc::new(values.collect::<TimestampNanosecondArray>())

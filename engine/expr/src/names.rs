@@ -1,6 +1,6 @@
-//! What a name was likely meant to be.
+//! Suggestions for misspelt names.
 
-/// The nearest of the names that there are, if one is near.
+/// The known name nearest to `name`, if one is near enough to be a misspelling.
 pub(crate) fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let limit = (name.chars().count() / 3).max(1);
     known

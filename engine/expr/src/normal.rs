@@ -1,4 +1,4 @@
-//! Texts that look the same, as one.
+//! Normalization of texts for comparison.
 
 use std::borrow::Cow;
 
@@ -7,8 +7,8 @@ use icu_normalizer::ComposingNormalizer;
 use icu_properties::CodePointSetData;
 use icu_properties::props::DefaultIgnorableCodePoint;
 
-/// The text as it is compared where case and ways to write a character do not count: Unicode's compatibility form (NFKC) of its case
-/// folding, without characters that nobody sees, such as soft hyphens and zero-width spaces. `Straße` is `STRASSE`, `é` is `e` with an
+/// Normal form for comparisons that ignore case and encoding variants: NFKC of the case folding, without default-ignorable
+/// characters such as soft hyphens and zero-width spaces. `Straße` is `STRASSE`, `é` is `e` with an
 /// accent, `ﬁ` is `fi`, `Ａ` is `a`. White space stays as it is.
 pub fn normalise(text: &str) -> Cow<'_, str> {
     if text.is_ascii() {
@@ -19,7 +19,7 @@ pub fn normalise(text: &str) -> Cow<'_, str> {
     let unseen = CodePointSetData::new::<DefaultIgnorableCodePoint>();
     let folded = CaseMapper::new().fold_string(&composed.normalize(text)).into_owned();
     let seen: String = folded.chars().filter(|char| !unseen.contains(*char)).collect();
-    // Folding can part what was composed, and what was kept apart may meet.
+    // Folding can decompose characters, and removing ignorable ones can make others adjacent, so NFKC is applied again.
     Cow::Owned(composed.normalize(&seen).into_owned())
 }
 
@@ -30,7 +30,7 @@ pub(crate) fn numbers(text: &str) -> Vec<String> {
     let mut numbers = Vec::new();
     let mut number = String::new();
     let mut is_negative = false;
-    // What stands before the number: a minus counts if nothing that it could join to the number does.
+    // A `-` before the number is a minus sign unless it follows a letter or digit, as in `A-5`; a currency sign may be between.
     let (mut before, mut minus) = (' ', false);
     let mut chars = text.chars().peekable();
     while let Some(char) = chars.next() {
@@ -62,11 +62,11 @@ pub(crate) fn numbers(text: &str) -> Vec<String> {
     numbers
 }
 
-/// Without zeros that change nothing.
+/// Strips leading zeros, and trailing ones after the point.
 fn plain(number: &str, is_negative: bool) -> String {
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
     let whole = whole.trim_start_matches('0');
-    // Of `1.2.3` only the zeros at the very end.
+    // With several points, as in `1.2.30`, only the zeros at the very end.
     let fraction = fraction.trim_end_matches('0');
     let sign = if is_negative && !(whole.is_empty() && fraction.is_empty()) { "-" } else { "" };
     let whole = if whole.is_empty() { "0" } else { whole };

@@ -28,7 +28,7 @@ pub(crate) enum Kind {
     IsNan(Box<Node>),
     In(Box<Node>, Vec<Node>),
     Call(Function, Vec<Node>),
-    /// A function that there is not; told with whatever else is wrong.
+    /// An unknown function; reported by the type check together with all other errors.
     Unknown(String, Vec<Node>),
 }
 
@@ -70,7 +70,7 @@ pub(crate) enum Function {
 }
 
 impl Function {
-    /// Name, function, fewest and most arguments.
+    /// Name, function, minimum and maximum number of arguments.
     pub(crate) const ALL: [(&'static str, Self, usize, usize); 16] = [
         ("length", Self::Length, 1, 1),
         ("words", Self::Words, 1, 1),
@@ -92,7 +92,7 @@ impl Function {
 }
 
 impl Node {
-    /// What stands last in the text.
+    /// The operand that is last in the text.
     fn rightmost(&self) -> &Self {
         match &self.kind {
             Kind::Binary(_, _, right) => right.rightmost(),
@@ -164,7 +164,7 @@ pub(crate) fn parse(text: &str) -> Result<Node> {
     }
 }
 
-/// What was likely meant by what follows an expression that could end there.
+/// A hint for a token after a complete expression.
 fn way_on(token: &Token, node: &Node) -> &'static str {
     match token {
         Token::Word(word) => match word.to_lowercase().as_str() {
@@ -197,7 +197,7 @@ impl Parser {
         self.tokens[self.at].span
     }
 
-    /// The end of the last token that was read.
+    /// End of the last token that was consumed.
     fn end(&self) -> usize {
         self.tokens[self.at.saturating_sub(1)].span.1
     }

@@ -63,9 +63,9 @@ pub(crate) struct Split {
     pub(crate) next: Option<String>,
 }
 
-/// How the name of a Parquet file places it.
+/// A Parquet file of a data set, by what its name says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Place {
+struct DataFile {
     config: Option<String>,
     split: String,
     /// Number of the shard, and of how many, where the name says so.
@@ -81,8 +81,8 @@ pub(crate) fn split<'a>(
     config: Option<&str>,
     split: &str,
 ) -> Result<Split, Vec<String>> {
-    let places: Vec<_> = paths.filter_map(place).collect();
-    let configs: BTreeSet<_> = places.iter().map(|place| place.config.as_deref()).collect();
+    let files: Vec<_> = paths.filter_map(data_file).collect();
+    let configs: BTreeSet<_> = files.iter().map(|file| file.config.as_deref()).collect();
     let wanted = match config {
         // The configuration that data sets with one have.
         Some("default") if !configs.contains(&Some("default")) => None,
@@ -91,38 +91,38 @@ pub(crate) fn split<'a>(
         named => named,
     };
     let known = || {
-        let name = |place: &Place| match &place.config {
-            Some(config) => format!("{config}/{}", place.split),
-            None => place.split.clone(),
+        let name = |file: &DataFile| match &file.config {
+            Some(config) => format!("{config}/{}", file.split),
+            None => file.split.clone(),
         };
-        places.iter().map(name).collect::<BTreeSet<_>>().into_iter().collect()
+        files.iter().map(name).collect::<BTreeSet<_>>().into_iter().collect()
     };
     // A repository may hold a split twice, in two layouts: one of them is taken.
-    let mut layouts: BTreeMap<_, Vec<&Place>> = BTreeMap::new();
-    for place in &places {
-        if place.config.as_deref() == wanted && place.split == split {
-            let dir = place.path.rsplit_once('/').map_or("", |(dir, _)| dir);
-            layouts.entry((place.of.is_none(), dir, place.of)).or_default().push(place);
+    let mut layouts: BTreeMap<_, Vec<&DataFile>> = BTreeMap::new();
+    for file in &files {
+        if file.config.as_deref() == wanted && file.split == split {
+            let dir = file.path.rsplit_once('/').map_or("", |(dir, _)| dir);
+            layouts.entry((file.of.is_none(), dir, file.of)).or_default().push(file);
         }
     }
-    let whole = layouts.into_values().find_map(whole);
-    whole.ok_or_else(known)
+    let complete = layouts.into_values().find_map(complete);
+    complete.ok_or_else(known)
 }
 
 /// The files in order, if none is missing.
-fn whole(mut places: Vec<&Place>) -> Option<Split> {
-    places.sort_by(|a, b| (a.shard, &a.path).cmp(&(b.shard, &b.path)));
-    let counts_up = places.iter().enumerate().all(|(at, place)| place.shard == Some(at as u64));
-    let last = *places.last()?;
+fn complete(mut files: Vec<&DataFile>) -> Option<Split> {
+    files.sort_by(|a, b| (a.shard, &a.path).cmp(&(b.shard, &b.path)));
+    let counts_up = files.iter().enumerate().all(|(at, file)| file.shard == Some(at as u64));
+    let last = *files.last()?;
     let next = match (last.shard, last.of) {
-        (_, Some(of)) if !counts_up || of != places.len() as u64 => return None,
+        (_, Some(of)) if !counts_up || of != files.len() as u64 => return None,
         (Some(_), None) if counts_up => Some(successor(&last.path)),
         (Some(_), None) => return None,
-        (None, None) if places.len() > 1 => return None,
+        (None, None) if files.len() > 1 => return None,
         // All numbers are there, or there is one file without any.
         (_, Some(_)) | (None, None) => None,
     };
-    Some(Split { files: places.into_iter().map(|place| place.path.clone()).collect(), next })
+    Some(Split { files: files.into_iter().map(|file| file.path.clone()).collect(), next })
 }
 
 /// The path with the last number in it counted up: `train/0000.parquet`, `train/0001.parquet`.
@@ -137,7 +137,7 @@ fn successor(path: &str) -> String {
 /// Reads the patterns that data sets use: `CONFIG/SPLIT-00000-of-00001-HASH.parquet`,
 /// `CONFIG/SPLIT/0000.parquet`, the same below `data/` or at the root, and plain
 /// `SPLIT.parquet`.
-fn place(path: &str) -> Option<Place> {
+fn data_file(path: &str) -> Option<DataFile> {
     let stem = path.strip_suffix(".parquet")?;
     let (dir, name) = stem.rsplit_once('/').unwrap_or(("", stem));
     let (split, shard, of) = numbered(name);
@@ -151,7 +151,7 @@ fn place(path: &str) -> Option<Place> {
         "" => None,
         _ => Some(dir.strip_prefix("data/").unwrap_or(dir).to_owned()),
     };
-    Some(Place { config, split: split.to_owned(), shard, of, path: path.to_owned() })
+    Some(DataFile { config, split: split.to_owned(), shard, of, path: path.to_owned() })
 }
 
 /// `train-00001-of-00003-abc`: the name, the number, and how many. `train-0001` and `0001` do

@@ -1,4 +1,4 @@
-//! What the check needs to know of stages, and asks of the world.
+//! The interface to what is outside the pipeline file: stages and files.
 
 use std::path::PathBuf;
 
@@ -34,40 +34,40 @@ pub struct PortInfo {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Shape {
-    /// Reads its inputs whole.
+    /// A blocking operator: starts when all of its inputs are complete, and reads them as streams.
     Whole,
-    /// Output parts depend on one input part each.
+    /// A per-batch operator: each output part depends on one part of the mapped input only.
     Map,
 }
 
-/// What a stage says becomes of each row of its first table input, for the engine to check.
+/// What a stage guarantees about each row of its first table input; the engine checks it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RowAccount {
-    /// It does not say.
+    /// No guarantee.
     #[default]
     Any,
-    /// Every table output has it once.
+    /// The row is in every table output, once.
     Kept,
-    /// One of the table outputs has it, once.
+    /// The row is in exactly one of the table outputs, once.
     Divided,
-    /// At least one row of a table output comes of it.
+    /// At least one row of a table output is derived from it.
     Covered,
 }
 
-/// What a stage says of itself.
+/// Description of a stage.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StageInfo {
-    /// What pipelines write.
+    /// Name, as in `stage:` of a pipeline.
     pub name: String,
-    /// Version of what it computes.
+    /// Semantic version of what it computes; part of the key.
     pub version: String,
     /// One line on what it does.
     pub doc: String,
     /// The library that offers it.
     pub library: String,
-    /// What computes, where a stage can be had for several backends: `torch`, ...; empty for the
-    /// one that is always there.
+    /// Backend that this implementation is for: `torch`, ...; empty for the built-in CPU one, and for stages that do
+    /// not compute.
     pub backend: String,
     /// JSON Schema of its configuration.
     pub config_schema: serde_json::Value,
@@ -75,7 +75,7 @@ pub struct StageInfo {
     pub inputs: Vec<PortInfo>,
     /// Output ports, in order.
     pub outputs: Vec<PortInfo>,
-    /// Whole or map.
+    /// How the engine calls it.
     pub shape: Shape,
     /// The result depends on the seed.
     pub uses_seed: bool,
@@ -83,7 +83,7 @@ pub struct StageInfo {
     pub resumable: bool,
     /// A row's result does not depend on its neighbours.
     pub batch_invariant: bool,
-    /// What becomes of the rows that it reads.
+    /// Guarantee about its input rows.
     #[serde(default)]
     pub rows: RowAccount,
     /// Rows per part that suit the stage, where the pipeline does not say.
@@ -112,43 +112,43 @@ pub struct PlanInput {
     pub label: String,
     /// Schema of a table; `None` for an artifact.
     pub schema: Option<SchemaRef>,
-    /// What the stage that makes an artifact says of it; empty for a table.
+    /// Metadata of an artifact from the plan of its stage; empty for a table.
     pub note: String,
 }
 
-/// What a stage's plan says.
+/// Result of a stage's plan.
 #[derive(Clone, Debug)]
 pub struct PlanOutput {
     /// One entry per output port: the schema of a table, `None` for an artifact.
     pub outputs: Vec<Option<SchemaRef>>,
-    /// What enters the key beside configuration, inputs and version.
+    /// Enters the key beside configuration, inputs and version.
     pub fingerprint: String,
-    /// Per output port: what is known of an artifact before it is there.
+    /// Per output port: metadata of an artifact that is known before it is computed.
     pub notes: Vec<String>,
-    /// Bytes of memory that the work is likely to take, if that is known.
+    /// Estimated peak memory of the work in bytes, if the stage gives an estimate.
     pub memory: Option<u64>,
 }
 
-/// Why a stage could not be planned.
+/// Why a stage could not be planned, or a path not be resolved.
 #[derive(Clone, Debug, Default)]
 pub struct PlanFailure {
     /// What is wrong, in the user's words.
     pub message: String,
-    /// JSON pointer into the configuration.
+    /// JSON pointer to the setting at fault.
     pub pointer: Option<String>,
     /// The input port at fault.
     pub input: Option<String>,
-    /// The way out.
+    /// How to fix it.
     pub hint: Option<String>,
 }
 
 impl PlanFailure {
-    /// That `message` is so.
+    /// A failure with a message only.
     pub fn new(message: impl Into<String>) -> Self {
         Self { message: message.into(), ..Self::default() }
     }
 
-    /// With the way out.
+    /// Adds how to fix it.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
@@ -156,39 +156,39 @@ impl PlanFailure {
     }
 }
 
-/// What a path in a pipeline means.
+/// What a path in a pipeline resolves to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum Location {
     /// A file or directory on this machine: its absolute path.
     Local(PathBuf),
     /// The files that a pattern matches, in order: their absolute paths.
     Files(Vec<PathBuf>),
-    /// Something that a hub has.
-    Hub(HubPlace),
+    /// A model or data set of a hub.
+    Hub(HubLocation),
 }
 
-/// Something that a hub has, and this machine perhaps too.
+/// A model or data set of a hub, which may be in the local cache.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HubPlace {
-    /// The reference without its revision: what stays the same when a branch moves.
+pub struct HubLocation {
+    /// The reference without its revision, which does not change when a branch moves.
     pub reference: String,
-    /// The commit that the revision was when the hub was last asked, if it ever was.
+    /// The commit that the revision resolved to when the hub was last asked; `None` if it was never asked.
     pub commit: Option<String>,
-    /// Where it is on this machine: the directory of a model, the files of a data set in
-    /// order. `None` if it has to be fetched first.
+    /// Local paths: the directory of a model, or the files of a data set in order. `None` if it has to be fetched
+    /// first.
     pub paths: Option<Vec<PathBuf>>,
 }
 
-/// The stages that there are, and the questions that only the world can answer.
+/// Stages, and the resolution of paths: all that the check needs from outside.
 pub trait Catalog {
-    /// The stage called `name`, as `backend` computes it. Stages that do not compute are the same for all backends.
-    /// `None`: there is no such stage; an error: there is no such backend here.
+    /// The stage called `name` in its implementation for `backend`; stages that do not compute are the same for all.
+    /// `Ok(None)` if there is no such stage, an error if the backend is not installed.
     fn stage(&self, name: &str, backend: &str) -> Result<Option<&StageInfo>, PlanFailure>;
 
     /// The names of all stages.
     fn names(&self) -> Vec<&str>;
 
-    /// Asks the stage what comes out, given configuration and input schemas.
+    /// Output schemas and the rest of the plan, for a configuration and the schemas of the inputs.
     fn plan(
         &self,
         stage: &StageInfo,
@@ -197,7 +197,6 @@ pub trait Catalog {
         inputs: &[PlanInput],
     ) -> Result<PlanOutput, PlanFailure>;
 
-    /// What `text` in the pipeline file means. An error says what was looked for, and the
-    /// way out.
-    fn resolve_path(&self, text: &str) -> Result<Place, PlanFailure>;
+    /// Resolves a path of the pipeline file. The error names what was searched, and how to fix it.
+    fn resolve_path(&self, text: &str) -> Result<Location, PlanFailure>;
 }

@@ -1,4 +1,4 @@
-//! From names to types: every stage, port, setting and column, before any work.
+//! Type check: every stage, port, setting and column, before anything runs.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -67,11 +67,11 @@ fn check(resolved: &Resolved, catalog: &dyn Catalog) -> (Option<Graph>, Vec<Diag
     (Some(graph).filter(|_| sound), errors)
 }
 
-/// The backend that is always there.
+/// The built-in backend.
 const ALWAYS: &str = "cpu";
 
-/// The backend of a node. `auto` is the one that is always there, unless the device is not its own. That is by the names
-/// alone: what else is built on a machine does not change what a pipeline computes with.
+/// The backend of a node. `auto` is the built-in one, unless it has no such device. Only the names decide: which other
+/// backends are installed does not change what a pipeline computes with.
 fn backend(node: &ResolvedNode) -> &str {
     match (node.backend.0.as_str(), kind(&node.device.0)) {
         (DEFAULT_BACKEND, "cuda") => "torch",
@@ -86,7 +86,7 @@ fn kind(device: &str) -> &str {
     device.split(':').next().unwrap_or_default()
 }
 
-/// Whether a backend computes on devices of a kind.
+/// Whether a backend supports a kind of device.
 fn computes_on(backend: &str, kind: &str) -> bool {
     match backend {
         ALWAYS => kind == DEFAULT_DEVICE,
@@ -96,13 +96,13 @@ fn computes_on(backend: &str, kind: &str) -> bool {
     }
 }
 
-/// What is known of a node. Its outputs are unknown if the plan failed: then nothing
-/// that reads it can be planned, but its ports and settings still can be checked.
+/// A node during the check. Its outputs are unknown if the plan failed: then nothing downstream can be planned, but
+/// ports and settings are checked all the same.
 #[derive(Clone)]
 struct State<'a> {
     stage: Arc<StageInfo>,
     edges: Vec<(usize, Edge)>,
-    /// The stages that its rows have been through, this one included, each with how many times.
+    /// The stages that its output rows passed, this one included, each with how many times.
     passed: Vec<(&'a str, usize)>,
     planned: Option<Node>,
 }
@@ -123,7 +123,7 @@ impl<'a> Pass<'a> {
         let resolved: &'a Resolved = self.resolved;
         let node = &resolved.nodes[index];
         if node.stage.0.is_empty() {
-            // That it names no stage has been told.
+            // The missing stage has been reported.
             return None;
         }
         let stage = self.stage(node)?;
@@ -133,7 +133,7 @@ impl<'a> Pass<'a> {
         let mut checker = Checker::new(self.catalog, &mut self.errors);
         let config = checker.check(&node.with, &stage.config_schema, "");
         let Checker { paths, unknown, .. } = checker;
-        // A source that is not there, or whose stage is not, has its own error; here an edge is missing.
+        // An unknown source, or one of an unknown stage, has an error of its own; here its edge is missing.
         let connected = node.known && edges.len() == node.inputs.len();
         let sound = connected && self.errors.len() == before;
         let schemas = self.schemas(&edges);
@@ -146,7 +146,7 @@ impl<'a> Pass<'a> {
                 None
             }
         };
-        // Whoever reads what it rejects has no error where it has one.
+        // Readers of `rejected` get no error of their own if the node has one.
         let stage = match (&planned, node.on_error.0) {
             (Some(planned), _) => Arc::clone(&planned.stage),
             (None, OnError::Reject) => with_port(&stage),
@@ -165,7 +165,7 @@ impl<'a> Pass<'a> {
         let found = match self.catalog.stage(key.0, key.1) {
             Ok(found) => found,
             Err(failure) => {
-                // What else is wrong with the node can be said all the same, unless it is the stage itself.
+                // The built-in implementation has the same ports and settings, so the rest of the node is checked.
                 let always = self.catalog.stage(name, ALWAYS);
                 let of_backend = node.backend.1.or(node.device.1).filter(|_| always.is_ok());
                 let error = Diagnostic::error(failure.message, of_backend.unwrap_or(*span));
@@ -185,14 +185,14 @@ impl<'a> Pass<'a> {
         Some(stage)
     }
 
-    /// Reports an error that all nodes have alike: of these the first says enough.
+    /// Reports an error that many nodes share only once.
     fn once(&mut self, error: Diagnostic) {
         if self.told.insert(error.message.clone()) {
             self.errors.push(error);
         }
     }
 
-    /// A stage that does not compute takes no notice of the device; only the one that a backend offers does.
+    /// Checks the device. Only stages of a backend use it; those that do not compute ignore it.
     fn device(&mut self, node: &ResolvedNode, stage: &StageInfo) {
         let (device, span) = &node.device;
         let written = span.or(node.backend.1);
@@ -211,7 +211,7 @@ impl<'a> Pass<'a> {
             note(self, error.hint("write `cpu`, `cuda`, `cuda:0`, `wgpu` or `wgpu:0`"));
             return;
         }
-        // What the always present backend offers may be something that does not compute.
+        // An empty name is the built-in backend, or a stage that does not compute.
         let backend = match (stage.backend.as_str(), node.backend.0.as_str()) {
             ("", ALWAYS) => ALWAYS,
             (own, _) => own,
@@ -245,7 +245,7 @@ impl<'a> Pass<'a> {
             let Some(port) = port else { continue };
             edges.extend(self.edge(input, &stage.inputs[port], port, position));
         }
-        // A port that was misspelt has its own error.
+        // A misspelt port has been reported, so it is not reported as missing too.
         let is_misspelt =
             node.ports.iter().any(|(name, _)| !stage.inputs.iter().any(|port| port.name == *name));
         let is_missing = |port: &&PortInfo| {
@@ -283,7 +283,7 @@ impl<'a> Pass<'a> {
                 .push(Diagnostic::error(message, input.span).hint("write the name of a node"));
             return None;
         }
-        // A source whose stage is unknown has its own error already.
+        // A source of an unknown stage has been reported.
         let source = self.states[input.from].as_ref()?.stage.clone();
         let output = self.output(input, port, &source)?;
         let label = match &input.label {
@@ -343,7 +343,7 @@ impl<'a> Pass<'a> {
         edges.iter().map(schema).collect()
     }
 
-    /// The stages that the rows of a node of `stage` come through, each with how many times.
+    /// The stages that the input rows of a node of `stage` passed, each with how many times.
     fn passed(&self, stage: &StageInfo, edges: &[(usize, Edge)]) -> Vec<(&'a str, usize)> {
         let port = stage.rows_input();
         let source = edges.iter().find(|(_, edge)| Some(edge.input) == port);
@@ -363,7 +363,7 @@ impl<'a> Pass<'a> {
         let planned = match self.catalog.plan(stage, &node.name, &config, inputs) {
             Ok(planned) => planned,
             Err(failure) => {
-                self.errors.push(place(failure, node));
+                self.errors.push(diagnostic_of(failure, node));
                 return None;
             }
         };
@@ -406,7 +406,7 @@ impl<'a> Pass<'a> {
     }
 }
 
-/// Adds one to the count of `stage`; what it was before.
+/// Increments the count of `stage`; returns what it was before.
 fn count<'a>(counts: &mut Vec<(&'a str, usize)>, stage: &'a str) -> usize {
     if let Some((_, count)) = counts.iter_mut().find(|(name, _)| *name == stage) {
         *count += 1;
@@ -416,7 +416,7 @@ fn count<'a>(counts: &mut Vec<(&'a str, usize)>, stage: &'a str) -> usize {
     0
 }
 
-/// Columns have names, each its own, and ids are text. A stage that breaks this would have its rows confused later.
+/// Checks that column names are unique and not empty, and that ids are text; the engine relies on both later.
 fn check_outputs(stage: &StageInfo, outputs: &[Option<SchemaRef>]) -> Result<(), String> {
     for (port, schema) in stage.outputs.iter().zip(outputs) {
         let fields = schema.iter().flat_map(|schema| schema.fields());
@@ -451,10 +451,10 @@ pub fn with_id(schema: SchemaRef) -> SchemaRef {
     Arc::new(Schema::new(fields.collect::<Vec<_>>()))
 }
 
-/// Finds the place that a stage complains about.
-fn place(failure: PlanFailure, node: &ResolvedNode) -> Diagnostic {
+/// The diagnostic for a failed plan, at the setting or input that the stage names.
+fn diagnostic_of(failure: PlanFailure, node: &ResolvedNode) -> Diagnostic {
     let span = match (&failure.pointer, &failure.input) {
-        // A default has no place of its own: the node is it.
+        // A default is not in the text.
         (Some(pointer), _) if exists(&node.with, pointer) => node.with.locate(pointer),
         (_, Some(port)) => {
             let input = node.inputs.iter().find(|input| input.port.0 == *port);
@@ -478,7 +478,7 @@ fn parent(with: &Tree, pointer: &str) -> Option<Span> {
     }
 }
 
-/// The table that is named there.
+/// The table that a `show` or `expect` entry names; reports an error if there is none.
 pub(crate) fn table(
     (name, span): &(String, Span),
     graph: &Graph,
@@ -501,7 +501,7 @@ fn check_show(show: &ShowDocument, graph: &Graph, errors: &mut Vec<Diagnostic>) 
     Some(Show { endpoint, name: name.clone(), columns, limit: show.limit })
 }
 
-/// The graph of the nodes that could be planned, all of whose sources could be too.
+/// The graph of the nodes that could be planned.
 fn build(resolved: &Resolved, states: Vec<Option<State<'_>>>) -> Graph {
     let mut graph = DiGraph::new();
     let (mut edges, mut indices) = (Vec::new(), vec![None; states.len()]);

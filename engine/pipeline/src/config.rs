@@ -1,15 +1,13 @@
-//! A node's `with:` block against the JSON Schema of its stage, with places.
+//! Validates a node's `with:` block against the JSON Schema of its stage, with positions in the text.
 //!
-//! Covers what configuration types produce: types, enumerations, ranges, required and
-//! unknown members, arrays, maps, alternatives, defaults. A general JSON Schema library
-//! would know more keywords but no places in the text.
+//! `keywords.rs` lists the keywords. A general JSON Schema library would know more of them, but not the positions.
 
 use std::collections::HashSet;
 
 use regex::Regex;
 use serde_json::{Map, Value as Json, json};
 
-use crate::catalog::{Catalog, Place};
+use crate::catalog::{Catalog, Location};
 use crate::diagnostic::{Diagnostic, Span};
 use crate::expression::{Form, check_form};
 use crate::names::{nearest, suggestion};
@@ -21,16 +19,15 @@ use crate::yaml::{Tree, Value};
 pub(crate) const PATH_KEYWORD: &str = "x-paraloom-path";
 const MANY: &str = "many";
 
-/// Marks a mapping whose members mean something in the order in which they are written, such as columns to add. That of
-/// any other mapping means nothing.
+/// Marks a mapping whose order of members is significant, such as columns to add. Other mappings are unordered.
 pub(crate) const ORDERED_KEYWORD: &str = "x-paraloom-ordered";
 
-/// Marks text that is an expression over the columns of a row: what is wrong with its form is told also where the columns
-/// are not known yet.
+/// Marks text that is an expression over the columns of a row: syntax and function names are checked even if the columns
+/// are not known.
 pub(crate) const EXPRESSION_KEYWORD: &str = "x-paraloom-expression";
 
-/// Marks a setting that enters no key, since what a stage makes of it is in its fingerprint: the format of a file, say,
-/// which can be told by the setting or by the file's name.
+/// Marks a setting that does not enter the key, because the fingerprint has its effective value: a file's format, for
+/// example, can come from the setting or from the file's name.
 pub(crate) const RESOLVED_KEYWORD: &str = "x-paraloom-resolved";
 
 /// Whether a setting stays out of the key.
@@ -48,18 +45,19 @@ pub(crate) fn is_ordered(schema: &Json) -> bool {
 pub struct PathUse {
     /// JSON pointer to it in the configuration.
     pub pointer: String,
-    /// What the pipeline says.
+    /// The path as written in the pipeline.
     pub text: String,
-    /// What that means.
-    pub place: Place,
+    /// What it resolves to.
+    pub location: Location,
 }
 
-/// Checks `tree` and fills in defaults and absolute paths.
+/// Validates a tree; the result has defaults and absolute paths filled in.
 pub(crate) struct Checker<'a> {
     pub(crate) catalog: &'a dyn Catalog,
     pub(crate) errors: &'a mut Vec<Diagnostic>,
     pub(crate) paths: Vec<PathUse>,
-    /// What is wrong in expressions whatever the columns are; a plan, which knows them, says it and more.
+    /// Unknown functions in expressions. Reported only if the stage is not planned: its plan, which knows the columns, reports
+    /// these errors itself.
     pub(crate) unknown: Vec<Diagnostic>,
 }
 
@@ -96,9 +94,10 @@ impl<'a> Checker<'a> {
                 tree.to_json()
             }
             Value::Float(number) => {
-                match number.is_finite() {
-                    true => self.number(tree.span, schema, *number),
-                    false => self.error("a setting must be a finite number".to_owned(), tree.span),
+                if number.is_finite() {
+                    self.number(tree.span, schema, *number);
+                } else {
+                    self.error("a setting must be a finite number".to_owned(), tree.span);
                 }
                 tree.to_json()
             }
@@ -136,7 +135,7 @@ impl<'a> Checker<'a> {
         let properties = schema.get("properties").and_then(Json::as_object).unwrap_or(&empty);
         let others = schema.get("additionalProperties");
         let mut out = Map::new();
-        // A setting that is misspelt is not missing as well.
+        // A misspelt setting is not reported as missing too.
         let mut meant = HashSet::new();
         for (key, key_span, tree) in members {
             let pointer = format!("{pointer}/{}", key.replace('~', "~0").replace('/', "~1"));
@@ -195,7 +194,7 @@ impl<'a> Checker<'a> {
         self.error(format!("{value} is {problem}"), span);
     }
 
-    /// Holds how many items, members or characters there are to `keys`, the keywords for the least and the most.
+    /// Checks a number of items, members or characters against the keywords for minimum and maximum.
     fn count(&mut self, span: Span, schema: &Json, count: usize, keys: (&str, &str), unit: &str) {
         let bound = |key: &str| schema.get(key).and_then(Json::as_u64);
         if let Some(least) = bound(keys.0).filter(|least| (count as u64) < *least) {
@@ -242,12 +241,12 @@ impl<'a> Checker<'a> {
             _ => return tree.to_json(),
         };
         match self.catalog.resolve_path(text) {
-            Ok(place) => {
-                let resolved = resolved(text, &place, takes_many);
+            Ok(location) => {
+                let resolved = resolved(text, &location, takes_many);
                 self.paths.push(PathUse {
                     pointer: pointer.to_owned(),
                     text: text.to_owned(),
-                    place,
+                    location,
                 });
                 resolved.unwrap_or_else(|message| {
                     self.error(message, tree.span);
@@ -268,7 +267,7 @@ impl<'a> Checker<'a> {
             return;
         }
         let given = plain_value(&value);
-        // A number is not misspelt.
+        // Only names can be misspelt.
         let hint = match value.as_str() {
             Some(name) => suggestion(name, allowed.iter().filter_map(|value| value.as_str())),
             None => Some(format!("there is {}", listed(allowed))),
@@ -315,13 +314,13 @@ impl<'a> Checker<'a> {
     }
 }
 
-/// What a stage finds in place of a path: an absolute path, a list of them, or the reference
-/// of what has to be fetched first.
-fn resolved(text: &str, place: &Place, takes_many: bool) -> Result<Json, String> {
-    let paths = match place {
-        Place::Local(path) => return Ok(json!(path.to_string_lossy())),
-        Place::Files(paths) => paths,
-        Place::Hub(hub) => match &hub.paths {
+/// The configuration value for a path: an absolute path, a list of them, or the reference if it has to be fetched
+/// first.
+fn resolved(text: &str, location: &Location, takes_many: bool) -> Result<Json, String> {
+    let paths = match location {
+        Location::Local(path) => return Ok(json!(path.to_string_lossy())),
+        Location::Files(paths) => paths,
+        Location::Hub(hub) => match &hub.paths {
             Some(paths) => paths,
             None => return Ok(json!(text)),
         },
@@ -333,7 +332,7 @@ fn resolved(text: &str, place: &Place, takes_many: bool) -> Result<Json, String>
     }
 }
 
-/// Whether `value` is `unit` a whole number of times, but for what a float rounds.
+/// Whether `value` is a multiple of `unit`, up to rounding of floats.
 fn is_multiple(value: f64, unit: f64) -> bool {
     let times = value / unit;
     (times - times.round()).abs() <= 1e-9 * times.abs().max(1.0)
@@ -372,7 +371,7 @@ fn fits(tree: &Tree, type_name: &str) -> bool {
     }
 }
 
-/// Whether a value is of the kind that an alternative is about.
+/// Whether a value has the type of an alternative, or is one of its values.
 fn has_type(tree: &Tree, schema: &Json) -> bool {
     match allowed_values(schema) {
         Some(allowed) => allowed.contains(&&tree.to_json()),
@@ -383,7 +382,7 @@ fn has_type(tree: &Tree, schema: &Json) -> bool {
     }
 }
 
-/// What a schema wants, in words: `auto`, a whole number, ...; without null, which is a setting that is not there.
+/// What a schema accepts, in words: `auto`, a whole number, ...; without null, which stands for an absent setting.
 fn wanted(schema: &Json) -> Vec<String> {
     if let Some(allowed) = allowed_values(schema) {
         return vec![listed(&allowed)];
@@ -397,7 +396,7 @@ fn listed(values: &[&Json]) -> String {
     values.iter().map(|value| format!("`{}`", plain_value(value))).collect::<Vec<_>>().join(", ")
 }
 
-/// A value as a pipeline would have it.
+/// A value as it is written in a pipeline.
 fn plain_value(value: &Json) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }

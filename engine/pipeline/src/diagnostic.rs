@@ -1,4 +1,4 @@
-//! A [`Diagnostic`] is one thing that is wrong with a pipeline, and where.
+//! Errors and warnings about a pipeline, with positions in its text.
 
 /// A byte range in the pipeline's text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -16,7 +16,7 @@ impl Span {
     }
 }
 
-/// Whether the pipeline can run in spite of it.
+/// Whether the pipeline can run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
     /// It cannot.
@@ -25,7 +25,7 @@ pub enum Severity {
     Warning,
 }
 
-/// One thing that is wrong, the place, and the way out.
+/// One error or warning, with its position and how to fix it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Diagnostic {
     /// Whether it stops the pipeline.
@@ -34,9 +34,9 @@ pub struct Diagnostic {
     pub message: String,
     /// Where.
     pub span: Span,
-    /// Other places that matter, each with what it is.
+    /// Other relevant positions, each with a label.
     pub related: Vec<(Span, String)>,
-    /// The way out, if there is a likely one.
+    /// How to fix it, if there is a likely way.
     pub hint: Option<String>,
 }
 
@@ -57,21 +57,21 @@ impl Diagnostic {
         Self { severity: Severity::Warning, ..Self::error(message, span) }
     }
 
-    /// Adds the way out.
+    /// Adds how to fix it.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
     }
 
-    /// Adds the way out if there is one.
+    /// Adds how to fix it, if that is known.
     #[must_use]
     pub fn maybe_hint(mut self, hint: Option<String>) -> Self {
         self.hint = hint.or(self.hint);
         self
     }
 
-    /// Adds another place.
+    /// Adds another relevant position.
     #[must_use]
     pub fn related(mut self, span: Span, what: impl Into<String>) -> Self {
         self.related.push((span, what.into()));

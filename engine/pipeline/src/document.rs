@@ -1,4 +1,4 @@
-//! A [`Document`] is what the pipeline file says, before anything is filled in.
+//! A [`Document`] is the parsed pipeline file, before variables are filled in.
 
 use crate::FORMAT;
 use crate::diagnostic::{Diagnostic, Span};
@@ -17,17 +17,17 @@ pub(crate) struct Document {
     pub(crate) part_rows: Option<usize>,
     /// `backend:` and `device:`
     pub(crate) compute: Compute,
-    /// `vars:` with the places of their names.
+    /// `vars:` with the positions of their names.
     pub(crate) vars: Vec<(String, Span, Tree)>,
     /// `nodes:`, in the order of the file.
     pub(crate) nodes: Vec<NodeDocument>,
     /// `show:` what a run prints when it is done.
     pub(crate) show: Vec<ShowDocument>,
-    /// `expect:` what must hold then; its variables are not filled in yet.
+    /// `expect:` what must hold of the results; its variables are not filled in yet.
     pub(crate) expect: Option<Tree>,
 }
 
-/// What computes, as it is written: `backend:` and `device:`, and where they stand.
+/// `backend:` and `device:` as written, with their positions.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Compute {
     /// `backend:`
@@ -39,7 +39,7 @@ pub(crate) struct Compute {
 /// A table that a run prints when it is done, as it is written.
 #[derive(Clone, Debug)]
 pub(crate) struct ShowDocument {
-    /// `node:` a node or `node.port`, and where it is named.
+    /// `node:` a node or `node.port`, with its position.
     pub(crate) node: (String, Span),
     /// `columns:` all if empty.
     pub(crate) columns: Vec<(String, Span)>,
@@ -52,11 +52,11 @@ pub(crate) struct ShowDocument {
 pub(crate) struct NodeDocument {
     /// Its name.
     pub(crate) name: String,
-    /// Where the name stands.
+    /// Position of the name.
     pub(crate) name_span: Span,
     /// `stage:`
     pub(crate) stage: (String, Span),
-    /// `inputs:` port, place of the port's name, what is connected to it.
+    /// `inputs:` port, position of the port's name, what is connected to it.
     pub(crate) inputs: Vec<(String, Span, Tree)>,
     /// `with:`; an empty mapping if there is none.
     pub(crate) with: Tree,
@@ -64,7 +64,7 @@ pub(crate) struct NodeDocument {
     pub(crate) seed: Option<u64>,
     /// `part_rows:`
     pub(crate) part_rows: Option<usize>,
-    /// `on_error:` and where it stands.
+    /// `on_error:` with its position.
     pub(crate) on_error: Option<(OnError, Span)>,
     /// `retries:`
     pub(crate) retries: Option<u32>,
@@ -98,7 +98,7 @@ const NODE_KEYS: [&str; 10] = [
     "device",
 ];
 
-/// Reads the text of a pipeline; reports all errors of its form.
+/// Reads the text of a pipeline; reports all errors of syntax and structure.
 pub(crate) fn parse(text: &str, limits: Limits) -> (Document, Vec<Diagnostic>) {
     let mut document = Document::default();
     let mut errors = Vec::new();
@@ -131,7 +131,7 @@ impl Reader<'_> {
         };
         let mut version = None;
         let mut has_nodes = false;
-        // A key that is misspelt is not missing as well.
+        // A misspelt key is not reported as missing too.
         let meant: Vec<_> = members.iter().filter_map(|(key, ..)| meant(key, &TOP_KEYS)).collect();
         for (key, key_span, value) in members {
             match key.as_str() {
@@ -302,7 +302,7 @@ impl Reader<'_> {
         Some(show)
     }
 
-    /// A node of which no more than the name is known: others that read it find it.
+    /// A node of which only the name is known, so that nodes that read it find it.
     fn empty_node(name: String, name_span: Span) -> NodeDocument {
         NodeDocument {
             name,
@@ -336,7 +336,7 @@ impl Reader<'_> {
         self.check_name(&name, name_span);
         if !matches!(tree.value, Value::Map(_)) {
             let message = format!("node `{name}` must be a mapping, not {}", tree.kind());
-            // A value that is not written has no place of its own.
+            // An absent value has no position of its own.
             let span = if tree.value == Value::Null { name_span } else { tree.span };
             let error = Diagnostic::error(message, span);
             self.errors.push(error.hint("write `{ stage: …, inputs: {…}, with: {…} }`"));

@@ -1,7 +1,7 @@
-//! What a configuration says beyond the defaults of its stage.
+//! A configuration without the settings that equal their defaults.
 //!
-//! This is what enters a node's key: a setting that is absent, null, or written out with the value that it has anyway
-//! leaves no trace, so an option that is added to a stage later leaves the results from before it warm.
+//! This enters a node's key: an absent setting, a null and a default written out are the same there. So an option that is
+//! added to a stage later does not invalidate earlier results.
 
 use serde_json::{Map, Value, json};
 
@@ -39,7 +39,7 @@ pub fn essential(config: &Value, schema: &Value) -> Value {
     }
 }
 
-/// What a member is worth where it is left out; null if its schema says nothing.
+/// Whether a member equals its default; without one, whether it is null.
 fn is_default(value: &Value, property: &Value) -> bool {
     match property.get("default") {
         Some(default) => value == default || complete(value, default, property),

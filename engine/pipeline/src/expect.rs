@@ -140,7 +140,7 @@ pub(crate) fn check_expect(
         name: expect.node.0.clone(),
         condition: condition(&expect.condition),
         every: condition(&expect.every),
-        // What every row meets would be met by no rows too, such as those that a misspelt name finds.
+        // `every` holds trivially for no rows, which is what a misspelt value in `where` finds.
         least: expect.least.unwrap_or(u64::from(expect.every.is_some())),
         most: expect.most,
         span: expect.span,

@@ -1,10 +1,10 @@
-//! Expressions in a pipeline: what is wrong with one, at its own place within the text.
+//! Errors of expressions, mapped to positions in the pipeline's text.
 
 use paraloom_expr::{Expr, ExprError};
 
 use crate::diagnostic::{Diagnostic, Span};
 
-/// The errors of the expression `text`, which stands at `span`.
+/// Diagnostics for errors of the expression `text` at `span`.
 pub(crate) fn diagnostics(text: &str, span: Span, errors: Vec<ExprError>) -> Vec<Diagnostic> {
     let place = |error: ExprError| {
         let at = within(span, text, error.span);
@@ -13,16 +13,16 @@ pub(crate) fn diagnostics(text: &str, span: Span, errors: Vec<ExprError>) -> Vec
     errors.into_iter().map(place).collect()
 }
 
-/// What can be said of an expression whatever the columns are.
+/// The result of checking an expression without a schema.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Form {
-    /// It cannot be parsed.
+    /// Syntax error.
     Broken(Diagnostic),
-    /// It can, and names these functions that there are not.
+    /// It parses; an error for each unknown function.
     Sound(Vec<Diagnostic>),
 }
 
-/// Looks at an expression whose columns may not be known.
+/// Checks an expression without a schema.
 pub(crate) fn check_form(text: &str, span: Span) -> Form {
     match Expr::parse(text) {
         Ok(expr) => Form::Sound(diagnostics(text, span, expr.check_functions())),
@@ -32,7 +32,7 @@ pub(crate) fn check_form(text: &str, span: Span) -> Form {
     }
 }
 
-/// A part of a scalar. Where the file spells the text otherwise, with escapes or over several lines, the whole of it.
+/// The position of a part of a scalar; of the whole scalar if the file has escapes in it or spreads it over several lines.
 fn within(span: Span, text: &str, (start, end): (usize, usize)) -> Span {
     let quotes = match (span.end - span.start).checked_sub(text.len()) {
         Some(0) => 0,

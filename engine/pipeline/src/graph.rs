@@ -40,15 +40,15 @@ pub struct Node {
     pub rejects: Option<Rejects>,
     /// How often a call is made again that failed in a way that may pass.
     pub retries: u32,
-    /// What its stage computes on: `cpu`, `cuda:0`, ...
+    /// Device of its stage: `cpu`, `cuda:0`, ...
     pub device: String,
     /// Per output port: the schema of a table, `None` for an artifact.
     pub outputs: Vec<Option<SchemaRef>>,
-    /// What the stage adds to the key.
+    /// The stage's own contribution to the key, from its plan.
     pub fingerprint: String,
-    /// Per output port: what is known of an artifact before it is there.
+    /// Per output port: metadata of an artifact that is known before it is computed.
     pub notes: Vec<String>,
-    /// Bytes of memory that the work is likely to take, if that is known.
+    /// Estimated peak memory of the work in bytes, if the stage gives an estimate.
     pub memory: Option<u64>,
 }
 
@@ -64,7 +64,7 @@ impl Node {
         self.part_rows.or(self.stage.part_rows.map(|rows| rows as usize))
     }
 
-    /// An edge from an output port of this node, as the stage that it enters plans with it.
+    /// The input of a downstream stage's plan for an edge from this node.
     pub fn plan_input(&self, edge: &Edge) -> PlanInput {
         PlanInput {
             port: edge.input,
@@ -84,7 +84,7 @@ pub struct Edge {
     pub input: usize,
     /// Label, for ports that take many; otherwise empty.
     pub label: String,
-    /// Place in the list of the node's inputs.
+    /// Position in the list of the node's inputs.
     pub position: usize,
 }
 
@@ -118,7 +118,7 @@ pub struct Graph {
     pub name: String,
     /// What a run prints when it is done.
     pub show: Vec<Show>,
-    /// What must hold then.
+    /// What must hold of the results.
     pub expect: Vec<Expectation>,
     pub(crate) graph: DiGraph<Node, Edge>,
     pub(crate) order: Vec<NodeIndex>,
@@ -131,7 +131,7 @@ impl Graph {
         Self { name, graph, order, names, ..Self::default() }
     }
 
-    /// The nodes, each after those that it reads.
+    /// The nodes in topological order.
     pub fn order(&self) -> &[NodeIndex] {
         &self.order
     }
@@ -168,7 +168,7 @@ impl Graph {
         self.graph[output.node].outputs.get(output.port)?.as_ref()
     }
 
-    /// The nodes that read something of `node`.
+    /// The downstream neighbours of `node`, each once.
     pub fn readers(&self, node: NodeIndex) -> Vec<NodeIndex> {
         let mut readers: Vec<_> = self.graph.neighbors(node).collect();
         readers.sort_unstable();
@@ -176,7 +176,7 @@ impl Graph {
         readers
     }
 
-    /// The node and everything that it needs, in order.
+    /// `node` and everything upstream of it, in topological order.
     pub fn ancestors(&self, node: NodeIndex) -> Vec<NodeIndex> {
         let mut needed = HashSet::from([node]);
         for index in self.order.iter().rev() {
@@ -187,12 +187,12 @@ impl Graph {
         self.order.iter().copied().filter(|index| needed.contains(index)).collect()
     }
 
-    /// The output that `text` means: `node.port`, or `node` for its first output.
+    /// The output that `text` names: `node.port`, or `node` for its first output.
     pub fn endpoint(&self, text: &str) -> Result<Endpoint, String> {
         self.find_output(text, |_| true)
     }
 
-    /// The table that `text` means: `node.port`, or `node` for its first table.
+    /// The table that `text` names: `node.port`, or `node` for its first table.
     pub fn table(&self, text: &str) -> Result<Endpoint, String> {
         let endpoint = self.find_output(text, |kind| kind == PortKind::Table)?;
         match self.node(endpoint.node).stage.outputs[endpoint.port].kind {

@@ -24,8 +24,8 @@ mod vars;
 mod yaml;
 
 pub use catalog::{
-    Catalog, HubPlace, Place, PlanFailure, PlanInput, PlanOutput, PortInfo, PortKind, RowAccount,
-    Shape, StageInfo,
+    Catalog, HubLocation, Location, PlanFailure, PlanInput, PlanOutput, PortInfo, PortKind,
+    RowAccount, Shape, StageInfo,
 };
 pub use check::{check_text, with_id};
 pub use config::PathUse;
@@ -44,11 +44,11 @@ pub use yaml::Limits;
 pub const FORMAT: u64 = 1;
 /// Name of the column that holds a row's id; every table has it.
 pub const ID_COLUMN: &str = "_id";
-/// Name of the column that holds the id of the row that a row came of.
+/// Name of the column that holds the id of the row that a row was derived from.
 pub const PARENT_COLUMN: &str = "_parent";
-/// The backend, unless the pipeline says otherwise: the one that the device asks for.
+/// Default of `backend`: the one that the device needs.
 pub const DEFAULT_BACKEND: &str = "auto";
-/// The device, unless the pipeline says otherwise.
+/// Default of `device`.
 pub const DEFAULT_DEVICE: &str = "cpu";
 /// Rows of a part, unless the pipeline says otherwise: few enough that a part is quickly read and written.
 pub const DEFAULT_PART_ROWS: usize = 8192;

@@ -1,6 +1,6 @@
-//! Names: which are allowed, and which was meant.
+//! Valid names, and suggestions for misspelt ones.
 
-/// The candidate that `name` was most likely meant to be.
+/// The candidate nearest to `name` by edit distance, if one is near enough to be a misspelling.
 pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let limit = (name.chars().count() / 3).max(1);
     candidates

@@ -140,6 +140,7 @@ mod tests {
 
     #[test]
     fn rows_are_rejected_where_there_is_room_for_them() {
+        type Case = (Shape, RowAccount, Vec<SchemaRef>, Result<(usize, bool), &'static str>);
         use RowAccount::{Any, Divided, Kept};
         let text = || DataType::Utf8;
         let rows = table(&[("_id", text(), false), ("text", text(), true)]);
@@ -148,7 +149,6 @@ mod tests {
             table(&[("_id", text(), false), ("reason", text(), false), ("more", text(), true)]);
         let strict = table(&[("_id", text(), false), ("more", text(), false)]);
         let other = table(&[("text", DataType::Int64, true)]);
-        type Case = (Shape, RowAccount, Vec<SchemaRef>, Result<(usize, bool), &'static str>);
         let cases: [Case; 6] = [
             (Shape::Map, Any, vec![plain()], Ok((1, true))),
             (Shape::Map, Divided, vec![plain(), own.clone()], Ok((1, false))),

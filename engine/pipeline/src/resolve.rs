@@ -1,4 +1,4 @@
-//! Variables filled in, edges found, cycles named.
+//! Fills in variables, connects the edges and orders the nodes.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet};
@@ -19,9 +19,9 @@ use crate::{DEFAULT_BACKEND, DEFAULT_DEVICE, DEFAULT_RETRIES};
 pub struct Settings<'a> {
     /// `--set name=value`, in order.
     pub set: &'a [(String, String)],
-    /// `--backend`, instead of the pipeline's; what a node says of itself stays.
+    /// `--backend`; overrides the pipeline's, but not a node's own.
     pub backend: Option<&'a str>,
-    /// `--device`, instead of the pipeline's.
+    /// `--device`; overrides the pipeline's, but not a node's own.
     pub device: Option<&'a str>,
     /// How large the file may be.
     pub limits: Limits,
@@ -36,11 +36,11 @@ pub(crate) struct Resolved {
     pub(crate) name: String,
     /// The nodes, in the order of the file.
     pub(crate) nodes: Vec<ResolvedNode>,
-    /// Indices into `nodes`, each node after those that it reads.
+    /// Indices into `nodes` in topological order.
     pub(crate) order: Vec<usize>,
     /// What a run prints when it is done.
     pub(crate) show: Vec<ShowDocument>,
-    /// What must hold then.
+    /// What must hold of the results.
     pub(crate) expect: Vec<ExpectDocument>,
 }
 
@@ -49,15 +49,15 @@ pub(crate) struct Resolved {
 pub(crate) struct ResolvedNode {
     /// Its name.
     pub(crate) name: String,
-    /// Where the name stands.
+    /// Position of the name.
     pub(crate) name_span: Span,
-    /// The stage and where it is named.
+    /// The stage, with the position of its name.
     pub(crate) stage: (String, Span),
-    /// The input ports that it names, and where.
+    /// The input ports that are connected, with positions.
     pub(crate) ports: Vec<(String, Span)>,
     /// What is connected to which port.
     pub(crate) inputs: Vec<ResolvedInput>,
-    /// Whether all nodes that its inputs name are there.
+    /// Whether all of its sources exist.
     pub(crate) known: bool,
     /// The configuration, variables filled in.
     pub(crate) with: Tree,
@@ -69,16 +69,16 @@ pub(crate) struct ResolvedNode {
     pub(crate) on_error: (OnError, Span),
     /// How often a call is made again that failed in a way that may pass.
     pub(crate) retries: u32,
-    /// What computes, and where it is named; not necessarily in the file.
+    /// Backend, with its position if it is in the file.
     pub(crate) backend: (String, Option<Span>),
-    /// On what.
+    /// Device, with its position if it is in the file.
     pub(crate) device: (String, Option<Span>),
 }
 
 /// One edge, by name.
 #[derive(Clone, Debug)]
 pub(crate) struct ResolvedInput {
-    /// The input port and where it is named.
+    /// The input port, with its position.
     pub(crate) port: (String, Span),
     /// Label of the edge, for ports that take many.
     pub(crate) label: Option<String>,
@@ -86,11 +86,11 @@ pub(crate) struct ResolvedInput {
     pub(crate) from: usize,
     /// The output port, if it is named.
     pub(crate) output: Option<String>,
-    /// Where the source is named.
+    /// Position of the source's name.
     pub(crate) span: Span,
 }
 
-/// Parses and resolves `text`; reports all errors that do not need to know the stages.
+/// Parses and resolves `text`; reports all errors that can be found without the stages.
 pub(crate) fn resolve(text: &str, settings: &Settings) -> (Option<Resolved>, Vec<Diagnostic>) {
     let (document, mut errors) = parse(text, settings.limits);
     let vars = Vars::new(&document.vars, settings.set, settings.env, &mut errors);
@@ -100,7 +100,7 @@ pub(crate) fn resolve(text: &str, settings: &Settings) -> (Option<Resolved>, Vec
         nodes.push(resolve_node(node, &document, settings, &mut names, &vars, &mut errors));
     }
     let order = order(&nodes, &mut errors);
-    // Stages can still be checked when the form has errors, but not without an order.
+    // Stages are checked even if there are errors of form, but not without an order.
     let expect = document.expect.as_ref().map(|tree| vars.fill(tree, &mut errors));
     let expect = expect.map(|tree| Reader { errors: &mut errors }.expectations(tree));
     let (expect, Document { name, show, .. }) = (expect.unwrap_or_default(), document);
@@ -172,7 +172,7 @@ fn resolve_node(
     }
 }
 
-/// The device of a backend where none is named: of one that is for GPUs alone it is the first of them.
+/// The default device of a backend: the first GPU for one that has no CPU implementation.
 fn own_device(backend: &str) -> &str {
     match backend {
         "cuda" | "wgpu" => backend,
@@ -180,7 +180,7 @@ fn own_device(backend: &str) -> &str {
     }
 }
 
-/// What the node says, else the command line, else the pipeline.
+/// The node's value, else the command line's, else the pipeline's, else the default.
 fn choose(
     node: Option<&(String, Span)>,
     command: Option<&str>,
@@ -208,7 +208,7 @@ impl<'a> Names<'a> {
         Self { indices: names.collect(), sorted: Vec::new(), left: 100 }
     }
 
-    /// Which name was meant. Of many misspelt ones the first will do: the time is that of comparing all with all.
+    /// A suggestion for a misspelt name. Limited to the first misspelt names, since each is compared with all names.
     fn suggestion(&mut self, name: &str) -> Option<String> {
         self.left = self.left.checked_sub(1)?;
         if self.sorted.is_empty() {
@@ -243,7 +243,7 @@ fn endpoint(
     None
 }
 
-/// An order in which every node comes after those that it reads, and otherwise the file's; or the cycles.
+/// A topological order that keeps the file's order where edges leave a choice; reports cycles.
 fn order(nodes: &[ResolvedNode], errors: &mut Vec<Diagnostic>) -> Option<Vec<usize>> {
     let mut graph = DiGraph::<usize, Span>::new();
     let indices: Vec<_> = (0..nodes.len()).map(|node| graph.add_node(node)).collect();
@@ -268,7 +268,7 @@ fn order(nodes: &[ResolvedNode], errors: &mut Vec<Diagnostic>) -> Option<Vec<usi
     if order.len() == nodes.len() {
         return Some(order);
     }
-    // The other algorithm for it calls itself, as deep as the cycle is long.
+    // Not Tarjan's algorithm, whose recursion is as deep as the cycle is long.
     for component in kosaraju_scc(&graph) {
         let first = component[0];
         if component.len() > 1 || graph.contains_edge(first, first) {
@@ -278,7 +278,7 @@ fn order(nodes: &[ResolvedNode], errors: &mut Vec<Diagnostic>) -> Option<Vec<usi
     None
 }
 
-/// Nodes of a cycle that are named.
+/// How many nodes of a cycle a message names.
 const MAX_CYCLE: usize = 12;
 
 /// Walks from the first node of a component, staying inside, until a node repeats.

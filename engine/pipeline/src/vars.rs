@@ -35,7 +35,7 @@ impl<'a> Vars<'a> {
             let given = set.iter().rev().find(|(set, _)| set == name);
             let value = match given {
                 None => vars.fill(tree, errors).value,
-                // What is not used is not wrong.
+                // Errors in a default that is overridden do not matter.
                 Some((_, text)) => given_value(text, &vars.fill(tree, &mut Vec::new()).value),
             };
             vars.values.insert(name.clone(), value);
@@ -43,7 +43,7 @@ impl<'a> Vars<'a> {
         vars
     }
 
-    /// The tree with every `${…}` filled in.
+    /// The tree with every `${…}` replaced.
     pub(crate) fn fill(&self, tree: &Tree, errors: &mut Vec<Diagnostic>) -> Tree {
         let value = match &tree.value {
             Value::Text(text) if text.contains("${") => self.fill_text(text, tree.span, errors),
@@ -61,7 +61,7 @@ impl<'a> Vars<'a> {
         Tree { value, span: tree.span }
     }
 
-    /// Text that is one variable and nothing else takes over its type.
+    /// Replaces variables in a text; a text that is a single variable takes over its type.
     fn fill_text(&self, text: &str, span: Span, errors: &mut Vec<Diagnostic>) -> Value {
         if let Some(name) = text.strip_prefix("${").and_then(|rest| rest.strip_suffix('}'))
             && !name.contains(['$', '{', '}'])
@@ -114,8 +114,8 @@ impl<'a> Vars<'a> {
     }
 }
 
-/// The value of `--set NAME=TEXT`. In the place of a text it is that text, to the letter: a prefix that ends in a space, or
-/// `1.10`. Anything else is read as YAML reads it, where that is a number or a truth value.
+/// The value of `--set NAME=TEXT`. If the declared value is text, it is taken verbatim: a prefix that ends in a space, or
+/// `1.10`. Otherwise it is parsed as a YAML scalar, and stays text unless it is a number or a boolean.
 fn given_value(text: &str, declared: &Value) -> Value {
     match (declared, scalar(text)) {
         (Value::Text(_), _) | (_, Value::Text(_)) => Value::Text(text.to_owned()),

@@ -10,13 +10,12 @@ pub(crate) use reader::{read, scalar};
 
 use crate::diagnostic::Span;
 
-/// How large a pipeline may be. The size bounds what a file can hold, the number of values what aliases (`*name`) can
-/// make of it.
+/// Limits on the size of a pipeline. The number of values bounds what aliases (`*name`) expand to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Bytes of the file.
     pub bytes: usize,
-    /// Scalars, lists and mappings, and keys of mappings, with aliases written out.
+    /// Scalars, lists, mappings and keys, with aliases expanded.
     pub values: usize,
 }
 

@@ -15,7 +15,7 @@ use super::nesting::{self, too_deep};
 use super::{Limits, MAX_DEPTH, Tree, Value, syntax};
 use crate::diagnostic::{Diagnostic, Span};
 
-/// Reads `text`, which has no byte order mark. `None` if it cannot be read at all; errors that leave a tree do not.
+/// Reads `text`, which has no byte order mark. `None` after a fatal error; after others the tree is incomplete.
 pub(crate) fn read(text: &str, limits: Limits, errors: &mut Vec<Diagnostic>) -> Option<Tree> {
     if text.len() > limits.bytes {
         let message = format!("the file is larger than {} bytes", limits.bytes);
@@ -72,25 +72,25 @@ fn check_characters(text: &str) -> Result<(), Diagnostic> {
 struct Context<'t> {
     text: &'t str,
     limits: Limits,
-    /// Values that may still be read.
+    /// How many more values are allowed.
     left: usize,
-    /// Ends of the lines, once they are needed.
+    /// Offsets of the line ends, computed when first needed.
     lines: OnceCell<Vec<usize>>,
-    /// The alias that is being written out, if one is; of nested ones the outermost.
+    /// The outermost alias that is being expanded, if one is.
     alias: Option<Span>,
-    /// What stopped the reading.
+    /// The fatal error.
     fatal: Option<Diagnostic>,
     errors: &'t mut Vec<Diagnostic>,
 }
 
 impl Context<'_> {
-    /// Stops the reading.
+    /// Records a fatal error.
     fn refuse<E: Error>(&mut self, diagnostic: Diagnostic) -> E {
         self.fatal.get_or_insert(diagnostic);
         E::custom("refused")
     }
 
-    /// The number of the line that has a position in it.
+    /// The line number of a position.
     fn line(&self, at: usize) -> usize {
         let ends = || self.text.match_indices('\n').map(|(end, _)| end).collect();
         self.lines.get_or_init(ends).partition_point(|end| *end < at) + 1
@@ -105,8 +105,8 @@ impl Context<'_> {
         Span::new(start, start + length.max(first))
     }
 
-    /// The position of a list or mapping, whose last value has a position of its own. The library's end is where the next
-    /// token starts, with comments and dashes before it.
+    /// The span of a list or mapping, from that of its last value. The library reports the start of the next token as the
+    /// end, which is after comments and dashes.
     fn collection(&self, start: usize, last: Option<Span>) -> Span {
         let span = self.trimmed(start, self.text.len());
         let after = last.map_or(span.start + 1, |last| last.end.max(span.start)).min(span.end);
@@ -119,14 +119,14 @@ impl Context<'_> {
         Span::new(span.start, after + length)
     }
 
-    /// The library's spans may run into the white space that follows.
+    /// A span of the library without the white space around it.
     fn trimmed(&self, start: usize, end: usize) -> Span {
         let raw = &self.text[start..end.max(start)];
         let lead = raw.len() - raw.trim_start().len();
         Span::new(start + lead, start + lead + raw.trim().len())
     }
 
-    /// The position of a scalar, without the comma, colon or bracket that the library takes in with it.
+    /// The span of a scalar, without a comma, colon or bracket after it, which the library includes.
     fn scalar(&self, start: usize, end: usize, value: &str) -> Span {
         let span = self.trimmed(start, end);
         let raw = &self.text[span.start..span.end];
@@ -142,30 +142,31 @@ impl Context<'_> {
         Span::new(span.start, span.start + length)
     }
 
-    /// After an alias the library is where the anchor was; the next value is searched from the alias on.
+    /// Moves the library's position behind an alias: after expanding one, it is still at the anchor.
     fn go_on_after(&self, alias: Span) {
         let mut at = alias.end;
         loop {
             let rest = &self.text[at..];
             let blank = rest.len() - rest.trim_start_matches([' ', '\t', '\r', '\n', ',']).len();
             at += blank;
-            match self.text[at..].starts_with('#') && blank > 0 {
-                true => at += self.text[at..].find('\n').unwrap_or(self.text.len() - at),
-                false => break,
+            // A comment needs white space before it.
+            if blank == 0 || !self.text[at..].starts_with('#') {
+                break;
             }
+            at += self.text[at..].find('\n').unwrap_or(self.text.len() - at);
         }
         serde_yaml::set_marker(Marker::new(at, 1, 1));
     }
 }
 
-/// Where the library is, as a byte offset. It tells that to a `Spanned` value only.
+/// The library's current position as a byte offset, which only `Spanned` has access to.
 fn position(text: &str) -> usize {
     let unit = UnitDeserializer::<serde::de::value::Error>::new();
     let marker = Spanned::<()>::deserialize(unit).map_or(0, |unit| unit.span().start.index);
     text.floor_char_boundary(marker.min(text.len()))
 }
 
-/// The next value.
+/// Deserializes the next value, with its position.
 struct Node<'c, 't> {
     context: &'c mut Context<'t>,
     depth: usize,
@@ -221,7 +222,7 @@ impl<'de> DeserializeSeed<'de> for Node<'_, '_> {
     }
 }
 
-/// What the next value is.
+/// Deserializes the content of a value.
 struct Content<'c, 't> {
     context: &'c mut Context<'t>,
     depth: usize,

@@ -1,14 +1,14 @@
-//! Errors of the YAML library, in other words where its own lead nowhere.
+//! Diagnostics for errors of the YAML library, reworded where its messages are hard to act on.
 
 use crate::diagnostic::{Diagnostic, Span};
 
-/// The error for aliases that stand for more than is read.
+/// The error for aliases that expand to more values than are allowed.
 pub(super) fn too_many_aliases(alias: Span) -> Diagnostic {
     Diagnostic::error("aliases (`*name`) repeat values more often than is read", alias)
         .hint("write the values out, or use `vars`")
 }
 
-/// The error for a text that is not YAML. `alias` is the one that was being written out, if one was.
+/// The error for a text that is not YAML. `alias` is the one that was being expanded, if any.
 pub(super) fn diagnostic(text: &str, error: &serde_yaml::Error, alias: Option<Span>) -> Diagnostic {
     let start = error.location().map_or(0, |marker| marker.index).min(text.len());
     let start = text.floor_char_boundary(start);
@@ -54,7 +54,7 @@ pub(super) fn diagnostic(text: &str, error: &serde_yaml::Error, alias: Option<Sp
     }
 }
 
-/// A message of the library without the place at its end, and that place as line and column.
+/// Splits ` at line N column M` off the end of a message.
 fn without_mark(message: &str) -> (&str, Option<(usize, usize)>) {
     let parse = || {
         let (rest, mark) = message.rsplit_once(" at line ")?;

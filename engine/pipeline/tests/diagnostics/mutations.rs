@@ -80,16 +80,16 @@ fn change() -> impl Strategy<Value = Change> {
     ]
 }
 
-/// A place between two characters.
-fn place(text: &str, at: &Index) -> usize {
+/// A position between two characters.
+fn position(text: &str, at: Index) -> usize {
     text.floor_char_boundary(at.index(text.len() + 1))
 }
 
 fn apply(text: &mut String, change: &Change, texts: &[String]) {
     match change {
-        Change::Insert(at, piece) => text.insert_str(place(text, at), PIECES[*piece]),
+        Change::Insert(at, piece) => text.insert_str(position(text, *at), PIECES[*piece]),
         Change::Remove(at, count) => {
-            let start = place(text, at);
+            let start = position(text, *at);
             let end = text.floor_char_boundary((start + count).min(text.len()));
             text.replace_range(start..end.max(start), "");
         }
@@ -106,11 +106,11 @@ fn apply(text: &mut String, change: &Change, texts: &[String]) {
             lines.insert(to.index(lines.len() + 1), line);
             *text = lines.concat();
         }
-        Change::Cut(at) => text.truncate(place(text, at)),
+        Change::Cut(at) => text.truncate(position(text, *at)),
         Change::Splice(at, other, from) => {
             let other = other.get(texts);
-            text.truncate(place(text, at));
-            text.push_str(&other[place(other, from)..]);
+            text.truncate(position(text, *at));
+            text.push_str(&other[position(other, *from)..]);
         }
     }
 }
@@ -145,7 +145,7 @@ fn is_within(span: Span, text: &str) -> bool {
 }
 
 #[test]
-fn every_error_has_a_place() {
+fn every_error_has_a_position() {
     let texts = texts();
     assert!(texts.len() > 100, "{}", texts.len());
     let changed = (any::<Index>(), proptest::collection::vec(change(), 0..6));

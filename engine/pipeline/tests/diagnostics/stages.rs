@@ -6,8 +6,8 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use paraloom_expr::Expr;
 use paraloom_pipeline::{
-    Catalog, HubPlace, Place, PlanFailure, PlanInput, PlanOutput, PortInfo, PortKind, RowAccount,
-    Shape, StageInfo,
+    Catalog, HubLocation, Location, PlanFailure, PlanInput, PlanOutput, PortInfo, PortKind,
+    RowAccount, Shape, StageInfo,
 };
 use serde_json::{Value as Json, json};
 
@@ -252,16 +252,16 @@ impl Catalog for Stages {
         Ok(PlanOutput { outputs, fingerprint: String::new(), notes, memory: None })
     }
 
-    fn resolve_path(&self, text: &str) -> Result<Place, PlanFailure> {
+    fn resolve_path(&self, text: &str) -> Result<Location, PlanFailure> {
         let file = |name: &str| PathBuf::from("/data").join(name);
         match text {
             "" | "missing.csv" => Err(failure(&format!("there is no file `{text}`"), None, None)),
-            "*.csv" => Ok(Place::Files(vec![file("a.csv"), file("b.csv")])),
+            "*.csv" => Ok(Location::Files(vec![file("a.csv"), file("b.csv")])),
             hub if hub.starts_with("hf://") => {
                 let paths = hub.contains("cached").then(|| vec![file("model")]);
-                Ok(Place::Hub(HubPlace { reference: hub.to_owned(), commit: None, paths }))
+                Ok(Location::Hub(HubLocation { reference: hub.to_owned(), commit: None, paths }))
             }
-            name => Ok(Place::Local(file(name))),
+            name => Ok(Location::Local(file(name))),
         }
     }
 }
