@@ -17,6 +17,8 @@ usage: cargo xtask TASK
   torch [CARGO ...]  build the backend `torch`, with LIBTORCH or what `libtorch` lays out;
                      or do something else with it: `cargo xtask torch test`
   cuda, wgpu         the same with these backends
+  test CRATE [..]    test a crate of the engine alone, with the dependencies that are built already:
+                     `cargo xtask test store power::`
   tidy               check the invariants of docs/architecture.md";
 
 fn main() -> ExitCode {
@@ -31,6 +33,10 @@ fn main() -> ExitCode {
         ["torch", ref more @ ..] => torch(root, more),
         [backend @ ("cuda" | "wgpu"), ref more @ ..] => run(&mut on_backend(root, backend, more)),
         ["schemas"] => report(schemas(root)),
+        ["test", name, ref more @ ..] => match test(root, name, more) {
+            Ok(mut cargo) => run(&mut cargo),
+            Err(error) => report(Err(error)),
+        },
         ["tidy"] => report(tidy::tidy(root)),
         _ => {
             eprintln!("{USAGE}");
@@ -50,6 +56,30 @@ fn torch(root: &Path, command: &[&str]) -> ExitCode {
         }
     }
     run(on_backend(root, "torch", command).env("LIBTORCH", libtorch))
+}
+
+/// The tests of one crate. `cargo test --package` alone would compile its dependencies with the features that this crate needs,
+/// once more; with the packages below the features are those of every other build. Their unit tests take a second.
+fn test(root: &Path, name: &str, more: &[&str]) -> std::io::Result<Command> {
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args(["test", "--release", "--lib"]).current_dir(root);
+    for package in ["paraloom", "paraloom-stages-text", "paraloom-stages-t5"] {
+        cargo.args(["--package", package]);
+    }
+    cargo.args(["--package", &format!("paraloom-{name}")]);
+    if let Ok(tests) = std::fs::read_dir(root.join("engine").join(name).join("tests")) {
+        for entry in tests {
+            let path = entry?.path();
+            let is_test = path.extension().is_some_and(|extension| extension == "rs")
+                || path.join("main.rs").exists();
+            if let Some(stem) = path.file_stem().filter(|_| is_test) {
+                cargo.arg("--test").arg(stem);
+            }
+        }
+    }
+    cargo.arg("--").args(more);
+    forget_package(&mut cargo);
+    Ok(cargo)
 }
 
 /// Cargo on the library of a backend, which no other command builds: they take long, and need what others do not have.
