@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use arrow::array::{Int64Array, RecordBatch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use paraloom_exec::{
-    Cancel, Job, Lookup, PortResult, Remotes, RunError, RunOptions, Summary, Workspace, run,
+    Cancel, Job, Lookup, PortResult, Remotes, RunError, RunOptions, Summary, Workspace, plan, run,
 };
 use paraloom_host::{
     Executor, Host, HostError, PlannedStage, Services, StageFailure, WorkInput, WorkOutput,
@@ -129,7 +129,10 @@ pub(crate) fn n(rows: &RecordBatch) -> Vec<i64> {
     column.values().to_vec()
 }
 
+/// A stage of the version 1.0.0; `name@2.0.0` is of another, `name~` draws random numbers.
 fn info(name: &str, act: &Act) -> StageInfo {
+    let (name, version) = name.split_once('@').unwrap_or((name, "1.0.0"));
+    let (name, uses_seed) = name.strip_suffix('~').map_or((name, false), |name| (name, true));
     let port = |name: &str| PortInfo {
         name: name.to_owned(),
         doc: String::new(),
@@ -140,15 +143,19 @@ fn info(name: &str, act: &Act) -> StageInfo {
     let is_map = matches!(act, Act::Map(_));
     StageInfo {
         name: name.to_owned(),
-        version: "1.0.0".to_owned(),
+        version: version.to_owned(),
         doc: String::new(),
         library: "test".to_owned(),
         backend: String::new(),
-        config_schema: json!({"type": "object", "properties": {"rows": {"type": "integer"}}}),
+        config_schema: json!({"type": "object", "properties": {
+            "rows": {"type": "integer"},
+            "mode": {"type": "string", "default": "plain"},
+            "deep": {"type": "object"},
+        }}),
         inputs: if is_map { vec![port("rows")] } else { Vec::new() },
         outputs: vec![port("rows")],
         shape: if is_map { Shape::Map } else { Shape::Whole },
-        uses_seed: false,
+        uses_seed,
         resumable: false,
         batch_invariant: true,
         rows: if is_map { RowAccount::Kept } else { RowAccount::Any },
@@ -169,7 +176,15 @@ pub(crate) struct Bench {
 
 impl Bench {
     pub(crate) fn new(pipeline: &str, stages: Vec<(&str, Act)>) -> Self {
-        let dir = tempfile::tempdir().expect("a directory");
+        Self::at(tempfile::tempdir().expect("a directory"), pipeline, stages)
+    }
+
+    /// Another pipeline on the same store.
+    pub(crate) fn edited(self, pipeline: &str, stages: Vec<(&str, Act)>) -> Self {
+        Self::at(self.dir, pipeline, stages)
+    }
+
+    fn at(dir: tempfile::TempDir, pipeline: &str, stages: Vec<(&str, Act)>) -> Self {
         let mut host = Host::default();
         for (name, act) in stages {
             host.insert(info(name, &act), Arc::new(Fake(Arc::new(act)))).expect("a new stage");
@@ -204,6 +219,16 @@ impl Bench {
             events.lock().expect("no panic").push(logged.event.clone());
         };
         run(&job, &self.options, &self.cancel, &observe)
+    }
+
+    /// What a run would do with a node, and why.
+    pub(crate) fn plan(&self, node: &str) -> String {
+        let lookup = Lookup::new(&self.graph, &self.workspace.host, Some(&self.store));
+        let lookup = lookup.expect("the store can be read");
+        let plan = plan(&self.graph, self.graph.order(), &lookup).expect("the store can be read");
+        let node = plan.nodes.into_iter().find(|plan| plan.node == node).expect("it is there");
+        let state = serde_json::to_value(node.state).expect("it is plain data");
+        format!("{} {}", state.as_str().expect("a name"), node.reason).trim_end().to_owned()
     }
 
     /// What happened since the last call.
