@@ -1,7 +1,7 @@
 //! The workers of a run: threads that take tasks from the [`Schedule`] until nothing is left.
 //!
 //! Only what has been made is shared, never rows, so nothing here is bounded and nothing can deadlock with the locks that
-//! other processes hold. A worker waits without a time limit: whoever changes something wakes it.
+//! other processes hold. A worker waits without a time limit: every change of the schedule wakes it.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,7 +20,7 @@ use petgraph::graph::NodeIndex;
 use crate::lookup::{NodeResult, PortResult, Results};
 use crate::schedule::{Event, Schedule, Task};
 
-/// What the workers of a run share. `P` is what a node has begun and put aside.
+/// What the workers of a run share. `P` is the state of a parked node.
 pub(crate) struct Crew<P> {
     shared: Mutex<Shared<P>>,
     changed: Condvar,
@@ -67,7 +67,7 @@ impl<P> Crew<P> {
 
     // ---- for workers ----
 
-    /// Waits for a task, with what its node had put aside; none once there will be no more.
+    /// Waits for a task, with the state of its node if that was parked; none once there will be no more.
     pub(crate) fn next(&self) -> Option<(Task, Option<P>)> {
         let mut shared = self.shared();
         loop {
@@ -79,7 +79,7 @@ impl<P> Crew<P> {
                 return Some((task, begun));
             }
             if shared.schedule.is_over() {
-                // Whoever waits still must hear of it too.
+                // The other waiting workers have to end, too.
                 self.changed.notify_all();
                 return None;
             }
@@ -104,7 +104,7 @@ impl<P> Crew<P> {
         None
     }
 
-    /// Puts a node aside until more of its input is there.
+    /// Parks a node until more of its input is there.
     pub(crate) fn park(&self, node: NodeIndex, begun: P) {
         self.change(|shared| {
             shared.parked.insert(node, begun);
@@ -112,7 +112,7 @@ impl<P> Crew<P> {
         });
     }
 
-    /// Puts a node aside whose result another process computes.
+    /// Parks a node whose result another process computes.
     pub(crate) fn locked(&self, node: NodeIndex, begun: P) {
         self.change(|shared| {
             shared.parked.insert(node, begun);
@@ -157,7 +157,7 @@ impl<P> Crew<P> {
         self.change(|shared| shared.schedule.apply(Event::Failed(node)));
     }
 
-    /// What was put aside and nobody will take up.
+    /// The parked nodes, once no worker will resume them.
     pub(crate) fn take_parked(&self) -> Vec<P> {
         self.shared().parked.drain().map(|(_, begun)| begun).collect()
     }
@@ -172,7 +172,7 @@ impl<P> Crew<P> {
         self.changed.notify_all();
     }
 
-    /// Whether the work should stop: somebody asked, or a node failed.
+    /// Whether the work should stop: it was requested, or a node failed.
     pub(crate) fn should_stop(&self) -> bool {
         self.stop.load(Ordering::Acquire)
     }

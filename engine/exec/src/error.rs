@@ -33,7 +33,7 @@ pub enum RunError {
     /// There is no thread to work in.
     #[error("cannot start a thread: {source}")]
     Thread {
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
     /// A configuration names something that has to be fetched first.
@@ -60,7 +60,7 @@ pub enum RunError {
         /// Why not.
         source: HubError,
     },
-    /// Somebody asked the run to stop. What was committed stays.
+    /// The run was asked to stop. What was committed stays.
     #[error("stopped")]
     Stopped,
     /// A file that a node reads changed while it was read: what came of it is of no key.
@@ -80,7 +80,7 @@ pub enum RunError {
     /// Several nodes failed, in a run that kept going.
     #[error("{} nodes failed{}", .0.len(), list(.0))]
     Several(Vec<RunError>),
-    /// Something that cannot be unless the engine has a bug.
+    /// A state that is impossible unless the engine has a bug.
     #[error("internal error: {what}")]
     Internal {
         /// What was found.
@@ -106,7 +106,7 @@ fn list(errors: &[RunError]) -> String {
 }
 
 impl RunError {
-    /// The way out, if there is one to tell.
+    /// How to fix it, if that is known.
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Stage { failure, .. } => failure.hint.clone(),

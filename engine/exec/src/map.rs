@@ -26,8 +26,8 @@ pub(crate) struct MapState {
     committed: Committed,
     /// How long the file of records was when `committed` had all of it.
     read_to: u64,
-    /// The right to compute. Held from part to part only while they come without a wait: whoever held it and waited for
-    /// rows could wait for a node that needs it, since a stage can be used twice in a row with the same settings.
+    /// The right to compute. Held from part to part only while they come without a wait: two nodes in a row can have
+    /// one key (the same stage with the same settings), and the second would wait for rows that the first may not compute.
     lock: Option<Lock>,
     /// The rows of the parts that were there at the start; looked at once a part is missing.
     known: Option<KnownRows>,

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::error::Result;
 use crate::lookup::{Found, Lookup, rows_of};
-use crate::reason::{History, because};
+use crate::reason::{History, explain};
 
 /// What a run would do with one node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -107,7 +107,7 @@ fn plan_node(
             if parts.0 > 0 || rows.is_some_and(|(left, all)| left < all) {
                 plan.state = State::Partial;
             }
-            plan.reason = because(node, key, preimage, rows, history, store)?;
+            plan.reason = explain(node, key, preimage, rows, history, store)?;
         }
     }
     Ok(plan)

@@ -38,7 +38,7 @@ impl History {
     }
 }
 
-pub(crate) fn because(
+pub(crate) fn explain(
     node: &Node,
     key: &Key,
     preimage: &Preimage,

@@ -43,7 +43,7 @@ pub(crate) enum Event {
     PartMade(Endpoint),
     /// A map node has mapped the part that it was given.
     PartMapped(NodeIndex),
-    /// A map node was put aside: nothing more of its input is there now.
+    /// A map node was parked: nothing more of its input is there now.
     Parked(NodeIndex),
     /// Another process computes its result.
     Locked(NodeIndex),
@@ -61,7 +61,7 @@ pub(crate) struct Schedule {
     ready: BTreeSet<Rank>,
     /// The keys of the nodes at work: two nodes of one key would compute the same.
     held: HashSet<Key>,
-    /// Who waits for a key that is held.
+    /// The nodes that wait for a key that is held, in order.
     queues: HashMap<Key, VecDeque<NodeIndex>>,
     /// Nodes whose result another process computes.
     locked: Vec<NodeIndex>,
@@ -105,12 +105,12 @@ enum State {
     Waiting,
     Ready,
     Running,
-    /// It would compute what another one computes: another node, or another process.
+    /// Another node or another process computes the same result.
     Held,
     Over,
 }
 
-/// Who reads an output of a node, and how.
+/// A node that reads an output of another, and how.
 #[derive(Clone, Copy, Debug)]
 struct Reader {
     node: NodeIndex,
@@ -224,7 +224,7 @@ impl Schedule {
         self.at(node).state = state;
     }
 
-    /// Of those that wait for a key one has its turn, who passes it on to the next.
+    /// Wakes the first node that waits for a key; when it rests, it wakes the next.
     fn release(&mut self, key: &Key) {
         self.held.remove(key);
         let Some(queue) = self.queues.get_mut(key) else { return };

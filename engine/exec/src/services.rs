@@ -42,7 +42,7 @@ impl NodeServices {
     }
 
     pub(crate) fn send(&self, event: Event) {
-        // Nobody listens any more once the run is over.
+        // The receiver is gone once the run is over.
         let _ = self.events.lock().unwrap_or_else(PoisonError::into_inner).send(event);
     }
 

@@ -51,7 +51,7 @@ impl<'a> Run<'a> {
             node: begun.name(),
             what: "its result was removed while it was made".to_owned(),
         })?;
-        // Whoever waits for the same result finds it now.
+        // A node that waits for the same result finds it from here on.
         drop(lock);
         self.finish(begun, result, (1, 0, None), started);
         Ok(())

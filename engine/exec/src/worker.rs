@@ -131,7 +131,7 @@ impl<'a> Run<'a> {
         Ok(Begun { context, entry, services, map: None, told_waiting: false })
     }
 
-    /// Puts a node aside until the process that computes its result is done.
+    /// Parks a node until the process that computes its result is done.
     pub(crate) fn wait_for(&self, holder: String, mut begun: Begun<'a>) {
         if !std::mem::replace(&mut begun.told_waiting, true) {
             begun.send(Event::NodeWaiting { node: begun.name(), holder });

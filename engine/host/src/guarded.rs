@@ -1,4 +1,4 @@
-//! What every stage is held to, whoever executes it: that its plan fits its ports, that it stops only when it was asked
+//! What every stage is held to, whatever executes it: that its plan fits its ports, that it stops only when it was asked
 //! to, and that its log is bounded.
 
 use std::collections::HashSet;
@@ -23,7 +23,7 @@ pub(crate) fn plan(
 ) -> Result<Box<dyn PlannedStage>> {
     let own = (stage.name != name).then(|| StageInfo { name: name.to_owned(), ..stage.clone() });
     let planned = executor.plan(own.as_ref().unwrap_or(stage), node, config, inputs);
-    // Nobody can ask a stage that plans to stop.
+    // A stage that plans cannot be asked to stop.
     let inner = planned.map_err(|error| unasked(error, &stage.name, "plan()", false))?;
     check_output(stage, inner.output())
         .map_err(|what| HostError::Broken { stage: stage.name.clone(), what })?;
@@ -57,7 +57,7 @@ fn check_output(stage: &StageInfo, output: &PlanOutput) -> Result<(), String> {
     Ok(())
 }
 
-/// A stage that returns `CANCELLED` although nobody asked it to stop has failed.
+/// A stage that returns `CANCELLED` although it was not asked to stop has failed.
 fn unasked(error: HostError, stage: &str, call: &str, asked: bool) -> HostError {
     match error {
         HostError::Stage(failure) if failure.is_cancelled() && !asked => HostError::Broken {

@@ -65,7 +65,7 @@ impl Host {
         Ok(())
     }
 
-    /// Loads the libraries of somebody else's in the directory `dir`, in the order of their names. One that cannot be
+    /// Loads the third-party libraries in the directory `dir`, in the order of their names. One that cannot be
     /// loaded is left out: what of it is used is then missing, and [`Host::skipped`] says why. The number of files that are
     /// there.
     ///

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 pub enum Origin {
     /// Shipped with the engine: its stages' versions say what they compute.
     Shipped,
-    /// Somebody else's: the library's digest enters the key too.
+    /// Third-party: the library's digest enters the key too.
     Foreign,
 }
 
@@ -15,7 +15,7 @@ pub enum Origin {
 const PREFIX: &str = "libparaloom_stages_";
 
 /// The backend whose library is at `path`, by the end of its name: `libparaloom_stages_t5_torch.so` has the stages of
-/// `libparaloom_stages_t5.so`, computed by libtorch. Such libraries are loaded only when somebody asks for them, since
+/// `libparaloom_stages_t5.so`, computed by libtorch. Such libraries are loaded on request only, since
 /// what they bring along is large, and may be missing.
 pub(crate) fn backend_of(path: &Path) -> Option<&'static str> {
     const BACKENDS: [&str; 3] = ["torch", "cuda", "wgpu"];

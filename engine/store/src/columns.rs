@@ -2,8 +2,8 @@
 //!
 //! A stage that adds a column, such as a score, hands the others on as they are. Where that is so, the part's file
 //! `<digest>.columns` has the new columns only, and says in which parts of other results the others are. The part is the
-//! same as ever: its digest is that of the whole Parquet file that it stands for, and so nobody who reads it or is keyed by
-//! it can tell.
+//! same as ever: its digest is that of the whole Parquet file that it stands for, and so neither readers nor keys
+//! differ.
 //!
 //! ```text
 //! {"columns":[["_id",0],["text",0],["score",null]],"sources":[{"key":…,"part":…,"row":128}],"own":{…}}\t<digest of that>\n

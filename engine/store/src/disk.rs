@@ -1,4 +1,4 @@
-//! The hands of a store: every open, write, sync, rename and removal goes through [`Disk`], and a [`Watch`] sees each of
+//! File operations of a store: every open, write, sync, rename and removal goes through [`Disk`], and a [`Watch`] sees each of
 //! them first. That is how tests make the n-th operation fail, or kill the process before it, for every n.
 
 use std::collections::HashSet;
@@ -107,7 +107,7 @@ impl Disk {
         }
         self.create_parent(path)?;
         self.try_to(Operation::CreateDir, path, || match fs::create_dir(path) {
-            // Somebody else was faster.
+            // Another process made it first.
             Err(error) if error.kind() == ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
             result => result,
         })?;
@@ -139,7 +139,7 @@ impl Disk {
 
     /// Removes a file, or a directory with all that is in it. Of a link, the link.
     pub(crate) fn remove(&self, path: &Path) -> Result<()> {
-        self.try_to(Operation::Remove, path, || insist(|| remove(path)))
+        self.try_to(Operation::Remove, path, || retry_removal(|| remove(path)))
     }
 
     /// The members of a directory, by name; none if there is no directory.
@@ -238,7 +238,7 @@ impl Disk {
             self.create_parent(to)?;
             if to.symlink_metadata().is_ok() {
                 if is_sound()? {
-                    // Whoever put it there may have died before its name was durable.
+                    // The process that put it there may have died before the name was durable.
                     self.sync_parent_if_there(to)?;
                     return self.remove(from);
                 }
@@ -255,8 +255,7 @@ impl Disk {
         }
     }
 
-    /// Makes the name of a path durable, unless somebody has removed the directory above it meanwhile, who needs it no
-    /// longer.
+    /// Makes the name of a path durable, unless the directory above it was removed meanwhile, and the name with it.
     fn sync_parent_if_there(&self, path: &Path) -> Result<()> {
         match self.sync_parent(path) {
             Err(StoreError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => Ok(()),
@@ -364,13 +363,13 @@ fn remove(path: &Path) -> std::io::Result<()> {
     if is_real_dir(path) { fs::remove_dir_all(path) } else { fs::remove_file(path) }
 }
 
-/// Whether a rename fails like this when somebody else puts a directory in the same place, or removes the one above.
+/// Whether a rename fails like this when another process puts a directory in the same place, or removes the one above.
 fn is_lost_race(kind: ErrorKind) -> bool {
     matches!(kind, ErrorKind::DirectoryNotEmpty | ErrorKind::AlreadyExists | ErrorKind::NotFound)
 }
 
-/// Tries to remove something, again while somebody puts things in. What is not there need not be removed.
-fn insist(mut remove: impl FnMut() -> std::io::Result<()>) -> std::io::Result<()> {
+/// Removes something, and tries again while other processes put things in. What is not there need not be removed.
+fn retry_removal(mut remove: impl FnMut() -> std::io::Result<()>) -> std::io::Result<()> {
     let mut result = Ok(());
     for _ in 0..ATTEMPTS {
         result = remove();

@@ -188,7 +188,7 @@ impl Entry {
         checked_record(&line).ok_or_else(|| StoreError::damaged(&path, "a record has changed"))
     }
 
-    /// Length of the file of records in bytes: while it stays, nobody has committed anything.
+    /// Length of the file of records in bytes: while it stays the same, nothing was committed.
     pub fn log_length(&self) -> u64 {
         std::fs::metadata(self.log()).map_or(0, |metadata| metadata.len())
     }
@@ -236,8 +236,8 @@ impl Entry {
         part.has_file(&self.dir)
     }
 
-    /// Removes damaged parts, and writes into the log that nobody need look for them any more. While somebody computes
-    /// this result the log is left, since a part may just be made again.
+    /// Removes damaged parts, and records that they are gone, so that they are reported once. While another process computes
+    /// this result the log is left alone, since a part may be about to be made again.
     pub(crate) fn give_up_parts(&self, parts: &[PartFile]) -> Result<()> {
         for part in parts {
             self.discard_part(part)?;

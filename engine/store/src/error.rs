@@ -29,7 +29,7 @@ pub enum StoreError {
         needed: Option<u64>,
         /// Bytes that were free, if it is the disk that is full and not a limit or a quota.
         free: Option<u64>,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
     /// A file is not what its record says.
@@ -50,7 +50,7 @@ pub enum StoreError {
         /// What it should say.
         wanted: &'static str,
     },
-    /// Somebody else holds a lock.
+    /// Another process holds a lock.
     #[error("{} is in use by {holder}", path.display())]
     Locked {
         /// The lock file.

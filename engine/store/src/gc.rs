@@ -1,4 +1,4 @@
-//! What is damaged, and what nobody needs.
+//! Damage, and results that are not needed.
 
 use std::collections::HashSet;
 use std::path::PathBuf;

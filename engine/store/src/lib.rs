@@ -86,7 +86,7 @@ impl Store {
         Self::create_watched(root, None)
     }
 
-    /// [`Store::create`], with somebody who sees every operation before it happens.
+    /// [`Store::create`] with a [`Watch`] that sees every operation before it happens.
     pub fn create_watched(root: &Path, watch: Option<Arc<dyn Watch>>) -> Result<Self> {
         let disk = Disk::new(root.join("tmp"), watch.clone());
         disk.create_dir_all(root)?;
@@ -130,10 +130,10 @@ impl Store {
         Err(StoreError::Format { path, found, wanted: FORMAT })
     }
 
-    /// The format is written before any result: without it, somebody has removed it.
+    /// The format is written before any result: if results are there and it is not, it was removed.
     fn refuse_results_of_unknown_format(&self) -> Result<()> {
         let has_results = !self.disk.list(&self.root.join("results"))?.is_empty();
-        // Somebody else may have made the store, and results, since its format was looked for.
+        // Another process may have made the store, and results, since its format was looked for.
         if !has_results || self.format()?.is_some() {
             return Ok(());
         }

@@ -21,7 +21,7 @@ impl Lock {
     /// Waits until no one holds the lock alone.
     pub(crate) fn shared(disk: &Disk, path: &Path) -> Result<Self> {
         let file = disk.lock(path, File::lock_shared)?;
-        // Whoever signed is gone; who is refused from now on must not be told that name.
+        // The process that is named in the file has ended: a later message must not name it.
         let _ = file.set_len(0);
         Ok(Self { _file: file })
     }

@@ -58,7 +58,7 @@ impl Store {
         Ok(was_there)
     }
 
-    /// The pins, by name. A damaged one is an error, not none: nobody knows any more what it keeps.
+    /// The pins, by name. A damaged one is an error, since what it keeps is no longer known.
     pub fn pins(&self) -> Result<Vec<(String, Pin)>> {
         let mut pins = Vec::new();
         for path in self.disk.list(&self.root.join("pins"))? {

@@ -25,7 +25,7 @@ impl Store {
     /// Moves every result whose preimage `rewrite` changes to the key of the new one, pins with it; once for each `version`
     /// of how keys are written. The number of results that moved.
     ///
-    /// A result appears under its new key in one step, so whoever is killed here loses nothing: the next call goes on.
+    /// A result appears under its new key in one step, so a kill loses nothing: the next call goes on.
     pub fn rekey(&self, version: u64, rewrite: &dyn Fn(&Preimage) -> Preimage) -> Result<usize> {
         let mut keys: Keys = self.read_note(NOTE)?.unwrap_or_default();
         if keys.version >= version {

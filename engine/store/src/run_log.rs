@@ -76,7 +76,7 @@ impl Store {
             let bytes = self.disk.read_if_exists(&dir.join("events.jsonl"))?.unwrap_or_default();
             let text = String::from_utf8_lossy(&bytes);
             let lines: Vec<_> = text.lines().collect();
-            // A training run logs thousands of these, and nobody asks for the old ones.
+            // A training run logs thousands of these, and only the newest are shown.
             let is_count = |line: &str| {
                 line.contains("\"event\":\"metric\"") || line.contains("\"event\":\"progress\"")
             };

@@ -47,7 +47,7 @@ pub fn attend() -> io::Result<()> {
     let listener = Arc::clone(&line);
     std::thread::Builder::new().name("listen".to_owned()).spawn(move || {
         listener.listen(stream, send);
-        // What is idle ends by itself now. What is not would work for nobody.
+        // An idle process ends by itself now; the result of any other would have no reader.
         std::thread::sleep(ORPHAN);
         kill_all();
     })?;
@@ -55,7 +55,7 @@ pub fn attend() -> io::Result<()> {
     let work = move || {
         let mut stage = AtWork { line, worker: None, planned: None, library: None };
         for (command, blobs) in commands {
-            let (done, blobs) = match stage.obey(command, &blobs) {
+            let (done, blobs) = match stage.execute(command, &blobs) {
                 Ok((outcome, blobs)) => (Ok(outcome), blobs),
                 Err(error) => (Err(error.into()), Blobs::new()),
             };
@@ -76,7 +76,7 @@ pub fn attend() -> io::Result<()> {
 
 /// Ends this process and those that the stage has started.
 fn kill_all() {
-    // The group is its own unless somebody started it by hand.
+    // The group is its own unless the process was started by hand.
     if getpgrp() == getpid() {
         let _ = kill_current_process_group(Signal::KILL);
     }
@@ -92,7 +92,7 @@ struct AtWork {
 }
 
 impl AtWork {
-    fn obey(&mut self, command: Command, blobs: &Blobs) -> Result<(Outcome, Blobs)> {
+    fn execute(&mut self, command: Command, blobs: &Blobs) -> Result<(Outcome, Blobs)> {
         let out_of_turn = || HostError::Engine("the engine said things out of turn".into());
         match command {
             Command::Load { path, digest } => {
@@ -203,7 +203,7 @@ impl Line {
                 Ok(None) | Err(_) => break,
             }
         }
-        // Nobody is answered any more.
+        // No more answers will come.
         self.waiting().clear();
     }
 
@@ -217,7 +217,7 @@ impl Line {
     }
 
     fn say(&self, note: Note) {
-        // Nobody listens where it cannot be output.
+        // A failure means that the engine is gone.
         let _ = self.tell(&ToEngine::Said(note), &Blobs::new());
     }
 
@@ -267,7 +267,7 @@ impl Line {
     }
 }
 
-/// How far apart news of progress are: nobody reads faster, and a stage may have some with every row.
+/// Least time between two reports of progress: a stage may have one with every row.
 const NEWS: Duration = Duration::from_millis(20);
 
 /// The engine's services, at the other end of the line.

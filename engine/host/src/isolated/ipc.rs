@@ -17,7 +17,7 @@ pub(super) fn encode(schema: &Schema, rows: Option<&RecordBatch>) -> Result<Vec<
     writer.into_inner()
 }
 
-/// Reads what [`encode`] writes. The other side may have lost its mind: nothing that it sends makes this one panic.
+/// Reads what [`encode`] writes. Input is untrusted: nothing in it causes a panic.
 pub(super) fn decode(bytes: &[u8]) -> Result<(SchemaRef, Option<RecordBatch>), ArrowError> {
     let read = || {
         let mut reader = StreamReader::try_new(bytes, None)?;

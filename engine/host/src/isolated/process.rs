@@ -201,7 +201,7 @@ impl Process {
         HostError::Crashed { how, during, last_words: self.last_words() }
     }
 
-    /// What the allocator said before it ended the process.
+    /// The allocator's message from before it ended the process.
     fn out_of_memory(&mut self) -> StageFailure {
         let words = self.last_words();
         let after = |mark: &str| words.iter().find_map(|line| Some(line.split_once(mark)?.1));

@@ -115,7 +115,7 @@ fn removing_is_tried_again_only_while_somebody_puts_things_in() {
         (1000, DirectoryNotEmpty, ATTEMPTS, false),
     ] {
         let mut tried = 0;
-        let result = insist(|| {
+        let result = retry_removal(|| {
             tried += 1;
             if tried <= errors { Err(error.into()) } else { Ok(()) }
         });
