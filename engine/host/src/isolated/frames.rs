@@ -49,6 +49,11 @@ impl Frames {
         let read = loop {
             match stream.read(&mut self.bytes[before..]) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // Another time.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.bytes.truncate(before);
+                    return Ok(true);
+                }
                 read => break read,
             }
         };

@@ -1,6 +1,6 @@
 //! The engine's side: a process, and the conversation with it.
 
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -39,6 +39,8 @@ pub(super) struct Process {
     is_over: bool,
     /// It speaks the protocol of this engine.
     greeted: bool,
+    /// It is still to be told that the work should stop.
+    owes_cancel: bool,
     /// How it ended, once it was waited for.
     status: Option<ExitStatus>,
 }
@@ -73,6 +75,8 @@ impl Process {
             &ToStage::<wire::Command>::Hello(Hello::ours()),
             &Blobs::new(),
         );
+        // It is waited for with a limit, in both directions.
+        stream.set_nonblocking(true)?;
         Ok(Self {
             child,
             stream,
@@ -80,6 +84,7 @@ impl Process {
             printed,
             is_over: false,
             greeted: false,
+            owes_cancel: false,
             status: None,
         })
     }
@@ -97,8 +102,14 @@ impl Process {
         desk: &mut Desk,
     ) -> Result<(Outcome, Blobs)> {
         let late = desk.limit.map(|limit| Instant::now() + limit);
-        let tell = self.tell(&ToStage::Command(command), blobs);
-        let done = tell.and_then(|()| self.talk(desk, late));
+        let tell = self.tell(&ToStage::Command(command), blobs, desk, late);
+        let done = match tell.and_then(|()| self.talk(desk, late)) {
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                let is_late = late.is_some_and(|late| Instant::now() > late);
+                Ok(if is_late { Talk::Late } else { Talk::Stuck })
+            }
+            done => done,
+        };
         self.is_over = !matches!(done, Ok(Talk::Done(..)));
         if let Some(error) = desk.error.take() {
             return Err(error);
@@ -123,8 +134,17 @@ impl Process {
         }
     }
 
-    fn tell(&mut self, message: &ToStage<&wire::Command>, blobs: &Blobs) -> io::Result<()> {
-        frames::write(&mut self.stream, message, blobs)
+    /// Sends a message. A process that does not read is waited for no longer than one that does not answer.
+    fn tell(
+        &mut self,
+        message: &ToStage<&wire::Command>,
+        blobs: &Blobs,
+        desk: &mut Desk,
+        late: Option<Instant>,
+    ) -> io::Result<()> {
+        let pid = self.child.id();
+        let Self { stream, frames, owes_cancel, .. } = self;
+        frames::write(&mut Patient { stream, frames, owes_cancel, pid, desk, late }, message, blobs)
     }
 
     /// Does what the stage asks for until it is done; not beyond `late`.
@@ -146,7 +166,7 @@ impl Process {
                             Ok((answer, blobs)) => (Ok(answer), blobs),
                             Err(error) => (Err(error), Blobs::new()),
                         };
-                        self.tell(&ToStage::Answer(number, answer), &blobs)?;
+                        self.tell(&ToStage::Answer(number, answer), &blobs, desk, late)?;
                     }
                     ToEngine::Done(outcome) => return Ok(Talk::Done(outcome, blobs)),
                 }
@@ -155,10 +175,14 @@ impl Process {
             if late.is_some_and(|late| Instant::now() > late) {
                 return Ok(Talk::Late);
             }
+            if std::mem::take(&mut self.owes_cancel) {
+                self.tell(&ToStage::Cancel, &Blobs::new(), desk, late)?;
+            }
             match desk.give_up {
                 None if desk.is_cancelled() => {
-                    self.tell(&ToStage::Cancel, &Blobs::new())?;
                     desk.give_up = Some(Instant::now() + GRACE);
+                    self.owes_cancel = true;
+                    continue;
                 }
                 Some(end) if Instant::now() > end => return Ok(Talk::Stuck),
                 _ => {}
@@ -166,7 +190,7 @@ impl Process {
             let mut ready = [PollFd::new(&self.stream, PollFlags::IN)];
             match poll(&mut ready, Some(&LOOK)) {
                 // A process that it has started may still have the other end.
-                Ok(0) if self.has_exited() => return Ok(Talk::Over),
+                Ok(0) if has_exited(self.child.id()) => return Ok(Talk::Over),
                 Ok(0) | Err(rustix::io::Errno::INTR) => {}
                 Ok(_) if !self.frames.read(&mut self.stream)? => return Ok(Talk::Over),
                 Ok(_) => {}
@@ -224,7 +248,7 @@ impl Process {
         }
         let _ = self.stream.shutdown(std::net::Shutdown::Both);
         let started = Instant::now();
-        while !self.has_exited() && started.elapsed() < TO_END {
+        while !has_exited(self.child.id()) && started.elapsed() < TO_END {
             std::thread::sleep(Duration::from_millis(2));
         }
         // It leads a group of its own, whose number is not given to others before it is waited for.
@@ -236,12 +260,61 @@ impl Process {
         self.status = Some(status);
         Ok(status)
     }
+}
 
-    /// Whether the process has ended; it is not waited for here.
-    fn has_exited(&self) -> bool {
-        let Some(pid) = Pid::from_raw(self.child.id() as i32) else { return true };
-        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-        !matches!(waitid(WaitId::Pid(pid), options), Ok(None) | Err(rustix::io::Errno::INTR))
+/// Whether a child has ended; it is not waited for here.
+fn has_exited(pid: u32) -> bool {
+    let Some(pid) = Pid::from_raw(pid as i32) else { return true };
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    !matches!(waitid(WaitId::Pid(pid), options), Ok(None) | Err(rustix::io::Errno::INTR))
+}
+
+/// Writes to a process that may read nothing, or only once what it sends is read: what comes meanwhile is kept in `frames`.
+struct Patient<'a, 'd> {
+    stream: &'a UnixStream,
+    frames: &'a mut Frames,
+    owes_cancel: &'a mut bool,
+    pid: u32,
+    desk: &'a mut Desk<'d>,
+    late: Option<Instant>,
+}
+
+impl Write for Patient<'_, '_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        loop {
+            match self.stream.write(bytes) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                written => return written,
+            }
+            self.desk.tell_if_slow();
+            let now = Instant::now();
+            if self.late.is_some_and(|late| now > late)
+                || self.desk.give_up.is_some_and(|end| now > end)
+            {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            if self.desk.give_up.is_none() && self.desk.is_cancelled() {
+                self.desk.give_up = Some(now + GRACE);
+                // Not in the middle of this message.
+                *self.owes_cancel = true;
+            }
+            let mut ready = [PollFd::new(self.stream, PollFlags::IN | PollFlags::OUT)];
+            match poll(&mut ready, Some(&LOOK)) {
+                Ok(0) if has_exited(self.pid) => return Err(io::ErrorKind::BrokenPipe.into()),
+                Ok(0) | Err(rustix::io::Errno::INTR) => {}
+                Ok(_) if ready[0].revents().contains(PollFlags::IN) => {
+                    if !self.frames.read(&mut &*self.stream)? {
+                        return Err(io::ErrorKind::BrokenPipe.into());
+                    }
+                }
+                Ok(_) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -261,4 +334,30 @@ enum Talk {
     Stuck,
     /// The command took too long.
     Late,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// It has sent its hello, and reads nothing more than fits into the socket.
+    #[test]
+    fn a_process_that_does_not_read_is_not_waited_for() {
+        let message = r#"{"hello":{"protocol":1,"program":"deaf"}}"#;
+        let hello =
+            format!("printf '\\{:03o}\\0\\0\\0\\0\\0\\0\\0%s' '{message}' >&0", message.len());
+        let isolation = Isolation {
+            program: "/bin/sh".into(),
+            arguments: vec!["-c".into(), format!("{hello}; exec sleep 60").into()],
+            still_waiting: |_| {},
+        };
+        let mut process = Process::start(&isolation, None).expect("there is a shell");
+        let limit = Duration::from_millis(300);
+        let mut desk = Desk::default();
+        desk.limit = Some(limit);
+        let rows = vec![vec![0; 8 << 20]];
+        let error = process.command(&wire::Command::Map, &rows, &mut desk).expect_err("it is deaf");
+        assert!(matches!(error, HostError::Late { .. }), "{error}");
+        assert!(process.if_alive().is_none());
+    }
 }
