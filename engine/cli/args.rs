@@ -1,4 +1,4 @@
-//! What can be said on the command line.
+//! The command line: commands, arguments and options. Comments are the text of `--help`.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -32,8 +32,8 @@ pub(crate) struct StageArgs {
         value_delimiter = ':'
     )]
     pub(crate) paths: Vec<PathBuf>,
-    /// Load these libraries into this process. Each node of theirs has a process of its own
-    /// otherwise, so that a crash is an error of that node.
+    /// Load these libraries into this process. Otherwise each of their nodes runs in an isolated
+    /// process, so that a crash is an error of that node.
     #[arg(long, global = true)]
     pub(crate) in_process: bool,
 }
@@ -98,7 +98,7 @@ pub(crate) enum Command {
     StageProcess,
 }
 
-/// Which pipeline, and where its results are.
+/// The pipeline and its store.
 #[derive(Clone, Debug, ClapArgs)]
 pub(crate) struct PipelineArgs {
     /// The pipeline file.
@@ -110,7 +110,7 @@ pub(crate) struct PipelineArgs {
     pub(crate) settings: SettingArgs,
 }
 
-/// What takes the place of something that the pipeline says.
+/// Options that override what the pipeline says.
 #[derive(Clone, Debug, ClapArgs)]
 pub(crate) struct SettingArgs {
     /// Replace a variable of the pipeline.

@@ -47,7 +47,7 @@ pub(crate) fn load_host(more: &StageArgs) -> Result<Host> {
     Ok(host)
 }
 
-/// This program once more. By the name of what runs now: the file may have been replaced.
+/// How isolated processes are started: from this executable, by way of `/proc`, since the file may have been replaced.
 fn isolation() -> Result<Isolation> {
     let program = match Path::new("/proc/self/exe") {
         running if running.exists() => running.to_owned(),
@@ -61,21 +61,21 @@ fn still_waiting(text: &str) {
     render::note(&render::printable(text));
 }
 
-/// A pipeline that was checked without error.
+/// A pipeline that is free of errors.
 pub(crate) struct Project {
     pub(crate) workspace: Workspace,
     pub(crate) graph: Graph,
     store: PathBuf,
 }
 
-/// A pipeline that was checked, with what the check found.
+/// A checked pipeline, with its diagnostics.
 pub(crate) struct Checked {
     pub(crate) workspace: Workspace,
     pub(crate) graph: Option<Graph>,
     pub(crate) diagnostics: Vec<Diagnostic>,
 }
 
-/// Reads and checks a pipeline. Never uses the network: what is on a hub is looked for in the
+/// Reads and checks a pipeline. Never uses the network: references to a hub are looked up in the
 /// cache only.
 pub(crate) fn check(args: &PipelineArgs, stages: &StageArgs) -> Result<Checked> {
     let workspace = read(args, stages)?;
@@ -94,7 +94,7 @@ fn read(args: &PipelineArgs, stages: &StageArgs) -> Result<Workspace> {
     let bytes = read_at_most(path, limits.bytes).map_err(|error| {
         CliError::usage(format!("cannot read the pipeline {}: {error}", path.display()))
     })?;
-    // Three bytes more are those of a byte order mark.
+    // A byte order mark, which has three bytes, does not count.
     if bytes.len() > limits.bytes.saturating_add(3) {
         let limit = args.settings.max_pipeline;
         let message = format!("the pipeline {} is larger than {limit} MiB", path.display());
@@ -105,14 +105,14 @@ fn read(args: &PipelineArgs, stages: &StageArgs) -> Result<Workspace> {
         Some(dir) if !dir.as_os_str().is_empty() => dir.to_owned(),
         _ => PathBuf::from("."),
     };
-    // A store that cannot be opened is an error of the commands that need it.
+    // Commands that need the store report it if it cannot be opened.
     let store = Store::open(&store_path(args.store.as_deref(), path)).ok().flatten();
     let remotes = Remotes::new(hub::settings(), store.as_ref());
     let (backend, device) = (args.settings.backend.clone(), args.settings.device.clone());
     Ok(Workspace { host: load_host(stages)?, dir, text, limits, backend, device, remotes })
 }
 
-/// The bytes of a file, and no more than are needed to see that there are too many.
+/// Reads a file, but no more than is needed to see that it is larger than the limit.
 fn read_at_most(path: &Path, limit: usize) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     File::open(path)?.take((limit as u64).saturating_add(4)).read_to_end(&mut bytes)?;
@@ -134,7 +134,7 @@ fn decode(bytes: &[u8], path: &Path) -> Result<String> {
 }
 
 impl Project {
-    /// Reads and checks a pipeline; prints what is wrong with it.
+    /// Reads and checks a pipeline; prints its diagnostics.
     pub(crate) fn open(args: &PipelineArgs, stages: &StageArgs) -> Result<Self> {
         Self::sound(args, check(args, stages)?)
     }
@@ -148,13 +148,13 @@ impl Project {
         cancel: &Cancel,
         observer: Observer,
     ) -> Result<Option<(Self, Store)>> {
-        // A command that is wrong makes no store.
+        // Before the store is created: an invalid command leaves nothing behind.
         if let (Some(graph), Some(name)) = (&checked.graph, until) {
             find_node(graph, name)?;
         }
         let place = store_path(args.store.as_deref(), &args.pipeline);
         if place.to_str().is_none() {
-            // Stages are told of directories in UTF-8, and would write beside the store.
+            // The ABI passes paths as UTF-8, so stages would write elsewhere.
             let message = format!("the path of the store is not UTF-8: {}", place.display());
             return Err(CliError::usage(message).hint("name another directory with --store"));
         }
@@ -193,7 +193,7 @@ impl Project {
     pub(crate) fn store(&self) -> Result<Option<Store>> {
         let store = Store::open(&self.store)?;
         if let Some(store) = &store {
-            // A store that may only be read is looked at as it is.
+            // Migration fails on a read-only store, which is used as it is.
             let _ = rekey(store, &self.workspace.host);
         }
         Ok(store)

@@ -12,7 +12,7 @@ use crate::render;
 
 pub(crate) const NODE_FAILED: u8 = 1;
 pub(crate) const USAGE: u8 = 2;
-/// The run is done, and its tables are not as the pipeline expects.
+/// The run is complete, but an expectation of the pipeline is not met.
 pub(crate) const UNEXPECTED: u8 = 4;
 const STORE_IN_USE: u8 = 6;
 const STORE_DAMAGED: u8 = 7;
@@ -27,7 +27,7 @@ pub(crate) struct CliError {
     code: u8,
     message: String,
     hint: Option<String>,
-    /// What was wrong has been printed already.
+    /// The error has been printed already.
     silent: bool,
 }
 
@@ -40,13 +40,13 @@ impl CliError {
         Self::new(USAGE, message)
     }
 
-    /// The same of a time before: `in run …`, `with least=4.5`.
+    /// The same error, with its context: `in run …`, `with least=4.5`.
     pub(crate) fn before(mut self, when: &str) -> Self {
         self.message = format!("{when}, {}", self.message);
         self
     }
 
-    /// Everything has been said already.
+    /// Everything has been printed already.
     pub(crate) fn silent(code: u8) -> Self {
         Self { silent: true, ..Self::new(code, "") }
     }
@@ -56,7 +56,7 @@ impl CliError {
         self
     }
 
-    /// Stdout could not be written. Whoever read it may just have seen enough.
+    /// Writing to stdout failed. A closed pipe is no error: its reader needs no more.
     pub(crate) fn stdout(error: std::io::Error) -> Self {
         let message = format!("cannot write to stdout: {error}");
         match error.kind() {
@@ -65,12 +65,12 @@ impl CliError {
         }
     }
 
-    /// A file of the user's could not be written.
+    /// An output file could not be written.
     pub(crate) fn writing(path: &Path, error: &std::io::Error) -> Self {
         Self::of_system(format!("cannot write {}: {error}", path.display()), error)
     }
 
-    /// The same of a file that had to hold `needed` bytes so far: how long it would have become, nobody knows.
+    /// The same, for a file of which `needed` bytes were to be written so far; its final size is not known.
     pub(crate) fn no_room(path: &Path, needed: u64, error: std::io::Error) -> Self {
         if error.kind() == std::io::ErrorKind::BrokenPipe {
             return Self::silent(0);
@@ -105,7 +105,7 @@ fn is_full(error: &std::io::Error) -> bool {
     matches!(error.kind(), StorageFull | FileTooLarge | QuotaExceeded)
 }
 
-/// What to do about a file for which there is no room.
+/// The hint for a file for which there is no space.
 fn more_room(source: &std::io::Error) -> &'static str {
     if source.kind() == std::io::ErrorKind::FileTooLarge {
         "raise the limit on the size of a file (`ulimit -f`) and run again"
@@ -114,7 +114,7 @@ fn more_room(source: &std::io::Error) -> &'static str {
     }
 }
 
-/// What to do about an operation on a file for which the system had no room, beside those that write.
+/// The hint for an operation other than a write for which there is no space.
 fn scarce(source: &std::io::Error) -> Option<(&'static str, &'static str)> {
     const TOO_MANY_OPEN_FILES: [i32; 2] = [23, 24];
     if source.kind() == std::io::ErrorKind::OutOfMemory {

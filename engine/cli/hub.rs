@@ -15,7 +15,7 @@ pub(crate) fn settings() -> Settings {
     }
     settings.token = token(path("HF_TOKEN_PATH").unwrap_or_else(|| home.join("token")));
     settings.offline = is_on("HF_HUB_OFFLINE") || is_on("TRANSFORMERS_OFFLINE");
-    // A server on this machine is not behind a proxy.
+    // Loopback addresses bypass the proxy.
     let is_near = ["http://127.", "http://localhost", "http://[::1]"];
     if !is_near.iter().any(|near| settings.endpoint.starts_with(near)) {
         settings.proxy = Proxy::try_from_env();

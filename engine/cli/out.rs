@@ -1,7 +1,7 @@
-//! Where data goes: stdout, or a file that appears once it is whole.
+//! Output of data: stdout, or a file that appears when it is complete.
 //!
-//! The writers of formats make texts of what the system says of a failed write. An [`Out`] remembers it, so that every
-//! command tells a closed pipe, which is no error, from a full disk, which has an exit code of its own.
+//! The writers of formats turn I/O errors into text. An [`Out`] keeps the error itself, so that every command can tell a closed
+//! pipe, which is no error, from a full disk, which has its own exit code.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
@@ -15,20 +15,20 @@ use crate::error::{CliError, Result};
 /// Bytes that are written in one go.
 const BUFFER: usize = 1 << 16;
 
-/// A place for data.
+/// A destination for data.
 pub(crate) struct Out {
     buffer: BufWriter<Watched>,
     failure: Failure,
-    /// Of a file: where it is written, and what it is called once it is whole.
+    /// Of a file: the temporary path and the final one.
     file: Option<Aside>,
 }
 
-/// What the system said of a write that failed.
+/// The I/O error of a failed write.
 #[derive(Clone, Default)]
 pub(crate) struct Failure(Arc<Mutex<Option<CliError>>>);
 
 impl Failure {
-    /// What the system said, or else what the writer of a format says.
+    /// The I/O error, or else the error of the format's writer.
     pub(crate) fn or(&self, error: impl Into<CliError>) -> CliError {
         self.take().unwrap_or_else(|| error.into())
     }
@@ -42,16 +42,16 @@ impl Failure {
     }
 }
 
-/// What a write goes to in the end.
+/// The underlying destination.
 enum Sink {
     Stdout(io::Stdout),
-    /// Colours are removed where they are not wanted.
+    /// Stdout, without colours where they are not supported or not wanted.
     Styled(AutoStream<io::Stdout>),
-    /// The file, and what it will be called.
+    /// The file and its final path.
     File(File, PathBuf),
 }
 
-/// A sink that counts what it took and remembers why it took no more.
+/// A writer that counts bytes and keeps the first I/O error.
 struct Watched {
     sink: Sink,
     written: u64,
@@ -59,7 +59,7 @@ struct Watched {
 }
 
 impl Out {
-    /// Stdout, for data as it is.
+    /// Stdout, for data.
     pub(crate) fn stdout() -> Self {
         Self::of(Sink::Stdout(io::stdout()), None)
     }
@@ -69,14 +69,14 @@ impl Out {
         Self::of(Sink::Styled(anstream::AutoStream::auto(io::stdout())), None)
     }
 
-    /// A file that is there and stays what it is, such as a pipe.
+    /// An existing file that is written in place, such as a pipe.
     pub(crate) fn device(path: &Path) -> Result<Self> {
         let file = File::options().write(true).open(path);
         let file = file.map_err(|error| CliError::writing(path, &error))?;
         Ok(Self::of(Sink::File(file, path.to_owned()), None))
     }
 
-    /// A file that has this name once it is whole; `.part` is added to the name until then. Its folder is made.
+    /// A file that gets its name when it is complete; until then `.part` is appended. Creates its folder.
     pub(crate) fn file(to: &Path) -> Result<Self> {
         let aside = Aside::new(to)?;
         let file = File::create(&aside.path).map_err(|error| CliError::writing(to, &error))?;
@@ -89,23 +89,23 @@ impl Out {
         Self { buffer: BufWriter::with_capacity(BUFFER, watched), failure, file }
     }
 
-    /// Where to look for why something could not be written, while a writer of a format has the rest.
+    /// Access to the I/O error while the format's writer owns the rest.
     pub(crate) fn failure(&self) -> Failure {
         self.failure.clone()
     }
 
-    /// Text as it is.
+    /// Writes text.
     pub(crate) fn text(&mut self, text: &str) -> Result<()> {
         self.write_all(text.as_bytes()).map_err(|error| self.failure.or(error))
     }
 
-    /// A line of text.
+    /// Writes a line.
     pub(crate) fn line(&mut self, text: &str) -> Result<()> {
         self.text(text)?;
         self.text("\n")
     }
 
-    /// Writes what is left, and gives a file its name.
+    /// Flushes, and renames a file to its final path.
     pub(crate) fn finish(mut self) -> Result<()> {
         self.buffer.flush().map_err(|error| self.failure.or(error))?;
         self.file.take().map_or(Ok(()), Aside::finish)
@@ -157,8 +157,8 @@ impl Write for Watched {
 }
 
 impl Sink {
-    /// Says why `needed` bytes could not be written. What a file has of them is given back: only then can be seen how much
-    /// room there was.
+    /// The error for `needed` bytes that could not be written. Truncates the file first, so that the free space in the message
+    /// is what there was before.
     fn failed(&mut self, needed: u64, error: io::Error) -> CliError {
         match self {
             Self::Stdout(_) | Self::Styled(_) => CliError::stdout(error),
@@ -170,14 +170,14 @@ impl Sink {
     }
 }
 
-/// What is written beside its place, and moved there once it is whole. Whatever happens before, nothing is left of it.
+/// A temporary path beside the final one. Removed on drop unless it was renamed.
 pub(crate) struct Aside {
     path: PathBuf,
     to: PathBuf,
 }
 
 impl Aside {
-    /// A place beside `to`, whose folder is made. What a killed command has left there goes.
+    /// A temporary path beside `to`; creates the folder and removes what a killed command left there.
     pub(crate) fn new(to: &Path) -> Result<Self> {
         let path = with_extension(to, ".part");
         remove(&path);
@@ -187,12 +187,12 @@ impl Aside {
         Ok(Self { path, to: to.to_owned() })
     }
 
-    /// Where to write.
+    /// The temporary path.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Gives it its name; what has the name goes.
+    /// Renames it to the final path, replacing what is there.
     pub(crate) fn finish(self) -> Result<()> {
         let rename = |from: &Path, to: &Path| {
             std::fs::rename(from, to).map_err(|error| CliError::writing(&self.to, &error))
@@ -200,7 +200,7 @@ impl Aside {
         if !self.to.is_dir() {
             return rename(&self.path, &self.to);
         }
-        // A directory cannot take the place of another.
+        // `rename` does not replace directories that are not empty.
         let old = with_extension(&self.to, ".old");
         remove(&old);
         rename(&self.to, &old)?;
@@ -212,7 +212,7 @@ impl Aside {
 
 impl Drop for Aside {
     fn drop(&mut self) {
-        // After it got its name there is nothing here.
+        // After the rename there is nothing to remove.
         remove(&self.path);
     }
 }
@@ -223,7 +223,7 @@ fn with_extension(path: &Path, extension: &str) -> PathBuf {
     path.into()
 }
 
-/// Removes what may not be there.
+/// Removes a file or directory if it exists.
 fn remove(path: &Path) {
     let is_dir = path.symlink_metadata().is_ok_and(|found| found.is_dir());
     let _ = if is_dir { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };

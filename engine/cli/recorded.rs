@@ -1,4 +1,4 @@
-//! Results as an earlier run has left them, found by its record: neither the pipeline nor the files that it read are asked.
+//! Results of an earlier run, found by the record of that run; the pipeline and its files are not read.
 
 use paraloom_exec::{Content, NodeRecord, OutputRecord, PortResult, RunRecord, TableRef};
 use paraloom_store::Store;
@@ -7,7 +7,7 @@ use crate::args::PipelineArgs;
 use crate::context::store_path;
 use crate::error::{CliError, Result};
 
-/// The store of a pipeline, which need not be sound any more, nor be there.
+/// The store of a pipeline, whose file may be missing or invalid.
 pub(crate) fn store(args: &PipelineArgs) -> Result<Store> {
     let path = store_path(args.store.as_deref(), &args.pipeline);
     Store::open(&path)?
@@ -33,7 +33,7 @@ pub(crate) fn find_run(store: &Store, id: &str) -> Result<String> {
     }
 }
 
-/// What the run called `run` has left.
+/// The results of the run called `run`.
 pub(crate) fn record(store: &Store, run: &str) -> Result<RunRecord> {
     RunRecord::read(store, run)?.ok_or_else(|| {
         CliError::usage(format!("run {run} has no record of its results"))
@@ -41,7 +41,7 @@ pub(crate) fn record(store: &Store, run: &str) -> Result<RunRecord> {
     })
 }
 
-/// The table that `name` means, as the run called `run` has left it.
+/// The table called `name` in the results of the run called `run`.
 pub(crate) fn table(store: &Store, run: &str, name: &str) -> Result<TableRef> {
     let is_table = |content: &Content| matches!(content, Content::Table { .. });
     match output(store, run, name, is_table)? {
@@ -52,7 +52,7 @@ pub(crate) fn table(store: &Store, run: &str, name: &str) -> Result<TableRef> {
     }
 }
 
-/// The first output that `name` means and that `fits`, as the run called `run` has left it.
+/// The first output called `name` that `fits`, in the results of the run called `run`.
 pub(crate) fn output(
     store: &Store,
     run: &str,

@@ -11,7 +11,7 @@ use signal_hook::flag;
 #[derive(Clone, Debug)]
 pub(crate) struct Signals([(i32, Arc<AtomicBool>); 3]);
 
-/// A file size limit is an error of the write, not the end of the process: for every command.
+/// Ignores SIGXFSZ, so that exceeding a file size limit is an error of the write (EFBIG) in every command.
 pub(crate) fn survive_file_size_limit() {
     let _ = flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)));
 }
@@ -28,7 +28,7 @@ impl Signals {
             };
             end_if(came);
             let _ = flag::register(*signal, Arc::clone(came));
-            // Only now: of two that two threads handle at the same time, one at least sees the other.
+            // After the flag is set, so that of two signals handled concurrently at least one sees the other.
             for (_, came) in signals.0.iter().filter(|(other, _)| other != signal) {
                 end_if(came);
             }

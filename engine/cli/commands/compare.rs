@@ -1,7 +1,7 @@
 //! Two tables compared row by row, by their ids.
 //!
-//! They are read part by part, a few times over; parts that both have are not read at all. What must be known of every row is in a [`RowTable`], whose memory is
-//! bounded, so that any tables can be compared.
+//! Tables are read part by part, in several passes; identical parts are skipped. State per row is in a [`RowTable`], whose memory
+//! is bounded, so tables of any size can be compared.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -22,9 +22,9 @@ const ID: &str = "_id";
 pub(crate) struct Comparison<'a> {
     before: &'a TableRef,
     now: &'a TableRef,
-    /// The columns that both have, by their numbers, but for those of ids.
+    /// The columns that both tables have, without the id columns, as pairs of indices.
     columns: Vec<(usize, usize)>,
-    /// The number of the row that had an id before.
+    /// Row number by id, in the table before.
     places: RowTable,
     /// The rows that were there before.
     contents: RowTable,
@@ -83,7 +83,7 @@ impl<'a> Comparison<'a> {
             let rows = query.part(part)?;
             let contents = self.contents_of(&rows, |pair| pair.0)?;
             for (number, (id, content)) in (start..).zip(ids(&rows)?.into_iter().zip(contents)) {
-                // Of rows with the same id the first stands for all.
+                // Of rows with the same id only the first is compared.
                 self.places.update(id, |before| before.unwrap_or(number))?;
                 self.contents.update(content, |_| 0)?;
             }
@@ -109,7 +109,7 @@ impl<'a> Comparison<'a> {
         for pair in &self.columns {
             let (kind_before, kind_now) = (kind(self.before, pair.0), kind(self.now, pair.1));
             let values = Arc::clone(rows.column(side(pair)));
-            // Values of other types are the same if they read the same.
+            // Values of different types are compared by their text.
             let (kind, values) = if kind_before == kind_now {
                 (kind_now, values)
             } else {

@@ -20,7 +20,7 @@ use crate::render::{self, printable};
 
 pub(crate) fn run(args: &DiffArgs, stages: &StageArgs) -> Result<ExitCode> {
     let now = Project::open(&args.pipeline, stages)?;
-    // A name that is wrong is wrong now, whatever was before.
+    // An unknown name is an error even if an earlier run had it.
     let table_now = table(&now, &args.node)?;
     let (before, what) = if args.before.is_empty() {
         let (run, before) = earlier(args, &now, &table_now)?;
@@ -47,7 +47,7 @@ pub(crate) fn run(args: &DiffArgs, stages: &StageArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The table in the run that somebody asks for, or in the newest one that left another.
+/// The table in the requested run, or in the newest run that left a different one.
 fn earlier(args: &DiffArgs, now: &Project, table_now: &TableRef) -> Result<(String, TableRef)> {
     let store = now.need_store()?;
     if let Some(id) = &args.run {

@@ -42,7 +42,7 @@ pub(crate) fn run(stages: &StageArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The backends that are built when somebody wants them, and what the command does.
+/// Optional backends, each with the command that builds it.
 const ON_REQUEST: [(&str, &str); 3] = [
     ("torch", "fetches libtorch and builds it"),
     ("cuda", "builds it, for NVIDIA GPUs"),

@@ -22,7 +22,7 @@ const PIECE: usize = 1 << 20;
 
 pub(crate) fn run(args: &ExportArgs, stages: &StageArgs) -> Result<ExitCode> {
     let result = result(args, stages)?;
-    // What is written beside its place must go when somebody stops this.
+    // On a signal the temporary file is removed.
     let cancel = Cancel::default();
     let signals = Signals::listen(&cancel.flag());
     let stop = Stop(&cancel);
@@ -44,7 +44,7 @@ pub(crate) fn run(args: &ExportArgs, stages: &StageArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The output as it is, or as a run has left it.
+/// The current output, or that of a recorded run.
 fn result(args: &ExportArgs, stages: &StageArgs) -> Result<PortResult> {
     if let Some(run) = &args.run {
         let store = recorded::store(&args.pipeline)?;
@@ -60,7 +60,7 @@ fn result(args: &ExportArgs, stages: &StageArgs) -> Result<PortResult> {
     })
 }
 
-/// Whether somebody has asked to stop.
+/// Whether a signal has asked to stop.
 struct Stop<'a>(&'a Cancel);
 
 impl Stop<'_> {
@@ -93,7 +93,7 @@ fn place(args: &ExportArgs) -> Result<Out> {
                 .hint("name a file"))
         }
         Ok(there) if there.is_file() && !args.force => Err(there_already(to)),
-        // A pipe or a terminal stays what it is.
+        // Pipes and terminals are written in place.
         Ok(there) if !there.is_file() => Out::device(to),
         _ => Out::file(to),
     }
@@ -179,7 +179,7 @@ fn copy(from: &Path, aside: &Path, path: &Path, to: &Path, stop: &Stop) -> Resul
     let mut source = File::open(from).map_err(unread)?;
     let length = source.metadata().map_err(unread)?.len();
     let unwritten = |error| {
-        // What it took is given back: only then can be seen how much room there was.
+        // Truncated first, so that the free space in the message is what there was before.
         let _ = std::fs::remove_file(&target);
         CliError::no_room(&name, length, error)
     };

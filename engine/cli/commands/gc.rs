@@ -1,4 +1,4 @@
-//! `gc`: what no pipeline needs any more, in the words of who made it.
+//! `gc`: results that no pipeline needs any more, by pipeline, node and settings.
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -29,7 +29,7 @@ pub(crate) fn run(args: &GcArgs, stages: &StageArgs) -> Result<ExitCode> {
     };
     let store = open(&path)?;
     let lock = match store.lock_exclusive() {
-        // To look takes no right to remove.
+        // Without --delete no write access is needed.
         Err(StoreError::Locked { holder, .. }) if !args.delete => {
             render::note(&format!("{holder} uses the store; what it has not finished is left out"));
             None

@@ -49,10 +49,10 @@ pub(super) fn write_new(dir: &Path, files: &[(&str, String)]) -> Result<()> {
         let path = dir.join(name);
         let parent = path.parent().unwrap_or(dir);
         std::fs::create_dir_all(parent).map_err(|error| CliError::writing(parent, &error))?;
-        // What came there meanwhile stays.
+        // A file that was created meanwhile is not overwritten.
         let mut file = File::create_new(&path).map_err(|error| CliError::writing(&path, &error))?;
         file.write_all(text.as_bytes()).map_err(|error| {
-            // Half a file would be in the way of the next attempt.
+            // An incomplete file would make the next attempt fail.
             let _ = std::fs::remove_file(&path);
             CliError::no_room(&path, text.len() as u64, error)
         })?;

@@ -57,7 +57,7 @@ pub(crate) fn dispatch(args: &Args) -> Result<ExitCode> {
         Command::Doctor => doctor::run(stages),
         Command::Schema => stages::schema(stages),
         Command::Completions { shell } => {
-            // It would panic where stdout cannot be written.
+            // clap's own printing panics if stdout cannot be written.
             let mut script = Vec::new();
             clap_complete::generate(*shell, &mut Args::command(), "paraloom", &mut script);
             print(String::from_utf8_lossy(&script).trim_end())?;

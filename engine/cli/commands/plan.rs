@@ -85,7 +85,7 @@ fn read_sources(
     let options = RunOptions { is_logged: false, keep_going: true, ..options(None, 1) };
     match paraloom_exec::run(&job, &options, &cancel, &observer) {
         Err(RunError::Stopped) => Ok(Some(ExitCode::from(signals.exit_code()))),
-        // What fails here fails in the run too, and the plan is about the rest.
+        // The run will report the same failure; the plan goes on with the other nodes.
         Err(error) => {
             render::note(&format!("not read: {error}"));
             Ok(None)

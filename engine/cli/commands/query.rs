@@ -1,4 +1,4 @@
-//! Rows of a table, read part by part: however long it is, no more of it is in memory.
+//! Streams rows of a table part by part, in constant memory.
 
 use arrow::array::RecordBatch;
 use arrow::compute::filter_record_batch;
@@ -70,7 +70,7 @@ impl<'a> Query<'a> {
             while left > 0 {
                 let part = parts.next()?;
                 if self.condition.is_none() && skip >= part.rows {
-                    // Without having been read.
+                    // The part is skipped without reading it.
                     skip -= part.rows;
                     continue;
                 }
@@ -93,7 +93,7 @@ impl<'a> Query<'a> {
         })
     }
 
-    /// What of a part meets the condition.
+    /// The rows of a part that meet the condition.
     pub(crate) fn part(&self, part: &PartFile) -> Result<RecordBatch> {
         let rows = self.table.entry.read_part_columns(part, &self.read)?;
         let rows = passing(rows, self.condition)?;

@@ -17,14 +17,14 @@ use crate::signals::Signals;
 
 pub(crate) fn run(args: &RunArgs, stages: &StageArgs) -> Result<ExitCode> {
     let checked = context::check(&args.pipeline, stages)?;
-    // Up to here a signal ends the process: there is nothing to lose, and a stage that hangs while it is loaded or plans
-    // would not hear of it.
+    // Signals are handled from here on. Before, they end the process: there is nothing to lose, and a stage that hangs
+    // while it is loaded or planned could not be cancelled.
     let cancel = Cancel::default();
     let signals = Signals::listen(&cancel.flag());
     let progress = Progress::new();
     let observer = |logged: &Logged| {
         if args.json {
-            // Whoever reads the events may go away; the run goes on.
+            // If the reader of the events closes the pipe, the run goes on.
             let _ = print(&logged.line());
         } else {
             progress.show(&logged.event);
@@ -127,7 +127,7 @@ pub(crate) fn outcome(
 ) -> String {
     let node = graph.node(index);
     let ports = node.stage.outputs.iter().zip(&result.ports).enumerate();
-    // Of a stage with many outputs, such as `split`, those that are not in use say nothing.
+    // Unused outputs of a stage with many, such as `split`, are left out.
     let is_told = |(number, (_, output)): &(usize, (_, &PortResult))| match output {
         PortResult::Table(table) => *number < 2 || table.rows() > 0,
         PortResult::Artifact { .. } => true,

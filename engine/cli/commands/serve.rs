@@ -26,12 +26,12 @@ pub(crate) fn run(args: &ServeArgs, stages: &StageArgs) -> Result<ExitCode> {
     let store = project.need_store()?;
     let (graph, host) = (&project.graph, &project.workspace.host);
     let nodes = nodes(graph, args)?;
-    // The port first: a model can take long to load.
+    // Bound first, since loading a model can take long.
     let server = Server::bind(settings(args)?)?;
     let cancel = Cancel::default();
     let job =
         Job { graph, nodes: &nodes, host, store: &store, text: &project.workspace.text, set: &[] };
-    // Nobody waits longer for an answer.
+    // Requests time out after this.
     let options = RunOptions { map_limit: Some(args.timeout), ..options(args.threads, 1) };
     let (events, printed) = print_logs()?;
     let chain = Chain::open(&job, &options, &cancel, &events)?;
@@ -47,12 +47,12 @@ pub(crate) fn run(args: &ServeArgs, stages: &StageArgs) -> Result<ExitCode> {
         outputs: chain.outputs(),
         batch_invariant: chain.is_batch_invariant(),
     };
-    // Up to here a signal ends the process, also where a stage hangs while it is opened.
+    // Signals are handled from here on. Before, they end the process, even if a stage hangs while it is opened.
     let stop = Arc::<AtomicBool>::default();
     let _signals = Signals::listen(&stop);
     render::note(&format!("{} at http://{}", names.join(" → "), server.address()));
     server.run(about, Box::new(Served(chain)), &stop, &cancel.flag())?;
-    // What the stages said at their end comes before the last word. A process that one of them left behind may say more.
+    // Prints the last log lines of the stages first. A process that a stage left behind may write more.
     let _ = printed.recv_timeout(LAST_LOGS);
     render::note("stopped");
     Ok(ExitCode::SUCCESS)
@@ -104,7 +104,7 @@ fn settings(args: &ServeArgs) -> Result<Settings> {
     })
 }
 
-/// The token of a file, or else of the environment: never of the command line, which others can see.
+/// The token from a file or the environment, but not from the command line, which other users can see.
 fn token(file: Option<&Path>) -> Result<Option<String>> {
     let (token, place) = match file {
         Some(path) => {
@@ -125,10 +125,10 @@ fn token(file: Option<&Path>) -> Result<Option<String>> {
     }
 }
 
-/// How long the last that stages say is waited for.
+/// How long the last log lines of the stages are waited for.
 const LAST_LOGS: Duration = Duration::from_secs(2);
 
-/// Takes the events of stages and prints what they say. The receiver hears when all is printed.
+/// Prints the log events of stages; the receiver is notified when all are printed.
 fn print_logs() -> Result<(Sender<Event>, Receiver<()>)> {
     let (events, said) = channel();
     let (printed, all_printed) = channel();

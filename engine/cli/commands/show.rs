@@ -18,7 +18,7 @@ use crate::{recorded, render};
 /// Rows in a table for a person, unless asked otherwise.
 const DEFAULT_LIMIT: u64 = 20;
 
-/// So many rows at most are laid out in memory; more are read twice, first to see how wide the columns are.
+/// Up to this many rows are laid out in memory. More are read twice, first for the widths of the columns.
 const FEW: u64 = 10_000;
 
 pub(crate) fn run(args: &ShowArgs, stages: &StageArgs) -> Result<ExitCode> {
@@ -54,7 +54,7 @@ pub(crate) fn run(args: &ShowArgs, stages: &StageArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The table as it is, or as a run has left it.
+/// The current table, or that of a recorded run.
 fn table(args: &ShowArgs, stages: &StageArgs) -> Result<TableRef> {
     if let Some(run) = &args.run {
         let store = recorded::store(&args.pipeline)?;

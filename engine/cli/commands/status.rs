@@ -67,7 +67,7 @@ pub(crate) fn outcome(run: &RunSummary) -> String {
             Event::Progress { done, total, unit, .. } => {
                 progress = format!(", {done} of {total} {unit}");
             }
-            // The count is of the node that spoke last.
+            // The counts are those of the node of the last event.
             event if event.node().is_some() => progress.clear(),
             _ => {}
         }

@@ -53,7 +53,7 @@ fn keys(args: &PipelineArgs, project: &Project, store: &Store) -> Result<BTreeSe
 pub(crate) fn pin(args: &PinArgs, stages: &StageArgs) -> Result<ExitCode> {
     let project = Project::open(&args.pipeline, stages)?;
     let store = project.need_store()?;
-    // Not while `gc` removes what is to be kept.
+    // Holds the lock, so that `gc` does not remove these results meanwhile.
     let _lock = store.lock_shared()?;
     let pipeline = project.graph.name.clone();
     let name = args.name.as_ref().unwrap_or(&pipeline);

@@ -87,7 +87,7 @@ fn make_row(graph: &Graph, index: NodeIndex, args: &TryArgs) -> Result<RecordBat
                 empty.extend((field.data_type() == &DataType::Utf8).then(|| field.name().as_str()));
                 new_null_array(field.data_type(), 1)
             }
-            // Which candidate it is, say: no stage decides by it.
+            // Such as the number of the candidate; no stage uses it.
             None => cast(&Int64Array::from(vec![0]), field.data_type())?,
         });
     }

@@ -20,8 +20,8 @@ pub(crate) fn diagnostics(path: &Path, text: &str, diagnostics: &[Diagnostic]) {
     }
 }
 
-/// A text and where its lines start. The renderer looks through all that it is given, so it gets the lines around an error
-/// only.
+/// A text with the offsets of its lines. The renderer scans the whole source that it is given, so it is given only the
+/// lines around an error.
 struct Source<'a> {
     text: &'a str,
     starts: Vec<usize>,
@@ -72,7 +72,7 @@ fn render(renderer: &Renderer, path: &str, source: &Source, diagnostic: &Diagnos
     renderer.render(&report)
 }
 
-/// One line at most, and inside the text: a node can be long.
+/// The span cut to its first line, and to the text.
 fn clamp(text: &str, span: paraloom_pipeline::Span) -> Range<usize> {
     let start = span.start.min(text.len());
     let end = span.end.clamp(start, text.len());

@@ -1,4 +1,4 @@
-//! What a person sees. Talk goes to stderr, data to stdout.
+//! Output for people: messages to stderr, data to stdout.
 
 mod chart;
 mod diagnostics;
@@ -23,8 +23,8 @@ const GREEN: Style = AnsiColor::Green.on_default();
 const CYAN: Style = AnsiColor::Cyan.on_default();
 const DIM: Style = Style::new().dimmed();
 
-/// A line to stderr; colours are removed where they are not wanted. Nobody can be told
-/// that stderr is closed.
+/// Writes a line to stderr, without colours where they are not wanted. Errors are ignored: there is no
+/// other place to report them.
 pub(crate) fn note(text: &str) {
     use std::io::Write;
     let _ = writeln!(anstream::stderr(), "{text}");
@@ -37,7 +37,7 @@ pub(crate) fn error(message: &str, hint: Option<&str>) {
     }
 }
 
-/// Text from files must not steer the terminal.
+/// Escapes control characters, so that text from files cannot control the terminal.
 pub(crate) fn printable(text: &str) -> String {
     let escape = |c: char| c.is_control() && c != '\n' && c != '\t';
     if !text.contains(escape) {

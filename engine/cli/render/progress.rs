@@ -11,10 +11,10 @@ use paraloom_store::Event;
 
 use super::{CYAN, DIM, GREEN, RED, bytes, duration, note, printable};
 
-/// Without a terminal, a node that works says so this often.
+/// Interval of progress lines without a terminal.
 const PLAIN_INTERVAL: Duration = Duration::from_secs(10);
 
-/// On a terminal, what moves does so this often.
+/// Refresh interval on a terminal.
 const TICK: Duration = Duration::from_millis(120);
 
 /// Shows events as they come.
@@ -35,7 +35,7 @@ struct Node {
     /// Rows of the parts that are done; a stage's own count is within a part.
     rows: u64,
     loss: Option<f64>,
-    /// Bytes of a download that were here when it began.
+    /// Bytes that were already downloaded when it began, which do not count for the rate.
     first: Option<u64>,
 }
 
@@ -49,7 +49,7 @@ impl Progress {
         let state = Arc::new(Mutex::new(state));
         if live {
             let shown = Arc::downgrade(&state);
-            // Where no thread can be started, nothing moves between two events.
+            // Without a thread, bars are updated by events only.
             let _ = std::thread::Builder::new().name("progress".to_owned()).spawn(move || {
                 while let Some(state) = shown.upgrade() {
                     state.lock().unwrap_or_else(PoisonError::into_inner).tick();
@@ -145,7 +145,7 @@ impl State {
                 self.nodes.clear();
                 drop(self.bars.clear());
             }
-            // What is not as expected is told with its place once the run is over.
+            // Unmet expectations are reported with their position at the end of the run.
             Event::RunStarted { .. } | Event::Metric { .. } | Event::Expectation { .. } => {}
         }
     }
@@ -179,7 +179,7 @@ impl State {
 
     fn fetch(&mut self, reference: &str, done: u64, total: u64) {
         let Some(node) = self.nodes.get_mut(reference) else { return };
-        // What was here before the download has no part in its rate.
+        // Bytes that were there before do not count for the rate.
         let from = *node.first.get_or_insert(done);
         let rate = (done - from.min(done)) as f64 / node.started.elapsed().as_secs_f64().max(0.001);
         let mut text = format!("{} of {}", bytes(done), bytes(total));

@@ -43,8 +43,8 @@ fn render_rows(rows: &[RecordBatch], width: usize) -> Result<Vec<String>> {
     Ok(lines)
 }
 
-/// How wide the columns of a table are. First it sees all rows, and then it makes lines of them: they need not be in memory
-/// at the same time.
+/// Column widths of a table. All rows are measured first and formatted in a second pass, so they need not be in memory at the
+/// same time.
 pub(crate) struct Layout {
     names: Vec<String>,
     /// Numbers stand at the right of their columns.

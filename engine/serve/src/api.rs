@@ -1,4 +1,4 @@
-//! What can be asked, and the answers.
+//! Routes, requests and responses.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,10 +29,10 @@ use crate::{About, Settings, is_told};
 
 /// Bytes of one request at most: 128 rows of 512 tokens.
 const MAX_BYTES: usize = 512 << 10;
-/// How long the body of a request may take to come.
+/// Timeout for receiving the body of a request.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What all requests share.
+/// State shared by all requests.
 pub(crate) struct Shared {
     pub(crate) about: About,
     pub(crate) queue: Queue,
@@ -40,7 +40,7 @@ pub(crate) struct Shared {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) page: Page,
     pub(crate) timeout: Duration,
-    /// Set once the server is to end.
+    /// Set when the server shuts down.
     pub(crate) draining: AtomicBool,
 }
 
@@ -58,7 +58,7 @@ impl Shared {
     }
 }
 
-/// An answer that is not what was asked for.
+/// An error response.
 #[derive(Debug)]
 struct Problem {
     status: StatusCode,
@@ -119,7 +119,7 @@ pub(crate) fn router(shared: &Arc<Shared>) -> Router {
             Problem::new(StatusCode::FORBIDDEN, "cross_site", message).into_response()
         }))
         .layer(from_fn_with_state(Arc::clone(shared), guard))
-        // Whoever watches over the process knows neither token nor name.
+        // Health checks need no token and no host name.
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .layer(CatchPanicLayer::custom(|_| {
@@ -144,7 +144,7 @@ async fn guard(State(shared): State<Arc<Shared>>, request: Request, next: Next) 
     }
 }
 
-/// Counts the answer, and tells browsers to be careful with it.
+/// Counts the response, and adds security headers.
 async fn finish(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
     shared.metrics.answered(response.status().as_u16());
@@ -161,7 +161,7 @@ async fn ready(State(shared): State<Arc<Shared>>) -> Response {
     if shared.draining.load(Ordering::Acquire) || shared.queue.is_closed() {
         return (StatusCode::SERVICE_UNAVAILABLE, "stopping\n").into_response();
     }
-    // Whoever asks now is not answered in time either.
+    // New requests would time out as well.
     if shared.queue.busy_for() > shared.timeout {
         return (StatusCode::SERVICE_UNAVAILABLE, "stuck\n").into_response();
     }
@@ -204,7 +204,7 @@ async fn page(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Html<Str
     Html(shared.page.empty(&host(&headers)))
 }
 
-/// The page's form, filled in: the page again, with what came of it.
+/// Handles the page's form: returns the page with the results.
 async fn form(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, Problem> {
     check_type(request.headers(), "application/x-www-form-urlencoded")?;
     let host = host(request.headers());
@@ -229,13 +229,13 @@ fn check_type(headers: &HeaderMap, kind: &str) -> Result<(), Problem> {
     Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message))
 }
 
-/// What the client calls this server.
+/// The host name in the request.
 fn host(headers: &HeaderMap) -> String {
     let host = headers.get(HOST).and_then(|host| host.to_str().ok());
     host.unwrap_or("localhost").to_owned()
 }
 
-/// The body of a request, unless it is too long or too slow.
+/// Reads the body of a request, within the limits on size and time.
 async fn read(body: Body) -> Result<Bytes, Problem> {
     match tokio::time::timeout(BODY_TIMEOUT, to_bytes(body, MAX_BYTES)).await {
         Ok(Ok(bytes)) => Ok(bytes),
@@ -256,7 +256,7 @@ fn is_too_long(error: &axum::Error) -> bool {
     source.is_some_and(<dyn std::error::Error>::is::<http_body_util::LengthLimitError>)
 }
 
-/// Has rows mapped, in a batch with those of others: one table per output.
+/// Maps rows, in a batch with those of other requests; one table per output.
 async fn map(shared: &Shared, body: &[u8]) -> Result<Vec<RecordBatch>, Problem> {
     let rows = decode(&shared.about.input, body).map_err(|problem| match problem {
         BadRows::Wrong(what) => Problem::bad_request(what),

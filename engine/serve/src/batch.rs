@@ -1,4 +1,4 @@
-//! From requests to batches: what waits while one batch is computed goes into the next.
+//! Dynamic batching: requests that arrive while a batch is computed form the next one.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,26 +20,26 @@ pub(crate) type Answer = Result<Vec<RecordBatch>, String>;
 struct Job {
     rows: RecordBatch,
     reply: oneshot::Sender<Answer>,
-    /// Its rows count as waiting until it is dropped.
+    /// Holds its rows' permits of the queue until it is dropped.
     _place: OwnedSemaphorePermit,
 }
 
-/// Why a request was not answered.
+/// Why a request was not processed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refused {
-    /// As many rows wait as may.
+    /// The queue is full.
     Full,
-    /// The worker is gone.
+    /// The worker thread has ended.
     Closed,
 }
 
-/// Where requests wait.
+/// The queue of requests.
 #[derive(Clone)]
 pub(crate) struct Queue {
     jobs: Sender<Job>,
     places: Arc<Semaphore>,
     size: usize,
-    /// Since when the batch at hand is being mapped.
+    /// When the current batch was started.
     busy: Busy,
 }
 
@@ -61,18 +61,18 @@ impl Queue {
         self.size - self.places.available_permits()
     }
 
-    /// How long the batch at hand has been mapped.
+    /// How long the current batch has been running.
     pub(crate) fn busy_for(&self) -> Duration {
         let since = *self.busy.lock().unwrap_or_else(PoisonError::into_inner);
         since.map_or(Duration::ZERO, |since| since.elapsed())
     }
 
-    /// Nobody takes anything out of it any more.
+    /// Whether the worker has ended.
     pub(crate) fn is_closed(&self) -> bool {
         self.jobs.is_closed()
     }
 
-    /// Has rows mapped; never waits for a place.
+    /// Maps rows; fails at once if the queue is full.
     pub(crate) fn push(&self, rows: RecordBatch) -> Result<oneshot::Receiver<Answer>, Refused> {
         let count = u32::try_from(rows.num_rows()).map_err(|_| Refused::Full)?;
         let places = Arc::clone(&self.places).try_acquire_many_owned(count);
@@ -85,10 +85,10 @@ impl Queue {
     }
 }
 
-/// The end of the queue where batches are made.
+/// The receiving end of the queue, which forms batches.
 pub(crate) struct Waiting {
     jobs: Receiver<Job>,
-    /// What did not fit into the last batch.
+    /// A job that did not fit into the last batch.
     next: Option<Job>,
     busy: Busy,
 }
@@ -96,11 +96,11 @@ pub(crate) struct Waiting {
 /// Jobs that are mapped together.
 struct Batch {
     jobs: Vec<Job>,
-    /// By id, which of the batch's different rows it is.
+    /// Index of the distinct row by id.
     rows: HashMap<String, usize>,
-    /// Of each job's rows, in order, the batch's row that it equals.
+    /// Per job and row, the index of its distinct row.
     of_jobs: Vec<Vec<usize>>,
-    /// Where the first of each of the batch's rows is: job, row.
+    /// Per distinct row, the job and the row where it occurs first.
     places: Vec<(usize, usize)>,
 }
 
@@ -109,7 +109,7 @@ impl Batch {
         Self { jobs: Vec::new(), rows: HashMap::new(), of_jobs: Vec::new(), places: Vec::new() }
     }
 
-    /// Takes a job. Rows that are there already are shared; gives the job back if another row has one of its ids.
+    /// Adds a job, sharing equal rows. Returns the job if one of its ids belongs to a different row.
     fn add(&mut self, job: Job) -> Result<(), Job> {
         let ids = ids(&job.rows);
         let is_another = |(row, id): (usize, &String)| {
@@ -133,7 +133,7 @@ impl Batch {
         Ok(())
     }
 
-    /// The different rows.
+    /// The distinct rows.
     fn rows(&self) -> Result<RecordBatch, ArrowError> {
         let starts: Vec<_> = self
             .jobs
@@ -150,7 +150,7 @@ impl Batch {
         take_record_batch(&concat_batches(&schema, &all)?, &indices.collect::<UInt32Array>())
     }
 
-    /// What came of the rows, by job; none if it cannot be told what is whose.
+    /// Splits the results by job; `None` if rows cannot be attributed to jobs.
     fn split(&self, outputs: &[Mapped]) -> Option<Result<Vec<Vec<RecordBatch>>, ArrowError>> {
         let whole = |outputs: &[Mapped]| outputs.iter().map(|output| output.rows.clone()).collect();
         if self.jobs.len() == 1 {
@@ -182,7 +182,7 @@ fn ids(rows: &RecordBatch) -> Vec<String> {
 }
 
 impl Waiting {
-    /// Maps what comes until all senders are gone. `together`: requests may share a batch, of `limit` rows at most.
+    /// Maps batches until all senders are dropped. `together`: requests may share a batch, of `limit` rows at most.
     pub(crate) fn work(
         mut self,
         mapper: &mut dyn Mapper,
@@ -200,7 +200,7 @@ impl Waiting {
         }
     }
 
-    /// The next batch; none once nobody can send any more.
+    /// The next batch; `None` when all senders are dropped.
     fn batch(&mut self, together: bool, limit: usize) -> Option<Batch> {
         let mut batch = Batch::new();
         loop {
@@ -209,7 +209,7 @@ impl Waiting {
                 if wait { self.jobs.blocking_recv() } else { self.jobs.try_recv().ok() }
             });
             let Some(job) = waiting else { break };
-            // Whoever asked has gone.
+            // The client has disconnected.
             if job.reply.is_closed() {
                 continue;
             }
@@ -227,7 +227,8 @@ impl Waiting {
     }
 }
 
-/// Maps a batch and answers its jobs. What fails together is tried one by one, so that nobody fails because of another.
+/// Maps a batch and answers its jobs. If the batch fails, its jobs are mapped one by one, so that a job fails only by its own
+/// rows.
 fn compute(mapper: &mut dyn Mapper, batch: Batch, metrics: &Metrics) {
     let started = Instant::now();
     let outputs = batch
@@ -241,7 +242,7 @@ fn compute(mapper: &mut dyn Mapper, batch: Batch, metrics: &Metrics) {
     };
     match answers {
         Some(Ok(answers)) => {
-            // Whoever asked may have gone meanwhile.
+            // The client may have disconnected.
             for (job, answer) in batch.jobs.into_iter().zip(answers) {
                 let _ = job.reply.send(Ok(answer));
             }
@@ -252,7 +253,7 @@ fn compute(mapper: &mut dyn Mapper, batch: Batch, metrics: &Metrics) {
             }
         }
         None => {
-            // Whoever has waited too long has gone.
+            // The request may have timed out.
             for job in batch.jobs.into_iter().filter(|job| !job.reply.is_closed()) {
                 let mut alone = Batch::new();
                 if alone.add(job).is_ok() {

@@ -1,4 +1,4 @@
-//! Who may ask: tokens, and host names that a browser was not tricked into.
+//! Access control: tokens, and host names against DNS rebinding.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -7,15 +7,15 @@ use axum::http::header::{AUTHORIZATION, HOST};
 use axum::http::uri::Authority;
 use base64::prelude::{BASE64_STANDARD, Engine};
 
-/// Whom a server answers.
+/// Which requests are accepted.
 #[derive(Clone, Debug)]
 pub(crate) struct Guard {
-    /// The hash of the token, so that comparing takes the same time whatever is sent.
+    /// Hash of the token, so that the comparison takes constant time.
     token: Option<blake3::Hash>,
     hosts: Vec<String>,
 }
 
-/// Why a request is not answered.
+/// Why a request is rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Denied {
     Token,

@@ -40,20 +40,20 @@ pub struct Mapped {
     pub origins: Option<Vec<usize>>,
 }
 
-/// What a server says of what it serves.
+/// Description of what is served.
 #[derive(Clone, Debug)]
 pub struct About {
-    /// Name of the whole.
+    /// What is served, for the page and `/v1/info`.
     pub title: String,
     /// The version of the program.
     pub version: String,
-    /// The nodes that rows go through, in order.
+    /// The nodes of the chain, in order.
     pub nodes: Vec<String>,
-    /// The schema of the rows that go in.
+    /// Schema of the input rows.
     pub input: SchemaRef,
-    /// Names and schemas of the tables that come out.
+    /// Names and schemas of the output tables.
     pub outputs: Vec<(String, SchemaRef)>,
-    /// A row comes out the same beside any neighbours, so that requests may share a batch.
+    /// A row's result does not depend on other rows, so requests may share a batch.
     pub batch_invariant: bool,
 }
 
@@ -92,43 +92,43 @@ impl About {
 pub struct Settings {
     /// Address and port; port 0 takes any that is free.
     pub bind: SocketAddr,
-    /// What a client must send to be answered.
+    /// Access control.
     pub token: Option<String>,
-    /// Others than this machine may ask without a token.
+    /// Accept clients from other machines without a token.
     pub open: bool,
     /// Names of this server, beside its address.
     pub hosts: Vec<String>,
-    /// Rows that may wait.
+    /// Capacity of the queue, in rows.
     pub queue: usize,
-    /// How long an answer may take.
+    /// Request timeout.
     pub timeout: Duration,
-    /// How long to go on answering after somebody asked to stop.
+    /// How long pending requests are processed after a stop was requested.
     pub drain: Duration,
 }
 
 /// Why a server does not start, or how it ended.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// Anybody could use it.
+    /// It would be reachable from other machines without a token.
     #[error("whoever reaches {0} could use this server")]
     Open(SocketAddr),
-    /// The address cannot be had.
+    /// The address cannot be bound.
     #[error("cannot listen at {address}: {source}")]
     Bind {
         /// The address.
         address: SocketAddr,
-        /// What the system said.
+        /// The I/O error.
         source: std::io::Error,
     },
-    /// There are no threads or sockets for it.
+    /// Threads or sockets could not be created.
     #[error("cannot start to serve: {0}")]
     Start(std::io::Error),
-    /// Clients waited for answers when the time was over.
+    /// Requests were still pending when the drain timeout ended.
     #[error("stopped before all requests were answered")]
     Unanswered,
 }
 
-/// A server that has its port and does not answer yet.
+/// A server that is bound to its port and does not accept requests yet.
 #[derive(Debug)]
 pub struct Server {
     listener: TcpListener,
@@ -136,7 +136,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Takes the port.
+    /// Binds the port.
     pub fn bind(settings: Settings) -> Result<Self, ServeError> {
         let address = settings.bind;
         if settings.token.is_none() && !settings.open && !address.ip().is_loopback() {
@@ -148,13 +148,13 @@ impl Server {
         Ok(Self { listener, settings })
     }
 
-    /// Where it listens.
+    /// The address it listens on.
     pub fn address(&self) -> SocketAddr {
         self.listener.local_addr().unwrap_or(self.settings.bind)
     }
 
-    /// Answers until `stop` is set, and then what was asked before that. At the end it sets `cancel`, which asks `mapper`
-    /// to give up what it is at.
+    /// Serves until `stop` is set, then finishes pending requests. At the end it sets `cancel`, which makes `mapper` abandon
+    /// its current batch.
     pub fn run(
         self,
         about: About,
@@ -181,7 +181,7 @@ impl Server {
             Ok(listen::listen(listener, router, shared, stop, settings.drain).await)
         })?;
         cancel.store(true, Ordering::Release);
-        // With the last connection goes the last who could send it rows.
+        // The worker ends when the last connection, and with it the last sender, is dropped.
         drop(runtime);
         let _ = worker.join();
         if all_answered { Ok(()) } else { Err(ServeError::Unanswered) }

@@ -1,4 +1,4 @@
-//! Connections: how many, how long, and how they end.
+//! Connections: limits, timeouts and shutdown.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,14 +15,14 @@ use tokio::time::{sleep, timeout};
 
 use crate::api::Shared;
 
-/// Connections at most; whoever comes then waits for one to end.
+/// Maximum number of connections; further clients wait until one ends.
 const MAX_CONNECTIONS: usize = 512;
-/// How long the head of a request may take to come, and how long a connection may say nothing.
+/// Timeout for the head of a request, and for idle connections.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// Bytes of the head of a request at most.
 const MAX_HEAD: usize = 64 << 10;
 
-/// Answers until `stop` is set; then what was asked already, for `drain` at most. Whether all of it was answered.
+/// Serves until `stop` is set, then finishes pending requests for up to `drain`. Returns whether all were finished.
 pub(crate) async fn listen(
     listener: TcpListener,
     router: Router,
@@ -46,18 +46,18 @@ pub(crate) async fn listen(
             accepted = accept => accepted,
         };
         let (Ok(place), Ok((stream, _))) = (place, accepted) else {
-            // Out of file descriptors, say: some will be free later.
+            // For example out of file descriptors; retried later.
             sleep(Duration::from_millis(50)).await;
             continue;
         };
-        // Small answers must not wait for more.
+        // TCP_NODELAY: small responses are sent at once.
         let _ = stream.set_nodelay(true);
         let service = TowerToHyperService::new(router.clone());
         let connection = open.watch(http.serve_connection(TokioIo::new(stream), service));
         let metrics = Arc::clone(&shared.metrics);
         metrics.connection(1);
         tokio::spawn(async move {
-            // The client has gone or sent nonsense; it was told, if it can be.
+            // The client has disconnected or sent an invalid request, which hyper has answered.
             let _ = connection.await;
             metrics.connection(-1);
             drop(place);
@@ -68,7 +68,7 @@ pub(crate) async fn listen(
     timeout(drain, open.shutdown()).await.is_ok()
 }
 
-/// Signals set a flag and can do no more.
+/// Polls the flag that signal handlers set; they can do no more.
 async fn stopped(stop: &AtomicBool) {
     while !stop.load(Ordering::Acquire) {
         sleep(Duration::from_millis(50)).await;

@@ -24,10 +24,10 @@ pub(crate) struct Page {
     asks_for_token: bool,
 }
 
-/// What somebody wrote into the form: by column, a line per row.
+/// Content of the form: per column a text with one line per row.
 pub(crate) struct Filled(Vec<(String, String)>);
 
-/// What the template gets.
+/// Context of the template.
 #[derive(Serialize)]
 struct Content<'a> {
     title: &'a str,
@@ -57,7 +57,7 @@ struct Table<'a> {
 impl Page {
     pub(crate) fn new(about: &About, asks_for_token: bool) -> Self {
         let mut templates = Environment::new();
-        // Known when this was compiled, and rendered in a test.
+        // The template is compiled in and rendered by a test, so this cannot fail.
         let _ = templates.add_template(TEMPLATE, include_str!("page.html"));
         let columns = text_columns(&about.input).into_iter().take(MAX_FIELDS);
         Self {

@@ -1,4 +1,4 @@
-//! Rows as clients write and read them.
+//! Rows as JSON: requests and responses.
 
 use std::collections::HashSet;
 use std::sync::Arc;

@@ -10,7 +10,7 @@ use serde_json::{Number, Value};
 
 /// Numbers up to here are whole as floats too.
 const EXACT: f64 = 9_007_199_254_740_992.0;
-/// So much of a value is repeated in a message.
+/// Characters of a value that are quoted in a message.
 const SHOWN: usize = 60;
 
 /// What is wrong with the value of a column; `sent` gives a number as it was written, whose digits may be more than a
