@@ -265,7 +265,7 @@ fn plan_and_status_write_nothing() {
     project.ok(&["run", "p.yaml"]);
     project.write("d.csv", "text,n\na,1\nb,2\nc,3\n");
     // A file is known by its digest once its last change is some seconds ago.
-    let old = std::time::SystemTime::now() - std::time::Duration::from_secs(60);
+    let old = std::time::SystemTime::now() - std::time::Duration::from_mins(1);
     let file = std::fs::File::options().write(true).open(project.file("d.csv"));
     file.and_then(|file| file.set_modified(old)).expect("it is ours");
     let before = files(&project.file(".paraloom"));

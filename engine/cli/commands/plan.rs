@@ -20,7 +20,7 @@ pub(crate) fn run(args: &PlanArgs, stages: &StageArgs) -> Result<ExitCode> {
     let (graph, host) = (&project.graph, &project.workspace.host);
     let store = project.store()?;
     if let Some(store) = store.as_ref().filter(|_| args.read)
-        && let Some(exit) = read_sources(&project, store, &args.pipeline.settings.set)?
+        && let Some(exit) = read_sources(&project, store, &args.pipeline.settings.set)
     {
         return Ok(exit);
     }
@@ -66,11 +66,7 @@ fn sources(graph: &Graph) -> Vec<NodeIndex> {
 
 /// Reads files that have changed into the store, as a run would, so that the plan can say how many rows are new. It is
 /// no run: no log tells of it. An exit code if somebody asks to stop.
-fn read_sources(
-    project: &Project,
-    store: &Store,
-    set: &[(String, String)],
-) -> Result<Option<ExitCode>> {
+fn read_sources(project: &Project, store: &Store, set: &[(String, String)]) -> Option<ExitCode> {
     let (graph, host) = (&project.graph, &project.workspace.host);
     let nodes = sources(graph);
     let cancel = Cancel::default();
@@ -84,13 +80,13 @@ fn read_sources(
     let job = Job { graph, nodes: &nodes, host, store, text: &project.workspace.text, set };
     let options = RunOptions { is_logged: false, keep_going: true, ..options(None, 1) };
     match paraloom_exec::run(&job, &options, &cancel, &observer) {
-        Err(RunError::Stopped) => Ok(Some(ExitCode::from(signals.exit_code()))),
+        Err(RunError::Stopped) => Some(ExitCode::from(signals.exit_code())),
         // The run will report the same failure; the plan goes on with the other nodes.
         Err(error) => {
             render::note(&format!("not read: {error}"));
-            Ok(None)
+            None
         }
-        Ok(_) => Ok(None),
+        Ok(_) => None,
     }
 }
 

@@ -11,7 +11,7 @@ use crate::services::NodeServices;
 
 /// The wait before the second attempt; it doubles with each.
 const FIRST_WAIT: Duration = Duration::from_millis(500);
-const LONGEST_WAIT: Duration = Duration::from_secs(60);
+const LONGEST_WAIT: Duration = Duration::from_mins(1);
 /// How soon a request to stop ends a wait.
 const TICK: Duration = Duration::from_millis(50);
 

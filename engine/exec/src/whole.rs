@@ -85,7 +85,7 @@ impl<'a> Run<'a> {
             making.push(match schema {
                 (_, Some(schema)) => {
                     let salt = format!("{}/{}", node.stage.name, ports[port].name);
-                    Making::Table(Mutex::new(Writer {
+                    Making::Table(Box::new(Mutex::new(Writer {
                         run: self,
                         endpoint: Endpoint { node: context.index, port },
                         entry: entry.clone(),
@@ -94,7 +94,7 @@ impl<'a> Run<'a> {
                         schema: Arc::clone(schema),
                         parts: Vec::new(),
                         is_third_party,
-                    }))
+                    })))
                 }
                 (port, None) => Making::Artifact(entry.begin_artifact(&port.name)?),
             });
@@ -167,7 +167,7 @@ fn account(context: &NodeContext, outputs: &[Output]) -> Result<()> {
 
 /// An output that is being made.
 enum Making<'r, 'a> {
-    Table(Mutex<Writer<'r, 'a>>),
+    Table(Box<Mutex<Writer<'r, 'a>>>),
     Artifact(PathBuf),
 }
 

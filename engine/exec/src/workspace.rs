@@ -54,11 +54,12 @@ impl Workspace {
         let libraries = self.host.libraries().iter();
         let others = libraries.filter(|library| library.origin() == Origin::Foreign);
         let others: Vec<_> = others.map(|library| library.path().display().to_string()).collect();
-        let looked = match others.is_empty() {
-            true => "only the libraries that ship with paraloom were looked at; \
-                     `--stages` names others, `paraloom stages` lists what there is"
-                .to_owned(),
-            false => format!("looked in {}, and in those that ship", others.join(", ")),
+        let looked = if others.is_empty() {
+            "only the libraries that ship with paraloom were looked at; \
+             `--stages` names others, `paraloom stages` lists what there is"
+                .to_owned()
+        } else {
+            format!("looked in {}, and in those that ship", others.join(", "))
         };
         let looked = Some(looked).filter(|_| near.is_none() || !others.is_empty());
         let skipped = self.host.skipped().iter().map(ToString::to_string);

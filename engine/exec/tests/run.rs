@@ -126,11 +126,8 @@ fn what_may_pass_is_tried_again_as_often_as_the_node_says() {
 
 #[test]
 fn a_stage_that_says_it_was_cancelled_has_failed_unless_somebody_asked() {
-    let cancelled = || {
-        let mut failure = paraloom_host::StageFailure::default();
-        failure.status = 7;
-        HostError::Stage(failure)
-    };
+    let cancelled =
+        || HostError::Stage(paraloom_host::StageFailure { status: 7, ..Default::default() });
     assert!(matches!(cancelled(), HostError::Stage(failure) if failure.is_cancelled()));
     let act = Act::Map(Box::new(move |_: &RecordBatch| Err(cancelled())));
     let bench = Bench::new(&pipeline(3, ""), vec![("count", Act::Count), ("picky", act)]);

@@ -54,7 +54,7 @@ impl Batches {
                 self.bytes.1 += columns.map(|column| value_bytes(column, at, take)).sum::<usize>();
             }
             (at, self.count) = (at + take, self.count + take);
-            if self.count % BLOCK == 0 {
+            if self.count.is_multiple_of(BLOCK) {
                 self.bytes = (self.bytes.0 + self.bytes.1, 0);
             }
             let is_heavy = self.size.bytes.is_some_and(|limit| self.bytes.0 >= limit);
