@@ -397,7 +397,7 @@ fn a_process_of_another_protocol_is_refused() {
             "its process (\"other 7\") speaks version 2 of the stage protocol, this engine 1",
         ),
         (frame(r#"{"done":{"Ok":"worked"}}"#), "it did not begin with a hello"),
-        (frame("{nonsense}"), "it sent what makes no sense"),
+        (frame("{nonsense}"), "it sent an invalid message"),
         ("exit 3".to_owned(), "exit status: 3"),
     ] {
         let program = PathBuf::from("/bin/sh");

@@ -69,7 +69,7 @@ pub(crate) fn dispatch(args: &Args) -> Result<ExitCode> {
         Command::Unpin(args) => store::unpin(args),
         Command::Runs(args) => store::runs(args),
         Command::StageProcess => {
-            paraloom_host::attend()?;
+            paraloom_host::run_stage_process()?;
             Ok(ExitCode::SUCCESS)
         }
     }

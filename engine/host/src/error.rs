@@ -66,7 +66,7 @@ pub enum HostError {
         /// Where it was: ` in map(), over 4 rows (\`_id\` a to d)`; empty if that is not known.
         during: String,
         /// The last lines that it printed.
-        last_words: Vec<String>,
+        stderr_tail: Vec<String>,
     },
     /// A call took longer than it may, and the process that the stage worked in was ended.
     #[error("the stage did not end{during} within {} s, so its process was ended", limit.as_secs_f64())]
@@ -101,10 +101,10 @@ impl HostError {
                     false => Some(format!("say which one: {}", names.join(" or "))),
                 }
             }
-            Self::Crashed { how, during, last_words } => {
-                let printed = match last_words.is_empty() {
+            Self::Crashed { how, during, stderr_tail } => {
+                let printed = match stderr_tail.is_empty() {
                     true => String::new(),
-                    false => format!("the last that it printed: {}\n", last_words.join("\n")),
+                    false => format!("the last that it printed: {}\n", stderr_tail.join("\n")),
                 };
                 let find = match during.contains(" rows") {
                     true => "`paraloom stages test PIPELINE NODE` tries its rows one by one; ",

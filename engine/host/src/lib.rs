@@ -26,7 +26,7 @@ pub use executor::{
     Batches, Executor, PlannedStage, RowSink, WorkInput, WorkOutput, WorkSettings, Worker,
 };
 pub use host::Host;
-pub use isolated::{Isolation, attend};
+pub use isolated::{Isolation, run_stage_process};
 pub use library::{Library, LoadedStage};
 pub use search::{Origin, shipped_libraries};
 pub use services::{Level, ServiceError, Services};

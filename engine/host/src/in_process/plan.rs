@@ -122,7 +122,7 @@ unsafe fn read_output(plan: &abi::Plan, info: &StageInfo) -> Result<PlanOutput, 
         let wrong = |what: &str| format!("output `{}`: {what}", info.outputs[index].name);
         // SAFETY: a schema that is not released is valid.
         let read = || schema.release.map(|_| unsafe { import_schema(schema) }).transpose();
-        let read = catch_unwind(read).map_err(|_| wrong("its schema makes no sense"))?;
+        let read = catch_unwind(read).map_err(|_| wrong("its schema cannot be imported"))?;
         outputs.push(read.map_err(|error| wrong(&error.to_string()))?.flatten());
     }
     let mut notes = vec![String::new(); info.outputs.len()];

@@ -66,7 +66,7 @@ impl State<'_> {
         };
         let rows = match imported {
             Ok(rows) => rows.map_err(|flaw| broken(&flaw.to_string()))?,
-            Err(_) => return Err(broken("its batch makes no sense")),
+            Err(_) => return Err(broken("its batch cannot be imported")),
         };
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         match catch_unwind(AssertUnwindSafe(|| (inner.take)(rows))) {

@@ -1,4 +1,4 @@
-//! The side of the stage: a process that loads one library and does as the engine says.
+//! The isolated process: it loads one library and executes the commands of the engine.
 
 use std::collections::HashMap;
 use std::io;
@@ -17,7 +17,7 @@ use rustix::process::{Signal, getpgrp, getpid, getppid, kill_current_process_gro
 use super::frames::{self, Frames};
 use super::ipc;
 use super::wire::{
-    Answer, Blobs, Command, Hello, InputKind, Note, Outcome, OutputKind, PlanEdge, PlanRequest,
+    Answer, Blobs, Command, Hello, InputKind, Notice, Outcome, OutputKind, PlanEdge, PlanRequest,
     Planned, Request, ToEngine, ToStage, Work,
 };
 use crate::description::Description;
@@ -27,56 +27,59 @@ use crate::in_process::InProcess;
 use crate::library_file::{check_is_whole, digest};
 use crate::services::{Level, ServiceError, Services};
 
-/// How long a stage may still work when the engine is gone.
+/// How long a command may go on after the engine has disconnected.
 const ORPHAN: Duration = Duration::from_secs(1);
 
-/// Does what the engine at the other end of standard input says, until it hangs up.
-pub fn attend() -> io::Result<()> {
+/// Executes the commands that the engine sends over standard input, until it disconnects.
+///
+/// # Errors
+/// Standard input is no socket, or the thread of the stage panicked.
+pub fn run_stage_process() -> io::Result<()> {
     let stream = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
-    // A stage that reads its standard input finds nothing there.
+    // Standard input is empty for the stage.
     rustix::stdio::dup2_stdin(std::fs::File::open("/dev/null")?)?;
-    // Where the system itself ends a process for want of memory, it is to be this one and not the engine.
+    // The OOM killer prefers this process to the engine.
     let _ = std::fs::write("/proc/self/oom_score_adj", "1000");
-    let line = Arc::new(Line {
+    let connection = Arc::new(Connection {
         stream: Mutex::new(stream.try_clone()?),
         waiting: Mutex::default(),
         number: AtomicU64::new(0),
         cancelled: AtomicBool::new(false),
     });
     let (send, commands) = mpsc::channel();
-    let listener = Arc::clone(&line);
+    let listener = Arc::clone(&connection);
     std::thread::Builder::new().name("listen".to_owned()).spawn(move || {
-        listener.listen(stream, send);
-        // An idle process ends by itself now; the result of any other would have no reader.
+        listener.receive(stream, send);
+        // An idle process ends by itself now; one that is still at work is killed.
         std::thread::sleep(ORPHAN);
         kill_all();
     })?;
-    // Not in the main thread, to which the allocator gives no node.
+    // The allocator attributes no node to the main thread.
     let work = move || {
-        let mut stage = AtWork { line, worker: None, planned: None, library: None };
+        let mut stage = StageServer { connection, worker: None, planned: None, library: None };
         for (command, blobs) in commands {
-            let (done, blobs) = match stage.execute(command, &blobs) {
+            let (done, blobs) = match stage.dispatch(command, &blobs) {
                 Ok((outcome, blobs)) => (Ok(outcome), blobs),
                 Err(error) => (Err(error.into()), Blobs::new()),
             };
-            if stage.line.tell(&ToEngine::Done(done), &blobs).is_err() {
+            if stage.connection.send(&ToEngine::Done(done), &blobs).is_err() {
                 break;
             }
         }
     };
     let engine = getppid();
     let thread = std::thread::Builder::new().name("stage".to_owned()).spawn(work)?;
-    let done = thread.join().map_err(|_| io::Error::other("the engine panicked"));
-    // An engine that is there ends what the stage has started once this process is gone.
+    let done = thread.join().map_err(|_| io::Error::other("the stage process panicked"));
+    // A living engine kills the rest of the process group once this process has ended.
     if getppid() != engine {
         kill_all();
     }
     done
 }
 
-/// Ends this process and those that the stage has started.
+/// Kills this process and those that the stage has started.
 fn kill_all() {
-    // The group is its own unless the process was started by hand.
+    // It leads a process group unless it was started by hand.
     if getpgrp() == getpid() {
         let _ = kill_current_process_group(Signal::KILL);
     }
@@ -84,16 +87,16 @@ fn kill_all() {
 }
 
 /// A library and a stage of it.
-struct AtWork {
-    line: Arc<Line>,
+struct StageServer {
+    connection: Arc<Connection>,
     worker: Option<Box<dyn Worker>>,
     planned: Option<Box<dyn PlannedStage>>,
     library: Option<(InProcess, Description)>,
 }
 
-impl AtWork {
-    fn execute(&mut self, command: Command, blobs: &Blobs) -> Result<(Outcome, Blobs)> {
-        let out_of_turn = || HostError::Engine("the engine said things out of turn".into());
+impl StageServer {
+    fn dispatch(&mut self, command: Command, blobs: &Blobs) -> Result<(Outcome, Blobs)> {
+        let out_of_order = || HostError::Engine("the engine sent a command out of order".into());
         match command {
             Command::Load { path, digest } => {
                 let described = self.load(path, &digest)?;
@@ -101,24 +104,24 @@ impl AtWork {
             }
             Command::Plan(request) => return self.plan(request, blobs),
             Command::Run(work) => {
-                let planned = self.planned.as_mut().ok_or_else(out_of_turn)?;
-                let services = Proxy::new(&self.line, &work);
-                let inputs = self.line.inputs(work.inputs, blobs)?;
-                let outputs = self.line.outputs(work.outputs);
+                let planned = self.planned.as_mut().ok_or_else(out_of_order)?;
+                let services = EngineServices::new(&self.connection, &work);
+                let inputs = self.connection.inputs(work.inputs, blobs)?;
+                let outputs = self.connection.outputs(work.outputs);
                 planned.run(&work.settings, Arc::new(services), inputs, outputs)?;
             }
             Command::Open(work) => {
-                let planned = self.planned.as_mut().ok_or_else(out_of_turn)?;
-                let services = Proxy::new(&self.line, &work);
-                let inputs = self.line.inputs(work.inputs, blobs)?;
+                let planned = self.planned.as_mut().ok_or_else(out_of_order)?;
+                let services = EngineServices::new(&self.connection, &work);
+                let inputs = self.connection.inputs(work.inputs, blobs)?;
                 self.worker = Some(planned.open(&work.settings, Arc::new(services), inputs)?);
             }
             Command::Map => {
                 let rows = ipc::rows(blobs).map_err(engine)?;
-                let planned = self.planned.as_ref().ok_or_else(out_of_turn)?;
+                let planned = self.planned.as_ref().ok_or_else(out_of_order)?;
                 let outputs = planned.output().outputs.iter().map(|_| OutputKind::Table).collect();
-                let worker = self.worker.as_mut().ok_or_else(out_of_turn)?;
-                worker.map(&rows, self.line.outputs(outputs))?;
+                let worker = self.worker.as_mut().ok_or_else(out_of_order)?;
+                worker.map(&rows, self.connection.outputs(outputs))?;
             }
             Command::Close => self.worker = None,
         }
@@ -149,7 +152,7 @@ impl AtWork {
             Ok(PlanInput { port, label, schema: schema.transpose().map_err(engine)?, note })
         };
         let inputs = request.inputs.into_iter().map(input).collect::<Result<Vec<_>>>()?;
-        // Two plans of one stage at a time would be one too many.
+        // There is one plan at a time.
         (self.worker, self.planned) = (None, None);
         let planned = library.plan(stage, &request.node, &request.config, &inputs)?;
         let output = planned.output();
@@ -172,38 +175,38 @@ fn engine(error: ArrowError) -> HostError {
 
 type Answered = (Result<Answer, ServiceError>, Blobs);
 
-/// The line to the engine. Any thread of a stage may ask for something.
-struct Line {
+/// The connection to the engine. Any thread of a stage may ask for something.
+struct Connection {
     stream: Mutex<UnixStream>,
     waiting: Mutex<HashMap<u64, mpsc::Sender<Answered>>>,
     number: AtomicU64,
     cancelled: AtomicBool,
 }
 
-impl Line {
-    /// Hands on what the engine says, until it hangs up.
-    fn listen(&self, mut stream: UnixStream, commands: mpsc::Sender<(Command, Blobs)>) {
+impl Connection {
+    /// Dispatches the messages of the engine, until it disconnects.
+    fn receive(&self, mut stream: UnixStream, commands: mpsc::Sender<(Command, Blobs)>) {
         let mut frames = Frames::default();
         loop {
             match frames.next() {
-                // An engine of another version hangs up, once it knows of this one.
+                // An engine of another version disconnects once it has this answer.
                 Ok(Some((ToStage::Hello(_), _))) => {
-                    let _ = self.tell(&ToEngine::Hello(Hello::ours()), &Blobs::new());
+                    let _ = self.send(&ToEngine::Hello(Hello::ours()), &Blobs::new());
                 }
                 Ok(Some((ToStage::Command(command), blobs))) => {
                     let _ = commands.send((command, blobs));
                 }
                 Ok(Some((ToStage::Cancel, _))) => self.cancelled.store(true, Ordering::Release),
                 Ok(Some((ToStage::Answer(number, answer), blobs))) => {
-                    if let Some(asker) = self.waiting().remove(&number) {
-                        let _ = asker.send((answer, blobs));
+                    if let Some(requester) = self.waiting().remove(&number) {
+                        let _ = requester.send((answer, blobs));
                     }
                 }
                 Ok(None) if matches!(frames.read(&mut stream), Ok(true)) => {}
                 Ok(None) | Err(_) => break,
             }
         }
-        // No more answers will come.
+        // Requests that are still open fail.
         self.waiting().clear();
     }
 
@@ -211,22 +214,22 @@ impl Line {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn tell(&self, message: &ToEngine, blobs: &Blobs) -> io::Result<()> {
+    fn send(&self, message: &ToEngine, blobs: &Blobs) -> io::Result<()> {
         let mut stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
         frames::write(&mut *stream, message, blobs)
     }
 
-    fn say(&self, note: Note) {
-        // A failure means that the engine is gone.
-        let _ = self.tell(&ToEngine::Said(note), &Blobs::new());
+    fn notify(&self, notice: Notice) {
+        // If the engine is gone, nobody reads it.
+        let _ = self.send(&ToEngine::Notice(notice), &Blobs::new());
     }
 
-    fn ask(&self, request: Request, blobs: &Blobs) -> Result<(Answer, Blobs), ServiceError> {
+    fn request(&self, request: Request, blobs: &Blobs) -> Result<(Answer, Blobs), ServiceError> {
         let gone = || ServiceError::new("the engine is gone");
         let number = self.number.fetch_add(1, Ordering::Relaxed);
         let (send, answer) = mpsc::channel();
         self.waiting().insert(number, send);
-        self.tell(&ToEngine::Asked(number, request), blobs).map_err(|_| gone())?;
+        self.send(&ToEngine::Request(number, request), blobs).map_err(|_| gone())?;
         let (answer, blobs) = answer.recv().map_err(|_| gone())?;
         Ok((answer?, blobs))
     }
@@ -239,15 +242,18 @@ impl Line {
                 let missing = || HostError::Engine("a table without a schema".into());
                 let schema = schemas.next().ok_or_else(missing)?;
                 let (schema, _) = ipc::decode(schema).map_err(engine)?;
-                let line = Arc::clone(self);
-                Ok(WorkInput::Table(schema, Box::new(std::iter::from_fn(move || line.pull(at)))))
+                let connection = Arc::clone(self);
+                Ok(WorkInput::Table(
+                    schema,
+                    Box::new(std::iter::from_fn(move || connection.pull(at))),
+                ))
             }
         };
         inputs.into_iter().enumerate().map(input).collect()
     }
 
     fn pull(&self, input: usize) -> Option<Result<RecordBatch, ArrowError>> {
-        match self.ask(Request::Pull(input), &Blobs::new()) {
+        match self.request(Request::Pull(input), &Blobs::new()) {
             Ok((_, blobs)) if blobs.is_empty() => None,
             Ok((_, blobs)) => Some(ipc::rows(&blobs)),
             Err(error) => Some(Err(ArrowError::ExternalError(error.message.into()))),
@@ -259,7 +265,7 @@ impl Line {
             OutputKind::Artifact(dir) => WorkOutput::Artifact(dir),
             OutputKind::Table => WorkOutput::Table(Box::new(move |rows: RecordBatch| {
                 let rows = ipc::encode(&rows.schema(), Some(&rows))?;
-                let pushed = self.ask(Request::Push(at), &vec![rows]);
+                let pushed = self.request(Request::Push(at), &vec![rows]);
                 pushed.map(drop).map_err(|error| error.message.into())
             })),
         };
@@ -267,54 +273,58 @@ impl Line {
     }
 }
 
-/// Least time between two reports of progress: a stage may have one with every row.
-const NEWS: Duration = Duration::from_millis(20);
+/// Progress is sent at most this often: a stage may report it for every row.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(20);
 
-/// The engine's services, at the other end of the line.
-struct Proxy {
-    line: Arc<Line>,
+/// The engine's services, at the other end of the connection.
+struct EngineServices {
+    connection: Arc<Connection>,
     checkpoint_interval: Duration,
-    /// When progress was told last.
-    told: Mutex<Option<Instant>>,
+    /// When progress was sent last.
+    sent: Mutex<Option<Instant>>,
 }
 
-impl Proxy {
-    fn new(line: &Arc<Line>, work: &Work) -> Self {
+impl EngineServices {
+    fn new(connection: &Arc<Connection>, work: &Work) -> Self {
         let checkpoint_interval = Duration::from_millis(work.checkpoint_ms);
-        Self { line: Arc::clone(line), checkpoint_interval, told: Mutex::default() }
+        Self { connection: Arc::clone(connection), checkpoint_interval, sent: Mutex::default() }
     }
 
     fn dir(&self, request: Request) -> Result<PathBuf, ServiceError> {
-        match self.line.ask(request, &Blobs::new())? {
+        match self.connection.request(request, &Blobs::new())? {
             (Answer::Dir(dir), _) => Ok(dir),
             _ => Err(ServiceError::new("the engine answered what was not asked")),
         }
     }
 }
 
-impl Services for Proxy {
+impl Services for EngineServices {
     fn log(&self, level: Level, message: &str) {
-        self.line.say(Note::Log { level, message: message.to_owned() });
+        self.connection.notify(Notice::Log { level, message: message.to_owned() });
     }
 
     fn progress(&self, done: u64, total: u64, unit: &str) {
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        if done == total || told.is_none_or(|told| told.elapsed() >= NEWS) {
-            *told = Some(Instant::now());
-            self.line.say(Note::Progress { done, total, unit: unit.to_owned() });
+        let mut sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
+        if done == total || sent.is_none_or(|sent| sent.elapsed() >= PROGRESS_INTERVAL) {
+            *sent = Some(Instant::now());
+            self.connection.notify(Notice::Progress { done, total, unit: unit.to_owned() });
         }
     }
 
     fn metric(&self, name: &str, value: f64, step: u64) {
-        self.line.say(Note::Metric { name: name.to_owned(), bits: value.to_bits(), step });
+        self.connection.notify(Notice::Metric {
+            name: name.to_owned(),
+            bits: value.to_bits(),
+            step,
+        });
     }
 
     fn is_cancelled(&self) -> bool {
-        self.line.cancelled.load(Ordering::Acquire)
+        self.connection.cancelled.load(Ordering::Acquire)
     }
 
     fn checkpoint_latest(&self) -> Result<Option<(PathBuf, u64)>, ServiceError> {
-        match self.line.ask(Request::LatestCheckpoint, &Blobs::new())? {
+        match self.connection.request(Request::LatestCheckpoint, &Blobs::new())? {
             (Answer::Checkpoint(latest), _) => Ok(latest),
             _ => Err(ServiceError::new("the engine answered what was not asked")),
         }
@@ -325,7 +335,7 @@ impl Services for Proxy {
     }
 
     fn checkpoint_commit(&self, step: u64) -> Result<(), ServiceError> {
-        self.line.ask(Request::CommitCheckpoint(step), &Blobs::new()).map(drop)
+        self.connection.request(Request::CommitCheckpoint(step), &Blobs::new()).map(drop)
     }
 
     fn scratch_dir(&self) -> Result<PathBuf, ServiceError> {

@@ -17,7 +17,7 @@ pub(super) fn encode(schema: &Schema, rows: Option<&RecordBatch>) -> Result<Vec<
     writer.into_inner()
 }
 
-/// Reads what [`encode`] writes. Input is untrusted: nothing in it causes a panic.
+/// Reads what [`encode`] writes. The bytes are not trusted: none make it panic.
 pub(super) fn decode(bytes: &[u8]) -> Result<(SchemaRef, Option<RecordBatch>), ArrowError> {
     let read = || {
         let mut reader = StreamReader::try_new(bytes, None)?;
@@ -27,7 +27,8 @@ pub(super) fn decode(bytes: &[u8]) -> Result<(SchemaRef, Option<RecordBatch>), A
         }
         Ok((reader.schema(), rows))
     };
-    catch_unwind(read).unwrap_or_else(|_| Err(ArrowError::IpcError("it makes no sense".to_owned())))
+    catch_unwind(read)
+        .unwrap_or_else(|_| Err(ArrowError::IpcError("it is no Arrow IPC stream".to_owned())))
 }
 
 /// The batch in the one blob of a message.

@@ -6,8 +6,8 @@
 //! that it reads and those that it pushes go through a socket (`frames.rs`, `wire.rs`) to the engine (`process.rs`).
 
 mod child;
-mod desk;
 mod frames;
+mod handler;
 mod ipc;
 mod plan;
 mod printed;
@@ -21,8 +21,8 @@ use std::time::Duration;
 
 use paraloom_pipeline::{PlanInput, PlanOutput, StageInfo};
 
-pub use child::attend;
-use desk::Desk;
+pub use child::run_stage_process;
+use handler::Handler;
 use process::Process;
 pub use source::Isolation;
 use source::{Source, ask_plan};
@@ -65,9 +65,9 @@ impl Isolated {
             Some(process) => process,
             None => self.source.start(None)?.0,
         };
-        let mut desk = Desk::default();
-        desk.slow = self.source.slow_plan(None, request);
-        let planned = ask_plan(&mut process, request, schemas, &mut desk);
+        let mut handler = Handler::default();
+        handler.slow = self.source.slow_plan(None, request);
+        let planned = ask_plan(&mut process, request, schemas, &mut handler);
         *planner = process.if_alive();
         planned
     }

@@ -8,7 +8,7 @@ use arrow::datatypes::SchemaRef;
 use arrow::util::display::array_value_to_string;
 use paraloom_pipeline::{ID_COLUMN, PlanOutput, StageInfo};
 
-use super::desk::Desk;
+use super::handler::Handler;
 use super::ipc;
 use super::process::Process;
 use super::source::{Source, ask_plan};
@@ -52,9 +52,9 @@ impl Work {
     /// A process whose stage has planned the same.
     fn start(&self, services: &Arc<dyn Services>) -> Result<Process> {
         let (mut process, _) = self.source.start(Some(services))?;
-        let desk = &mut Desk::of(Some(services));
-        desk.slow = self.source.slow_plan(Some(services), &self.request);
-        let output = ask_plan(&mut process, &self.request, &self.schemas, desk)?;
+        let handler = &mut Handler::of(Some(services));
+        handler.slow = self.source.slow_plan(Some(services), &self.request);
+        let output = ask_plan(&mut process, &self.request, &self.schemas, handler)?;
         if output.outputs != self.outputs {
             let what = "it planned other columns the second time".to_owned();
             return Err(HostError::Broken { stage: self.request.stage.clone(), what });
@@ -110,10 +110,10 @@ impl PlannedStage for Plan {
         let mut process = self.work.start(&services)?;
         let kinds = outputs.iter().map(OutputKind::from).collect();
         let (work, schemas, rows) = Work::command(settings, &*services, inputs, kinds)?;
-        let mut desk = Desk::new(&*services, rows);
-        desk.outputs(&self.work.stage, &self.work.outputs, outputs);
-        desk.during = " in run()".to_owned();
-        process.command(&Command::Run(work), &schemas, &mut desk).map(drop)
+        let mut handler = Handler::new(&*services, rows);
+        handler.outputs(&self.work.stage, &self.work.outputs, outputs);
+        handler.during = " in run()".to_owned();
+        process.command(&Command::Run(work), &schemas, &mut handler).map(drop)
     }
 
     fn open(
@@ -152,10 +152,10 @@ struct OpenWorker {
 impl OpenWorker {
     fn start(&mut self) -> Result<Process> {
         let mut process = self.work.start(&self.services)?;
-        let mut desk = Desk::new(&*self.services, std::mem::take(&mut self.rows));
-        desk.during = " in open()".to_owned();
-        let opened = process.command(&self.command, &self.schemas, &mut desk);
-        self.rows = desk.into_rows();
+        let mut handler = Handler::new(&*self.services, std::mem::take(&mut self.rows));
+        handler.during = " in open()".to_owned();
+        let opened = process.command(&self.command, &self.schemas, &mut handler);
+        self.rows = handler.into_rows();
         opened.map(|_| process)
     }
 }
@@ -167,19 +167,19 @@ impl Worker for OpenWorker {
             // What it has read of other tables does not come twice.
             None if self.rows.iter().flatten().count() > 1 => {
                 let how = "at an earlier part".to_owned();
-                let (during, last_words) = (String::new(), Vec::new());
-                return Err(HostError::Crashed { how, during, last_words });
+                let (during, stderr_tail) = (String::new(), Vec::new());
+                return Err(HostError::Crashed { how, during, stderr_tail });
             }
             None => self.start()?,
         };
         let encoded = ipc::encode(&rows.schema(), Some(rows));
         let encoded = vec![encoded.map_err(|error| HostError::Engine(error.into()))?];
-        let mut desk = Desk::new(&*self.services, std::mem::take(&mut self.rows));
-        desk.outputs(&self.work.stage, &self.work.outputs, outputs);
-        desk.during = format!(" in map(), over {}", told(rows));
-        desk.limit = self.limit;
-        let mapped = process.command(&Command::Map, &encoded, &mut desk);
-        self.rows = desk.into_rows();
+        let mut handler = Handler::new(&*self.services, std::mem::take(&mut self.rows));
+        handler.outputs(&self.work.stage, &self.work.outputs, outputs);
+        handler.during = format!(" in map(), over {}", told(rows));
+        handler.limit = self.limit;
+        let mapped = process.command(&Command::Map, &encoded, &mut handler);
+        self.rows = handler.into_rows();
         self.process = process.if_alive();
         mapped.map(drop)
     }
@@ -188,9 +188,9 @@ impl Worker for OpenWorker {
 impl Drop for OpenWorker {
     fn drop(&mut self) {
         if let Some(process) = &mut self.process {
-            let desk = Desk::new(&*self.services, std::mem::take(&mut self.rows));
-            // It is done either way.
-            let _ = process.command(&Command::Close, &Blobs::new(), &mut desk.winding_up());
+            let handler = Handler::new(&*self.services, std::mem::take(&mut self.rows));
+            // A failure to close changes no result.
+            let _ = process.command(&Command::Close, &Blobs::new(), &mut handler.closing());
         }
     }
 }

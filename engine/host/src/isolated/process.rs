@@ -1,4 +1,4 @@
-//! The engine's side: a process, and the conversation with it.
+//! The engine's side of an isolated process: commands, and the answers to its requests.
 
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -13,22 +13,22 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 
 use super::GRACE;
-use super::desk::Desk;
 use super::frames::{self, Frames};
+use super::handler::Handler;
 use super::printed::Printed;
 use super::source::Isolation;
-use super::wire::{self, Blobs, Hello, Note, Outcome, PROTOCOL, ToEngine, ToStage};
+use super::wire::{self, Blobs, Hello, Notice, Outcome, PROTOCOL, ToEngine, ToStage};
 use crate::error::{HostError, Result, StageFailure};
 use crate::services::{Level, Services};
 
 /// How long a process has to end after its socket was closed.
 const TO_END: Duration = Duration::from_secs(1);
-/// How soon it is noticed that the work should stop.
+/// How often cancellation and deadlines are looked at.
 const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
 /// What a process exits with that finds no memory; see `paraloom_alloc`.
 const OUT_OF_MEMORY: i32 = 11;
 
-/// A process that works for stages of one library.
+/// An isolated process for the stages of one library.
 #[derive(Debug)]
 pub(super) struct Process {
     child: Child,
@@ -53,7 +53,7 @@ impl Process {
     ) -> io::Result<Self> {
         let (stream, theirs) = UnixStream::pair()?;
         let mut command = std::process::Command::new(&isolation.program);
-        // Ctrl-C in a terminal is for the engine, which then asks the stage to stop.
+        // A Ctrl-C in the terminal reaches the engine only, which then asks the stage to stop.
         command.args(&isolation.arguments).stdin(OwnedFd::from(theirs)).process_group(0);
         let printed = match services {
             Some(services) => {
@@ -94,105 +94,113 @@ impl Process {
         Some(self).filter(|process| !process.is_over)
     }
 
-    /// Tells the process what to do, and does what its stage asks for until that is done.
+    /// Sends a command and answers the requests of the stage until it is done.
     pub(super) fn command(
         &mut self,
         command: &wire::Command,
         blobs: &Blobs,
-        desk: &mut Desk,
+        handler: &mut Handler,
     ) -> Result<(Outcome, Blobs)> {
-        let late = desk.limit.map(|limit| Instant::now() + limit);
-        let tell = self.tell(&ToStage::Command(command), blobs, desk, late);
-        let done = match tell.and_then(|()| self.talk(desk, late)) {
+        let late = handler.limit.map(|limit| Instant::now() + limit);
+        let tell = self.send(&ToStage::Command(command), blobs, handler, late);
+        let done = match tell.and_then(|()| self.answer_until_done(handler, late)) {
             Err(error) if error.kind() == io::ErrorKind::TimedOut => {
                 let is_late = late.is_some_and(|late| Instant::now() > late);
-                Ok(if is_late { Talk::Late } else { Talk::Stuck })
+                Ok(if is_late { CommandEnd::Late } else { CommandEnd::Stuck })
             }
             done => done,
         };
-        self.is_over = !matches!(done, Ok(Talk::Done(..)));
-        if let Some(error) = desk.error.take() {
+        self.is_over = !matches!(done, Ok(CommandEnd::Done(..)));
+        if let Some(error) = handler.error.take() {
             return Err(error);
         }
         match done {
-            Ok(Talk::Done(outcome, blobs)) => Ok((outcome.map_err(HostError::from)?, blobs)),
-            Ok(Talk::Stuck) => Err(self.kill(desk)),
-            Ok(Talk::Late) => {
+            Ok(CommandEnd::Done(outcome, blobs)) => Ok((outcome.map_err(HostError::from)?, blobs)),
+            Ok(CommandEnd::Stuck) => Err(self.end_stuck(handler)),
+            Ok(CommandEnd::Late) => {
                 // It may have ended by itself meanwhile.
                 let _ = self.child.kill();
-                let during = std::mem::take(&mut desk.during);
-                Err(HostError::Late { during, limit: desk.limit.unwrap_or_default() })
+                let during = std::mem::take(&mut handler.during);
+                Err(HostError::Late { during, limit: handler.limit.unwrap_or_default() })
             }
-            Ok(Talk::Foreign(Hello { protocol, program })) => {
+            Ok(CommandEnd::Foreign(Hello { protocol, program })) => {
                 let what = format!(
                     "its process ({program:?}) speaks version {protocol} of the stage protocol, this engine {PROTOCOL}"
                 );
                 Err(HostError::Engine(what.into()))
             }
-            Ok(Talk::Over) => Err(self.ended(None, desk)),
-            Err(error) => Err(self.ended(Some(&error), desk)),
+            Ok(CommandEnd::Over) => Err(self.ended(None, handler)),
+            Err(error) => Err(self.ended(Some(&error), handler)),
         }
     }
 
     /// Sends a message. A process that does not read is waited for no longer than one that does not answer.
-    fn tell(
+    fn send(
         &mut self,
         message: &ToStage<&wire::Command>,
         blobs: &Blobs,
-        desk: &mut Desk,
+        handler: &mut Handler,
         late: Option<Instant>,
     ) -> io::Result<()> {
         let pid = self.child.id();
         let Self { stream, frames, owes_cancel, .. } = self;
-        frames::write(&mut Patient { stream, frames, owes_cancel, pid, desk, late }, message, blobs)
+        frames::write(
+            &mut LimitedWrite { stream, frames, owes_cancel, pid, handler, late },
+            message,
+            blobs,
+        )
     }
 
-    /// Does what the stage asks for until it is done; not beyond `late`.
-    fn talk(&mut self, desk: &mut Desk, late: Option<Instant>) -> io::Result<Talk> {
+    /// Answers the requests of the stage until the command is done; not beyond `late`.
+    fn answer_until_done(
+        &mut self,
+        handler: &mut Handler,
+        late: Option<Instant>,
+    ) -> io::Result<CommandEnd> {
         loop {
             while let Some((message, blobs)) = self.frames.next()? {
                 match message {
                     ToEngine::Hello(hello) if hello.protocol != PROTOCOL => {
-                        return Ok(Talk::Foreign(hello));
+                        return Ok(CommandEnd::Foreign(hello));
                     }
                     ToEngine::Hello(_) => self.greeted = true,
                     _ if !self.greeted => {
                         let what = "it did not begin with a hello";
                         return Err(io::Error::new(io::ErrorKind::InvalidData, what));
                     }
-                    ToEngine::Said(note) => desk.note(note),
-                    ToEngine::Asked(number, request) => {
-                        let (answer, blobs) = match desk.answer(request, &blobs) {
+                    ToEngine::Notice(note) => handler.notice(note),
+                    ToEngine::Request(number, request) => {
+                        let (answer, blobs) = match handler.answer(request, &blobs) {
                             Ok((answer, blobs)) => (Ok(answer), blobs),
                             Err(error) => (Err(error), Blobs::new()),
                         };
-                        self.tell(&ToStage::Answer(number, answer), &blobs, desk, late)?;
+                        self.send(&ToStage::Answer(number, answer), &blobs, handler, late)?;
                     }
-                    ToEngine::Done(outcome) => return Ok(Talk::Done(outcome, blobs)),
+                    ToEngine::Done(outcome) => return Ok(CommandEnd::Done(outcome, blobs)),
                 }
             }
-            desk.tell_if_slow();
+            handler.report_if_slow();
             if late.is_some_and(|late| Instant::now() > late) {
-                return Ok(Talk::Late);
+                return Ok(CommandEnd::Late);
             }
             if std::mem::take(&mut self.owes_cancel) {
-                self.tell(&ToStage::Cancel, &Blobs::new(), desk, late)?;
+                self.send(&ToStage::Cancel, &Blobs::new(), handler, late)?;
             }
-            match desk.give_up {
-                None if desk.is_cancelled() => {
-                    desk.give_up = Some(Instant::now() + GRACE);
+            match handler.give_up {
+                None if handler.is_cancelled() => {
+                    handler.give_up = Some(Instant::now() + GRACE);
                     self.owes_cancel = true;
                     continue;
                 }
-                Some(end) if Instant::now() > end => return Ok(Talk::Stuck),
+                Some(end) if Instant::now() > end => return Ok(CommandEnd::Stuck),
                 _ => {}
             }
             let mut ready = [PollFd::new(&self.stream, PollFlags::IN)];
             match poll(&mut ready, Some(&LOOK)) {
-                // A process that it has started may still have the other end.
-                Ok(0) if has_exited(self.child.id()) => return Ok(Talk::Over),
+                // A process that it has started may keep the socket open.
+                Ok(0) if has_exited(self.child.id()) => return Ok(CommandEnd::Over),
                 Ok(0) | Err(rustix::io::Errno::INTR) => {}
-                Ok(_) if !self.frames.read(&mut self.stream)? => return Ok(Talk::Over),
+                Ok(_) if !self.frames.read(&mut self.stream)? => return Ok(CommandEnd::Over),
                 Ok(_) => {}
                 Err(error) => return Err(error.into()),
             }
@@ -200,34 +208,34 @@ impl Process {
     }
 
     /// Ends a process whose stage does not stop.
-    fn kill(&mut self, desk: &Desk) -> HostError {
+    fn end_stuck(&mut self, handler: &Handler) -> HostError {
         let seconds = GRACE.as_secs();
         let message = format!("it did not stop within {seconds} s, so its process was ended");
-        desk.note(Note::Log { level: Level::Warn, message: message.clone() });
+        handler.notice(Notice::Log { level: Level::Warn, message: message.clone() });
         // It may have ended by itself meanwhile.
         let _ = self.child.kill();
         HostError::Stage(StageFailure { status: status::CANCELLED, message, ..Default::default() })
     }
 
     /// Why a process does not answer.
-    fn ended(&mut self, error: Option<&io::Error>, desk: &mut Desk) -> HostError {
+    fn ended(&mut self, error: Option<&io::Error>, handler: &mut Handler) -> HostError {
         let how = match (self.end(), error) {
             (Ok(status), _) if status.code() == Some(OUT_OF_MEMORY) => {
                 return HostError::Stage(self.out_of_memory());
             }
             (Ok(status), Some(error)) if error.kind() == io::ErrorKind::InvalidData => {
-                format!("it sent what makes no sense: {error}; {status}")
+                format!("it sent an invalid message: {error}; {status}")
             }
             (Ok(status), _) => status.to_string(),
             (Err(error), _) => error.to_string(),
         };
-        let during = std::mem::take(&mut desk.during);
-        HostError::Crashed { how, during, last_words: self.last_words() }
+        let during = std::mem::take(&mut handler.during);
+        HostError::Crashed { how, during, stderr_tail: self.stderr_tail() }
     }
 
-    /// The allocator's message from before it ended the process.
+    /// The error that `paraloom_alloc` printed before it ended the process.
     fn out_of_memory(&mut self) -> StageFailure {
-        let words = self.last_words();
+        let words = self.stderr_tail();
         let after = |mark: &str| words.iter().find_map(|line| Some(line.split_once(mark)?.1));
         let message = match after("out of memory") {
             Some(how) => format!("out of memory{how}"),
@@ -237,11 +245,11 @@ impl Process {
         StageFailure { status: status::RESOURCE, message, hint, ..Default::default() }
     }
 
-    fn last_words(&mut self) -> Vec<String> {
+    fn stderr_tail(&mut self) -> Vec<String> {
         self.printed.as_mut().map(Printed::last).unwrap_or_default()
     }
 
-    /// Lets go of the process and of those that it has started, and waits until it is gone.
+    /// Disconnects, waits for the process to end, and kills it and its group if it does not.
     fn end(&mut self) -> io::Result<ExitStatus> {
         if let Some(status) = self.status {
             return Ok(status);
@@ -270,31 +278,31 @@ fn has_exited(pid: u32) -> bool {
 }
 
 /// Writes to a process that may read nothing, or only once what it sends is read: what comes meanwhile is kept in `frames`.
-struct Patient<'a, 'd> {
+struct LimitedWrite<'a, 'd> {
     stream: &'a UnixStream,
     frames: &'a mut Frames,
     owes_cancel: &'a mut bool,
     pid: u32,
-    desk: &'a mut Desk<'d>,
+    handler: &'a mut Handler<'d>,
     late: Option<Instant>,
 }
 
-impl Write for Patient<'_, '_> {
+impl Write for LimitedWrite<'_, '_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         loop {
             match self.stream.write(bytes) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 written => return written,
             }
-            self.desk.tell_if_slow();
+            self.handler.report_if_slow();
             let now = Instant::now();
             if self.late.is_some_and(|late| now > late)
-                || self.desk.give_up.is_some_and(|end| now > end)
+                || self.handler.give_up.is_some_and(|end| now > end)
             {
                 return Err(io::ErrorKind::TimedOut.into());
             }
-            if self.desk.give_up.is_none() && self.desk.is_cancelled() {
-                self.desk.give_up = Some(now + GRACE);
+            if self.handler.give_up.is_none() && self.handler.is_cancelled() {
+                self.handler.give_up = Some(now + GRACE);
                 // Not in the middle of this message.
                 *self.owes_cancel = true;
             }
@@ -324,11 +332,11 @@ impl Drop for Process {
     }
 }
 
-enum Talk {
+enum CommandEnd {
     /// It speaks another version of the protocol.
     Foreign(Hello),
     Done(Result<Outcome, wire::Failure>, Blobs),
-    /// The process has ended, or wants no more.
+    /// The process has ended, or has disconnected.
     Over,
     /// The stage does not stop.
     Stuck,
@@ -353,10 +361,11 @@ mod tests {
         };
         let mut process = Process::start(&isolation, None).expect("there is a shell");
         let limit = Duration::from_millis(300);
-        let mut desk = Desk::default();
-        desk.limit = Some(limit);
+        let mut handler = Handler::default();
+        handler.limit = Some(limit);
         let rows = vec![vec![0; 8 << 20]];
-        let error = process.command(&wire::Command::Map, &rows, &mut desk).expect_err("it is deaf");
+        let error =
+            process.command(&wire::Command::Map, &rows, &mut handler).expect_err("it is deaf");
         assert!(matches!(error, HostError::Late { .. }), "{error}");
         assert!(process.if_alive().is_none());
     }

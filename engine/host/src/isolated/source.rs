@@ -6,14 +6,14 @@ use std::sync::Arc;
 
 use paraloom_pipeline::PlanOutput;
 
-use super::desk::{Desk, Slow};
+use super::handler::{Handler, Slow};
 use super::ipc;
 use super::process::Process;
 use super::wire::{self, Blobs, Command, Outcome, PlanRequest};
 use crate::description::Description;
 use crate::error::{HostError, Result};
 use crate::services::{Level, Services};
-/// The program that a stage works in: it calls [`attend`](crate::attend) with its standard input.
+/// The program that a stage works in: it calls [`run_stage_process`](crate::run_stage_process) with its standard input.
 #[derive(Clone, Debug)]
 pub struct Isolation {
     /// The executable.
@@ -43,11 +43,11 @@ impl Source {
         let mut process = Process::start(&self.isolation, services)
             .map_err(|error| refuse(format!("cannot start a process for it: {error}")))?;
         let load = Command::Load { path: self.path.clone(), digest: self.digest.clone() };
-        let mut desk = Desk::of(services);
-        desk.slow = self.slow(services, format!("{} to load", self.path.display()));
-        match process.command(&load, &Blobs::new(), &mut desk) {
+        let mut handler = Handler::of(services);
+        handler.slow = self.slow(services, format!("{} to load", self.path.display()));
+        match process.command(&load, &Blobs::new(), &mut handler) {
             Ok((Outcome::Described(described), _)) => Ok((process, described)),
-            Ok(_) => Err(refuse(OUT_OF_TURN.to_owned())),
+            Ok(_) => Err(refuse(UNEXPECTED.to_owned())),
             Err(HostError::Crashed { how, .. }) => {
                 Err(refuse(format!("the process that loaded it has ended ({how})")))
             }
@@ -82,20 +82,20 @@ impl Source {
     }
 }
 
-const OUT_OF_TURN: &str = "its process answered what was not asked";
+const UNEXPECTED: &str = "its process sent an unexpected answer";
 
 /// Has the stage of a process plan.
 pub(super) fn ask_plan(
     process: &mut Process,
     request: &PlanRequest,
     schemas: &Blobs,
-    desk: &mut Desk,
+    handler: &mut Handler,
 ) -> Result<PlanOutput> {
     let broken = |what: String| HostError::Broken { stage: request.stage.clone(), what };
     let plan = Command::Plan(request.clone());
-    desk.during = " in plan()".to_owned();
-    let (Outcome::Planned(planned), schemas) = process.command(&plan, schemas, desk)? else {
-        return Err(broken(OUT_OF_TURN.to_owned()));
+    handler.during = " in plan()".to_owned();
+    let (Outcome::Planned(planned), schemas) = process.command(&plan, schemas, handler)? else {
+        return Err(broken(UNEXPECTED.to_owned()));
     };
     let mut schemas = schemas.iter();
     let outputs = planned.tables.iter().map(|is_table| {

@@ -43,7 +43,7 @@ pub(super) enum ToStage<C = Command> {
     Hello(Hello),
     /// Answered by [`ToEngine::Done`]; one at a time.
     Command(C),
-    /// To [`ToEngine::Asked`]. Rows are in a blob.
+    /// To [`ToEngine::Request`]. Rows are in a blob.
     Answer(u64, Result<Answer, ServiceError>),
     /// The work should stop.
     Cancel,
@@ -133,16 +133,16 @@ pub(super) enum ToEngine {
     /// Comes first.
     Hello(Hello),
     /// Nobody waits for an answer.
-    Said(Note),
+    Notice(Notice),
     /// Answered by [`ToStage::Answer`] of the same number.
-    Asked(u64, Request),
+    Request(u64, Request),
     /// The command is done. The schemas of a plan are in blobs.
     Done(Result<Outcome, Failure>),
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Note {
+pub(super) enum Notice {
     Log { level: Level, message: String },
     Progress { done: u64, total: u64, unit: String },
     // JSON has no number for those that are none.
@@ -262,18 +262,18 @@ mod tests {
         for (message, expected) in to_stage {
             assert_eq!(to_value(&message).expect("JSON"), expected);
         }
-        let log = Note::Log { level: Level::Warn, message: "m".to_owned() };
+        let log = Notice::Log { level: Level::Warn, message: "m".to_owned() };
         let to_engine = [
             (ToEngine::Hello(hello), json!({ "hello": { "protocol": 1, "program": "p 1" } })),
             (
-                ToEngine::Said(log),
-                json!({ "said": { "log": { "level": "warn", "message": "m" } } }),
+                ToEngine::Notice(log),
+                json!({ "notice": { "log": { "level": "warn", "message": "m" } } }),
             ),
-            (ToEngine::Asked(5, Request::Pull(0)), json!({ "asked": [5, { "pull": 0 }] })),
-            (ToEngine::Asked(6, Request::ScratchDir), json!({ "asked": [6, "scratch_dir"] })),
+            (ToEngine::Request(5, Request::Pull(0)), json!({ "request": [5, { "pull": 0 }] })),
+            (ToEngine::Request(6, Request::ScratchDir), json!({ "request": [6, "scratch_dir"] })),
             (
-                ToEngine::Asked(7, Request::CommitCheckpoint(2)),
-                json!({ "asked": [7, { "commit_checkpoint": 2 }] }),
+                ToEngine::Request(7, Request::CommitCheckpoint(2)),
+                json!({ "request": [7, { "commit_checkpoint": 2 }] }),
             ),
             (ToEngine::Done(Ok(Outcome::Worked)), json!({ "done": { "Ok": "worked" } })),
             (

@@ -1,4 +1,4 @@
-//! What the engine does for a stage while a process of its own works on a command: its services, inputs and outputs.
+//! The engine's side of the requests that an isolated process makes during a command: services, inputs and outputs.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,17 +9,17 @@ use paraloom_pipeline::StageInfo;
 
 use super::GRACE;
 use super::ipc;
-use super::wire::{Answer, Blobs, Note, Request};
+use super::wire::{Answer, Blobs, Notice, Request};
 use crate::error::{HostError, Result};
 use crate::executor::{Batches, RowSink, WorkOutput};
 use crate::services::{ServiceError, Services};
 
-/// How long a library may take to load, or a stage to plan, before it is told.
+/// How long a library may load, or a stage plan, before that is reported.
 const SLOW: Duration = Duration::from_secs(2);
 
-/// What is done for a stage while it works on a command.
+/// Answers the requests of a stage during one command.
 #[derive(Default)]
-pub(super) struct Desk<'a> {
+pub(super) struct Handler<'a> {
     services: Option<&'a dyn Services>,
     inputs: Vec<Option<Batches>>,
     outputs: Vec<Option<Output<'a>>>,
@@ -27,23 +27,23 @@ pub(super) struct Desk<'a> {
     pub(super) during: String,
     /// The engine's own error, which says more than what the stage makes of it.
     pub(super) error: Option<HostError>,
-    /// Tells of a command that takes long.
+    /// Reports a command that takes long.
     pub(super) slow: Option<Slow<'a>>,
     /// How long the command may take, from its start.
     pub(super) limit: Option<Duration>,
-    /// When a stage that should be done is not waited for any longer.
+    /// When to stop waiting for a stage that was asked to stop.
     pub(super) give_up: Option<Instant>,
 }
 
-/// What is told once a command takes longer than [`SLOW`].
+/// A report that is due once a command takes longer than [`SLOW`].
 pub(super) struct Slow<'a> {
     at: Instant,
-    tell: Box<dyn FnOnce() + 'a>,
+    report: Box<dyn FnOnce() + 'a>,
 }
 
 impl<'a> Slow<'a> {
-    pub(super) fn new(tell: impl FnOnce() + 'a) -> Self {
-        Self { at: Instant::now() + SLOW, tell: Box::new(tell) }
+    pub(super) fn new(report: impl FnOnce() + 'a) -> Self {
+        Self { at: Instant::now() + SLOW, report: Box::new(report) }
     }
 }
 
@@ -55,13 +55,13 @@ struct Output<'a> {
     take: RowSink<'a>,
 }
 
-impl<'a> Desk<'a> {
+impl<'a> Handler<'a> {
     pub(super) fn new(services: &'a dyn Services, inputs: Vec<Option<Batches>>) -> Self {
         Self { services: Some(services), inputs, ..Self::default() }
     }
 
-    /// The work is over: there is only so much time left.
-    pub(super) fn winding_up(mut self) -> Self {
+    /// With a deadline for a stage that is being closed.
+    pub(super) fn closing(mut self) -> Self {
         self.give_up = Some(Instant::now() + GRACE);
         self
     }
@@ -96,10 +96,10 @@ impl<'a> Desk<'a> {
         self.inputs
     }
 
-    /// Tells of a command that takes long, once.
-    pub(super) fn tell_if_slow(&mut self) {
+    /// Reports a command that takes long, once.
+    pub(super) fn report_if_slow(&mut self) {
         if let Some(slow) = self.slow.take_if(|slow| slow.at < Instant::now()) {
-            (slow.tell)();
+            (slow.report)();
         }
     }
 
@@ -107,12 +107,13 @@ impl<'a> Desk<'a> {
         self.services.is_some_and(Services::is_cancelled)
     }
 
-    pub(super) fn note(&self, note: Note) {
+    /// Passes on what needs no answer.
+    pub(super) fn notice(&self, notice: Notice) {
         let Some(services) = self.services else { return };
-        match note {
-            Note::Log { level, message } => services.log(level, &message),
-            Note::Progress { done, total, unit } => services.progress(done, total, &unit),
-            Note::Metric { name, bits, step } => {
+        match notice {
+            Notice::Log { level, message } => services.log(level, &message),
+            Notice::Progress { done, total, unit } => services.progress(done, total, &unit),
+            Notice::Metric { name, bits, step } => {
                 services.metric(&name, f64::from_bits(bits), step);
             }
         }
@@ -146,29 +147,29 @@ impl<'a> Desk<'a> {
     }
 
     fn pull(&mut self, input: usize) -> Result<Blobs, ServiceError> {
-        let said = |error: arrow::error::ArrowError| ServiceError::new(error.to_string());
+        let failed = |error: arrow::error::ArrowError| ServiceError::new(error.to_string());
         let batches = self.inputs.get_mut(input).and_then(Option::as_mut);
-        let rows = batches.and_then(Iterator::next).transpose().map_err(said)?;
+        let rows = batches.and_then(Iterator::next).transpose().map_err(failed)?;
         let encode = |rows: RecordBatch| ipc::encode(&rows.schema(), Some(&rows));
-        Ok(Vec::from_iter(rows.map(encode).transpose().map_err(said)?))
+        Ok(Vec::from_iter(rows.map(encode).transpose().map_err(failed)?))
     }
 
     fn push(&mut self, output: usize, blobs: &Blobs) -> Result<(), HostError> {
-        let place = self.outputs.get_mut(output).and_then(Option::as_mut);
-        let place = place.ok_or_else(|| {
+        let table = self.outputs.get_mut(output).and_then(Option::as_mut);
+        let table = table.ok_or_else(|| {
             HostError::Engine(format!("its process sent rows for output {output}, no table").into())
         })?;
-        let (stage, port) = (&place.stage, &place.port);
+        let (stage, port) = (&table.stage, &table.port);
         let broken = |what: String| HostError::Broken {
             stage: stage.clone(),
             what: format!("output `{port}`: {what}"),
         };
         let rows = ipc::rows(blobs).map_err(|error| broken(error.to_string()))?;
-        if rows.schema().fields() != place.schema.fields() {
+        if rows.schema().fields() != table.schema.fields() {
             return Err(broken("the batch has other columns than its plan promised".to_owned()));
         }
-        let rows = rows.with_schema(Arc::clone(&place.schema));
+        let rows = rows.with_schema(Arc::clone(&table.schema));
         let rows = rows.map_err(|error| broken(error.to_string()))?;
-        (place.take)(rows).map_err(HostError::Engine)
+        (table.take)(rows).map_err(HostError::Engine)
     }
 }
