@@ -47,6 +47,8 @@ fn a_stage_to_start_from() {
     for line in ["schemars = \"1.2\"", "serde = { version = \"1\""] {
         assert!(ours.contains(line) && manifest.contains(line), "{line}");
     }
+    // Arrow is that of the SDK, so that there is one version of it.
+    assert!(!manifest.contains("\narrow"), "{manifest}");
     let code = std::fs::read_to_string(project.file("mine/my-stage/src/lib.rs"));
     let code = code.expect("it was written");
     assert!(code.contains("About::new(\"my-stage\"") && code.contains("struct MyStage("), "{code}");
