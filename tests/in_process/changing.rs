@@ -4,9 +4,7 @@ use std::path::Path;
 use std::sync::Mutex;
 
 use crate::common::Project;
-use paraloom_exec::{Cancel, Job, Remotes, RunError, RunOptions, Summary, Workspace, run};
-use paraloom_hub::Settings;
-use paraloom_pipeline::Limits;
+use paraloom_exec::{Cancel, Job, RunError, RunOptions, Summary, Workspace, run};
 use paraloom_store::{Event, Logged, Outcome, Store};
 
 const PIPELINE: &str = "\
@@ -25,15 +23,7 @@ fn run_with(
     during: &(dyn Fn(&Logged) + Sync),
 ) -> Result<Summary, RunError> {
     let host = crate::common::shipped_host(Path::new(crate::common::paraloom().get_program()));
-    let workspace = Workspace {
-        host,
-        dir: project.path().to_owned(),
-        text: PIPELINE.to_owned(),
-        backend: None,
-        device: None,
-        limits: Limits::default(),
-        remotes: Remotes::new(Settings::new(project.file("hub")), None),
-    };
+    let workspace = Workspace::new(host, project.path(), PIPELINE, &project.file("hub"));
     let (graph, problems) = workspace.check(&[], &|_| None);
     let graph = graph.unwrap_or_else(|| panic!("{problems:?}"));
     before();

@@ -13,10 +13,8 @@ use crate::common::Lots;
 use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
 use arrow::util::display::array_value_to_string;
-use paraloom_exec::{Cancel, Job, PortResult, Remotes, RunOptions, TableRef, Workspace, run};
+use paraloom_exec::{Cancel, Job, PortResult, RunOptions, TableRef, Workspace, run};
 use paraloom_host::Host;
-use paraloom_hub::Settings;
-use paraloom_pipeline::Limits;
 use paraloom_store::Store;
 use world::World;
 
@@ -67,15 +65,7 @@ impl Engine {
 
     /// Checks and runs the pipeline in `dir`, and reads what it has left.
     fn run(&mut self, dir: &Path, text: &str, store: &Path) -> Outcome {
-        let workspace = Workspace {
-            host: std::mem::take(&mut self.host),
-            dir: dir.to_owned(),
-            text: text.to_owned(),
-            backend: None,
-            device: None,
-            limits: Limits::default(),
-            remotes: Remotes::new(Settings::new(dir.join("hub")), None),
-        };
+        let workspace = Workspace::new(std::mem::take(&mut self.host), dir, text, &dir.join("hub"));
         let (graph, problems) = workspace.check(&[], &|_| None);
         self.host = workspace.host;
         let Some(graph) = graph else {

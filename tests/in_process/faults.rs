@@ -11,12 +11,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::common::Project;
-use paraloom_exec::{
-    Cancel, Job, Lookup, PortResult, Remotes, RunError, RunOptions, Workspace, run,
-};
+use paraloom_exec::{Cancel, Job, Lookup, PortResult, RunError, RunOptions, Workspace, run};
 use paraloom_host::Host;
-use paraloom_hub::Settings;
-use paraloom_pipeline::{Graph, Limits};
+use paraloom_pipeline::Graph;
 use paraloom_store::{Operation, Store, Watch};
 
 /// Tables in several parts, an artifact, map stages with two outputs.
@@ -52,15 +49,7 @@ impl Setup {
         let nouns = ["sales", "costs", "profit", "demand", "output", "margin"];
         let rows = nouns.map(|noun| format!("{noun} rose by 3 percent\n"));
         project.write("corpus.csv", &format!("text\n{}", rows.concat()));
-        let mut workspace = Workspace {
-            host,
-            dir: project.path().to_owned(),
-            text: PIPELINE.to_owned(),
-            backend: None,
-            device: None,
-            limits: Limits::default(),
-            remotes: Remotes::new(Settings::new(project.file("hub")), None),
-        };
+        let mut workspace = Workspace::new(host, project.path(), PIPELINE, &project.file("hub"));
         let (graph, problems) = workspace.check(&[], &|_| None);
         let graph = graph.unwrap_or_else(|| panic!("{problems:?}"));
         Self { host: std::mem::take(&mut workspace.host), project, graph }

@@ -11,10 +11,9 @@ use std::time::{Duration, SystemTime};
 use crate::common::Lots;
 use arrow::array::AsArray;
 use arrow::datatypes::{Float64Type, Int64Type};
-use paraloom_exec::{Cancel, Job, Lookup, PortResult, Remotes, RunOptions, Workspace, plan, run};
+use paraloom_exec::{Cancel, Job, Lookup, PortResult, RunOptions, Workspace, plan, run};
 use paraloom_host::Host;
-use paraloom_hub::Settings;
-use paraloom_pipeline::{Graph, Limits};
+use paraloom_pipeline::Graph;
 use paraloom_store::{Event, Logged, Store};
 
 /// A row of a file: its text, a number, and a tag that is a number too unless the file has a tag with a letter.
@@ -320,15 +319,8 @@ impl Engine {
     /// Runs a pipeline; what it computed.
     fn run(&mut self, world: &World, options: &RunOptions) -> Work {
         let text = world.yaml();
-        let workspace = Workspace {
-            host: std::mem::take(&mut self.host),
-            dir: self.dir.clone(),
-            text: text.clone(),
-            backend: None,
-            device: None,
-            limits: Limits::default(),
-            remotes: Remotes::new(Settings::new(self.dir.join("hub")), None),
-        };
+        let workspace =
+            Workspace::new(std::mem::take(&mut self.host), &self.dir, &text, &self.dir.join("hub"));
         let (graph, problems) = workspace.check(&[], &|_| None);
         let graph = graph.unwrap_or_else(|| panic!("{problems:?}\n{text}"));
         self.host = workspace.host;

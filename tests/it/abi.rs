@@ -96,7 +96,7 @@ impl Services for Quiet {
     }
 }
 
-/// The stages of `tests/abi/unruly.c`, in this process or in processes of their own.
+/// The stages of `tests/abi/unruly.c`, in this process or in isolated ones.
 fn unruly(project: &Project, isolated: bool) -> Host {
     let isolation = || Isolation {
         program: PathBuf::from(env!("CARGO_BIN_EXE_paraloom")),

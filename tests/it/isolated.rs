@@ -1,4 +1,4 @@
-//! Stage libraries of others work in processes of their own: whatever they do there is an error of their node at most.
+//! Third-party libraries work in isolated processes: whatever they do there is an error of their node at most.
 #![cfg(target_os = "linux")]
 
 use std::io::{BufRead, BufReader};
@@ -273,7 +273,7 @@ fn what_a_stage_promises_is_tested() {
     insta::assert_snapshot!(all);
 }
 
-/// Where nothing is gained by a process of its own, there is none.
+/// Where isolation gains nothing, there is none.
 #[test]
 fn a_library_can_be_loaded_into_the_engine() {
     let project = unruly("how: print, when: map");

@@ -10,7 +10,7 @@ const UNSAFE: [&str; 7] = [
     "engine/sdk/",
     "engine/host/",
     "stages/t5/src/kernels/",
-    // Sends a signal to a process of its own.
+    // Sends a signal to a child process.
     "tests/",
 ];
 

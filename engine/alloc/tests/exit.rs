@@ -1,4 +1,4 @@
-//! What a process says and how it ends when memory has run out. Each case is a process of its own: this test, told to
+//! What a process says and how it ends when memory has run out. Each case is a separate process: this test, told to
 //! find no memory.
 #![cfg(target_os = "linux")]
 

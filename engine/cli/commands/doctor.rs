@@ -17,7 +17,7 @@ pub(crate) fn run(stages: &StageArgs) -> Result<ExitCode> {
     for library in host.libraries() {
         let (name, version) = library.name();
         let (built_with, path) = (library.built_with(), library.path().display());
-        let apart = if library.is_isolated() { ", in processes of its own" } else { "" };
+        let apart = if library.is_isolated() { ", in isolated processes" } else { "" };
         print(&format!("  {name} {version} ({built_with}), {path}{apart}"))?;
     }
     print("\nbackends")?;

@@ -1,6 +1,6 @@
 //! A pipeline file, the stages, and what both say together.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use paraloom_host::{Host, HostError, Origin};
 use paraloom_pipeline::{
@@ -31,6 +31,20 @@ pub struct Workspace {
 }
 
 impl Workspace {
+    /// A pipeline that computes with what it says itself, of the ordinary size. `dir` is what relative paths are relative to;
+    /// what is taken from hubs is in the cache `hub`.
+    pub fn new(host: Host, dir: &Path, text: &str, hub: &Path) -> Self {
+        Self {
+            host,
+            dir: dir.to_owned(),
+            text: text.to_owned(),
+            backend: None,
+            device: None,
+            limits: Limits::default(),
+            remotes: Remotes::new(paraloom_hub::Settings::new(hub.to_owned()), None),
+        }
+    }
+
     /// Checks the pipeline from end to end.
     pub fn check(
         &self,

@@ -307,7 +307,7 @@ unsafe fn check_buffers(
         return flaw(column, format!("its `null_count` is {nulls}, and it has no validity buffer"));
     }
     for (index, bytes) in (1..count).zip(bytes) {
-        // SAFETY: as above.
+        // SAFETY: `index` is less than `count`, the number of pointers.
         if *bytes > 0 && unsafe { buffer(array, index) }.is_null() {
             return flaw(column, format!("its buffer {index} is a null pointer"));
         }
@@ -450,7 +450,7 @@ unsafe fn check_views(array: &ArrowArray, values: i64, column: &str) -> Result<(
     for index in 0..data {
         // SAFETY: one length for each buffer with data.
         let length = unsafe { *lengths.add(index) };
-        // SAFETY: as above.
+        // SAFETY: the buffers of data are between the first two and the last of the `count`.
         if length < 0 || (length > 0 && unsafe { buffer(array, index + 2) }.is_null()) {
             return flaw(column, format!("its buffer {} has {length} bytes", index + 2));
         }

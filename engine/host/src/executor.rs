@@ -104,7 +104,7 @@ pub struct WorkSettings {
     pub seed: u64,
     /// Where to compute.
     pub device: String,
-    /// How long a call of [`Worker::map`] may take. A stage in a process of its own is ended then, and opened anew for the
+    /// How long a call of [`Worker::map`] may take. A stage in an isolated process is ended then, and opened anew for the
     /// next rows; in this process nothing can end it.
     #[serde(skip)]
     pub map_limit: Option<Duration>,

@@ -2,7 +2,7 @@
 //!
 //! A [`Host`] holds the libraries that were found; a [`PlannedStage`] is one stage with a
 //! configuration, ready to work; a [`Worker`] is a map stage with its model loaded.
-//! An [`Executor`] makes them: in this process, or for libraries of others in processes of their own ([`Isolation`]).
+//! An [`Executor`] makes them: in this process, or for third-party libraries in isolated ones ([`Isolation`]).
 //! Libraries are never unloaded: their threads, thread-locals and static data may
 //! outlive any moment that would be safe to do it.
 

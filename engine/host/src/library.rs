@@ -97,7 +97,7 @@ impl Library {
         self.path == file.path || (self.digest.is_some() && self.digest == file.digest)
     }
 
-    /// Whether its stages work in processes of their own.
+    /// Whether its stages work in isolated processes.
     pub fn is_isolated(&self) -> bool {
         self.is_isolated
     }

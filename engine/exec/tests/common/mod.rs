@@ -7,15 +7,14 @@ use std::sync::{Arc, Mutex};
 use arrow::array::{Int64Array, RecordBatch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use paraloom_exec::{
-    Cancel, Job, Lookup, PortResult, Remotes, RunError, RunOptions, Summary, Workspace, plan, run,
+    Cancel, Job, Lookup, PortResult, RunError, RunOptions, Summary, Workspace, plan, run,
 };
 use paraloom_host::{
     Executor, Host, HostError, PlannedStage, Services, StageFailure, WorkInput, WorkOutput,
     WorkSettings, Worker,
 };
-use paraloom_hub::Settings;
 use paraloom_pipeline::{
-    Graph, Limits, PlanInput, PlanOutput, PortInfo, PortKind, RowAccount, Shape, StageInfo,
+    Graph, PlanInput, PlanOutput, PortInfo, PortKind, RowAccount, Shape, StageInfo,
 };
 use paraloom_store::{Event, Logged, Store};
 use serde_json::{Value, json};
@@ -189,15 +188,7 @@ impl Bench {
         for (name, act) in stages {
             host.insert(info(name, &act), Arc::new(Fake(Arc::new(act)))).expect("a new stage");
         }
-        let workspace = Workspace {
-            host,
-            dir: dir.path().to_owned(),
-            text: pipeline.to_owned(),
-            backend: None,
-            device: None,
-            limits: Limits::default(),
-            remotes: Remotes::new(Settings::new(dir.path().join("hub")), None),
-        };
+        let workspace = Workspace::new(host, dir.path(), pipeline, &dir.path().join("hub"));
         let (graph, problems) = workspace.check(&[], &|_| None);
         let graph = graph.unwrap_or_else(|| panic!("{problems:?}"));
         let store = Store::create(&dir.path().join("store")).expect("an empty directory");

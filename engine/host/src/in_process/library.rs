@@ -24,7 +24,7 @@ pub(crate) struct Table {
 
 // SAFETY: the table is static and its functions may be called from any thread.
 unsafe impl Send for Table {}
-// SAFETY: as above.
+// SAFETY: it is never changed, so shared references may be used from any thread.
 unsafe impl Sync for Table {}
 
 impl Table {

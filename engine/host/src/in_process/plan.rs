@@ -33,7 +33,7 @@ struct StagePlan(UnsafeCell<abi::Plan>);
 // SAFETY: the C plan is passed to the stage by `Plan::run` and `Plan::open` only, which take `&mut self` of the one
 // `Plan` that has it, so never twice at once; it may move between threads.
 unsafe impl Send for StagePlan {}
-// SAFETY: as above.
+// SAFETY: a shared reference gives no access to the C plan but by that one `Plan`.
 unsafe impl Sync for StagePlan {}
 
 impl Drop for StagePlan {

@@ -1,4 +1,4 @@
-//! Stages that work in processes of their own, so that a crash, a call of `exit`, a hang or memory without end is an
+//! Stages that work in isolated processes, so that a crash, a call of `exit`, a hang or memory without end is an
 //! error of one node and not the end of the engine.
 //!
 //! One process per library describes its stages and plans; each node at work has another, which plans anew and then

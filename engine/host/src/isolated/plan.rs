@@ -1,4 +1,4 @@
-//! A stage planned and at work in processes of its own.
+//! A stage that is planned, run and opened in isolated processes.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use crate::error::{HostError, Result};
 use crate::executor::{Batches, PlannedStage, WorkInput, WorkOutput, WorkSettings, Worker};
 use crate::services::Services;
 
-/// A plan, which a process of its own makes once more to work by it.
+/// A plan, which the isolated process makes once more before it works.
 pub(super) struct Plan {
     work: Work,
     output: PlanOutput,
@@ -134,7 +134,7 @@ impl PlannedStage for Plan {
     }
 }
 
-/// A map stage that is open in a process of its own.
+/// A map stage that is open in an isolated process.
 struct OpenWorker {
     work: Work,
     services: Arc<dyn Services>,
