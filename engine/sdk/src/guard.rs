@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::ffi::c_void;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Mutex, Once, PoisonError};
 
 use paraloom_abi as abi;
@@ -76,6 +76,35 @@ pub(crate) fn catch<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
     }
 }
 
+/// Runs `work`, and gives the message of a panic in it that `is_expected`, by its message; any other panic goes on.
+///
+/// For a library that reports in panics what its caller can deal with, such as torch that finds no memory. A panic of another
+/// thread fails the call of a stage even where the stage caught it, unless it was caught here: `work` may pass on the panic of
+/// a thread that it waited for, as rayon does.
+///
+/// # Errors
+/// The message of the expected panic.
+pub fn recover<T>(
+    work: impl FnOnce() -> T,
+    is_expected: impl FnOnce(&str) -> bool,
+) -> std::result::Result<T, String> {
+    catch_unwind(AssertUnwindSafe(work)).map_err(|payload| {
+        let message = message_of(&*payload);
+        if !is_expected(&message) {
+            resume_unwind(payload)
+        }
+        OTHER_THREAD.lock().unwrap_or_else(PoisonError::into_inner).take();
+        std::mem::forget(payload);
+        message
+    })
+}
+
+fn message_of(payload: &(dyn Any + Send)) -> String {
+    let text = payload.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+    text.unwrap_or(NO_MESSAGE).to_owned()
+}
+
 /// Runs `body` and reports its outcome through the ABI.
 pub(crate) fn guard(error: *mut abi::Error, body: impl FnOnce() -> Result<()>) -> u32 {
     match catch(body) {
@@ -90,11 +119,7 @@ pub(crate) fn guard(error: *mut abi::Error, body: impl FnOnce() -> Result<()>) -
 }
 
 fn from_panic(payload: Box<dyn Any + Send>) -> Error {
-    let message = payload
-        .downcast_ref::<&str>()
-        .map(|text| (*text).to_owned())
-        .or_else(|| payload.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| NO_MESSAGE.to_owned());
+    let message = message_of(&*payload);
     // The drop of a payload may panic again.
     std::mem::forget(payload);
     let error = Error::new(Status::Panic, format!("the stage panicked: {message}"));
@@ -135,5 +160,34 @@ unsafe extern "C" fn release(error: *mut abi::Error) {
         (*error).release = None;
         (*error).message = abi::Str::EMPTY;
         (*error).detail = abi::Str::EMPTY;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Panics in a thread, which passes it on to this one.
+    fn panic_elsewhere(message: &'static str) {
+        let thread = std::thread::spawn(move || std::panic::panic_any(message));
+        resume_unwind(thread.join().expect_err("it panicked"));
+    }
+
+    #[test]
+    fn a_panic_that_was_expected_does_not_fail_the_call() {
+        let told = catch(|| Ok(recover(|| panic_elsewhere("no room"), |text| text == "no room")));
+        assert_eq!(told.expect("it was recovered from"), Err("no room".to_owned()));
+
+        let told = catch(|| Ok(recover(|| panic_elsewhere("a bug"), |text| text == "no room")));
+        let error = told.expect_err("it goes on");
+        assert_eq!((error.status, &*error.message), (Status::Panic, "the stage panicked: a bug"));
+        assert!(
+            error.detail("location").is_some_and(|place| place.to_string().contains("guard.rs"))
+        );
+
+        // Whoever swallows the panic of a thread by other means has a stage whose threads die unseen.
+        let told = catch(|| Ok(catch_unwind(|| panic_elsewhere("unseen")).is_err()));
+        let error = told.expect_err("a thread panicked");
+        assert_eq!(error.message, "a thread of the stage panicked: unseen");
     }
 }

@@ -31,6 +31,7 @@ pub mod testing;
 pub use {arrow, schemars, serde};
 
 pub use error::{Error, Result, Status, free_bytes};
+pub use guard::recover;
 pub use paraloom_abi::{
     STAGE_BATCH_INVARIANT, STAGE_COVERS_ROWS, STAGE_DIVIDES_ROWS, STAGE_KEEPS_ROWS,
     STAGE_RESUMABLE, STAGE_USES_SEED,

@@ -1,8 +1,6 @@
 //! How much memory the work with a model takes, told before it is taken.
 
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-
-use paraloom_sdk::{Error, Result, Services, free_memory};
+use paraloom_sdk::{Error, Result, Services, free_memory, recover};
 
 use crate::config::Config;
 use crate::folder::Float;
@@ -101,15 +99,12 @@ pub(crate) fn check(services: Services, config: &Config, purpose: Use) -> Result
 /// What the work gives, or [`Error::Memory`] where torch finds no room for it, which it says in a panic. (An allocation of
 /// Rust's that fails ends the process.)
 pub(crate) fn or_error<T>(work: impl FnOnce() -> crate::Result<T>) -> crate::Result<T> {
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
-        let text = panic.downcast_ref::<String>().map(String::as_str);
-        let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or_default();
-        // On a GPU and on the CPU.
-        if text.contains("out of memory") || text.contains("can't allocate memory") {
-            let line = text.lines().find(|line| line.contains("memory")).unwrap_or_default();
-            return Err(crate::Error::Memory(line.trim().to_owned()));
-        }
-        resume_unwind(panic)
+    // On a GPU and on the CPU.
+    let is_expected =
+        |text: &str| text.contains("out of memory") || text.contains("can't allocate memory");
+    recover(work, is_expected).unwrap_or_else(|text| {
+        let line = text.lines().find(|line| line.contains("memory")).unwrap_or_default();
+        Err(crate::Error::Memory(line.trim().to_owned()))
     })
 }
 
@@ -154,7 +149,9 @@ mod tests {
             let result = or_error::<()>(|| panic!("{text}"));
             assert!(matches!(result, Err(crate::Error::Memory(_))), "{result:?}");
         }
-        assert!(catch_unwind(|| or_error::<()>(|| panic!("index out of bounds"))).is_err());
+        assert!(
+            std::panic::catch_unwind(|| or_error::<()>(|| panic!("index out of bounds"))).is_err()
+        );
         assert_eq!(or_error(|| Ok(1)).ok(), Some(1));
     }
 }
