@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
+use paraloom_exec::Shard;
+
 use crate::commands::{Format, age};
 
 /// Weaves a small text corpus into a training set and a model: one YAML file names the
@@ -50,6 +52,13 @@ pub(crate) enum Command {
     Init(InitArgs),
     /// Run a pipeline. Goes on from whatever an earlier run has left.
     Run(RunArgs),
+    /// Run a pipeline together with other workers, on this machine or others, against one store: each computes what nobody
+    /// has done yet, and ends when nothing is left.
+    Worker(WorkerArgs),
+    /// Copy the results of a pipeline from its store to another.
+    Push(PushArgs),
+    /// Copy the results of a pipeline from another store to its own.
+    Pull(PullArgs),
     /// Say what a run would do, node by node, and why.
     Plan(PlanArgs),
     /// Check a pipeline without running anything; shows all errors at once.
@@ -103,8 +112,9 @@ pub(crate) enum Command {
 pub(crate) struct PipelineArgs {
     /// The pipeline file.
     pub(crate) pipeline: PathBuf,
-    /// Where results are kept; `.paraloom` beside the pipeline if left out.
-    #[arg(long, value_name = "DIR")]
+    /// Where results are kept: a directory, or a bucket such as `s3://BUCKET/PREFIX` (also `gs://` and `az://`).
+    /// `.paraloom` beside the pipeline if left out.
+    #[arg(long, value_name = "PLACE")]
     pub(crate) store: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) settings: SettingArgs,
@@ -170,6 +180,33 @@ pub(crate) struct RunArgs {
     /// When a node fails, go on with all nodes that do not depend on it.
     #[arg(long)]
     pub(crate) keep_going: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct WorkerArgs {
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+    /// Which worker this is of how many, from 0 on: with what it begins. It goes on with what the others have not done.
+    #[arg(long, value_name = "I/N", default_value = "0/1")]
+    pub(crate) shard: Shard,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct PushArgs {
+    #[command(flatten)]
+    pub(crate) pipeline: PipelineArgs,
+    /// The other store, a directory or the address of a bucket; it is made if there is none.
+    #[arg(long, value_name = "PLACE")]
+    pub(crate) to: PathBuf,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct PullArgs {
+    #[command(flatten)]
+    pub(crate) pipeline: PipelineArgs,
+    /// The other store, a directory or the address of a bucket.
+    #[arg(long, value_name = "PLACE")]
+    pub(crate) from: PathBuf,
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
@@ -421,8 +458,8 @@ pub(crate) struct TestArgs {
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct StoreArgs {
-    /// The store.
-    #[arg(long, value_name = "DIR", default_value = ".paraloom")]
+    /// The store: a directory or the address of a bucket.
+    #[arg(long, value_name = "PLACE", default_value = ".paraloom")]
     pub(crate) store: PathBuf,
 }
 
@@ -451,8 +488,8 @@ pub(crate) struct GcArgs {
     /// The pipelines whose results are to stay. They need not be finished where --keep-runs or --older-than says what may go.
     #[arg(value_name = "PIPELINE", required_unless_present_any = ["keep_runs", "older_than"])]
     pub(crate) keep: Vec<PathBuf>,
-    /// The store; `.paraloom` beside the first pipeline if left out.
-    #[arg(long, value_name = "DIR")]
+    /// The store, a directory or the address of a bucket; `.paraloom` beside the first pipeline if left out.
+    #[arg(long, value_name = "PLACE")]
     pub(crate) store: Option<PathBuf>,
     /// Keep what the newest runs of each pipeline made or found, this many, and their logs.
     #[arg(long, value_name = "N")]

@@ -12,7 +12,7 @@ use paraloom_store::Store;
 use crate::args::{PipelineArgs, StageArgs};
 use crate::commands::find_node;
 use crate::error::{CliError, Result, USAGE};
-use crate::{hub, render};
+use crate::{hub, place, render};
 
 /// Loads the shipped stages and those of `more`.
 pub(crate) fn load_host(more: &StageArgs) -> Result<Host> {
@@ -106,7 +106,7 @@ fn read(args: &PipelineArgs, stages: &StageArgs) -> Result<Workspace> {
         _ => PathBuf::from("."),
     };
     // Commands that need the store report it if it cannot be opened.
-    let store = Store::open(&store_path(args.store.as_deref(), path)).ok().flatten();
+    let store = place::open_here(&place::of(args.store.as_deref(), path));
     let remotes = Remotes::new(hub::settings(), store.as_ref());
     let (backend, device) = (args.settings.backend.clone(), args.settings.device.clone());
     Ok(Workspace { host: load_host(stages)?, dir, text, limits, backend, device, remotes })
@@ -152,13 +152,13 @@ impl Project {
         if let (Some(graph), Some(name)) = (&checked.graph, until) {
             find_node(graph, name)?;
         }
-        let place = store_path(args.store.as_deref(), &args.pipeline);
+        let place = place::of(args.store.as_deref(), &args.pipeline);
         if place.to_str().is_none() {
             // The ABI passes paths as UTF-8, so stages would write elsewhere.
             let message = format!("the path of the store is not UTF-8: {}", place.display());
             return Err(CliError::usage(message).hint("name another directory with --store"));
         }
-        let create = || Store::create(&place);
+        let create = || place::create(&place);
         if !checked.workspace.uses_hub() {
             let project = Self::sound(args, checked)?;
             let store = create()?;
@@ -185,13 +185,13 @@ impl Project {
             render::note(&format!("{errors}; nothing was run"));
             return Err(CliError::silent(USAGE));
         };
-        let store = store_path(args.store.as_deref(), &args.pipeline);
+        let store = place::of(args.store.as_deref(), &args.pipeline);
         Ok(Self { workspace: checked.workspace, graph, store })
     }
 
     /// The store if there is one already.
     pub(crate) fn store(&self) -> Result<Option<Store>> {
-        let store = Store::open(&self.store)?;
+        let store = place::open(&self.store)?;
         if let Some(store) = &store {
             // Migration fails on a read-only store, which is used as it is.
             let _ = rekey(store, &self.workspace.host);
@@ -206,11 +206,4 @@ impl Project {
                 .hint("`paraloom run` makes it")
         })
     }
-}
-
-pub(crate) fn store_path(store: Option<&Path>, pipeline: &Path) -> PathBuf {
-    store.map_or_else(
-        || pipeline.parent().unwrap_or(Path::new("")).join(".paraloom"),
-        Path::to_owned,
-    )
 }

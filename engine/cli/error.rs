@@ -146,6 +146,17 @@ impl From<StoreError> for CliError {
             ),
             StoreError::Full { source, .. } => (OUT_OF_SPACE, more_room(source)),
             StoreError::PinName { .. } => (USAGE, ""),
+            StoreError::Remote { .. } => {
+                (NODE_FAILED, "what is done stays: run again once it can be reached")
+            }
+            StoreError::Conflict { .. } => (
+                NODE_FAILED,
+                "the stage gave something else on another machine: make it deterministic, or run again to go on with what is there",
+            ),
+            StoreError::NoConditions { .. } => (
+                USAGE,
+                "use a bucket that honours `If-None-Match: *` when an object is written, or a directory",
+            ),
             StoreError::Io { .. } | StoreError::Rows { .. } => (NODE_FAILED, ""),
         };
         let failure = Self::new(code, error.to_string());

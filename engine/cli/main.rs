@@ -10,6 +10,7 @@ mod context;
 mod error;
 mod hub;
 mod out;
+mod place;
 mod recorded;
 mod render;
 mod signals;

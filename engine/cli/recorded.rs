@@ -4,13 +4,13 @@ use paraloom_exec::{Content, NodeRecord, OutputRecord, PortResult, RunRecord, Ta
 use paraloom_store::Store;
 
 use crate::args::PipelineArgs;
-use crate::context::store_path;
 use crate::error::{CliError, Result};
+use crate::place;
 
 /// The store of a pipeline, whose file may be missing or invalid.
 pub(crate) fn store(args: &PipelineArgs) -> Result<Store> {
-    let path = store_path(args.store.as_deref(), &args.pipeline);
-    Store::open(&path)?
+    let path = place::of(args.store.as_deref(), &args.pipeline);
+    place::open(&path)?
         .ok_or_else(|| CliError::usage(format!("there is no store at {}", path.display())))
 }
 

@@ -127,8 +127,7 @@ impl Artifact<'_> {
             }
             self.check_replaceable(to)?;
         }
-        self.entry.verify_artifact(self.port, self.content)?;
-        let from = self.entry.artifact_dir(self.port, self.content);
+        let from = self.entry.local_artifact(self.port, self.content)?;
         let aside = Aside::new(to)?;
         for file in &self.content.files {
             let path = Path::new(&file.path);

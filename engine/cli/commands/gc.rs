@@ -13,8 +13,9 @@ use serde_json::Value;
 use super::print;
 use super::store::open;
 use crate::args::{GcArgs, PipelineArgs, StageArgs};
-use crate::context::{Project, store_path};
+use crate::context::Project;
 use crate::error::{CliError, Result};
+use crate::place;
 use crate::render::{self, bytes, printable};
 
 /// Letters of the settings of a result that are shown.
@@ -24,7 +25,7 @@ pub(crate) fn run(args: &GcArgs, stages: &StageArgs) -> Result<ExitCode> {
     let path = match (&args.store, args.keep.first()) {
         (None, None) => PathBuf::from(".paraloom"),
         (store, pipeline) => {
-            store_path(store.as_deref(), pipeline.map_or(Path::new(""), PathBuf::as_path))
+            place::of(store.as_deref(), pipeline.map_or(Path::new(""), PathBuf::as_path))
         }
     };
     let store = open(&path)?;

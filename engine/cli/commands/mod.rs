@@ -23,6 +23,7 @@ mod store;
 mod test_stage;
 mod test_whole;
 mod trace;
+mod transfer;
 mod try_node;
 
 pub(crate) use formats::Format;
@@ -41,7 +42,10 @@ pub(crate) fn dispatch(args: &Args) -> Result<ExitCode> {
     let stages = &args.stages;
     match &args.command {
         Command::Init(args) => init::run(args, stages),
-        Command::Run(args) => run::run(args, stages),
+        Command::Run(args) => run::run(args, None, stages),
+        Command::Worker(args) => run::run(&args.run, Some(args.shard), stages),
+        Command::Push(args) => transfer::push(args, stages),
+        Command::Pull(args) => transfer::pull(args, stages),
         Command::Plan(args) => plan::run(args, stages),
         Command::Check(args) => check::run(args, stages),
         Command::Show(args) => show::run(args, stages),

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use paraloom_exec::{Cancel, Job, NodeResult, PortResult, Results, RunError, RunOptions};
+use paraloom_exec::{Cancel, Job, NodeResult, PortResult, Results, RunError, RunOptions, Shard};
 use paraloom_pipeline::{Graph, PortKind, nearest};
 use paraloom_store::Logged;
 use petgraph::graph::NodeIndex;
@@ -15,7 +15,8 @@ use crate::error::{CliError, Result, UNEXPECTED};
 use crate::render::{self, Progress, duration};
 use crate::signals::Signals;
 
-pub(crate) fn run(args: &RunArgs, stages: &StageArgs) -> Result<ExitCode> {
+/// Alone, or as one of several workers.
+pub(crate) fn run(args: &RunArgs, share: Option<Shard>, stages: &StageArgs) -> Result<ExitCode> {
     let checked = context::check(&args.pipeline, stages)?;
     // Signals are handled from here on. Before, they end the process: there is nothing to lose, and a stage that hangs
     // while it is loaded or planned could not be cancelled.
@@ -41,6 +42,7 @@ pub(crate) fn run(args: &RunArgs, stages: &StageArgs) -> Result<ExitCode> {
     let mut options = options(args.threads, args.jobs);
     options.checkpoint_every = args.checkpoint_every;
     options.keep_going = args.keep_going;
+    options.share = share;
     let host = &project_.workspace.host;
     let job = Job {
         graph,

@@ -14,10 +14,10 @@ use super::status::{outcome, started};
 use crate::args::{PinArgs, PipelineArgs, StageArgs, StoreArgs, UnpinArgs};
 use crate::context::Project;
 use crate::error::{CliError, Result};
-use crate::render;
+use crate::{place, render};
 
 pub(super) fn open(path: &Path) -> Result<Store> {
-    Store::open(path)?
+    place::open(&place::of(Some(path), path))?
         .ok_or_else(|| CliError::usage(format!("there is no store at {}", path.display())))
 }
 

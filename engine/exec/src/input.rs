@@ -16,13 +16,15 @@ pub(crate) fn artifact_input(
     port: &str,
     artifact: &ArtifactRef,
 ) -> Result<WorkInput> {
-    if let Err(error) = entry.verify_artifact(port, artifact) {
-        if matches!(error, StoreError::Damaged { .. }) {
-            entry.discard_manifest()?;
+    match entry.local_artifact(port, artifact) {
+        Ok(dir) => Ok(WorkInput::Artifact(dir)),
+        Err(error) => {
+            if matches!(error, StoreError::Damaged { .. }) {
+                entry.discard_manifest()?;
+            }
+            Err(error.into())
         }
-        return Err(error.into());
     }
-    Ok(WorkInput::Artifact(entry.artifact_dir(port, artifact)))
 }
 
 /// Reads a part; a damaged file is removed, so that what made it makes it again.

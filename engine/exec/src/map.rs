@@ -1,5 +1,6 @@
 //! A map stage at work: part by part, and of each part only the rows that no committed part has.
 
+use std::collections::HashSet;
 use std::time::Instant;
 
 use arrow::array::RecordBatch;
@@ -7,7 +8,7 @@ use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 use paraloom_host::Worker;
 use paraloom_pipeline::Endpoint;
-use paraloom_store::{Entry, Event, Lock, Origin, PartFile, PartRecord, RowMap};
+use paraloom_store::{Digest, Entry, Event, Lock, Origin, PartFile, PartRecord, RowMap};
 
 use crate::context::NodeContext;
 use crate::error::{Result, RunError};
@@ -17,6 +18,7 @@ use crate::retry::with_retries;
 use crate::reuse::{KnownRows, Piece, Split};
 use crate::rows::map_rows;
 use crate::schedule::{Task, Work};
+use crate::share::{Shard, order};
 use crate::slice::{Slice, slices};
 use crate::worker::{Begun, Run, Taken};
 
@@ -36,6 +38,9 @@ pub(crate) struct MapState {
     outputs: OutputParts,
     /// How many slices of the part at hand are mapped.
     slice: usize,
+    /// Where several processes share the work: whether nothing is left of it, and the slices that were computed here.
+    is_shared_out: bool,
+    own: HashSet<Digest>,
     /// Slices that were computed, slices that were there, and rows that need not be computed.
     computed: u64,
     found: u64,
@@ -55,6 +60,8 @@ impl MapState {
             worker: None,
             outputs: OutputParts::new(begun.context.node),
             slice: 0,
+            is_shared_out: false,
+            own: HashSet::new(),
             computed: 0,
             found: 0,
             rows_found: 0,
@@ -70,6 +77,15 @@ impl<'a> Run<'a> {
             Some(state) => state,
             None => MapState::begin(&begun)?,
         };
+        if let Some(shard) = self.options.share.filter(|_| !state.is_shared_out) {
+            let holder = At { run: self, begun: &begun, state: &mut state }.share(shard)?;
+            if let Some(holder) = holder {
+                begun.map = Some(state);
+                self.wait_for(holder, begun);
+                return Ok(());
+            }
+            state.is_shared_out = true;
+        }
         loop {
             let Work::Part(index) = task.work else {
                 drop((state.worker.take(), state.lock.take()));
@@ -122,7 +138,8 @@ impl<'r, 'a> At<'r, 'a> {
         if self.state.lock.is_some() {
             return Ok(None);
         }
-        match self.begun.lock()? {
+        let is_shared = self.run.options.share.is_some();
+        match self.begun.lock_parts(is_shared)? {
             Taken::Lock(lock) => self.state.lock = Some(lock),
             Taken::By(holder) => return Ok(Some(holder)),
         }
@@ -133,6 +150,58 @@ impl<'r, 'a> At<'r, 'a> {
             self.state.read_to = length;
         }
         Ok(None)
+    }
+
+    /// Where several processes share the work: computes what is not there, first of the own shard and then of any, until all
+    /// is there. Or says which process has the right to do so alone.
+    fn share(&mut self, shard: Shard) -> Result<Option<String>> {
+        if let Some(holder) = self.take_lock()? {
+            return Ok(Some(holder));
+        }
+        let Some(from) = self.context().mapped() else { return Ok(None) };
+        let parts = (0..).map_while(|index| self.run.crew.part(from, index));
+        let parts: Vec<_> = parts.collect();
+        let node = self.context().node;
+        let all: Vec<_> = (0..)
+            .zip(&parts)
+            .flat_map(|(number, (_, part))| slices(node, part).map(move |slice| (number, slice)))
+            .collect();
+        let nonce = format!("{} {shard} {:?}", std::process::id(), Instant::now());
+        let mut read: Option<(usize, RecordBatch)> = None;
+        for number in order(all.len(), shard, &nonce) {
+            let (index, slice) = &all[number];
+            if self.run.crew.should_stop() {
+                return Err(RunError::Stopped);
+            }
+            if self.is_done(slice)? {
+                continue;
+            }
+            let (source, part) = &parts[*index];
+            let rows = match read.take().filter(|(known, _)| known == index) {
+                Some((_, rows)) => rows,
+                None => read_part(source, part)?,
+            };
+            let (_, rows) = read.insert((*index, rows));
+            self.commit(source, part, rows, slice)?;
+            self.state.own.insert(slice.digest);
+        }
+        Ok(None)
+    }
+
+    /// Whether a slice is there, of whichever process.
+    fn is_done(&mut self, slice: &Slice) -> Result<bool> {
+        let (entry, state) = (&self.begun.entry, &mut *self.state);
+        if state.committed.get(&slice.digest).is_none() && entry.log_length() != state.read_to {
+            let (records, read_to) = entry.records_since(state.read_to)?;
+            records.iter().for_each(|record| state.committed.insert(record));
+            state.read_to = read_to;
+        }
+        if state.committed.get(&slice.digest).is_none()
+            && let Some(record) = entry.find_record(&slice.digest)?
+        {
+            state.committed.insert(&record);
+        }
+        Ok(state.committed.get(&slice.digest).is_some())
     }
 
     /// Maps what is left of a part, slice by slice, or says which process has the right to.
@@ -148,6 +217,8 @@ impl<'r, 'a> At<'r, 'a> {
             {
                 return Ok(Some(holder));
             }
+            // Others may have made it since.
+            self.is_done(&slice)?;
             let outputs = match self.committed(&slice) {
                 Some(outputs) => outputs,
                 None => {
@@ -174,6 +245,9 @@ impl<'r, 'a> At<'r, 'a> {
     /// What came of a slice before.
     fn committed(&mut self, slice: &Slice) -> Option<Vec<Option<PartFile>>> {
         let outputs = self.state.committed.get(&slice.digest)?.to_vec();
+        if self.state.own.contains(&slice.digest) {
+            return Some(outputs);
+        }
         self.begun.send(Event::PartFound { node: self.begun.name(), rows: slice.rows });
         self.state.found += 1;
         self.state.rows_found += slice.rows;
@@ -194,7 +268,9 @@ impl<'r, 'a> At<'r, 'a> {
         let (record, reused) = self.compute(&rows, origin.as_ref(), slice)?;
         self.begun.entry.commit_part(&record)?;
         self.state.committed.insert(&record);
-        self.state.read_to = self.begun.entry.log_length();
+        if self.run.options.share.is_none() {
+            self.state.read_to = self.begun.entry.log_length();
+        }
         self.begun.send(Event::Part { node: self.begun.name(), rows: slice.rows, reused });
         self.state.computed += 1;
         self.state.rows_found += reused;

@@ -17,6 +17,7 @@ use crate::expect::{Verdict, judge};
 use crate::lookup::{Lookup, Results, rows_of};
 use crate::record::RunRecord;
 use crate::schedule::Schedule;
+use crate::share::Shard;
 use crate::worker::Run;
 
 /// A request that a run stop at its next safe point. Cheap to clone; may be set from a signal
@@ -55,6 +56,9 @@ pub struct RunOptions {
     /// How far apart the checkpoints of a training are; zero means one after every step.
     /// Not in any key: it does not decide the result.
     pub checkpoint_every: Duration,
+    /// That several processes work on the same pipeline and store, and which this one is. Each node that reads its inputs whole
+    /// is left to one of them; the parts of map nodes are divided.
+    pub share: Option<Shard>,
     /// How long a call of `map()` may take before the stage's process is ended, if it has one of its own.
     pub map_limit: Option<Duration>,
 }
@@ -64,8 +68,8 @@ impl Default for RunOptions {
     fn default() -> Self {
         let checkpoint_every = Duration::from_secs(10);
         let (threads, jobs) = (1, 1);
-        let (keep_going, is_logged, map_limit) = (false, true, None);
-        Self { threads, jobs, keep_going, is_logged, checkpoint_every, map_limit }
+        let (keep_going, is_logged, share, map_limit) = (false, true, None, None);
+        Self { threads, jobs, keep_going, is_logged, checkpoint_every, share, map_limit }
     }
 }
 
@@ -169,6 +173,9 @@ pub fn run(
             Err(_) => Outcome::Failed,
         };
         emit(Event::RunFinished { outcome, ms });
+        if let Some(log) = &log {
+            log.publish(store);
+        }
         let (cached, worked) = (nodes.len() - left.len(), left.len());
         return verdicts.map(|verdicts| Summary { run, cached, worked, ms, results, verdicts });
     }
@@ -204,7 +211,9 @@ fn work(
     emit: &(dyn Fn(Event) + Sync),
 ) -> (Results, Result<()>) {
     let Job { graph, nodes, host, store, .. } = *job;
-    let crew = Crew::new(Schedule::of(graph, nodes), options.keep_going);
+    let schedule = Schedule::of(graph, nodes);
+    let schedule = if options.share.is_some() { schedule.awaiting_tables() } else { schedule };
+    let crew = Crew::new(schedule, options.keep_going);
     for node in nodes {
         if let Some(result) = lookup.complete(*node) {
             let (node_name, key) = (graph.node(*node).name.clone(), result.key.clone());

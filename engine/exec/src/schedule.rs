@@ -96,6 +96,8 @@ struct Rows {
     made: usize,
     mapped: usize,
     is_whole: bool,
+    /// Whether it is mapped only once it is whole.
+    is_awaited: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -150,6 +152,13 @@ impl Schedule {
             };
             graph.inputs(node).into_iter().map(input).collect()
         })
+    }
+
+    /// Map nodes begin once all that they map is there. To be asked for before anything has happened.
+    pub(crate) fn awaiting_tables(mut self) -> Self {
+        let rows = self.nodes.iter_mut().filter_map(|node| node.rows.as_mut());
+        rows.for_each(|rows| rows.is_awaited = true);
+        self
     }
 
     fn at(&mut self, node: NodeIndex) -> &mut Node {
@@ -321,6 +330,7 @@ impl Node {
         }
         match self.rows {
             None => Some(Work::Whole),
+            Some(rows) if rows.is_awaited && !rows.is_whole => None,
             Some(rows) if rows.mapped < rows.made => Some(Work::Part(rows.mapped)),
             Some(rows) if rows.is_whole => Some(Work::Finish),
             Some(_) => None,

@@ -59,7 +59,17 @@ impl Begun<'_> {
 
     /// Takes the right to compute the result.
     pub(crate) fn lock(&self) -> Result<Taken> {
-        match self.entry.lock() {
+        Self::taken(self.entry.lock())
+    }
+
+    /// The same for a map node, whose parts are committed one by one: alone among the processes of this machine, or beside
+    /// others.
+    pub(crate) fn lock_parts(&self, is_shared: bool) -> Result<Taken> {
+        Self::taken(if is_shared { self.entry.lock_shared() } else { self.entry.lock_here() })
+    }
+
+    fn taken(lock: paraloom_store::Result<Lock>) -> Result<Taken> {
+        match lock {
             Err(StoreError::Locked { holder, .. }) => Ok(Taken::By(holder)),
             taken => Ok(Taken::Lock(taken?)),
         }

@@ -169,6 +169,19 @@ impl Disk {
         Ok(lines.map(move |line| line.map_err(&fail)))
     }
 
+    /// The lines from `offset` on that have their ends.
+    pub(crate) fn whole_lines(&self, path: &Path, offset: u64) -> Result<Vec<Vec<u8>>> {
+        let mut bytes = Vec::new();
+        self.try_to(Operation::Read, path, || {
+            let mut file = File::open(path)?;
+            file.seek(SeekFrom::Start(offset))?;
+            file.read_to_end(&mut bytes)
+        })?;
+        let end = bytes.iter().rposition(|byte| *byte == b'\n').unwrap_or(0);
+        let lines = bytes[..end].split(|byte| *byte == b'\n').map(<[u8]>::to_vec);
+        Ok(if end == 0 { Vec::new() } else { lines.collect() })
+    }
+
     /// The line that starts at `offset`.
     pub(crate) fn line_at(&self, path: &Path, offset: u64) -> Result<Vec<u8>> {
         self.try_to(Operation::Read, path, || {
@@ -183,12 +196,17 @@ impl Disk {
 
     /// A path for unfinished things that no other process, thread or earlier run uses.
     pub(crate) fn unique(&self, what: &str) -> PathBuf {
+        self.tmp.join(format!("{what}-{}", self.unique_name()))
+    }
+
+    /// A name that no other process, thread or earlier run of this machine uses.
+    pub(crate) fn unique_name(&self) -> String {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let nanos = std::time::SystemTime::now()
             .duration_since(std::time::UNIX_EPOCH)
             .map_or(0, |elapsed| elapsed.as_nanos());
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        self.tmp.join(format!("{what}-{}-{nanos:x}-{count}", std::process::id()))
+        format!("{}-{nanos:x}-{count}", std::process::id())
     }
 
     /// Whether a path is one that [`Disk::unique`] gave.

@@ -1,8 +1,11 @@
-//! An [`Entry`] is the directory of one result.
+//! An [`Entry`] is one result: a directory, and where the store is in a bucket, what is there under the same name.
+
+mod in_bucket;
 
 use std::collections::HashSet;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -15,18 +18,22 @@ use crate::digest::Digest;
 use crate::disk::Disk;
 use crate::error::{Result, StoreError};
 use crate::key::{Key, Preimage};
-use crate::lock::Lock;
+use crate::lease::Lease;
+use crate::lock::{self, Lock};
 use crate::part::PartFile;
+use crate::remote::Remote;
 use crate::row_table::RowTable;
 use crate::rows::RowMap;
 use crate::sealed;
 use crate::table::Identify;
+use in_bucket::InBucket;
 
 /// One result: its parts, artifacts, checkpoints and manifest.
 #[derive(Clone, Debug)]
 pub struct Entry {
     dir: PathBuf,
     disk: Disk,
+    remote: Option<Arc<Remote>>,
 }
 
 /// One committed step of a map stage: the parts that came of one input part.
@@ -63,8 +70,14 @@ pub struct Manifest {
 }
 
 impl Entry {
-    pub(crate) fn new(dir: PathBuf, disk: Disk) -> Self {
-        Self { dir, disk }
+    pub(crate) fn new(dir: PathBuf, disk: Disk, remote: Option<Arc<Remote>>) -> Self {
+        Self { dir, disk, remote }
+    }
+
+    /// The side of it that counts, where the store is in a bucket.
+    fn in_bucket(&self) -> Option<InBucket<'_>> {
+        let remote = self.remote.as_deref()?;
+        Some(InBucket { entry: self, remote, key: self.key()? })
     }
 
     /// Its key, by the name of its directory.
@@ -72,7 +85,16 @@ impl Entry {
         Key::parse(self.dir.file_name()?.to_str()?)
     }
 
-    /// Where it is.
+    pub(crate) fn is_in_bucket(&self) -> bool {
+        self.remote.is_some()
+    }
+
+    /// What the names of its objects start with.
+    pub(crate) fn object_prefix(&self) -> String {
+        self.in_bucket().map_or_else(String::new, |bucket| bucket.name(""))
+    }
+
+    /// Where it is on this machine.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
@@ -81,17 +103,31 @@ impl Entry {
     pub fn prepare(&self, preimage: &Preimage) -> Result<()> {
         self.disk.create_dir_durably(&self.dir, 2)?;
         let path = self.dir.join("key.json");
-        match self.preimage() {
-            Ok(Some(_)) => return Ok(()),
+        match self.local_preimage() {
+            Ok(Some(_)) => {}
             // Written again where it is damaged.
-            Ok(None) | Err(StoreError::Damaged { .. }) => {}
+            Ok(None) | Err(StoreError::Damaged { .. }) => {
+                sealed::write_whole(&self.disk, &path, preimage)?;
+            }
             Err(error) => return Err(error),
         }
-        sealed::write_whole(&self.disk, &path, preimage)
+        match self.in_bucket() {
+            Some(bucket) => bucket.create("key.json", sealed::seal(preimage).as_bytes()),
+            None => Ok(()),
+        }
     }
 
     /// What the key is the hash of.
     pub fn preimage(&self) -> Result<Option<Preimage>> {
+        match (self.local_preimage()?, self.in_bucket()) {
+            (None, Some(bucket)) if bucket.fetch("key.json", &self.dir.join("key.json"))? => {
+                self.local_preimage()
+            }
+            (found, _) => Ok(found),
+        }
+    }
+
+    fn local_preimage(&self) -> Result<Option<Preimage>> {
         let path = self.dir.join("key.json");
         let preimage: Option<Preimage> = sealed::read(&self.disk, &path)?;
         let is_ours = |found: &Preimage| self.dir.ends_with(found.key().as_str());
@@ -103,12 +139,41 @@ impl Entry {
 
     /// Removes a damaged key; the next run writes it again.
     pub(crate) fn discard_preimage(&self) -> Result<()> {
+        if let Some(bucket) = self.in_bucket() {
+            bucket.remove("key.json")?;
+        }
         self.disk.remove(&self.dir.join("key.json"))
     }
 
-    /// Takes the right to compute this result, or says who has it.
+    fn lock_path(&self) -> PathBuf {
+        self.dir.join("lock")
+    }
+
+    /// Takes the right to compute this result, or says who has it: on all machines.
     pub fn lock(&self) -> Result<Lock> {
-        Lock::try_exclusive(&self.disk, &self.dir.join("lock"))
+        let lock = self.lock_here()?;
+        let (Some(remote), Some(bucket)) = (&self.remote, self.in_bucket()) else {
+            return Ok(lock);
+        };
+        let name = bucket.name("lease.json");
+        let (holder, nonce) = (lock::holder(), self.disk.unique_name());
+        let mut seen = remote.known(&bucket.key, |known| known.lease.take());
+        let taken = Lease::take(remote, &name, &holder, nonce, &mut seen);
+        remote.known(&bucket.key, |known| known.lease = seen);
+        match taken? {
+            Ok(lease) => Ok(lock.with(lease)),
+            Err(holder) => Err(StoreError::Locked { path: self.lock_path(), holder }),
+        }
+    }
+
+    /// The same among the processes of this machine. On others the same may be computed meanwhile.
+    pub fn lock_here(&self) -> Result<Lock> {
+        Lock::try_exclusive(&self.disk, &self.lock_path())
+    }
+
+    /// Takes part in computing this result, unless one process has the right to do it alone: says which.
+    pub fn lock_shared(&self) -> Result<Lock> {
+        Lock::try_shared(&self.disk, &self.lock_path())
     }
 
     // ---- parts ----
@@ -126,7 +191,7 @@ impl Entry {
 
     /// Writes rows as a part file. It counts, and is durable, once a record or a manifest names it.
     pub fn write_part(&self, schema: &SchemaRef, rows: &RecordBatch) -> Result<PartFile> {
-        PartFile::write(&self.disk, &self.dir, schema, rows, None)
+        self.keep_part(schema, rows, None)
     }
 
     /// The same of rows that were made of others: columns that are as they were are not written again.
@@ -136,7 +201,21 @@ impl Entry {
         rows: &RecordBatch,
         origin: &Origin,
     ) -> Result<PartFile> {
-        PartFile::write(&self.disk, &self.dir, schema, rows, Some(origin))
+        self.keep_part(schema, rows, Some(origin))
+    }
+
+    fn keep_part(
+        &self,
+        schema: &SchemaRef,
+        rows: &RecordBatch,
+        origin: Option<&Origin>,
+    ) -> Result<PartFile> {
+        let (part, bytes) = PartFile::encode(schema, rows)?;
+        part.write(&self.disk, &self.dir, schema, rows, origin, &bytes)?;
+        if let Some(bucket) = self.in_bucket() {
+            bucket.create_part(&part, &bytes)?;
+        }
+        Ok(part)
     }
 
     /// The keys of the results that parts of this one share columns with.
@@ -152,33 +231,71 @@ impl Entry {
 
     /// Reads a part, after its length and digest were checked.
     pub fn read_part(&self, part: &PartFile) -> Result<RecordBatch> {
-        part.read(&self.disk, &self.dir, None)
+        self.read(part, None)
     }
 
     /// [`Entry::read_part`] of the columns with these numbers, in the order of the table. Others are not decoded.
     pub fn read_part_columns(&self, part: &PartFile, columns: &[usize]) -> Result<RecordBatch> {
-        part.read(&self.disk, &self.dir, Some(columns))
+        self.read(part, Some(columns))
+    }
+
+    fn read(&self, part: &PartFile, columns: Option<&[usize]>) -> Result<RecordBatch> {
+        let Some(bucket) = self.in_bucket() else {
+            return part.read(&self.disk, &self.dir, columns);
+        };
+        bucket.fetch_part(part)?;
+        match part.read(&self.disk, &self.dir, columns) {
+            // The copy may be damaged where the part is not.
+            Err(StoreError::Damaged { .. }) => {
+                part.remove(&self.disk, &self.dir)?;
+                bucket.fetch_part(part)?;
+                part.read(&self.disk, &self.dir, columns)
+            }
+            read => read,
+        }
     }
 
     /// Commits what came of one input part.
+    ///
+    /// # Errors
+    /// Among others [`StoreError::Conflict`]: on another machine something else came of it.
     pub fn commit_part(&self, record: &PartRecord) -> Result<()> {
+        if let Some(bucket) = self.in_bucket() {
+            bucket.commit_record(record)?;
+        }
         self.append(record)
     }
 
-    fn append(&self, line: &impl Serialize) -> Result<()> {
-        let json = sealed::to_json(line);
-        let line = format!("{json}\t{}", Digest::of(json.as_bytes()).short());
-        self.disk.append_line(&self.log(), &line)
+    fn append(&self, content: &impl Serialize) -> Result<()> {
+        self.disk.append_line(&self.log(), &line(content))
+    }
+
+    /// The record of an input part that another machine may have committed since [`Entry::records`].
+    pub fn find_record(&self, input: &Digest) -> Result<Option<PartRecord>> {
+        self.in_bucket().map_or(Ok(None), |bucket| bucket.find_record(input))
     }
 
     /// The committed records whose files are there, newest last, one at a time: a record can be long. With each is the
     /// place for [`Entry::record`]. Lines that a kill has torn and records whose files are gone are passed over: that work
     /// is done again.
     pub fn records(&self) -> Result<impl Iterator<Item = Result<(u64, PartRecord)>> + '_> {
+        if let Some(bucket) = self.in_bucket() {
+            bucket.pull_records()?;
+        }
         let there = |record: &Result<(u64, PartRecord)>| {
             record.as_ref().map_or(true, |(_, record)| self.are_there(record))
         };
         Ok(self.all_records()?.filter(there))
+    }
+
+    /// The records that this or another process has appended since the file had this length, and up to where they are whole.
+    pub fn records_since(&self, length: u64) -> Result<(Vec<PartRecord>, u64)> {
+        let (mut records, mut read_to) = (Vec::new(), length);
+        for line in self.disk.whole_lines(&self.log(), length)? {
+            read_to += line.len() as u64 + 1;
+            records.extend(checked_record(&line).filter(|record| self.are_there(record)));
+        }
+        Ok((records, read_to))
     }
 
     /// The record at a place that [`Entry::records`] gave.
@@ -198,6 +315,9 @@ impl Entry {
     }
 
     fn are_there(&self, record: &PartRecord) -> bool {
+        if let Some(bucket) = self.in_bucket() {
+            return bucket.is_committed(record);
+        }
         record.outputs.iter().flatten().all(|part| part.is_there(&self.disk, &self.dir))
     }
 
@@ -218,6 +338,18 @@ impl Entry {
     /// are not there.
     pub(crate) fn recorded_parts(&self) -> Result<Vec<PartFile>> {
         let mut parts = Vec::new();
+        if let Some(bucket) = self.in_bucket() {
+            bucket.pull_records()?;
+            for record in self.all_records()? {
+                let (_, record) = record?;
+                if bucket.is_committed(&record) {
+                    parts.extend(record.outputs.into_iter().flatten());
+                }
+            }
+            parts.sort_unstable_by_key(|part: &PartFile| part.digest);
+            parts.dedup();
+            return Ok(parts);
+        }
         for line in self.disk.lines_if_exists(&self.log())? {
             let line = line?;
             if let Some(record) = checked_record(&line) {
@@ -242,6 +374,9 @@ impl Entry {
         for part in parts {
             self.discard_part(part)?;
         }
+        if self.remote.is_some() {
+            return Ok(());
+        }
         let _lock = match self.lock() {
             Err(StoreError::Locked { .. }) => return Ok(()),
             lock => lock?,
@@ -252,11 +387,17 @@ impl Entry {
 
     /// Checks every byte of a part.
     pub fn verify_part(&self, part: &PartFile) -> Result<()> {
-        part.verify(&self.disk, &self.dir)
+        match self.in_bucket() {
+            Some(bucket) => bucket.verify_part(part),
+            None => part.verify(&self.disk, &self.dir),
+        }
     }
 
     /// Removes a damaged part file, so that it is computed again, and so what it shares where that is damaged.
     pub fn discard_part(&self, part: &PartFile) -> Result<()> {
+        if let Some(bucket) = self.in_bucket() {
+            bucket.discard_part(part)?;
+        }
         columns::discard_damaged_sources(&self.disk, &self.dir, part)?;
         part.remove(&self.disk, &self.dir)
     }
@@ -272,23 +413,54 @@ impl Entry {
 
     /// Moves a filled directory into the result. It counts once the manifest names it.
     pub fn commit_artifact(&self, port: &str, from: &Path) -> Result<ArtifactRef> {
-        ArtifactRef::commit(&self.disk, from, &self.dir, port)
+        let artifact = ArtifactRef::commit(&self.disk, from, &self.dir, port)?;
+        if let Some(bucket) = self.in_bucket() {
+            let of = format!("{port}-{}", artifact.digest.short());
+            let files: Vec<_> = artifact.files.iter().map(|file| file.path.as_path()).collect();
+            bucket.put_dir(&of, &artifact.path(&self.dir, port), &files, None)?;
+        }
+        Ok(artifact)
     }
 
-    /// Where an artifact is.
+    /// Where an artifact is, or is copied to from a bucket.
     pub fn artifact_dir(&self, port: &str, artifact: &ArtifactRef) -> PathBuf {
         artifact.path(&self.dir, port)
     }
 
+    /// The directory of an artifact on this machine, every byte of which was checked.
+    pub fn local_artifact(&self, port: &str, artifact: &ArtifactRef) -> Result<PathBuf> {
+        let dir = self.artifact_dir(port, artifact);
+        let Some(bucket) = self.in_bucket() else {
+            return artifact.verify(&self.dir, port).map(|()| dir);
+        };
+        // The copy may be damaged where the artifact is not.
+        if artifact.is_there(&self.dir, port) && artifact.verify(&self.dir, port).is_ok() {
+            return Ok(dir);
+        }
+        self.disk.remove(&dir)?;
+        bucket.fetch_artifact(port, artifact).map(|()| dir)
+    }
+
     /// Checks every byte of an artifact.
     pub fn verify_artifact(&self, port: &str, artifact: &ArtifactRef) -> Result<()> {
+        if let Some(bucket) = self.in_bucket() {
+            self.disk.remove(&artifact.path(&self.dir, port))?;
+            return bucket.fetch_artifact(port, artifact);
+        }
         artifact.verify(&self.dir, port)
     }
 
     // ---- the manifest ----
 
     /// Makes the result complete; its checkpoints are no longer needed.
+    ///
+    /// # Errors
+    /// Among others [`StoreError::Conflict`]: another machine has made another result.
     pub fn commit(&self, manifest: &Manifest) -> Result<()> {
+        if let Some(bucket) = self.in_bucket() {
+            bucket.commit_manifest(sealed::seal(manifest).as_bytes(), manifest)?;
+            bucket.discard_checkpoints(None)?;
+        }
         sealed::write(&self.disk, &self.dir.join("manifest.json"), manifest)?;
         self.disk.remove(&self.checkpoints())
     }
@@ -296,8 +468,13 @@ impl Entry {
     /// The manifest, if the result is complete and its files are there.
     pub fn manifest(&self) -> Result<Option<Manifest>> {
         let manifest = match self.raw_manifest() {
-            // A damaged manifest is as good as none: `verify` names it, the work is redone.
-            Err(StoreError::Damaged { .. }) => None,
+            // A damaged manifest is as good as none: `verify` names it, the work is redone. In a bucket it is in the way.
+            Err(StoreError::Damaged { .. }) => {
+                if self.remote.is_some() {
+                    self.discard_manifest()?;
+                }
+                None
+            }
             other => other?,
         };
         Ok(manifest.filter(|manifest| {
@@ -307,6 +484,8 @@ impl Entry {
 
     fn holds(&self, port: &str, output: &Output) -> bool {
         match output {
+            // The manifest in the bucket came after all that it names.
+            _ if self.remote.is_some() => true,
             Output::Table(parts) => parts.iter().all(|part| part.is_there(&self.disk, &self.dir)),
             Output::Artifact(artifact) => artifact.is_there(&self.dir, port),
         }
@@ -314,11 +493,19 @@ impl Entry {
 
     /// Makes the result incomplete again, so that it is computed again.
     pub fn discard_manifest(&self) -> Result<()> {
+        if let Some(bucket) = self.in_bucket() {
+            bucket.remove("manifest.json")?;
+        }
         self.disk.remove(&self.dir.join("manifest.json"))
     }
 
     /// The manifest, whether its files are there or not. One that names anything outside is damage.
     pub(crate) fn raw_manifest(&self) -> Result<Option<Manifest>> {
+        if let Some(bucket) = self.in_bucket()
+            && !bucket.is_complete()?
+        {
+            return Ok(None);
+        }
         let path = self.dir.join("manifest.json");
         let manifest: Option<Manifest> = sealed::read(&self.disk, &path)?;
         let outputs = manifest.iter().flat_map(|manifest| &manifest.outputs);
@@ -346,6 +533,9 @@ impl Entry {
 
     /// The newest whole checkpoint, with its step.
     pub fn latest_checkpoint(&self) -> Result<Option<(PathBuf, u64)>> {
+        if let Some(bucket) = self.in_bucket() {
+            bucket.fetch_checkpoint()?;
+        }
         for dir in self.disk.list(&self.checkpoints())?.into_iter().rev() {
             let name = dir.file_name().and_then(|name| name.to_str()).unwrap_or_default();
             let Some(step) = name.strip_prefix("step-").and_then(|step| step.parse().ok()) else {
@@ -397,6 +587,9 @@ impl Entry {
         self.disk.place_dir(from, &to, || self.is_checkpoint(&to))?;
         // Who made the directory of checkpoints may have died before its name was durable.
         self.disk.sync(&self.dir)?;
+        if let Some(bucket) = self.in_bucket() {
+            bucket.put_checkpoint(&to, step, &listing)?;
+        }
         for old in self.disk.list(&checkpoints)? {
             if old != to {
                 self.disk.remove(&old)?;
@@ -414,6 +607,12 @@ impl Entry {
     pub fn discard(&self, dir: &Path) -> Result<()> {
         if self.disk.is_unfinished(dir) { self.disk.remove(dir) } else { Ok(()) }
     }
+}
+
+/// A line of the log, without its end.
+fn line(content: &impl Serialize) -> String {
+    let json = sealed::to_json(content);
+    format!("{json}\t{}", Digest::of(json.as_bytes()).short())
 }
 
 const CHECKPOINT_LISTING: &str = "checkpoint.json";

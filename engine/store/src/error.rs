@@ -66,6 +66,30 @@ pub enum StoreError {
         /// The name.
         name: String,
     },
+    /// A bucket refused something, or cannot be reached.
+    #[error("cannot {action} {name}: {reason}")]
+    Remote {
+        /// What was tried.
+        action: &'static str,
+        /// The object, by its address.
+        name: String,
+        /// Why not.
+        reason: String,
+    },
+    /// Another process has committed another result under the same key.
+    #[error("{name} holds another result of the same key")]
+    Conflict {
+        /// The object that was to be created.
+        name: String,
+    },
+    /// A bucket without conditional writes.
+    #[error("{url} cannot hold a store: {reason}")]
+    NoConditions {
+        /// Where it is.
+        url: String,
+        /// What it did.
+        reason: String,
+    },
     /// Rows could not be written or read as Parquet.
     #[error("cannot {action} rows: {reason}")]
     Rows {

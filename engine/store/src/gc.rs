@@ -7,6 +7,7 @@ use crate::disk::{is_real_dir, list};
 use crate::entry::{Entry, Manifest, Output};
 use crate::error::{Result, StoreError};
 use crate::key::Key;
+use crate::remote::{PROBES, Remote};
 use crate::run_log::RunSummary;
 use crate::{Lock, Store};
 
@@ -37,7 +38,7 @@ pub enum Waste {
 pub struct Garbage {
     /// What it is.
     pub waste: Waste,
-    /// Where it is.
+    /// Where it is: a path, or of a store in a bucket what the names of its objects start with.
     pub path: PathBuf,
     /// Length of all its files, in bytes.
     pub bytes: u64,
@@ -67,11 +68,24 @@ impl Store {
         let kept = self.with_owners(needed.iter().cloned().chain(pinned).collect())?;
         let mut garbage = Vec::new();
         for (key, entry) in self.entries()? {
-            if !kept.contains(&key) {
+            if let Some(remote) = &self.remote {
+                let prefix = entry.object_prefix();
+                if !kept.contains(&key) {
+                    garbage.push(measure_objects(remote, Waste::Result(key), prefix)?);
+                } else if entry.manifest()?.is_some() {
+                    let prefix = format!("{prefix}checkpoints/");
+                    let left = measure_objects(remote, Waste::Checkpoints(key), prefix)?;
+                    garbage.extend(Some(left).filter(|left| left.bytes > 0));
+                }
+            } else if !kept.contains(&key) {
                 garbage.push(measure(Waste::Result(key), entry.dir().to_owned())?);
             } else if entry.checkpoints().is_dir() && entry.manifest()?.is_some() {
                 garbage.push(measure(Waste::Checkpoints(key), entry.checkpoints())?);
             }
+        }
+        if let Some(remote) = &self.remote {
+            let left = measure_objects(remote, Waste::Unfinished, PROBES.to_owned())?;
+            garbage.extend(Some(left).filter(|left| left.bytes > 0));
         }
         for path in self.disk.list(&self.tmp())? {
             garbage.push(measure(Waste::Unfinished, path)?);
@@ -94,12 +108,22 @@ impl Store {
 
     /// The log of a run, as something that can go.
     pub fn garbage_of_run(&self, run: &RunSummary) -> Result<Garbage> {
-        measure(Waste::RunLog(run.id.clone()), run.dir.clone())
+        let waste = Waste::RunLog(run.id.clone());
+        match &self.remote {
+            Some(remote) => measure_objects(remote, waste, format!("runs/{}/", run.id)),
+            None => measure(waste, run.dir.clone()),
+        }
     }
 
     /// Removes garbage. `_alone` is the proof that no run uses the store.
     pub fn remove(&self, garbage: &[Garbage], _alone: &Lock) -> Result<()> {
         for item in garbage {
+            if let Some(remote) = self.remote.as_ref().filter(|_| item.path.is_relative()) {
+                let prefix = item.path.display().to_string();
+                remove_objects(remote, &prefix)?;
+                self.disk.remove(&self.root.join(prefix.trim_end_matches('/')))?;
+                continue;
+            }
             // What makes a result count goes first: it must not look complete while it vanishes. A link is not followed:
             // what it leads to is not the store's.
             if is_real_dir(&item.path) {
@@ -159,7 +183,14 @@ fn verify_manifest(entry: &Entry, errors: &mut Vec<StoreError>) -> Result<u64> {
         match output {
             Output::Table(parts) => {
                 files += parts.len() as u64;
-                errors.extend(parts.iter().filter_map(|part| entry.verify_part(part).err()));
+                for part in parts {
+                    let Err(error) = entry.verify_part(part) else { continue };
+                    // In a bucket a damaged part would be in the way of the one that is made again.
+                    if entry.is_in_bucket() && is_damage(&error) {
+                        entry.discard_part(part)?;
+                    }
+                    errors.push(error);
+                }
             }
             Output::Artifact(artifact) => {
                 files += artifact.files.len() as u64;
@@ -171,6 +202,23 @@ fn verify_manifest(entry: &Entry, errors: &mut Vec<StoreError>) -> Result<u64> {
         entry.discard_manifest()?;
     }
     Ok(files)
+}
+
+/// Objects whose names start with `prefix`.
+fn measure_objects(remote: &Remote, waste: Waste, prefix: String) -> Result<Garbage> {
+    let bytes = remote.list(&prefix)?.iter().map(|listed| listed.bytes).sum();
+    Ok(Garbage { waste, path: prefix.into(), bytes })
+}
+
+/// What makes a result count goes first: it must not look complete while it vanishes.
+fn remove_objects(remote: &Remote, prefix: &str) -> Result<()> {
+    let mut names: Vec<_> = remote.list(prefix)?.into_iter().map(|listed| listed.name).collect();
+    let is_record = |name: &str| {
+        let rest = name.strip_prefix(prefix).unwrap_or(name);
+        rest == "manifest.json" || rest.starts_with("parts/")
+    };
+    names.sort_by_key(|name| !is_record(name));
+    names.iter().try_for_each(|name| remote.remove(name))
 }
 
 /// The length of all that is there, without what links lead to.

@@ -33,15 +33,18 @@ mod error;
 mod event;
 mod gc;
 mod key;
+mod lease;
 mod lock;
 mod part;
 mod pin;
 mod rekey;
+mod remote;
 mod row_table;
 mod rows;
 mod run_log;
 mod sealed;
 mod table;
+mod transfer;
 mod usage;
 
 pub use artifact::{ArtifactFile, ArtifactRef};
@@ -56,6 +59,7 @@ pub use key::{Key, Preimage};
 pub use lock::Lock;
 pub use part::{PartFile, read_parquet, write_parquet};
 pub use pin::Pin;
+pub use remote::{Blob, Blobs, Listed, probe};
 pub use row_table::RowTable;
 pub use rows::{RowDigest, RowMap, row_digests};
 pub use run_log::{RunLog, RunSummary};
@@ -67,17 +71,21 @@ use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
 use disk::Disk;
+use lease::Presence;
+use remote::Remote;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 /// The version of the layout.
 pub const FORMAT: &str = "paraloom store 1";
+const FORMAT_LINE: &str = "paraloom store 1\n";
 
-/// A directory of results.
+/// A directory of results, or a bucket of them with a directory of what of it is on this machine.
 #[derive(Clone, Debug)]
 pub struct Store {
     root: PathBuf,
     disk: Disk,
+    remote: Option<Arc<Remote>>,
 }
 
 impl Store {
@@ -99,11 +107,37 @@ impl Store {
             for dir in ["results", "runs", "tmp"] {
                 store.disk.create_dir_all(&store.root.join(dir))?;
             }
-            store
-                .disk
-                .write_atomic(&store.root.join("FORMAT"), format!("{FORMAT}\n").as_bytes())?;
+            store.disk.write_atomic(&store.root.join("FORMAT"), FORMAT_LINE.as_bytes())?;
         }
         Ok(store)
+    }
+
+    /// Opens the store that is in a bucket, and makes it if there is none. `root` is a directory for copies of what is read
+    /// and made; nothing depends on it.
+    ///
+    /// # Errors
+    /// Among others [`StoreError::NoConditions`]: the bucket has no conditional writes.
+    pub fn create_in(root: &Path, blobs: Arc<dyn Blobs>) -> Result<Self> {
+        let mut store = Self::create(root)?;
+        probe(&*blobs, &store.disk.unique_name())?;
+        let remote = Remote::new(blobs);
+        if !remote.has_format()? {
+            remote.commit("FORMAT", FORMAT_LINE.as_bytes(), |found| {
+                found == FORMAT_LINE.as_bytes()
+            })?;
+        }
+        store.remote = Some(Arc::new(remote));
+        Ok(store)
+    }
+
+    /// Opens the store that is in a bucket if there is one.
+    pub fn open_in(root: &Path, blobs: Arc<dyn Blobs>) -> Result<Option<Self>> {
+        let remote = Remote::new(blobs);
+        if !remote.has_format()? {
+            return Ok(None);
+        }
+        let store = Self::create(root)?;
+        Ok(Some(Self { remote: Some(Arc::new(remote)), ..store }))
     }
 
     /// Opens the store at `root` if there is one.
@@ -117,17 +151,13 @@ impl Store {
 
     fn at(root: &Path, watch: Option<Arc<dyn Watch>>) -> Result<Self> {
         let root = root.canonicalize().map_err(|error| StoreError::io("find", root, error))?;
-        Ok(Self { disk: Disk::new(root.join("tmp"), watch), root })
+        Ok(Self { disk: Disk::new(root.join("tmp"), watch), root, remote: None })
     }
 
     fn format(&self) -> Result<Option<()>> {
         let path = self.root.join("FORMAT");
         let Some(found) = self.disk.read_if_exists(&path)? else { return Ok(None) };
-        let found = String::from_utf8_lossy(&found).trim().to_owned();
-        if found == FORMAT {
-            return Ok(Some(()));
-        }
-        Err(StoreError::Format { path, found, wanted: FORMAT })
+        check_format(path, &found).map(Some)
     }
 
     /// The format is written before any result: if results are there and it is not, it was removed.
@@ -143,15 +173,20 @@ impl Store {
         Err(StoreError::damaged(&self.root.join("FORMAT"), reason))
     }
 
-    /// Where it is.
+    /// Where it is on this machine.
     pub fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// The bucket that it is in, by its address.
+    pub fn url(&self) -> Option<&str> {
+        self.remote.as_ref().map(|remote| remote.blobs().url())
     }
 
     /// The result under `key`; nothing is read yet.
     pub fn entry(&self, key: &Key) -> Entry {
         let dir = self.root.join("results").join(&key.as_str()[..2]).join(key.as_str());
-        Entry::new(dir, self.disk.clone())
+        Entry::new(dir, self.disk.clone(), self.remote.clone())
     }
 
     /// Gives ids to rows that are not kept, as [`Entry::identify`] does to those that are.
@@ -162,10 +197,18 @@ impl Store {
     /// The entries that are there.
     pub fn entries(&self) -> Result<Vec<(Key, Entry)>> {
         let mut entries = Vec::new();
+        if let Some(remote) = &self.remote {
+            for group in remote.list_dirs("results/")? {
+                for name in remote.list_dirs(&format!("results/{group}/"))? {
+                    entries.extend(Key::parse(&name).map(|key| (key.clone(), self.entry(&key))));
+                }
+            }
+            return Ok(entries);
+        }
         for group in self.disk.list(&self.root.join("results"))? {
             for dir in self.disk.list(&group)? {
                 let name = dir.file_name().and_then(|name| name.to_str()).and_then(Key::parse);
-                entries.extend(name.map(|key| (key, Entry::new(dir, self.disk.clone()))));
+                entries.extend(name.map(|key| (key, Entry::new(dir, self.disk.clone(), None))));
             }
         }
         Ok(entries)
@@ -173,16 +216,30 @@ impl Store {
 
     /// Holds the store against `gc`; runs share it.
     pub fn lock_shared(&self) -> Result<Lock> {
-        Lock::shared(&self.disk, &self.root.join("lock"))
+        let lock = Lock::shared(&self.disk, &self.root.join("lock"))?;
+        self.present(lock, Presence::Use)
     }
 
     /// Holds the store alone; an error names who holds it.
     pub fn lock_exclusive(&self) -> Result<Lock> {
-        Lock::try_exclusive(&self.disk, &self.root.join("lock"))
+        let lock = Lock::try_exclusive(&self.disk, &self.root.join("lock"))?;
+        self.present(lock, Presence::Alone)
+    }
+
+    /// Says in the bucket that the store is in use.
+    fn present(&self, lock: Lock, presence: Presence) -> Result<Lock> {
+        let Some(remote) = &self.remote else { return Ok(lock) };
+        match presence.enter(remote, self.disk.unique_name())? {
+            Ok(lease) => Ok(lock.with(lease)),
+            Err(holder) => Err(StoreError::Locked { path: remote.blobs().url().into(), holder }),
+        }
     }
 
     /// A small note of the engine's own beside the results; a damaged one is as good as none.
     pub fn read_note<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>> {
+        if is_shared(name) {
+            self.pull(name)?;
+        }
         match sealed::read(&self.disk, &self.root.join(name)) {
             Err(StoreError::Damaged { .. }) => Ok(None),
             result => result,
@@ -191,7 +248,25 @@ impl Store {
 
     /// Writes such a note anew.
     pub fn write_note(&self, name: &str, note: &impl Serialize) -> Result<()> {
+        if let (Some(remote), true) = (&self.remote, is_shared(name)) {
+            remote.put(name, sealed::seal(note).as_bytes())?;
+        }
         sealed::write(&self.disk, &self.root.join(name), note)
+    }
+
+    /// Copies an object to this machine, unless its file is there; whether it is then.
+    pub(crate) fn pull(&self, name: &str) -> Result<bool> {
+        let path = self.root.join(name);
+        if path.is_file() {
+            return Ok(true);
+        }
+        let Some(remote) = &self.remote else { return Ok(false) };
+        let Some(bytes) = remote.get(name)? else { return Ok(false) };
+        if let Some(above) = path.parent() {
+            self.disk.create_dir_all(above)?;
+        }
+        self.disk.write_atomic(&path, &bytes)?;
+        Ok(true)
     }
 
     /// The directory of run logs.
@@ -202,4 +277,17 @@ impl Store {
     pub(crate) fn tmp(&self) -> PathBuf {
         self.root.join("tmp")
     }
+}
+
+/// Whether a note is of all machines: what one remembers to save work is its own.
+fn is_shared(name: &str) -> bool {
+    name.starts_with("runs/")
+}
+
+fn check_format(path: PathBuf, found: &[u8]) -> Result<()> {
+    let found = String::from_utf8_lossy(found).trim().to_owned();
+    if found == FORMAT {
+        return Ok(());
+    }
+    Err(StoreError::Format { path, found, wanted: FORMAT })
 }

@@ -10,11 +10,13 @@ use std::sync::OnceLock;
 
 use crate::disk::Disk;
 use crate::error::{Result, StoreError};
+use crate::lease::Lease;
 
 /// A lock that is held until it is dropped.
 #[derive(Debug)]
 pub struct Lock {
     _file: File,
+    _lease: Option<Lease>,
 }
 
 impl Lock {
@@ -23,12 +25,30 @@ impl Lock {
         let file = disk.lock(path, File::lock_shared)?;
         // The process that is named in the file has ended: a later message must not name it.
         let _ = file.set_len(0);
-        Ok(Self { _file: file })
+        Ok(Self::of(file))
+    }
+
+    fn of(file: File) -> Self {
+        Self { _file: file, _lease: None }
+    }
+
+    /// The same, with a lease that ends with it.
+    pub(crate) fn with(self, lease: Lease) -> Self {
+        Self { _lease: Some(lease), ..self }
+    }
+
+    /// Takes the lock beside others that do so, or says who holds it alone.
+    pub(crate) fn try_shared(disk: &Disk, path: &Path) -> Result<Self> {
+        Self::taken(disk.lock(path, |file| Ok(file.try_lock_shared()?)), path, |_| {})
     }
 
     /// Takes the lock alone, or says who holds it.
     pub(crate) fn try_exclusive(disk: &Disk, path: &Path) -> Result<Self> {
-        match disk.lock(path, |file| Ok(file.try_lock()?)) {
+        Self::taken(disk.lock(path, |file| Ok(file.try_lock()?)), path, sign)
+    }
+
+    fn taken(locked: Result<File>, path: &Path, sign: impl FnOnce(&mut File)) -> Result<Self> {
+        match locked {
             Err(StoreError::Io { source, .. }) if source.kind() == ErrorKind::WouldBlock => {
                 let holder = std::fs::read_to_string(path).unwrap_or_default();
                 let holder =
@@ -37,7 +57,7 @@ impl Lock {
             }
             locked => locked.map(|mut file| {
                 sign(&mut file);
-                Self { _file: file }
+                Self::of(file)
             }),
         }
     }
@@ -45,12 +65,17 @@ impl Lock {
 
 /// Says who holds the lock; a failure here costs a message, not the lock.
 fn sign(file: &mut File) {
+    let text = format!("{}\n", holder());
+    let _ = file.set_len(0);
+    let _ = file.rewind();
+    let _ = file.write_all(text.as_bytes());
+}
+
+/// This process, for messages of others.
+pub(crate) fn holder() -> String {
     static HOST: OnceLock<String> = OnceLock::new();
     let host = HOST
         .get_or_init(|| std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default());
     let since = jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M:%S UTC");
-    let text = format!("process {} on {} since {since}\n", std::process::id(), host.trim());
-    let _ = file.set_len(0);
-    let _ = file.rewind();
-    let _ = file.write_all(text.as_bytes());
+    format!("process {} on {} since {since}", std::process::id(), host.trim())
 }

@@ -94,35 +94,41 @@ pub(crate) fn read_columns(
 }
 
 impl PartFile {
-    /// Writes the rows into `dir`. The content is durable when this returns; the name is with the record of it. Columns
-    /// that are those of the `origin` need not be written again.
-    pub(crate) fn write(
-        disk: &Disk,
-        dir: &Path,
-        schema: &SchemaRef,
-        rows: &RecordBatch,
-        origin: Option<&Origin>,
-    ) -> Result<Self> {
+    /// The part that rows make, and the bytes of its file.
+    pub(crate) fn encode(schema: &SchemaRef, rows: &RecordBatch) -> Result<(Self, Vec<u8>)> {
         let bytes = write_parquet(schema, rows)?;
         let file = Self {
             digest: Digest::of(&bytes),
             bytes: bytes.len() as u64,
             rows: rows.num_rows() as u64,
         };
-        let path = file.path(dir);
+        Ok((file, bytes))
+    }
+
+    /// Writes the rows into `dir`. The content is durable when this returns; the name is with the record of it. Columns
+    /// that are those of the `origin` need not be written again.
+    pub(crate) fn write(
+        &self,
+        disk: &Disk,
+        dir: &Path,
+        schema: &SchemaRef,
+        rows: &RecordBatch,
+        origin: Option<&Origin>,
+        bytes: &[u8],
+    ) -> Result<()> {
+        let path = self.path(dir);
         // A file of this name has this content, unless it is damaged: then it is replaced.
-        if Digest::of_file(&path).is_ok_and(|(digest, _)| digest == file.digest) {
-            return Ok(file);
+        if Digest::of_file(&path).is_ok_and(|(digest, _)| digest == self.digest) {
+            return Ok(());
         }
         let shared = match origin {
             Some(origin) => columns::encode(disk, dir, schema, rows, bytes.len(), origin)?,
             None => None,
         };
         match shared {
-            Some(columns) => disk.write_whole(&columns::path(dir, &file), &columns)?,
-            None => disk.write_whole(&path, &bytes)?,
+            Some(columns) => disk.write_whole(&columns::path(dir, self), &columns),
+            None => disk.write_whole(&path, bytes),
         }
-        Ok(file)
     }
 
     /// Where it is.

@@ -63,11 +63,31 @@ impl RunLog {
     pub fn dir(&self) -> &Path {
         &self.dir
     }
+
+    /// Copies it to the bucket that the store is in. A log that is not there is missed by who looks, and that is all.
+    pub fn publish(&self, store: &Store) {
+        let Some(remote) = &store.remote else { return };
+        for name in FILES {
+            if let Ok(Some(bytes)) = store.disk.read_if_exists(&self.dir.join(name)) {
+                let _ = remote.put(&format!("runs/{}/{name}", self.id), &bytes);
+            }
+        }
+    }
 }
+
+/// The files of a run but for the record of its results, which is a note.
+const FILES: [&str; 2] = ["pipeline.yaml", "events.jsonl"];
 
 impl Store {
     /// The runs against this store, oldest first.
     pub fn runs(&self) -> Result<Vec<RunSummary>> {
+        if let Some(remote) = &self.remote {
+            for id in remote.list_dirs("runs/")? {
+                for name in FILES {
+                    self.pull(&format!("runs/{id}/{name}"))?;
+                }
+            }
+        }
         let mut runs = Vec::new();
         for dir in self.disk.list(&self.runs_dir())? {
             let Some(id) = dir.file_name().and_then(|name| name.to_str()).map(str::to_owned) else {

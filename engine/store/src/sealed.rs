@@ -19,7 +19,8 @@ pub(crate) fn write_whole(disk: &Disk, path: &Path, value: &impl Serialize) -> R
     disk.write_whole(path, seal(value).as_bytes())
 }
 
-fn seal(value: &impl Serialize) -> String {
+/// The content of a sealed file.
+pub(crate) fn seal(value: &impl Serialize) -> String {
     let json = to_json(value);
     format!("{json}\n{}\n", Digest::of(json.as_bytes()))
 }
@@ -31,6 +32,11 @@ pub(crate) fn to_json(value: &impl Serialize) -> String {
 /// None if there is no file; what does not have its digest is damage.
 pub(crate) fn read<T: DeserializeOwned>(disk: &Disk, path: &Path) -> Result<Option<T>> {
     let Some(bytes) = disk.read_if_exists(path)? else { return Ok(None) };
+    parse(bytes, path).map(Some)
+}
+
+/// The value of a sealed file with these bytes.
+pub(crate) fn parse<T: DeserializeOwned>(bytes: Vec<u8>, path: &Path) -> Result<T> {
     let damaged = |reason: &str| StoreError::damaged(path, reason);
     let text = String::from_utf8(bytes).map_err(|_| damaged("it is not text"))?;
     let sealed = text.strip_suffix('\n').and_then(|text| text.rsplit_once('\n'));
@@ -38,5 +44,5 @@ pub(crate) fn read<T: DeserializeOwned>(disk: &Disk, path: &Path) -> Result<Opti
     if Digest::parse(digest) != Some(Digest::of(json.as_bytes())) {
         return Err(damaged("its content does not have the recorded digest"));
     }
-    serde_json::from_str(json).map(Some).map_err(|error| damaged(&error.to_string()))
+    serde_json::from_str(json).map_err(|error| damaged(&error.to_string()))
 }
