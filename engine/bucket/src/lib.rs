@@ -31,7 +31,7 @@ use url::Url;
 const WHOLE_BYTES: u64 = 16 << 20;
 const PIECE_BYTES: usize = 8 << 20;
 /// How long a request that fails is tried again.
-const RETRY: Duration = Duration::from_secs(60);
+const RETRY: Duration = Duration::from_mins(1);
 
 /// Whether the value of `--store` is the address of a bucket, and no path.
 pub fn is_url(text: &str) -> bool {

@@ -196,11 +196,11 @@ impl Disk {
 
     /// A path for unfinished things that no other process, thread or earlier run uses.
     pub(crate) fn unique(&self, what: &str) -> PathBuf {
-        self.tmp.join(format!("{what}-{}", self.unique_name()))
+        self.tmp.join(format!("{what}-{}", Self::unique_name()))
     }
 
     /// A name that no other process, thread or earlier run of this machine uses.
-    pub(crate) fn unique_name(&self) -> String {
+    pub(crate) fn unique_name() -> String {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let nanos = std::time::SystemTime::now()
             .duration_since(std::time::UNIX_EPOCH)

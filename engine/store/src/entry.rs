@@ -156,7 +156,7 @@ impl Entry {
             return Ok(lock);
         };
         let name = bucket.name("lease.json");
-        let (holder, nonce) = (lock::holder(), self.disk.unique_name());
+        let (holder, nonce) = (lock::holder(), Disk::unique_name());
         let mut seen = remote.known(&bucket.key, |known| known.lease.take());
         let taken = Lease::take(remote, &name, &holder, nonce, &mut seen);
         remote.known(&bucket.key, |known| known.lease = seen);

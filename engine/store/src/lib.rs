@@ -119,7 +119,7 @@ impl Store {
     /// Among others [`StoreError::NoConditions`]: the bucket has no conditional writes.
     pub fn create_in(root: &Path, blobs: Arc<dyn Blobs>) -> Result<Self> {
         let mut store = Self::create(root)?;
-        probe(&*blobs, &store.disk.unique_name())?;
+        probe(&*blobs, &Disk::unique_name())?;
         let remote = Remote::new(blobs);
         if !remote.has_format()? {
             remote.commit("FORMAT", FORMAT_LINE.as_bytes(), |found| {
@@ -229,7 +229,7 @@ impl Store {
     /// Says in the bucket that the store is in use.
     fn present(&self, lock: Lock, presence: Presence) -> Result<Lock> {
         let Some(remote) = &self.remote else { return Ok(lock) };
-        match presence.enter(remote, self.disk.unique_name())? {
+        match presence.enter(remote, Disk::unique_name())? {
             Ok(lease) => Ok(lock.with(lease)),
             Err(holder) => Err(StoreError::Locked { path: remote.blobs().url().into(), holder }),
         }
