@@ -25,3 +25,4 @@ mod serve;
 mod signals;
 mod tables;
 mod together;
+mod workers;

@@ -74,7 +74,7 @@ impl Bucket {
             ));
         }
         let (scheme, path) =
-            ObjectStoreScheme::parse(&parsed).map_err(|error| wrong(error.to_string()))?;
+            ObjectStoreScheme::parse(&parsed).map_err(|_| wrong(FORMS.to_owned()))?;
         let prefix = Name::parse(path).map_err(|error| wrong(error.to_string()))?;
         let retry = RetryConfig { retry_timeout: RETRY, ..RetryConfig::default() };
         // Of the TLS of rustls; a second call finds that it is there.
@@ -98,7 +98,7 @@ impl Bucket {
                 .with_client_options(ClientOptions::new())
                 .build()
                 .map(|store| Arc::new(store) as _),
-            _ => return Err(wrong("write s3://, gs:// or az://, or a path".to_owned())),
+            _ => return Err(wrong(FORMS.to_owned())),
         };
         let objects = objects.map_err(|error| wrong(reason(&error)))?;
         let handle = runtime().map_err(|error| format!("no thread for the store: {error}"))?;
@@ -279,6 +279,8 @@ fn to_version(text: &str) -> UpdateVersion {
     let part = |part: &str| (!part.is_empty()).then(|| part.to_owned());
     UpdateVersion { e_tag: part(e_tag), version: part(version) }
 }
+
+const FORMS: &str = "write s3://, gs:// or az:// with the bucket and a name in it, or the path of a directory";
 
 const NO_CREDENTIALS: &str = "no credentials were found: set those of your cloud in the environment (such as \
     AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, GOOGLE_APPLICATION_CREDENTIALS, AZURE_STORAGE_ACCOUNT_NAME and \

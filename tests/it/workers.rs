@@ -1,0 +1,203 @@
+//! Several workers on one store give what one run gives, whatever becomes of them.
+//!
+//! In a bucket too, where `PARALOOM_MOTO` names moto's server (`pip install 'moto[server]'`); tests/bucket/run.sh sees to that.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+use crate::common::{Lots, MODELS, Project, TABLES, results, signal, tiny};
+
+/// An object store of our own.
+struct Bucket {
+    server: Child,
+    port: u16,
+}
+
+impl Bucket {
+    /// None where the server is not at hand.
+    fn new() -> Option<Self> {
+        let program = PathBuf::from(std::env::var_os("PARALOOM_MOTO")?);
+        let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let port = free.local_addr().expect("it is bound").port();
+        drop(free);
+        let mut server = Command::new(program);
+        server.args(["-H", "127.0.0.1", "-p", &port.to_string()]);
+        let server =
+            server.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("moto's server");
+        let bucket = Self { server, port };
+        let made = (0..600).any(|_| {
+            std::thread::sleep(Duration::from_millis(50));
+            bucket.ask("PUT", "/bucket").is_some_and(|answer| answer.contains(" 200 "))
+        });
+        assert!(made, "the server of moto does not answer");
+        Some(bucket)
+    }
+
+    fn ask(&self, method: &str, path: &str) -> Option<String> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).ok()?;
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        Some(answer)
+    }
+
+    /// Lets a command know where it is. `machine` names the directory for copies.
+    fn set<'a>(
+        &self,
+        command: &'a mut Command,
+        project: &Project,
+        machine: &str,
+    ) -> &'a mut Command {
+        command
+            .env("AWS_ENDPOINT_URL", format!("http://127.0.0.1:{}", self.port))
+            .env("AWS_ACCESS_KEY_ID", "key")
+            .env("AWS_SECRET_ACCESS_KEY", "a secret that nothing tells")
+            .env("AWS_REGION", "us-east-1")
+            .env("PARALOOM_CACHE", project.file(machine))
+    }
+}
+
+impl Drop for Bucket {
+    fn drop(&mut self) {
+        let _ = self.server.kill();
+        let _ = self.server.wait();
+    }
+}
+
+const URL: &str = "s3://bucket/store";
+
+fn worker(project: &Project, bucket: Option<&Bucket>, index: usize) -> Child {
+    let store = if bucket.is_some() { URL } else { ".paraloom" };
+    let shard = format!("{index}/3");
+    let mut command = project.command(&[
+        "worker",
+        "p.yaml",
+        "--store",
+        store,
+        "--shard",
+        &shard,
+        "--threads",
+        "1",
+    ]);
+    if let Some(bucket) = bucket {
+        bucket.set(&mut command, project, &format!("machine-{index}"));
+    }
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary runs")
+}
+
+fn end(child: Child) -> Output {
+    let output = child.wait_with_output().expect("it ends");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    output
+}
+
+#[test]
+fn workers_on_one_directory_do_what_a_run_does() {
+    let straight = tiny();
+    straight.ok(&["run", "p.yaml"]);
+    let expected = results(&straight, &TABLES, &MODELS);
+    let mut lots = Lots::new();
+    for _ in 0..crate::common::scale("PARALOOM_PAIRS", 3) {
+        let project = tiny();
+        let mut workers: Vec<_> = (0..3).map(|index| worker(&project, None, index)).collect();
+        std::thread::sleep(Duration::from_millis(lots.draw() % 600));
+        let mut killed = workers.remove(0);
+        signal(&killed, 9);
+        killed.wait().expect("it is ours");
+        workers.into_iter().for_each(|child| drop(end(child)));
+        assert!(results(&project, &TABLES, &MODELS) == expected);
+        let told = project.ok(&["plan", "p.yaml", "--json"]);
+        assert!(!told.contains("\"state\":\"partial\""), "{told}");
+    }
+}
+
+#[test]
+fn a_shard_is_one_of_those_that_there_are() {
+    let project = tiny();
+    let told = project.transcript(&["worker", "p.yaml", "--shard", "3/3"]);
+    assert!(told.contains("of 3 workers the last has the number 2"), "{told}");
+}
+
+/// A worker is killed, and one freezes; the third makes do, on machines that have nothing in common but the bucket.
+#[test]
+fn workers_on_a_bucket_do_what_a_run_does() {
+    let Some(bucket) = Bucket::new() else { return };
+    let straight = tiny();
+    straight.ok(&["run", "p.yaml"]);
+    let expected = results(&straight, &TABLES, &MODELS);
+    let mut lots = Lots::new();
+    let project = tiny();
+    let mut workers: Vec<_> = (0..3).map(|index| worker(&project, Some(&bucket), index)).collect();
+    std::thread::sleep(Duration::from_millis(200 + lots.draw() % 1_500));
+    let (mut killed, mut frozen) = (workers.remove(0), workers.remove(0));
+    signal(&killed, 9);
+    killed.wait().expect("it is ours");
+    signal(&frozen, 19);
+    end(workers.remove(0));
+    signal(&frozen, 18);
+    let output = {
+        frozen.wait().expect("it is ours");
+        end(frozen)
+    };
+    assert!(!String::from_utf8_lossy(&output.stderr).contains("a secret"));
+
+    let on_a_new_machine = |args: &[&str]| -> String {
+        let mut command = project.command(args);
+        let output = bucket.set(&mut command, &project, "new").output().expect("the binary runs");
+        let (out, told) =
+            (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "{args:?}: {told}");
+        format!("{out}{told}")
+    };
+    let told = on_a_new_machine(&["run", "p.yaml", "--store", URL]);
+    assert!(told.contains("nothing to do: all 9 nodes are done"), "{told}");
+    on_a_new_machine(&["verify", "--store", URL]);
+    let runs = on_a_new_machine(&["runs", "--store", URL]);
+    assert!(runs.contains("tiny"), "{runs}");
+    let rows = on_a_new_machine(&["show", "p.yaml", "qualified", "--json", "--store", URL]);
+    assert!(rows.as_bytes() == expected["qualified"], "{rows}");
+    let id = rows.split('"').nth(3).expect("the first is the id");
+    on_a_new_machine(&["trace", "p.yaml", "qualified", id, "--store", URL]);
+    on_a_new_machine(&["pin", "p.yaml", "--as", "kept", "--store", URL]);
+    let told = on_a_new_machine(&["gc", "--older-than", "0s", "--delete", "--store", URL]);
+    assert!(told.contains("removed"), "{told}");
+    on_a_new_machine(&["unpin", "kept", "--store", URL]);
+    let told = on_a_new_machine(&["pull", "p.yaml", "--from", URL]);
+    assert!(told.contains("copied 9 results"), "{told}");
+    assert!(results(&project, &TABLES, &MODELS) == expected);
+    let told = on_a_new_machine(&["push", "p.yaml", "--to", "s3://bucket/other"]);
+    assert!(told.contains("copied 9 results"), "{told}");
+    let told = on_a_new_machine(&["run", "p.yaml", "--store", "s3://bucket/other"]);
+    assert!(told.contains("nothing to do: all 9 nodes are done"), "{told}");
+    let told = on_a_new_machine(&["gc", "--older-than", "0s", "--delete", "--store", URL]);
+    assert!(told.contains("removed"), "{told}");
+    let told = on_a_new_machine(&["plan", "p.yaml", "--store", URL]);
+    assert!(!told.contains("done"), "{told}");
+}
+
+#[test]
+fn what_is_wrong_with_a_bucket_is_said() {
+    let Some(bucket) = Bucket::new() else { return };
+    let project = tiny();
+    let said = |store: &str, variables: &[(&str, &str)]| {
+        let mut command = project.command(&["run", "p.yaml", "--store", store]);
+        bucket.set(&mut command, &project, "machine");
+        let output = command.envs(variables.iter().copied()).output().expect("the binary runs");
+        assert!(!output.status.success());
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let told = said("s3://nowhere/a", &[]);
+    assert!(told.contains("s3://nowhere/a") && told.contains("NoSuchBucket"), "{told}");
+    let told = said("s3://key:a-secret@bucket/a", &[]);
+    assert!(told.contains("may not hold credentials") && !told.contains("a-secret"), "{told}");
+    let told = said("ftp://bucket/a", &[]);
+    assert!(told.contains("write s3://, gs:// or az://"), "{told}");
+    let there_is_none = project.transcript(&["show", "p.yaml", "pairs", "--store", "ftp://a/b"]);
+    assert!(there_is_none.contains("ftp://a/b"), "{there_is_none}");
+}
