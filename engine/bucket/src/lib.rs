@@ -280,7 +280,8 @@ fn to_version(text: &str) -> UpdateVersion {
     UpdateVersion { e_tag: part(e_tag), version: part(version) }
 }
 
-const FORMS: &str = "write s3://, gs:// or az:// with the bucket and a name in it, or the path of a directory";
+const FORMS: &str =
+    "write s3://, gs:// or az:// with the bucket and a name in it, or the path of a directory";
 
 const NO_CREDENTIALS: &str = "no credentials were found: set those of your cloud in the environment (such as \
     AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, GOOGLE_APPLICATION_CREDENTIALS, AZURE_STORAGE_ACCOUNT_NAME and \

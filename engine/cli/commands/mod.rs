@@ -11,6 +11,7 @@ mod graph;
 mod init;
 mod json;
 mod new_stage;
+mod on_ray;
 mod plan;
 mod query;
 mod report;
@@ -34,7 +35,7 @@ use std::process::ExitCode;
 
 use clap::CommandFactory;
 
-use crate::args::{Args, Command};
+use crate::args::{Args, Command, Engine};
 use crate::error::Result;
 use crate::out::Out;
 
@@ -42,8 +43,11 @@ pub(crate) fn dispatch(args: &Args) -> Result<ExitCode> {
     let stages = &args.stages;
     match &args.command {
         Command::Init(args) => init::run(args, stages),
-        Command::Run(args) => run::run(args, None, stages),
-        Command::Worker(args) => run::run(&args.run, Some(args.shard), stages),
+        Command::Run(args) => match args.cluster.on {
+            Some(Engine::Ray) => on_ray::run(args, stages),
+            None => run::run(&args.work, None, stages),
+        },
+        Command::Worker(args) => run::run(&args.work, Some(args.shard), stages),
         Command::Push(args) => transfer::push(args, stages),
         Command::Pull(args) => transfer::pull(args, stages),
         Command::Plan(args) => plan::run(args, stages),

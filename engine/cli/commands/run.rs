@@ -9,14 +9,14 @@ use petgraph::graph::NodeIndex;
 
 use super::print;
 use super::show::{project, read_rows};
-use crate::args::{RunArgs, StageArgs};
+use crate::args::{StageArgs, WorkArgs};
 use crate::context::{self, Project};
 use crate::error::{CliError, Result, UNEXPECTED};
 use crate::render::{self, Progress, duration};
 use crate::signals::Signals;
 
 /// Alone, or as one of several workers.
-pub(crate) fn run(args: &RunArgs, share: Option<Shard>, stages: &StageArgs) -> Result<ExitCode> {
+pub(crate) fn run(args: &WorkArgs, share: Option<Shard>, stages: &StageArgs) -> Result<ExitCode> {
     let checked = context::check(&args.pipeline, stages)?;
     // Signals are handled from here on. Before, they end the process: there is nothing to lose, and a stage that hangs
     // while it is loaded or planned could not be cancelled.
