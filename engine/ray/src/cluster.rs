@@ -10,7 +10,7 @@ use ureq::{Agent, Body};
 use crate::{Package, RayError, Result};
 
 /// How long an answer may take.
-const TIMEOUT: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_mins(1);
 /// Most bytes of an answer: the log of a job comes whole.
 const MOST_ANSWER: u64 = 256 << 20;
 /// Letters of an answer in a message.

@@ -1,9 +1,10 @@
 //! An [`Entry`] is one result: a directory, and where the store is in a bucket, what is there under the same name.
 
+mod checkpoints;
 mod in_bucket;
+mod locks;
 
 use std::collections::HashSet;
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -18,8 +19,6 @@ use crate::digest::Digest;
 use crate::disk::Disk;
 use crate::error::{Result, StoreError};
 use crate::key::{Key, Preimage};
-use crate::lease::Lease;
-use crate::lock::{self, Lock};
 use crate::part::PartFile;
 use crate::remote::Remote;
 use crate::row_table::RowTable;
@@ -143,37 +142,6 @@ impl Entry {
             bucket.remove("key.json")?;
         }
         self.disk.remove(&self.dir.join("key.json"))
-    }
-
-    fn lock_path(&self) -> PathBuf {
-        self.dir.join("lock")
-    }
-
-    /// Takes the right to compute this result, or says who has it: on all machines.
-    pub fn lock(&self) -> Result<Lock> {
-        let lock = self.lock_here()?;
-        let (Some(remote), Some(bucket)) = (&self.remote, self.in_bucket()) else {
-            return Ok(lock);
-        };
-        let name = bucket.name("lease.json");
-        let (holder, nonce) = (lock::holder(), Disk::unique_name());
-        let mut seen = remote.known(&bucket.key, |known| known.lease.take());
-        let taken = Lease::take(remote, &name, &holder, nonce, &mut seen);
-        remote.known(&bucket.key, |known| known.lease = seen);
-        match taken? {
-            Ok(lease) => Ok(lock.with(lease)),
-            Err(holder) => Err(StoreError::Locked { path: self.lock_path(), holder }),
-        }
-    }
-
-    /// The same among the processes of this machine. On others the same may be computed meanwhile.
-    pub fn lock_here(&self) -> Result<Lock> {
-        Lock::try_exclusive(&self.disk, &self.lock_path())
-    }
-
-    /// Takes part in computing this result, unless one process has the right to do it alone: says which.
-    pub fn lock_shared(&self) -> Result<Lock> {
-        Lock::try_shared(&self.disk, &self.lock_path())
     }
 
     // ---- parts ----
@@ -522,80 +490,6 @@ impl Entry {
             }
         }
         Ok(manifest)
-    }
-
-    // ---- checkpoints ----
-
-    /// The directory that they are in, if there are any.
-    pub(crate) fn checkpoints(&self) -> PathBuf {
-        self.dir.join("checkpoints")
-    }
-
-    /// The newest whole checkpoint, with its step.
-    pub fn latest_checkpoint(&self) -> Result<Option<(PathBuf, u64)>> {
-        if let Some(bucket) = self.in_bucket() {
-            bucket.fetch_checkpoint()?;
-        }
-        for dir in self.disk.list(&self.checkpoints())?.into_iter().rev() {
-            let name = dir.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-            let Some(step) = name.strip_prefix("step-").and_then(|step| step.parse().ok()) else {
-                continue;
-            };
-            if self.is_checkpoint(&dir)? {
-                return Ok(Some((dir, step)));
-            }
-        }
-        Ok(None)
-    }
-
-    /// Whether a directory is a whole checkpoint. That it cannot be read just now does not mean that it is not.
-    fn is_checkpoint(&self, dir: &Path) -> Result<bool> {
-        let listing: ArtifactRef = match sealed::read(&self.disk, &dir.join(CHECKPOINT_LISTING)) {
-            Ok(Some(listing)) => listing,
-            Ok(None) | Err(StoreError::Damaged { .. }) => return Ok(false),
-            Err(error) => return Err(error),
-        };
-        if !listing.is_well_formed() {
-            return Ok(false);
-        }
-        for file in &listing.files {
-            let path = dir.join(&file.path);
-            match Digest::of_file(&path) {
-                Ok((digest, _)) if digest == file.digest => {}
-                Err(StoreError::Io { source, .. }) if source.kind() != ErrorKind::NotFound => {
-                    return Err(StoreError::io("read", &path, source));
-                }
-                _ => return Ok(false),
-            }
-        }
-        Ok(true)
-    }
-
-    /// An empty directory to fill.
-    pub fn begin_checkpoint(&self) -> Result<PathBuf> {
-        self.begin_artifact("checkpoint")
-    }
-
-    /// Makes a filled directory the newest checkpoint, and removes the ones before it.
-    pub fn commit_checkpoint(&self, from: &Path, step: u64) -> Result<()> {
-        let listing = artifact::describe_dir(from)?;
-        sealed::write(&self.disk, &from.join(CHECKPOINT_LISTING), &listing)?;
-        self.disk.sync_all(from)?;
-        let checkpoints = self.checkpoints();
-        let to = checkpoints.join(format!("step-{step:09}"));
-        // A whole one of the same step is kept: while it is replaced there would be none.
-        self.disk.place_dir(from, &to, || self.is_checkpoint(&to))?;
-        // Who made the directory of checkpoints may have died before its name was durable.
-        self.disk.sync(&self.dir)?;
-        if let Some(bucket) = self.in_bucket() {
-            bucket.put_checkpoint(&to, step, &listing)?;
-        }
-        for old in self.disk.list(&checkpoints)? {
-            if old != to {
-                self.disk.remove(&old)?;
-            }
-        }
-        Ok(())
     }
 
     /// A private directory for a stage at work.
