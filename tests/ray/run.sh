@@ -79,7 +79,7 @@ check s3://bucket/two "two jobs at once"
 
 # The job is stopped by Ctrl-C, and goes on.
 on_ray --store s3://bucket/three >three.log 2>&1 & job=$!
-until_says three.log "done corpus"
+until_says three.log "workers on"
 kill -INT "$job"
 wait "$job" && { echo "a job that was stopped said that it is done"; exit 1; }
 grep -q "the same command goes on from here" three.log || { cat three.log; exit 1; }
