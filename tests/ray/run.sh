@@ -77,10 +77,10 @@ on_ray --store s3://bucket/two >two-b.log 2>&1 || { cat two-b.log; exit 1; }
 wait "$first" || { cat two.log; exit 1; }
 check s3://bucket/two "two jobs at once"
 
-# The job is stopped by Ctrl-C, and goes on.
-on_ray --store s3://bucket/three >three.log 2>&1 & job=$!
+# The job is stopped by a signal, as by Ctrl-C, and goes on.
+"$paraloom" run p.yaml --on ray --address "$address" --python "$venv/bin/python" --store s3://bucket/three >three.log 2>&1 & job=$!
 until_says three.log "workers on"
-kill -INT "$job"
+kill -TERM "$job"  # a shell has its background jobs ignore SIGINT
 wait "$job" && { echo "a job that was stopped said that it is done"; exit 1; }
 grep -q "the same command goes on from here" three.log || { cat three.log; exit 1; }
 on_ray --store s3://bucket/three >three-b.log 2>&1 || { cat three-b.log; exit 1; }
