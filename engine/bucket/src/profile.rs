@@ -94,7 +94,7 @@ mod tests {
             "aws_access_key_id=B",
             "aws_region=us-east-2",
             "allow_http=true",
-            "aws_endpoint_url=http://a:1",
+            "aws_endpoint=http://a:1",
         ];
         assert_eq!(found(&[("AWS_PROFILE", "work")]), work);
         assert_eq!(found(&[("AWS_ACCESS_KEY_ID", "X"), ("AWS_REGION", "r")]), Vec::<String>::new());
@@ -103,6 +103,6 @@ mod tests {
             ("AWS_WEB_IDENTITY_TOKEN_FILE", "f"),
             ("AWS_REGION", "r"),
         ];
-        assert_eq!(found(&other), ["aws_endpoint_url=https://b"]);
+        assert_eq!(found(&other), ["aws_endpoint=https://b"]);
     }
 }
