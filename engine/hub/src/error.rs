@@ -91,14 +91,12 @@ pub enum HubError {
         /// The file.
         file: &'static str,
     },
-    /// A model has only weights whose reading could run any code.
-    #[error(
-        "`{repository}` has only pickled weights ({file}), and reading a pickle can run any code"
-    )]
-    OnlyPickled {
+    /// A model has only weights of a framework that nothing here reads.
+    #[error("`{repository}` has only the weights {file}, of TensorFlow or JAX, which are not read")]
+    ForeignWeights {
         /// `owner/name`.
         repository: String,
-        /// The pickle.
+        /// The weights.
         file: String,
     },
     /// An answer makes no sense.
@@ -196,9 +194,18 @@ impl HubError {
             Self::NoRevision { .. } => Some("a revision is a branch, a tag or a commit of 40 digits".to_owned()),
             Self::NoSplit { known, .. } if !known.is_empty() => Some(format!("it has {}", list(known))),
             Self::NoSplit { .. } => Some("only Parquet files are read; download the data by other means and name the file".to_owned()),
-            Self::OnlyPickled { repository, .. } => Some(format!(
-                "convert them where you trust them, and name the directory: python -c \"from transformers import T5ForConditionalGeneration as M; M.from_pretrained('{repository}').save_pretrained('DIR')\""
-            )),
+            Self::ForeignWeights { repository, file } => {
+                let (package, flag) = match file.as_str() {
+                    "tf_model.h5" => ("tensorflow tf-keras", "from_tf"),
+                    _ => ("flax", "from_flax"),
+                };
+                Some(format!(
+                    "if somebody proposed safetensors there, name that: hf://{repository}@refs/pr/NUMBER; or convert them \
+                     with transformers 4 and name the directory: pip install 'transformers[torch]<5' {package}; python -c \
+                     \"import transformers as t; t.AutoTokenizer.from_pretrained('{repository}').save_pretrained('DIR'); \
+                     t.AutoModelForSeq2SeqLM.from_pretrained('{repository}', {flag}=True).save_pretrained('DIR')\""
+                ))
+            }
             Self::WrongBytes { .. } | Self::Malformed { .. } => {
                 Some("nothing of it was kept; a proxy on the way can be the cause".to_owned())
             }

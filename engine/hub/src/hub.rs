@@ -8,7 +8,7 @@ use crate::download::{Download, Meter};
 use crate::error::{HubError, Result};
 use crate::http::Http;
 use crate::reference::{Kind, MAIN, Reference, is_commit};
-use crate::select::{self, CONFIG, INDEX, Split, TOKENIZERS, WEIGHTS};
+use crate::select::{self, Split};
 use crate::settings::{Settings, Watch};
 
 /// The branch on which the hub keeps the Parquet files that it made of other formats.
@@ -81,14 +81,8 @@ impl Hub {
         let has = |name: &str| files.iter().any(|file| file == name);
         match &reference.kind {
             Kind::Model => {
-                let shards = || {
-                    let index = std::fs::read(snapshot.join(INDEX)).ok()?;
-                    let shards = select::shards(&index).ok()?;
-                    shards.iter().all(|shard| has(shard)).then_some(())
-                };
-                let is_whole = has(CONFIG)
-                    && TOKENIZERS.iter().any(|name| has(name))
-                    && (has(WEIGHTS) || shards().is_some());
+                let is_whole =
+                    select::is_whole(has, |name| std::fs::read(snapshot.join(name)).ok());
                 is_whole.then(|| vec![snapshot])
             }
             Kind::Dataset { config, split } => {
@@ -190,10 +184,10 @@ impl Hub {
         let mut meter = Meter::new(*watch);
         match &reference.kind {
             Kind::Model => {
-                let files = select::model(tree, &reference.repository())?;
-                fetch_files(&job, &files, &mut meter)?;
-                if files.iter().any(|file| file.path == INDEX) {
-                    let shards = shards(&job, tree)?;
+                let model = select::model(tree, &reference.repository())?;
+                fetch_files(&job, &model.files, &mut meter)?;
+                if let Some(index) = model.index {
+                    let shards = shards(&job, tree, index)?;
                     fetch_files(&job, &shards, &mut meter)?;
                 }
             }
@@ -253,14 +247,14 @@ fn no_split(reference: &Reference, known: Vec<String>) -> HubError {
 }
 
 /// The shards that the index of a snapshot names.
-fn shards<'a>(job: &Download, tree: &'a [RemoteFile]) -> Result<Vec<&'a RemoteFile>> {
-    let path = job.folder.snapshot(job.commit).join(INDEX);
-    let index = std::fs::read(&path).map_err(HubError::io("read", &path))?;
+fn shards<'a>(job: &Download, tree: &'a [RemoteFile], index: &str) -> Result<Vec<&'a RemoteFile>> {
+    let path = job.folder.snapshot(job.commit).join(index);
+    let bytes = std::fs::read(&path).map_err(HubError::io("read", &path))?;
     let malformed = |reason| HubError::Malformed {
-        address: job.http.file_address(job.reference, job.commit, INDEX),
+        address: job.http.file_address(job.reference, job.commit, index),
         reason,
     };
-    let names = select::shards(&index).map_err(&malformed)?;
+    let names = select::shards(&bytes).map_err(&malformed)?;
     let find = |name: &String| {
         let found = tree.iter().find(|file| file.path == *name);
         found.ok_or_else(|| malformed(format!("it names `{name}`, which the hub does not list")))

@@ -8,36 +8,88 @@ use crate::api::RemoteFile;
 use crate::cache::is_safe;
 use crate::error::{HubError, Result};
 
-pub(crate) const WEIGHTS: &str = "model.safetensors";
-pub(crate) const INDEX: &str = "model.safetensors.index.json";
 pub(crate) const CONFIG: &str = "config.json";
-/// One of these turns text into pieces.
-pub(crate) const TOKENIZERS: [&str; 2] = ["tokenizer.json", "spiece.model"];
-/// What else a model may have; the last three say what its author added to the tokens of `spiece.model`.
+/// Weights in one file, or the index of those in several; the first that a model has is taken.
+const WEIGHTS: [(&str, Layout); 4] = [
+    ("model.safetensors", Layout::Whole),
+    ("model.safetensors.index.json", Layout::Index),
+    ("pytorch_model.bin", Layout::Whole),
+    ("pytorch_model.bin.index.json", Layout::Index),
+];
+/// What turns text into pieces: all files of one of these. The last names a tokenizer that needs none, such as one of bytes.
+const TOKENIZERS: [&[&str]; 4] = [
+    &["tokenizer.json"],
+    &["spiece.model"],
+    &["vocab.json", "merges.txt"],
+    &["tokenizer_config.json"],
+];
+/// What else a model may have; the last three say what its author added to the tokens of the tokenizer.
 const OTHERS: [&str; 4] = [
     "generation_config.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
 ];
-const PICKLES: [&str; 4] =
-    ["pytorch_model.bin", "pytorch_model.bin.index.json", "tf_model.h5", "flax_model.msgpack"];
+/// Weights that nothing here reads.
+const FOREIGN: [&str; 2] = ["tf_model.h5", "flax_model.msgpack"];
+
+/// What a file of weights is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Layout {
+    Whole,
+    Index,
+}
 
 /// The files of a model: small ones first, so that weights which are there mean that all is.
-/// The shards that an index names are not among them.
-pub(crate) fn model<'a>(tree: &'a [RemoteFile], repository: &str) -> Result<Vec<&'a RemoteFile>> {
+#[derive(Debug)]
+pub(crate) struct ModelFiles<'a> {
+    /// The shards that an index names are not among them.
+    pub(crate) files: Vec<&'a RemoteFile>,
+    /// The index, if there is one.
+    pub(crate) index: Option<&'static str>,
+}
+
+/// Finds the files of a model among those of a repository.
+pub(crate) fn model<'a>(tree: &'a [RemoteFile], repository: &str) -> Result<ModelFiles<'a>> {
     let find = |name: &str| tree.iter().find(|file| file.path == name);
     let missing = |file| HubError::NoFile { repository: repository.to_owned(), file };
     let mut files = vec![find(CONFIG).ok_or_else(|| missing(CONFIG))?];
-    files.extend(TOKENIZERS.iter().chain(&OTHERS).filter_map(|name| find(name)));
-    let weights = find(WEIGHTS).or_else(|| find(INDEX));
-    files.push(weights.ok_or_else(|| match PICKLES.iter().find_map(|name| find(name)) {
-        Some(pickle) => {
-            HubError::OnlyPickled { repository: repository.to_owned(), file: pickle.path.clone() }
+    if !has_tokenizer(|name| find(name).is_some()) {
+        return Err(missing("tokenizer.json or spiece.model"));
+    }
+    let tokenizers = TOKENIZERS.iter().copied().flatten().chain(&OTHERS);
+    for file in tokenizers.filter_map(|name| find(name)) {
+        if !files.contains(&file) {
+            files.push(file);
         }
-        None => missing(WEIGHTS),
-    })?);
-    Ok(files)
+    }
+    let weights = WEIGHTS.iter().find_map(|(name, layout)| Some((find(name)?, *name, *layout)));
+    let (weights, name, layout) =
+        weights.ok_or_else(|| match FOREIGN.iter().find_map(|name| find(name)) {
+            Some(foreign) => HubError::ForeignWeights {
+                repository: repository.to_owned(),
+                file: foreign.path.clone(),
+            },
+            None => missing(WEIGHTS[0].0),
+        })?;
+    files.push(weights);
+    Ok(ModelFiles { files, index: (layout == Layout::Index).then_some(name) })
+}
+
+fn has_tokenizer(has: impl Fn(&str) -> bool) -> bool {
+    TOKENIZERS.iter().any(|names| names.iter().all(|name| has(name)))
+}
+
+/// Whether all files of a model are there; `read` gives the bytes of one that is.
+pub(crate) fn is_whole(has: impl Fn(&str) -> bool, read: impl Fn(&str) -> Option<Vec<u8>>) -> bool {
+    let weights = WEIGHTS.iter().find(|(name, _)| has(name));
+    let has_weights = weights.is_some_and(|(name, layout)| match layout {
+        Layout::Whole => true,
+        Layout::Index => read(name)
+            .and_then(|index| shards(&index).ok())
+            .is_some_and(|shards| shards.iter().all(|shard| has(shard))),
+    });
+    has_weights && has(CONFIG) && has_tokenizer(has)
 }
 
 /// The shards that an index of weights names, each once.

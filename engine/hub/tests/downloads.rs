@@ -103,7 +103,7 @@ fn what_is_said_when_it_cannot_be() {
         ("a path with a backslash", MODEL, "/tree/", listing("a\\\\b")),
         ("a path with a nul", MODEL, "/tree/", listing("a\\u0000b")),
         ("a huge file", MODEL, "/tree/", Trick::Body("[{\"type\":\"file\",\"path\":\"config.json\",\"size\":9007199254740991}]".to_owned())),
-        ("no room", MODEL, "/tree/", Trick::Body("[{\"type\":\"file\",\"path\":\"config.json\",\"size\":4},{\"type\":\"file\",\"path\":\"model.safetensors\",\"size\":4398046511104}]".to_owned())),
+        ("no room", MODEL, "/tree/", Trick::Body("[{\"type\":\"file\",\"path\":\"config.json\",\"size\":4},{\"type\":\"file\",\"path\":\"spiece.model\",\"size\":4},{\"type\":\"file\",\"path\":\"model.safetensors\",\"size\":4398046511104}]".to_owned())),
         ("no tag", MODEL, "HEAD", Trick::Status(200, vec![])),
         ("redirects to itself", MODEL, FILE, Trick::Status(302, vec![("Location", format!("{}?", &FILE[4..]))])),
         ("redirects to a file", MODEL, FILE, Trick::Status(302, vec![("Location", "file:///etc/passwd".to_owned())])),

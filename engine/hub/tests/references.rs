@@ -96,12 +96,20 @@ fn models_in_shards_and_models_that_lack_something() {
         ("model-00001-of-00002.safetensors", b"one"),
         ("model-00002-of-00002.safetensors", b"two"),
     ];
-    let cases: [(&str, Files); 7] = [
+    let pickled = sound.replace("safetensors", "bin");
+    let bins: [(&str, &[u8]); 2] =
+        [("model-00001-of-00002.bin", b"one"), ("model-00002-of-00002.bin", b"two")];
+    let cases: [(&str, Files); 9] = [
         ("shards", vec![("model.safetensors.index.json", sound.as_bytes()), shards[0], shards[1]]),
         ("a missing shard", vec![("model.safetensors.index.json", sound.as_bytes()), shards[0]]),
         ("a shard elsewhere", vec![("model.safetensors.index.json", odd.as_bytes()), shards[0]]),
         ("an index that is none", vec![("model.safetensors.index.json", b"[]")]),
-        ("only pickled", vec![("pytorch_model.bin", b"never")]),
+        ("only pickled", vec![("pytorch_model.bin", b"pickle"), ("tf_model.h5", b"never")]),
+        (
+            "pickled in shards",
+            vec![("pytorch_model.bin.index.json", pickled.as_bytes()), bins[0], bins[1]],
+        ),
+        ("of another framework", vec![("tf_model.h5", b"never")]),
         ("no weights", vec![]),
         ("both", vec![("model.safetensors", b"whole"), ("pytorch_model.bin", b"never"), shards[0]]),
     ];
@@ -110,21 +118,50 @@ fn models_in_shards_and_models_that_lack_something() {
         let bench = Bench::new();
         bench.server.commit("models/acme/tiny", "main", &[&base[..], &files].concat());
         let outcome = match bench.fetch(MODEL) {
-            Ok(paths) => {
-                let mut names: Vec<_> = std::fs::read_dir(&paths[0])
-                    .expect("it is there")
-                    .flatten()
-                    .map(|entry| entry.file_name().to_string_lossy().into_owned())
-                    .collect();
-                names.sort();
-                names.join(" ")
-            }
+            Ok(paths) => listed(&paths[0]),
             Err(error) => bench.told(&error),
         };
         assert!(bench.outside().is_empty(), "{name}: nothing outside");
         all.push_str(&format!("## {name}\n{outcome}\n"));
     }
     insta::assert_snapshot!(all);
+}
+
+/// What turns text into tokens; what there is none of is told before anything is fetched.
+#[test]
+fn models_with_any_kind_of_tokenizer() {
+    let cases: [(&str, Files); 5] = [
+        ("pieces", vec![("spiece.model", b"pieces"), ("added_tokens.json", b"{}")]),
+        ("pairs of bytes", vec![("vocab.json", b"{}"), ("merges.txt", b"a b")]),
+        ("half of these", vec![("vocab.json", b"{}")]),
+        ("bytes", vec![("tokenizer_config.json", b"{}")]),
+        ("none", vec![]),
+    ];
+    let base: [(&str, &[u8]); 2] = [("config.json", b"{}"), ("model.safetensors", b"weights")];
+    let mut all = String::new();
+    for (name, files) in cases {
+        let bench = Bench::new();
+        bench.server.commit("models/acme/tiny", "main", &[&base[..], &files].concat());
+        let outcome = match bench.fetch(MODEL) {
+            Ok(paths) => listed(&paths[0]),
+            Err(error) => {
+                let fetched = bench.server.seen();
+                let fetched = fetched.iter().filter(|seen| seen.line.starts_with("GET /acme"));
+                assert_eq!(fetched.count(), 0, "{name}: it was known before");
+                bench.told(&error)
+            }
+        };
+        all.push_str(&format!("## {name}\n{outcome}\n"));
+    }
+    insta::assert_snapshot!(all);
+}
+
+fn listed(directory: &Path) -> String {
+    let entries = std::fs::read_dir(directory).expect("it is there").flatten();
+    let mut names: Vec<_> =
+        entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names.join(" ")
 }
 
 #[test]

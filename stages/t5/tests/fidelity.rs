@@ -15,7 +15,6 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::Tensor;
 use paraloom_stages_t5::{
-    Error,
     decode::{self as generation, Candidate, EarlyStopping, Row, Strategy, generate},
     device::{check_precision, default_device},
     folder::{self, Float, Format},
@@ -310,17 +309,66 @@ fn shards_and_halves_are_read_back() -> TestResult {
     Ok(())
 }
 
-#[test]
-fn pickled_weights_are_refused_with_the_way_out() -> TestResult {
+/// The weights of a fixture, and tensors beside them.
+fn with_tensors(
+    fixture: &Fixture,
+    names: &[(&str, f32)],
+) -> Result<tempfile::TempDir, Box<dyn std::error::Error>> {
     let folder = tempfile::tempdir()?;
-    folder::save(&fixtures()?[0].model, folder.path())?;
-    std::fs::remove_file(folder.path().join("model.safetensors"))?;
-    std::fs::write(folder.path().join("pytorch_model.bin"), "pickle")?;
-    let Err(Error::Malformed { message, .. }) = folder::load(folder.path(), &default_device())
-    else {
-        return Err("a pickle was read".into());
-    };
-    assert!(message.contains("save_pretrained"), "{message}");
+    folder::save(&fixture.model, folder.path())?;
+    let path = folder.path().join("model.safetensors");
+    let bytes = std::fs::read(&path)?;
+    let stored = safetensors::SafeTensors::deserialize(&bytes)?;
+    let shape = stored.tensor("shared.weight")?.shape().to_vec();
+    let embedding = stored.tensor("shared.weight")?.data().to_vec();
+    let others: Vec<(&str, Vec<u8>)> = names
+        .iter()
+        .map(|&(name, added)| {
+            let mut values = embedding.clone();
+            let first = f32::from_le_bytes([values[0], values[1], values[2], values[3]]) + added;
+            values[..4].copy_from_slice(&first.to_le_bytes());
+            (name, values)
+        })
+        .collect();
+    let mut views = stored.tensors();
+    for (name, values) in &others {
+        let view =
+            safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape.clone(), values)?;
+        views.push(((*name).to_owned(), view));
+    }
+    std::fs::write(&path, safetensors::serialize(views, None)?)?;
+    Ok(folder)
+}
+
+#[test]
+fn no_tensor_is_left_out_in_silence() -> TestResult {
+    let fixtures = fixtures()?;
+    let tied = fixtures.iter().find(|fixture| !fixture.model.config().untied_head);
+    let tied = tied.ok_or("no fixture is tied")?;
+    let copies = ["encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "lm_head.weight"];
+    let same = copies.map(|name| (name, 0.0));
+    let old = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight";
+    for fine in [&same[..], &[(old, 1.0)]] {
+        let folder = with_tensors(tied, fine)?;
+        let read = folder::load(folder.path(), &default_device())?;
+        assert!(!read.config().untied_head);
+    }
+    let cases = [
+        (vec![(copies[0], 1.0)], "`encoder.embed_tokens.weight` differs from `shared.weight`"),
+        (
+            vec![("encoder.block.7.layer.0.SelfAttention.q.weight", 0.0)],
+            "has no place for `encoder.block.7",
+        ),
+        (
+            vec![("a", 0.0), ("b", 0.0), ("c", 0.0), ("d", 0.0)],
+            "no place for `a`, `b`, `c`, 1 more",
+        ),
+    ];
+    for (names, message) in cases {
+        let folder = with_tensors(tied, &names)?;
+        let error = folder::load(folder.path(), &default_device()).err().ok_or(message)?;
+        assert!(error.to_string().contains(message), "{error}, not {message}");
+    }
     Ok(())
 }
 

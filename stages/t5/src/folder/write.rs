@@ -1,6 +1,6 @@
 //! Writing a model directory: the same bytes for the same weights, whole or in shards, in f32 or bf16.
 
-use std::{borrow::Cow, collections::HashMap, path::Path};
+use std::{borrow::Cow, collections::HashMap, fs::File, io::Write, path::Path};
 
 use burn::tensor::Tensor;
 use rayon::prelude::*;
@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::{CONFIG, GENERATION, INDEX, PIECE, WEIGHTS};
+use super::{CONFIG, GENERATION, INDEX, PIECE, TensorFiles, WEIGHTS};
 use crate::{
     Error, Result,
     kernels::read_values,
@@ -126,6 +126,37 @@ pub fn save_as(model: &Model, directory: &Path, format: Format) -> Result<()> {
         [whole] => write_weights(whole, &directory.join(WEIGHTS)),
         shards => write_shards(shards, directory),
     }
+}
+
+/// Writes weights as they are stored, one at a time, under their own names.
+///
+/// # Errors
+/// When one cannot be read, or the file cannot be written.
+pub(super) fn copy_weights(files: &TensorFiles, slots: &[&Slot], path: &Path) -> Result<()> {
+    let mut header = Map::new();
+    header.insert("__metadata__".into(), json!({ "format": "pt" }));
+    let mut length = 0;
+    for slot in slots {
+        let (_, place) = files.place(slot)?;
+        let end = length + place.bytes();
+        header.insert(
+            slot.name.clone(),
+            json!({ "dtype": place.dtype, "shape": place.shape, "data_offsets": [length, end] }),
+        );
+        length = end;
+    }
+    let mut header = Value::Object(header).to_string().into_bytes();
+    header.resize(header.len().next_multiple_of(8), b' ');
+    let needed = 8 + header.len() as u64 + length as u64;
+    let unwritten = |error| Error::unwritten(path, needed, error);
+    let mut file = File::create(path).map_err(unwritten)?;
+    file.write_all(&(header.len() as u64).to_le_bytes()).map_err(unwritten)?;
+    file.write_all(&header).map_err(unwritten)?;
+    for slot in slots {
+        let (_, place) = files.place(slot)?;
+        file.write_all(&place.read_bytes()?).map_err(unwritten)?;
+    }
+    Ok(())
 }
 
 /// Writes JSON with a final newline.

@@ -21,7 +21,7 @@ use crate::tokenizer::{self, Tokenizer};
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// A directory in the Hugging Face layout (`config.json`, `model.safetensors`,
+    /// A directory in the Hugging Face layout (`config.json`, `model.safetensors` or `pytorch_model.bin`,
     /// `tokenizer.json` or `spiece.model`), or a hub reference such as `hf://google-t5/t5-base`.
     #[serde(default)]
     #[schemars(extend("x-paraloom-path" = true))]
@@ -192,14 +192,9 @@ fn check_folder(from: &Path) -> Result<()> {
             return Err(Error::not_found(message).at("/from"));
         }
     }
-    if !has("model.safetensors") && !has("model.safetensors.index.json") {
-        let error =
-            Error::not_found(format!("{} has no model.safetensors", from.display())).at("/from");
-        return Err(if has("pytorch_model.bin") {
-            error.hint("pickled weights are not read; convert them with transformers: T5ForConditionalGeneration.from_pretrained(DIR).save_pretrained(NEW)")
-        } else {
-            error
-        });
+    if !folder::has_weights(from) {
+        let message = format!("{} has no model.safetensors or pytorch_model.bin", from.display());
+        return Err(Error::not_found(message).at("/from"));
     }
     T5Config::read(&from.join("config.json"))
         .map(drop)
@@ -216,6 +211,8 @@ fn copy(from: &Path, out: &Path, dtype: Option<Float>) -> Result<()> {
     }
     if let Some(precision) = dtype {
         folder::save_as(&model, out, Format { precision, ..Format::default() })?;
+    } else if folder::is_pickled(from) {
+        folder::convert(from, out)?;
     }
     let mut names: BTreeSet<_> = [
         "README.md",
