@@ -22,6 +22,7 @@ import torch
 import transformers
 from transformers import AutoTokenizer, T5ForConditionalGeneration
 
+import family
 import reference
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -381,6 +382,7 @@ def compare(seed, folder, binary):
     check_spiece(table, Project(folder / "spiece", binary), pairs, sentences)
     spiece = folder / "spiece" / "old" / "spiece.model"
     check_added(table, Project(folder / "added", binary), spiece, pairs)
+    family.check(table, binary, folder / "family", pairs, seed)
     exported = {"new": fresh}
     for name in TRAININGS:
         project = Project(folder / name, binary)

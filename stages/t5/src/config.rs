@@ -6,6 +6,45 @@ use serde_json::{Map, Value, json};
 
 use crate::{Error, Result};
 
+/// The architectures that are T5, or nearly.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Family {
+    /// T5, its versions 1.0 and 1.1, Flan, UL2, ByT5 and CodeT5 among them.
+    #[default]
+    T5,
+    /// mT5: T5 1.1 with other defaults; the decoder's output is never scaled.
+    Mt5,
+    /// umT5: mT5 with a relative position bias in every block.
+    Umt5,
+}
+
+impl Family {
+    const ALL: [Self; 3] = [Self::T5, Self::Mt5, Self::Umt5];
+
+    /// The `model_type` of a configuration.
+    pub fn model_type(self) -> &'static str {
+        match self {
+            Self::T5 => "t5",
+            Self::Mt5 => "mt5",
+            Self::Umt5 => "umt5",
+        }
+    }
+
+    /// The class of `transformers` that has the whole model.
+    fn architecture(self) -> &'static str {
+        match self {
+            Self::T5 => "T5ForConditionalGeneration",
+            Self::Mt5 => "MT5ForConditionalGeneration",
+            Self::Umt5 => "UMT5ForConditionalGeneration",
+        }
+    }
+
+    /// Whether every block has a relative position bias of its own; otherwise all share that of the first.
+    pub fn has_bias_per_block(self) -> bool {
+        self == Self::Umt5
+    }
+}
+
 /// The non-linearity of the feed-forward layers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Activation {
@@ -13,11 +52,45 @@ pub enum Activation {
     Relu,
     /// The tanh form of GELU (`gelu_new`).
     Gelu,
+    /// GELU by the error function, its definition.
+    GeluErf,
+    /// `x * sigmoid(x)`, also called swish.
+    Silu,
+}
+
+impl Activation {
+    /// By the names of `transformers`.
+    fn find(name: &str) -> Option<Self> {
+        Some(match name {
+            "relu" => Self::Relu,
+            "gelu_new" | "gelu_fast" | "gelu_pytorch_tanh" | "gelu_python_tanh" => Self::Gelu,
+            "gelu" | "gelu_python" => Self::GeluErf,
+            "silu" | "swish" => Self::Silu,
+            _ => return None,
+        })
+    }
+
+    /// `feed_forward_proj` of a configuration with this activation.
+    fn projection(self, gated: bool) -> &'static str {
+        match (self, gated) {
+            (Self::Relu, false) => "relu",
+            (Self::Relu, true) => "gated-relu",
+            (Self::Gelu, false) => "gelu_new",
+            // Written so since T5 1.1.
+            (Self::Gelu, true) => "gated-gelu",
+            (Self::GeluErf, false) => "gelu",
+            (Self::GeluErf, true) => "gated-gelu_python",
+            (Self::Silu, false) => "silu",
+            (Self::Silu, true) => "gated-silu",
+        }
+    }
 }
 
 /// The shape of a T5 model and the numbers that its forward pass needs.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
+    /// Which of the architectures this is.
+    pub family: Family,
     /// Rows of the embedding; the tokenizer may use fewer.
     pub vocab_size: usize,
     /// Width of the residual stream.
@@ -71,6 +144,7 @@ impl Config {
         heads: usize,
     ) -> Self {
         Self {
+            family: Family::T5,
             vocab_size,
             d_model,
             d_kv: d_model / heads.max(1),
@@ -117,11 +191,13 @@ impl Config {
             return Err(Error::Config("a configuration is a JSON object".into()));
         };
         let mut fields = Fields(map);
-        fields.check_model_type()?;
+        let family = fields.family()?;
+        fields.check_supported()?;
         let num_layers = fields.size("num_layers")?;
-        let (activation, gated) = fields.feed_forward()?;
-        let scale_decoder_outputs = fields.scales_decoder_outputs()?;
+        let (activation, gated) = fields.feed_forward(family)?;
+        let scale_decoder_outputs = fields.scales_decoder_outputs()? && family != Family::Mt5;
         let config = Self {
+            family,
             vocab_size: fields.size("vocab_size")?,
             d_model: fields.size("d_model")?,
             d_kv: fields.size("d_kv")?,
@@ -140,7 +216,7 @@ impl Config {
             scale_decoder_outputs,
             untied_head: false,
             pad_token_id: fields.token_or("pad_token_id", 0)?,
-            eos_token_id: fields.token_or("eos_token_id", 1)?,
+            eos_token_id: fields.end()?,
             decoder_start_token_id: fields.token_or("decoder_start_token_id", 0)?,
             extra: fields.0,
         };
@@ -203,15 +279,9 @@ impl Config {
     /// The JSON that `transformers` (4 and 5) reads back as this model.
     pub fn to_json(&self) -> Value {
         let mut map = self.extra.clone();
-        let act = match self.activation {
-            Activation::Relu => "relu",
-            Activation::Gelu if self.gated => "gelu",
-            Activation::Gelu => "gelu_new",
-        };
-        let gate = if self.gated { "gated-" } else { "" };
         let ours = json!({
-            "architectures": ["T5ForConditionalGeneration"],
-            "model_type": "t5",
+            "architectures": [self.family.architecture()],
+            "model_type": self.family.model_type(),
             "is_encoder_decoder": true,
             "vocab_size": self.vocab_size,
             "d_model": self.d_model,
@@ -225,7 +295,7 @@ impl Config {
             "dropout_rate": self.dropout_rate,
             "layer_norm_epsilon": self.layer_norm_epsilon,
             "initializer_factor": self.initializer_factor,
-            "feed_forward_proj": format!("{gate}{act}"),
+            "feed_forward_proj": self.activation.projection(self.gated),
             // Up to transformers 4 this flag alone decides the scaling; 5.x derives `scale_decoder_outputs` from it.
             "tie_word_embeddings": self.scale_decoder_outputs,
             "scale_decoder_outputs": self.scale_decoder_outputs,
@@ -247,24 +317,57 @@ impl Config {
 struct Fields(Map<String, Value>);
 
 impl Fields {
-    fn check_model_type(&mut self) -> Result<()> {
+    fn family(&mut self) -> Result<Family> {
         match self.0.remove("model_type") {
-            Some(Value::String(kind)) if kind == "t5" => {}
-            None if self.0.contains_key("d_kv") => {}
             Some(Value::String(kind)) => {
-                return Err(Error::Config(format!(
-                    "this is a `{kind}` model; only `t5` can be loaded"
-                )));
+                let found = Family::ALL.into_iter().find(|family| family.model_type() == kind);
+                found.ok_or_else(|| {
+                    Error::Config(format!(
+                        "this is a `{kind}` model, which is another architecture; known are t5, mt5 and umt5"
+                    ))
+                })
             }
+            None if self.0.contains_key("d_kv") => Ok(Family::T5),
             _ => {
-                return Err(Error::Config(
-                    "`model_type` is missing, so this is not known to be T5".into(),
-                ));
+                Err(Error::Config("`model_type` is missing, so this is not known to be T5".into()))
             }
         }
-        for derived in
-            ["architectures", "is_encoder_decoder", "use_cache", "dense_act_fn", "is_gated_act"]
+    }
+
+    /// Refuses what is T5 in part, or T5 and more; what follows from other fields is left out.
+    fn check_supported(&mut self) -> Result<()> {
+        let names = self.take("architectures").unwrap_or_default();
+        let names: Vec<&str> =
+            names.as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        let is_encoder = |name: &&str| name.contains("Encoder");
+        if names.iter().any(is_encoder) || self.flag("is_encoder_decoder")? == Some(false) {
+            return Err(Error::Config(
+                "this is an encoder only, which writes nothing; take a model with a decoder".into(),
+            ));
+        }
+        let other = ["Classification", "QuestionAnswering"];
+        if let Some(name) = names.iter().find(|name| other.iter().any(|other| name.contains(other)))
         {
+            return Err(Error::Config(format!(
+                "`architectures` is {name}, whose head classifies and writes nothing"
+            )));
+        }
+        if self.take("quantization_config").is_some() {
+            return Err(Error::Config(
+                "`quantization_config` is there: the weights are quantized in a form that is not read; take the model \
+                 that they were made of, and `precision: int8` where it runs"
+                    .into(),
+            ));
+        }
+        if self.flag("tie_encoder_decoder")? == Some(true) {
+            return Err(Error::Config(
+                "`tie_encoder_decoder` is true, which T5 does not have".into(),
+            ));
+        }
+        if self.take("pruned_heads").is_some_and(|heads| !is_empty(&heads)) {
+            return Err(Error::Config("`pruned_heads` is not supported".into()));
+        }
+        for derived in ["use_cache", "is_decoder"] {
             self.0.remove(derived);
         }
         // Weights are computed with in f32; what they are stored as, the weight files say.
@@ -300,17 +403,48 @@ impl Fields {
         u32::try_from(token).map_err(|_| Error::Config(format!("`{name}` is {token}, not a token")))
     }
 
-    fn feed_forward(&mut self) -> Result<(Activation, bool)> {
-        let value = self.take("feed_forward_proj").unwrap_or_else(|| json!("relu"));
-        match value.as_str() {
-            Some("relu") => Ok((Activation::Relu, false)),
-            Some("gated-relu") => Ok((Activation::Relu, true)),
-            Some("gelu_new") => Ok((Activation::Gelu, false)),
-            Some("gated-gelu" | "gated-gelu_new") => Ok((Activation::Gelu, true)),
-            _ => Err(Error::Config(format!(
-                "`feed_forward_proj` is {value}; known are relu, gelu_new, gated-relu and gated-gelu"
-            ))),
+    fn feed_forward(&mut self, family: Family) -> Result<(Activation, bool)> {
+        let default = if family == Family::T5 { "relu" } else { "gated-gelu" };
+        let value = self.take("feed_forward_proj").unwrap_or_else(|| default.into());
+        let unknown = |name: &str, value: &Value| {
+            Error::Config(format!(
+                "`{name}` is {value}; known are relu, gelu, gelu_new and silu, with `gated-` in front or not"
+            ))
+        };
+        let text = value.as_str().unwrap_or_default();
+        let (gated, name) = text.strip_prefix("gated-").map_or((false, text), |name| (true, name));
+        // T5 1.1 was written so before there were several forms of GELU.
+        let name = if text == "gated-gelu" { "gelu_new" } else { name };
+        let activation =
+            Activation::find(name).ok_or_else(|| unknown("feed_forward_proj", &value))?;
+        // Derived from that, and where they say something else, transformers follows them.
+        let derived = self.take("dense_act_fn");
+        let activation = match &derived {
+            Some(name) => name
+                .as_str()
+                .and_then(Activation::find)
+                .ok_or_else(|| unknown("dense_act_fn", name))?,
+            None => activation,
+        };
+        Ok((activation, self.flag("is_gated_act")?.unwrap_or(gated)))
+    }
+
+    /// The token that ends a sequence; transformers may write it as a list.
+    fn end(&mut self) -> Result<u32> {
+        match self.0.get("eos_token_id").and_then(Value::as_array).map(Vec::as_slice) {
+            Some([one]) => {
+                let one = one.clone();
+                self.0.insert("eos_token_id".into(), one);
+            }
+            Some(several) => {
+                return Err(Error::Config(format!(
+                    "`eos_token_id` has {} tokens; a sequence ends with one",
+                    several.len()
+                )));
+            }
+            None => {}
         }
+        self.token_or("eos_token_id", 1)
     }
 
     /// transformers 5 writes the answer down; before, untied meant unscaled.
@@ -336,4 +470,93 @@ fn whole(name: &str, value: &Value) -> Result<usize> {
         .as_u64()
         .and_then(|number| usize::try_from(number).ok())
         .ok_or_else(|| Error::Config(format!("`{name}` is {value}, not a whole number")))
+}
+
+fn is_empty(value: &Value) -> bool {
+    value.as_object().is_some_and(Map::is_empty) || value.as_array().is_some_and(Vec::is_empty)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A small configuration with some fields changed.
+    fn read(fields: Value) -> Result<Config> {
+        let mut json = Config::small(16, 8, 8, 1, 1).to_json();
+        for field in ["feed_forward_proj", "tie_word_embeddings", "scale_decoder_outputs"] {
+            json.as_object_mut().map(|json| json.remove(field));
+        }
+        if let (Value::Object(json), Value::Object(fields)) = (&mut json, fields) {
+            json.extend(fields);
+        }
+        Config::from_json(json)
+    }
+
+    #[test]
+    fn activations_are_those_of_transformers() -> Result<()> {
+        use Activation::{Gelu, GeluErf, Relu, Silu};
+        let cases = [
+            (json!({}), (Relu, false)),
+            (json!({ "model_type": "mt5" }), (Gelu, true)),
+            (json!({ "feed_forward_proj": "gelu" }), (GeluErf, false)),
+            (json!({ "feed_forward_proj": "gelu_new" }), (Gelu, false)),
+            (json!({ "feed_forward_proj": "gated-gelu" }), (Gelu, true)),
+            (json!({ "feed_forward_proj": "gated-gelu_new" }), (Gelu, true)),
+            (json!({ "feed_forward_proj": "gated-silu" }), (Silu, true)),
+            (json!({ "feed_forward_proj": "swish" }), (Silu, false)),
+            (json!({ "dense_act_fn": "silu", "is_gated_act": true }), (Silu, true)),
+        ];
+        for (fields, expected) in cases {
+            let config = read(fields.clone())?;
+            assert_eq!((config.activation, config.gated), expected, "{fields}");
+            // What is written is read as the same.
+            let again = Config::from_json(config.to_json())?;
+            assert_eq!((again.activation, again.gated), expected, "{fields}");
+            assert_eq!(again, config, "{fields}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn decoder_outputs_are_scaled_as_by_transformers() -> Result<()> {
+        let cases = [
+            (json!({}), true),
+            (json!({ "tie_word_embeddings": false }), false),
+            (json!({ "tie_word_embeddings": true, "scale_decoder_outputs": false }), false),
+            (json!({ "model_type": "umt5", "tie_word_embeddings": false }), false),
+            (json!({ "model_type": "umt5" }), true),
+            (json!({ "model_type": "mt5" }), false),
+            (json!({ "model_type": "mt5", "tie_word_embeddings": true }), false),
+        ];
+        for (fields, scaled) in cases {
+            assert_eq!(read(fields.clone())?.scale_decoder_outputs, scaled, "{fields}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn what_is_not_t5_is_refused_by_name() -> Result<()> {
+        let cases = [
+            (json!({ "model_type": "longt5" }), "`longt5` model"),
+            (json!({ "model_type": "t5gemma" }), "`t5gemma` model"),
+            (json!({ "architectures": ["T5EncoderModel"] }), "an encoder only"),
+            (json!({ "is_encoder_decoder": false }), "an encoder only"),
+            (
+                json!({ "architectures": ["T5ForSequenceClassification"] }),
+                "T5ForSequenceClassification",
+            ),
+            (json!({ "feed_forward_proj": "gated-mish" }), "`feed_forward_proj` is \"gated-mish\""),
+            (json!({ "dense_act_fn": "tanh" }), "`dense_act_fn` is \"tanh\""),
+            (json!({ "quantization_config": { "load_in_8bit": true } }), "`quantization_config`"),
+            (json!({ "tie_encoder_decoder": true }), "`tie_encoder_decoder`"),
+            (json!({ "pruned_heads": { "0": [1] } }), "`pruned_heads`"),
+            (json!({ "eos_token_id": [1, 2] }), "`eos_token_id` has 2 tokens"),
+        ];
+        for (fields, message) in cases {
+            let error = read(fields).err().ok_or(Error::Cancelled)?.to_string();
+            assert!(error.contains(message), "{error}, not {message}");
+        }
+        assert_eq!(read(json!({ "eos_token_id": [3], "pruned_heads": {} }))?.eos_token_id, 3);
+        Ok(())
+    }
 }

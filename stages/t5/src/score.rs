@@ -48,8 +48,8 @@ impl Labels {
         let mut tree = Node::default();
         for (index, name) in names.iter().enumerate() {
             let tokens = tokenizer.pieces(name.as_ref())?;
-            let node =
-                tokens.iter().fold(&mut tree, |node, &token| node.next.entry(token).or_default());
+            let sequence = tokenizer.start().iter().chain(&tokens);
+            let node = sequence.fold(&mut tree, |node, &token| node.next.entry(token).or_default());
             if tokens.is_empty() || node.label.replace(index).is_some() {
                 let message = format!("the label `{}` has no tokens of its own", name.as_ref());
                 return Err(Error::Tokenizer(message));

@@ -1,4 +1,4 @@
-//! Text to tokens and back, with a T5 `tokenizer.json`.
+//! Text to tokens and back, with a `tokenizer.json` or what older models of the family have in its place.
 //!
 //! Data is data: a text that contains `</s>` or `<extra_id_0>` gets the pieces of these characters, never the tokens
 //! of that name. The `tokenizers` crate has a switch for this, but it does not reach the model's vocabulary, where the
@@ -7,6 +7,7 @@
 //! purpose, and mean themselves.
 
 mod added;
+mod byte_level;
 mod charsmap;
 mod protobuf;
 mod spiece;
@@ -21,7 +22,7 @@ use std::{
 use rayon::prelude::*;
 use serde_json::{Value, json};
 
-use self::added::Added;
+use self::added::{Added, CONFIG, read_object};
 use crate::{Error, Result};
 
 /// The name of the file in a model directory.
@@ -53,25 +54,54 @@ pub struct Tokenizer {
     json: Value,
     /// Tokens that are left out of what is written.
     special: BTreeSet<u32>,
+    /// The bytes of the tokens that are one byte each, where all pieces are.
+    bytes: Option<BTreeMap<u32, u8>>,
+    /// Tokens before every text; T5 has none.
+    start: Vec<u32>,
     eos: u32,
 }
 
 impl Tokenizer {
-    /// Reads the tokenizer of a model directory: `tokenizer.json`, or else `spiece.model` with the added tokens in the files
-    /// beside it.
+    /// Whether a directory has a tokenizer.
     ///
     /// # Errors
-    /// When both are missing, or the file is damaged or not a T5 tokenizer.
+    /// When its configuration cannot be read.
+    pub(crate) fn is_in(directory: &Path) -> Result<bool> {
+        let has = |name: &str| directory.join(name).is_file();
+        let known = has(FILE) || has(SPIECE) || (has(byte_level::VOCAB) && has(byte_level::MERGES));
+        Ok(known || byte_level::is_byt5(&read_object(&directory.join(CONFIG))?))
+    }
+
+    /// Reads the tokenizer of a model directory: `tokenizer.json`, or else `spiece.model`, `vocab.json` with `merges.txt`,
+    /// or that of bytes, with the added tokens in the files beside it.
+    ///
+    /// # Errors
+    /// When all are missing, or a file is damaged or not of such a tokenizer.
     pub fn load(directory: &Path) -> Result<Self> {
         let (path, old) = (directory.join(FILE), directory.join(SPIECE));
-        if !path.exists() && old.exists() {
+        if path.exists() {
+            let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
+            let json =
+                serde_json::from_str(&text).map_err(|error| Error::malformed(&path, error))?;
+            return Self::from_json(json).map_err(|error| Error::malformed(&path, error));
+        }
+        if old.exists() {
             let bytes = std::fs::read(&old).map_err(Error::io(&old))?;
             let added = Added::read(directory)?;
             return Self::of_spiece(&bytes, &added).map_err(|error| Error::malformed(&old, error));
         }
-        let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
-        let json = serde_json::from_str(&text).map_err(|error| Error::malformed(&path, error))?;
-        Self::from_json(json).map_err(|error| Error::malformed(&path, error))
+        let config = read_object(&directory.join(CONFIG))?;
+        let pairs = directory.join(byte_level::VOCAB);
+        if pairs.exists() && directory.join(byte_level::MERGES).exists() {
+            let json = byte_level::roberta(directory, &config)?;
+            return Self::from_json(json).map_err(|error| Error::malformed(&pairs, error));
+        }
+        if byte_level::is_byt5(&config) {
+            let mut json = byte_level::byt5(&config)?;
+            Added::read(directory)?.put_into(&mut json)?;
+            return Self::from_json(json);
+        }
+        Err(Error::malformed(directory, format!("there is no {FILE} or {SPIECE} here")))
     }
 
     /// Understands a SentencePiece model, the `spiece.model` of older checkpoints.
@@ -127,20 +157,23 @@ impl Tokenizer {
         let tokens: BTreeMap<u32, &Value> = added_tokens(&json).collect();
         let eos = tokens.iter().find(|(_, token)| name(token) == "</s>");
         let eos = *eos.ok_or_else(|| Error::Tokenizer("there is no `</s>` token".into()))?.0;
-        let skipped = tokens.iter().filter(|(_, token)| is_special(token) || is_own(name(token)));
+        let start = start(&json["post_processor"])?;
+        let own = Own { starts: start.clone() };
+        let skipped = tokens.iter().filter(|(id, token)| is_special(token) || own.has(**id, token));
         let special = skipped.map(|(id, _)| *id).collect();
         let mut sighted = json.clone();
-        blind(&mut sighted, &tokens)?;
+        blind(&mut sighted, &tokens, &own)?;
         let inner = tokenizers::Tokenizer::from_str(&sighted.to_string())
             .map_err(|error| Error::Tokenizer(error.to_string()))?;
-        for (id, token) in tokens.iter().filter(|(_, token)| !is_own(name(token))) {
+        for (id, token) in tokens.iter().filter(|(id, token)| !own.has(**id, token)) {
             // The library numbers added tokens itself.
             if inner.token_to_id(name(token)) != Some(*id) {
                 let message = format!("the added token `{}` cannot have the id {id}", name(token));
                 return Err(Error::Tokenizer(message));
             }
         }
-        Ok(Self { inner, json, special, eos })
+        let bytes = byte_level::bytes(&json);
+        Ok(Self { inner, json, special, bytes, start, eos })
     }
 
     /// The tokens of a text, ended by exactly one `</s>`; cut to `max_tokens`, the end included, where that is given.
@@ -174,10 +207,11 @@ impl Tokenizer {
 
     /// Pieces with their end, together at most `max_tokens`.
     pub(crate) fn ended(&self, mut pieces: Vec<u32>, max_tokens: usize) -> Encoded {
-        let room = max_tokens.max(1) - 1;
+        let room = max_tokens.saturating_sub(1 + self.start.len());
         let cut = pieces.len() > room;
         pieces.truncate(room);
         pieces.push(self.eos);
+        pieces.splice(0..0, self.start.iter().copied());
         Encoded { ids: pieces, cut }
     }
 
@@ -193,19 +227,37 @@ impl Tokenizer {
         Ok(encoding.get_ids().to_vec())
     }
 
+    /// The tokens before every text, which what is written begins with too.
+    pub(crate) fn start(&self) -> &[u32] {
+        &self.start
+    }
+
     /// The text of tokens; special tokens and ids without a piece are left out.
     ///
     /// # Errors
     /// When the tokenizer's decoder fails.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
         let plain: Vec<u32> = ids.iter().copied().filter(|id| !self.special.contains(id)).collect();
+        if let Some(bytes) = &self.bytes {
+            let mut text = Vec::new();
+            for id in &plain {
+                match bytes.get(id) {
+                    Some(byte) => text.push(*byte),
+                    None => text.extend(self.inner.id_to_token(*id).unwrap_or_default().bytes()),
+                }
+            }
+            return Ok(text.utf8_chunks().map(|chunk| chunk.valid()).collect());
+        }
         self.inner.decode(&plain, false).map_err(|error| Error::Tokenizer(error.to_string()))
     }
 
     /// The number of tokens, which the model's vocabulary has to reach.
     pub fn vocab_size(&self) -> usize {
-        let pieces =
-            self.json.pointer("/model/vocab").and_then(Value::as_array).map_or(0, Vec::len);
+        let pieces = match self.json.pointer("/model/vocab") {
+            Some(Value::Array(pieces)) => pieces.len(),
+            Some(Value::Object(pieces)) => pieces.values().map(end).max().unwrap_or(0),
+            _ => 0,
+        };
         let added = added_tokens(&self.json).map(|(id, _)| id as usize + 1);
         added.fold(pieces, usize::max)
     }
@@ -217,7 +269,7 @@ impl Tokenizer {
     pub fn save(&self, directory: &Path) -> Result<()> {
         std::fs::create_dir_all(directory).map_err(Error::io(directory))?;
         crate::folder::write_json(&directory.join(FILE), &self.json)?;
-        let config = json!({
+        let mut config = json!({
             // Not T5's own class: from transformers 5 on it makes a normaliser of its own in place of the file's.
             "tokenizer_class": "PreTrainedTokenizerFast",
             "model_input_names": ["input_ids", "attention_mask"],
@@ -226,7 +278,11 @@ impl Tokenizer {
             "unk_token": "<unk>",
             "model_max_length": 512,
         });
-        crate::folder::write_json(&directory.join("tokenizer_config.json"), &config)
+        for id in &self.start {
+            let token = added_tokens(&self.json).find(|(of_token, _)| of_token == id);
+            config["bos_token"] = token.map(|(_, token)| name(token)).into();
+        }
+        crate::folder::write_json(&directory.join(CONFIG), &config)
     }
 }
 
@@ -236,12 +292,44 @@ fn special_token(id: usize, name: &str) -> Value {
             "lstrip": false, "rstrip": false, "normalized": false })
 }
 
+/// A text in the template of a post-processor.
+fn sequence(id: &str) -> Value {
+    json!({ "Sequence": { "id": id, "type_id": 0 } })
+}
+
+/// A special token there.
+fn special(name: &str) -> Value {
+    json!({ "SpecialToken": { "id": name, "type_id": 0 } })
+}
+
+/// The tokens that a post-processor puts in front of a text. The end is put behind it whatever it says.
+fn start(processor: &Value) -> Result<Vec<u32>> {
+    let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
+    let start = match processor["type"].as_str() {
+        Some("RobertaProcessing" | "BertProcessing") => id(&processor["cls"][1]).map(|id| vec![id]),
+        Some("TemplateProcessing") => {
+            let steps = processor["single"].as_array().into_iter().flatten();
+            let names = steps.map_while(|step| step["SpecialToken"]["id"].as_str());
+            let ids = |name: &str| {
+                let ids = processor["special_tokens"][name]["ids"].as_array()?;
+                ids.iter().map(id).collect::<Option<Vec<_>>>()
+            };
+            names.map(ids).collect::<Option<Vec<_>>>().map(|ids| ids.concat())
+        }
+        Some("Sequence") => {
+            let parts = processor["processors"].as_array().into_iter().flatten();
+            Some(parts.map(start).collect::<Result<Vec<_>>>()?.concat())
+        }
+        _ => Some(Vec::new()),
+    };
+    start.ok_or_else(|| Error::Tokenizer("the post-processor names tokens without ids".into()))
+}
+
 /// The tokenizer.json of a Unigram tokenizer as T5 has it; `ids` are those of the unknown piece and of `</s>`.
 fn unigram_json(added: &[Value], normalizer: &Value, ids: [usize; 2], vocab: &[Value]) -> Value {
     let [unknown, end] = ids;
     let metaspace = json!({ "type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": true });
-    let sequence = |id: &str| json!({ "Sequence": { "id": id, "type_id": 0 } });
-    let eos = json!({ "SpecialToken": { "id": "</s>", "type_id": 0 } });
+    let eos = special("</s>");
     json!({
         "version": "1.0",
         "truncation": null,
@@ -288,55 +376,91 @@ fn is_special(token: &Value) -> bool {
     token.get("special").and_then(Value::as_bool).unwrap_or(false)
 }
 
-/// Whether this is the name of one of T5's own special tokens, which are no part of any text.
+/// A token's id counted as a length.
+fn end(id: &Value) -> usize {
+    id.as_u64().and_then(|id| usize::try_from(id).ok()).map_or(0, |id| id.saturating_add(1))
+}
+
+/// The built-in special tokens, which are no part of any text: T5's, and what stands before every text.
+struct Own {
+    starts: Vec<u32>,
+}
+
+impl Own {
+    fn has(&self, id: u32, token: &Value) -> bool {
+        is_own(name(token)) || self.starts.contains(&id)
+    }
+}
+
+/// Whether this is the name of one of T5's own special tokens.
 fn is_own(name: &str) -> bool {
     let extra = name.strip_prefix("<extra_id_").and_then(|rest| rest.strip_suffix('>'));
     matches!(name, "<pad>" | "</s>" | "<unk>")
         || extra.is_some_and(|id| !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
-/// Makes T5's own special tokens invisible to the encoder, as added tokens and as pieces.
-fn blind(json: &mut Value, tokens: &BTreeMap<u32, &Value>) -> Result<()> {
+/// Makes built-in special tokens invisible to the encoder, as added tokens and as pieces.
+fn blind(json: &mut Value, tokens: &BTreeMap<u32, &Value>, own: &Own) -> Result<()> {
     json["post_processor"] = Value::Null;
-    let Some(vocab) = json.pointer_mut("/model/vocab").and_then(Value::as_array_mut) else {
-        return Err(Error::Tokenizer("this is not a Unigram tokenizer, as those of T5 are".into()));
-    };
-    for (id, entry) in vocab.iter_mut().enumerate() {
-        let token = u32::try_from(id).ok().and_then(|id| tokens.get(&id));
-        let Some(piece) = entry.get_mut(0) else { continue };
-        if let Some(text) = piece.as_str()
-            && (is_own(text) || token.is_some_and(|token| is_own(name(token))))
-        {
-            *piece = Value::String(format!("{UNMATCHABLE}{text}"));
-        }
-    }
-    keep_places(vocab, tokens)?;
-    // In this order they get their own ids.
-    let seen = tokens.values().filter(|token| !is_own(name(token)));
-    json["added_tokens"] = seen.map(|token| (*token).clone()).collect();
-    Ok(())
-}
-
-/// Keeps the places of tokens behind the vocabulary that the encoder does not see: the library numbers those that it sees
-/// one after another.
-fn keep_places(vocab: &mut Vec<Value>, tokens: &BTreeMap<u32, &Value>) -> Result<()> {
-    let seen = |id: u32| tokens.get(&id).map(|token| name(token)).filter(|name| !is_own(name));
-    let Some(&last) = tokens.keys().last() else { return Ok(()) };
+    let seen: BTreeMap<u32, &str> = tokens
+        .iter()
+        .filter(|(id, token)| !own.has(**id, token))
+        .map(|(id, token)| (*id, name(token)))
+        .collect();
+    let last = tokens.keys().last().copied().unwrap_or(0);
     if last > MOST_TOKENS {
         let message = format!("an added token has the id {last}, more than any vocabulary has");
         return Err(Error::Tokenizer(message));
     }
+    match json.pointer_mut("/model/vocab") {
+        Some(Value::Array(vocab)) => {
+            for (entry, id) in vocab.iter_mut().zip(0..) {
+                let token = tokens.get(&id);
+                let Some(piece) = entry.get_mut(0) else { continue };
+                if let Some(text) = piece.as_str()
+                    && (is_own(text) || token.is_some_and(|token| own.has(id, token)))
+                {
+                    *piece = Value::String(format!("{UNMATCHABLE}{text}"));
+                }
+            }
+            let score = |entry: &Value| entry.get(1).and_then(Value::as_f64);
+            let least = vocab.iter().filter_map(score).fold(0.0, f64::min);
+            for (id, text) in kept_places(vocab.len(), last, &seen) {
+                debug_assert_eq!(id as usize, vocab.len());
+                vocab.push(json!([text, least]));
+            }
+        }
+        // Pieces grow by merging, and no merge makes one of these names.
+        Some(Value::Object(vocab)) => {
+            let length = vocab.values().map(end).max().unwrap_or(0);
+            for (id, text) in kept_places(length, last, &seen) {
+                vocab.insert(text, id.into());
+            }
+        }
+        _ => return Err(Error::Tokenizer("this tokenizer has no vocabulary".into())),
+    }
+    // In this order they get their own ids.
+    let kept = tokens.iter().filter(|(id, _)| seen.contains_key(id));
+    json["added_tokens"] = kept.map(|(_, token)| (*token).clone()).collect();
+    Ok(())
+}
+
+/// What keeps the places of tokens behind a vocabulary that the encoder does not see: the library numbers those that it
+/// sees one after another.
+fn kept_places<'a>(
+    length: usize,
+    last: u32,
+    seen: &'a BTreeMap<u32, &str>,
+) -> impl Iterator<Item = (u32, String)> + use<'a> {
+    let length = u32::try_from(length).unwrap_or(u32::MAX);
     let mut end = last + 1;
-    while end as usize > vocab.len() && seen(end - 1).is_some() {
+    while end > length && seen.contains_key(&(end - 1)) {
         end -= 1;
     }
-    let score = |entry: &Value| entry.get(1).and_then(Value::as_f64);
-    let least = vocab.iter().filter_map(score).fold(0.0, f64::min);
-    while vocab.len() < end as usize {
-        let id = vocab.len() as u32;
+    (length..end).map(|id| {
         // One that is seen is found as an added token before any piece is looked for.
-        let text = seen(id).map_or_else(|| format!("{UNMATCHABLE}{id}"), str::to_owned);
-        vocab.push(json!([text, least]));
-    }
-    Ok(())
+        let text =
+            seen.get(&id).map_or_else(|| format!("{UNMATCHABLE}{id}"), |name| (*name).to_owned());
+        (id, text)
+    })
 }

@@ -112,8 +112,9 @@ impl<'a> Network<'a> {
         let stack = &self.weights.encoder;
         let plan = self.self_plan(source, false);
         let mut x = self.embed(&source.ids);
-        for block in &stack.blocks {
-            x = self.self_attention(x, &block.attention, stack, plan());
+        for (number, block) in stack.blocks.iter().enumerate() {
+            let bias = stack.position_bias(number);
+            x = self.self_attention(x, &block.attention, bias, plan());
             x = self.feed_forward(x, &block.feed_forward);
         }
         self.finish(x, stack)
@@ -128,8 +129,9 @@ impl<'a> Network<'a> {
         let plan = self.self_plan(target, true);
         let cross_plan = self.cross_plan(target, source);
         let mut x = self.embed(&target.ids);
-        for block in &stack.blocks {
-            x = self.self_attention(x, &block.attention, stack, plan());
+        for (number, block) in stack.blocks.iter().enumerate() {
+            let bias = stack.position_bias(number);
+            x = self.self_attention(x, &block.attention, bias, plan());
             x = self.cross_attention(x, block, encoded, cross_plan());
             x = self.feed_forward(x, &block.feed_forward);
         }
@@ -216,14 +218,14 @@ impl<'a> Network<'a> {
         &self,
         x: Tensor<2>,
         layer: &Attention<Tensor<2>>,
-        stack: &Stack<Tensor<2>>,
+        bias: Option<&Tensor<2>>,
         plan: AttentionPlan,
     ) -> Tensor<2> {
         let normed = self.norm(x.clone(), &layer.norm);
         let q = self.linear(normed.clone(), &layer.q);
         let k = self.linear(normed.clone(), &layer.k);
         let v = self.linear(normed, &layer.v);
-        let attended = kernels::attend(q, k, v, Some(&stack.position_bias), &Arc::new(plan));
+        let attended = kernels::attend(q, k, v, bias, &Arc::new(plan));
         kernels::add(x, self.linear(attended, &layer.o), self.site())
     }
 

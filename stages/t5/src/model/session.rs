@@ -88,8 +88,9 @@ impl<'a> Session<'a> {
         let tokens: Vec<u32> = lanes.iter().map(|lane| lane.token).collect();
         let stack = &self.network.weights.decoder;
         let mut x = self.network.embed(&tokens);
-        for (block, memory) in stack.blocks.iter().zip(&mut self.memory) {
-            x = attend_to_own(&self.network, x, &block.attention, memory, first, &own);
+        for (number, (block, memory)) in stack.blocks.iter().zip(&mut self.memory).enumerate() {
+            let layer = (&block.attention, stack.position_bias(number));
+            x = attend_to_own(&self.network, x, layer, memory, first, &own);
             x = attend_to_source(&self.network, x, block, memory, &cross);
             x = self.network.feed_forward(x, &block.feed_forward);
         }
@@ -153,7 +154,7 @@ fn zeros(shape: [usize; 2], like: &Tensor<2>) -> Tensor<2> {
 fn attend_to_own(
     network: &Network<'_>,
     x: Tensor<2>,
-    layer: &Attention<Tensor<2>>,
+    (layer, bias): (&Attention<Tensor<2>>, Option<&Tensor<2>>),
     memory: &mut Memory,
     first: usize,
     plan: &Arc<AttentionPlan>,
@@ -168,7 +169,7 @@ fn attend_to_own(
         *tensor = cache.slice_assign([first..first + count, 0..width], rows);
     }
     let [k, v] = memory.decoded.clone();
-    let attended = kernels::attend(q, k, v, Some(&network.weights.decoder.position_bias), plan);
+    let attended = kernels::attend(q, k, v, bias, plan);
     kernels::add(x, network.linear(attended, &layer.o), None)
 }
 

@@ -47,8 +47,9 @@ pub struct Block<P> {
 /// The encoder or the decoder.
 #[derive(Debug, Clone)]
 pub struct Stack<P> {
-    /// Relative position bias, `[buckets, heads]`; stored in the first block and shared by all.
-    pub position_bias: P,
+    /// Relative position biases, `[buckets, heads]`: that of the first block, which all share, or of every block its own
+    /// (umT5).
+    pub position_biases: Vec<P>,
     /// The blocks, first to last.
     pub blocks: Vec<Block<P>>,
     /// Norm of the output, `[1, d_model]`.
@@ -134,15 +135,17 @@ impl Weights<Slot> {
 
 impl Stack<Slot> {
     fn layout(config: &Config, stack: &str, blocks: usize) -> Self {
+        let bias = |block| Slot {
+            name: format!(
+                "{stack}.block.{block}.layer.0.SelfAttention.relative_attention_bias.weight"
+            ),
+            rows: config.relative_attention_num_buckets,
+            columns: config.num_heads,
+            spread: Spread::InverseRoot(config.d_model),
+        };
+        let biases = if config.family.has_bias_per_block() { blocks } else { 1 };
         Self {
-            position_bias: Slot {
-                name: format!(
-                    "{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
-                ),
-                rows: config.relative_attention_num_buckets,
-                columns: config.num_heads,
-                spread: Spread::InverseRoot(config.d_model),
-            },
+            position_biases: (0..biases).map(bias).collect(),
             blocks: (0..blocks).map(|index| Block::layout(config, stack, index)).collect(),
             final_norm: norm(config, format!("{stack}.final_layer_norm.weight")),
         }
@@ -267,16 +270,21 @@ impl<P> Weights<P> {
 }
 
 impl<P> Stack<P> {
+    /// The position bias of a block.
+    pub(super) fn position_bias(&self, block: usize) -> Option<&P> {
+        self.position_biases.get(block).or(self.position_biases.first())
+    }
+
     fn try_map<Q, E>(&self, f: &mut impl FnMut(&P) -> Result<Q, E>) -> Result<Stack<Q>, E> {
         Ok(Stack {
-            position_bias: f(&self.position_bias)?,
+            position_biases: self.position_biases.iter().map(&mut *f).collect::<Result<_, E>>()?,
             blocks: self.blocks.iter().map(|block| block.try_map(f)).collect::<Result<_, E>>()?,
             final_norm: f(&self.final_norm)?,
         })
     }
 
     fn collect<'a>(&'a self, list: &mut Vec<&'a P>) {
-        list.push(&self.position_bias);
+        list.extend(&self.position_biases);
         for block in &self.blocks {
             block.collect(list);
         }
@@ -284,7 +292,7 @@ impl<P> Stack<P> {
     }
 
     fn collect_mut<'a>(&'a mut self, list: &mut Vec<&'a mut P>) {
-        list.push(&mut self.position_bias);
+        list.extend(&mut self.position_biases);
         for block in &mut self.blocks {
             block.collect_mut(list);
         }

@@ -186,19 +186,32 @@ fn check_folder(from: &Path) -> Result<()> {
     if !from.is_dir() {
         return Err(Error::not_found(format!("{} is not a directory", from.display())).at("/from"));
     }
-    for names in [&["config.json"][..], &[tokenizer::FILE, tokenizer::SPIECE]] {
-        if !names.iter().any(|name| has(name)) {
-            let message = format!("{} has no {}", from.display(), names.join(" or "));
-            return Err(Error::not_found(message).at("/from"));
-        }
+    let missing =
+        |what: &str| Error::not_found(format!("{} has no {what}", from.display())).at("/from");
+    if !has("config.json") {
+        return Err(if has("adapter_config.json") {
+            missing("config.json").hint(format!(
+                "this is an adapter; merge it into its base, and name that directory: python -c \"import sys, peft, \
+                 transformers as t; adapter, new = sys.argv[1:]; m = \
+                 peft.AutoPeftModelForSeq2SeqLM.from_pretrained(adapter); \
+                 t.AutoTokenizer.from_pretrained(m.peft_config['default'].base_model_name_or_path)\
+                 .save_pretrained(new); m.merge_and_unload().save_pretrained(new)\" '{}' NEW",
+                from.display()
+            ))
+        } else {
+            missing("config.json")
+        });
+    }
+    // Before the files are missed that it needs: of another architecture there may be others.
+    let found = T5Config::read(&from.join("config.json")).map(drop);
+    found.map_err(|error| Error::from(error).at("/from"))?;
+    if !Tokenizer::is_in(from)? {
+        return Err(missing("tokenizer.json or spiece.model"));
     }
     if !folder::has_weights(from) {
-        let message = format!("{} has no model.safetensors or pytorch_model.bin", from.display());
-        return Err(Error::not_found(message).at("/from"));
+        return Err(missing("model.safetensors or pytorch_model.bin"));
     }
-    T5Config::read(&from.join("config.json"))
-        .map(drop)
-        .map_err(|error| Error::from(error).at("/from"))
+    Ok(())
 }
 
 /// Copies the files that make up a model, after they were read without error. What is to be of another form is

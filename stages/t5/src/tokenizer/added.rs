@@ -12,7 +12,7 @@ use crate::{Error, Result};
 
 const ADDED: &str = "added_tokens.json";
 const SPECIAL: &str = "special_tokens_map.json";
-const CONFIG: &str = "tokenizer_config.json";
+pub(super) const CONFIG: &str = "tokenizer_config.json";
 /// Tokens for the gaps of T5's pre-training task, which `spiece.model` does not hold.
 const EXTRA_IDS: usize = 100;
 
@@ -78,19 +78,25 @@ impl Added {
     /// # Errors
     /// [`Error::Tokenizer`] when an id or a name is taken by another token.
     pub(super) fn put_into(&self, json: &mut Value) -> Result<()> {
-        let pieces = json.pointer("/model/vocab").and_then(Value::as_array);
-        let pieces: Vec<String> = pieces
-            .into_iter()
-            .flatten()
-            .map(|piece| piece[0].as_str().unwrap_or_default().to_owned())
-            .collect();
+        let pieces: BTreeMap<u64, String> = match json.pointer("/model/vocab") {
+            Some(Value::Array(pieces)) => {
+                let text = |piece: &Value| piece[0].as_str().unwrap_or_default().to_owned();
+                (0..).zip(pieces.iter().map(text)).collect()
+            }
+            Some(Value::Object(pieces)) => {
+                let id = |(text, id): (&String, &Value)| Some((id.as_u64()?, text.clone()));
+                pieces.iter().filter_map(id).collect()
+            }
+            _ => BTreeMap::new(),
+        };
         let Some(list) = json.get_mut("added_tokens").and_then(Value::as_array_mut) else {
             return Ok(());
         };
-        let mut by_name: BTreeMap<String, u64> = pieces.iter().cloned().zip(0..).collect();
+        let mut by_name: BTreeMap<String, u64> =
+            pieces.iter().map(|(id, text)| (text.clone(), *id)).collect();
         for (&id, token) in &self.tokens {
             let name = &token.content;
-            let there = usize::try_from(id).ok().and_then(|id| pieces.get(id));
+            let there = pieces.get(&id);
             let taken = there.filter(|piece| *piece != name).cloned();
             let other = by_name.insert(name.clone(), id).filter(|other| *other != id);
             if taken.is_some() || other.is_some() {
@@ -105,7 +111,8 @@ impl Added {
             list.push(token.listed(id));
         }
         let last = list.iter().filter_map(|token| token["id"].as_u64()).max();
-        let next = last.map_or(0, |last| last + 1).max(pieces.len() as u64);
+        let next =
+            last.map_or(0, |last| last + 1).max(pieces.keys().last().map_or(0, |last| last + 1));
         let new = self.without_id.iter().filter(|name| !by_name.contains_key(*name));
         list.extend(new.zip(next..).map(|(name, id)| Token::new(name, true).listed(id)));
         Ok(())
@@ -143,7 +150,7 @@ fn names(list: &Value) -> Vec<String> {
 }
 
 /// The object in a file; an empty one where there is no file.
-fn read_object(path: &Path) -> Result<Map<String, Value>> {
+pub(super) fn read_object(path: &Path) -> Result<Map<String, Value>> {
     let text = match std::fs::read_to_string(path) {
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Map::new()),

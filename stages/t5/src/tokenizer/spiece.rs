@@ -22,6 +22,8 @@ enum Kind {
     Normal,
     Unknown,
     Control,
+    /// A symbol of the author's own, which always stays whole.
+    UserDefined,
 }
 
 /// A piece with the logarithm of its probability.
@@ -55,12 +57,14 @@ pub(super) fn to_json(bytes: &[u8], extra_ids: usize) -> Result<Value> {
         return Err("`extra_ids` is more than any vocabulary has");
     }
     let extra: Vec<String> = (0..extra_ids).rev().map(|id| format!("<extra_id_{id}>")).collect();
-    let special = model
-        .pieces
-        .iter()
-        .enumerate()
-        .filter(|(_, piece)| piece.kind != Kind::Normal)
-        .map(|(id, piece)| special_token(id, piece.text));
+    let special =
+        model.pieces.iter().enumerate().filter(|(_, piece)| piece.kind != Kind::Normal).map(
+            |(id, piece)| {
+                let mut token = special_token(id, piece.text);
+                token["special"] = (piece.kind != Kind::UserDefined).into();
+                token
+            },
+        );
     let extra_tokens =
         extra.iter().zip(model.pieces.len()..).map(|(name, id)| special_token(id, name));
     let added: Vec<Value> = special.chain(extra_tokens).collect();
@@ -116,6 +120,9 @@ impl<'a> Piece<'a> {
                         1 => Kind::Normal,
                         2 => Kind::Unknown,
                         3 => Kind::Control,
+                        4 => Kind::UserDefined,
+                        // Those that are not used, and bytes: transformers takes them as any piece, and so falls back to none.
+                        5 | 6 => Kind::Normal,
                         _ => return Err("it has pieces of a kind that T5's models do not have"),
                     }
                 }
@@ -131,13 +138,14 @@ fn check_trainer(message: &[u8]) -> Result<()> {
     for field in Fields::new(message) {
         match field? {
             (3, kind) if kind.number()? != 1 => {
-                return Err("it is not a Unigram model, as those of T5 are");
+                return Err(
+                    "it is not a Unigram model, and versions of transformers read others in different ways; \
+                            let the version that it was trained with write a tokenizer.json: \
+                            AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)",
+                );
             }
             (24, suffix) if suffix.number()? != 0 => {
                 return Err("it puts the mark of a space behind words, and T5's put it in front");
-            }
-            (35, fallback) if fallback.number()? != 0 => {
-                return Err("it falls back to bytes, which T5's models do not");
             }
             _ => {}
         }
@@ -145,15 +153,12 @@ fn check_trainer(message: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// The table of a normaliser that treats spaces as T5's do.
+/// The table of a normaliser. What it says of spaces counts for nothing: transformers treats those of every model as T5's.
 fn read_normalizer(message: &[u8]) -> Result<&[u8]> {
     let mut charsmap: &[u8] = &[];
     for field in Fields::new(message) {
         match field? {
             (2, table) => charsmap = table.bytes()?,
-            (3..=5, spaces) if spaces.number()? == 0 => {
-                return Err("it treats spaces in another way than T5's models");
-            }
             _ => {}
         }
     }
@@ -217,6 +222,24 @@ pub(super) mod tests {
         Ok(())
     }
 
+    /// As transformers has them: symbols are tokens of their own, bytes are pieces like others, and spaces are T5's.
+    #[test]
+    fn pieces_of_other_kinds_are_those_of_transformers() -> crate::Result<()> {
+        let model = [
+            pieces(),
+            piece("<mark>", 0.0, 4),
+            piece("<0x41>", -9.0, 6),
+            // The field `byte_fallback`, 35.
+            bytes(2, &[0x98, 2, 1]),
+            bytes(3, &[3 << 3, 0, 4 << 3, 0]),
+        ];
+        let tokenizer = Tokenizer::from_spiece(&model.concat())?;
+        assert_eq!(tokenizer.encode("a<mark>  a", None)?, [7, 9, 7, 1]);
+        assert_eq!(tokenizer.encode("A", None)?, [3, 2, 1]);
+        assert_eq!(tokenizer.decode(&[7, 9, 1])?, "a<mark>");
+        Ok(())
+    }
+
     #[test]
     fn what_is_not_a_model_of_t5_is_refused_by_name() {
         let with = |field: Vec<u8>| [pieces(), field].concat();
@@ -226,10 +249,9 @@ pub(super) mod tests {
             (with(piece("a", 0.0, 1)), "stands there twice"),
             (with(piece("", 0.0, 1)), "empty"),
             (with(piece("d", f32::NAN, 1)), "score"),
-            (with(piece("<0x41>", 0.0, 6)), "of a kind"),
+            (with(piece("d", 0.0, 7)), "of a kind"),
             (with(bytes(2, &[3 << 3, 2])), "Unigram"),
             (with(bytes(2, &[24 << 3 | 0x80, 1, 1])), "space"),
-            (with(bytes(3, &[4 << 3, 0])), "spaces"),
             (with(bytes(3, &bytes(2, &[0xff; 8]))), "cut short"),
             (pieces()[..20].to_vec(), "cut short"),
         ];

@@ -44,6 +44,8 @@ pub(super) fn activate(
     let x = match activation {
         Activation::Relu => activation::relu(x),
         Activation::Gelu => activation::gelu_approximate(x),
+        Activation::GeluErf => activation::gelu(x),
+        Activation::Silu => activation::silu(x),
     };
     drop(if let Some(gate) = gate { x * gate } else { x }, dropout)
 }

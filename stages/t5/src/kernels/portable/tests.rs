@@ -74,7 +74,12 @@ fn dropout() -> impl Strategy<Value = Option<Dropout>> {
 }
 
 fn activation() -> impl Strategy<Value = Activation> {
-    prop_oneof![Just(Activation::Relu), Just(Activation::Gelu)]
+    prop_oneof![
+        Just(Activation::Relu),
+        Just(Activation::Gelu),
+        Just(Activation::GeluErf),
+        Just(Activation::Silu),
+    ]
 }
 
 /// Sequences whose queries attend to themselves or to others, as in training.

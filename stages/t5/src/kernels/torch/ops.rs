@@ -117,6 +117,8 @@ impl Activate {
         match self.activation {
             Activation::Relu => x.relu(),
             Activation::Gelu => x.gelu("tanh"),
+            Activation::GeluErf => x.gelu("none"),
+            Activation::Silu => x.silu(),
         }
     }
 }
