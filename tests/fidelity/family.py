@@ -4,6 +4,7 @@ directory, and what the real binary does. For `live.py`, and by itself:
     python tests/fidelity/family.py PATH_OF_PARALOOM
 """
 
+import argparse
 import copy
 import json
 import os
@@ -100,6 +101,13 @@ def compressed(model, folder):
             new.writestr(name, content)
 
 
+def with_more(**more):
+    """What is refused: a state dictionary with more than tensors."""
+    def weights(model, folder):
+        torch.save(dict(model.state_dict()) | more, folder / "pytorch_model.bin")
+    return weights
+
+
 def t5(proj="gated-gelu", kind=T5Config, **more):
     return lambda vocabulary: kind(vocab_size=vocabulary, feed_forward_proj=proj, **SIZES | more)
 
@@ -149,6 +157,14 @@ MEMBERS = [
      lambda model, folder: pickled(model, folder, _use_new_zipfile_serialization=False)),
     ("pytorch_model.bin, f16", plain, t5("relu"), lambda model, folder: pickled(copy.deepcopy(model).half(), folder)),
     ("pytorch_model.bin in shards", as_json, t5(kind=UMT5Config), pickled_in_shards),
+]
+
+
+REFUSED = [
+    ("compressed", compressed),
+    ("with a number", with_more(epoch=3)),
+    ("with an object", with_more(args=argparse.Namespace(rate=1e-3))),
+    ("a whole module", lambda model, folder: torch.save(model, folder / "pytorch_model.bin")),
 ]
 
 
@@ -220,19 +236,22 @@ def runner(binary):
     return run
 
 
-def advice(folder, binary, texts):
-    """A pickle that is refused: the line of the message, to the letter, ends in a directory that loads."""
-    make(folder / "model", plain, t5("relu"), compressed, texts, 1)
+def advice(folder, binary, weights, texts):
+    """Weights that are refused: the line of the message, to the letter, ends in a directory that loads, with equal weights."""
+    make(folder / "model", plain, t5("relu"), weights, texts, 1)
     nodes = lambda model: {"model": {"stage": "model", "with": {"from": model}}}
     pipeline = lambda model: (folder / "p.yaml").write_text(json.dumps(dict(paraloom=1, name="advice", nodes=nodes(model))))
-    run = lambda: subprocess.run([binary, "run", "p.yaml"], cwd=folder, capture_output=True, text=True)
+    call = lambda *arguments: subprocess.run([binary, *arguments], cwd=folder, capture_output=True, text=True)
     pipeline("model")
-    refused = run()
-    line = next(line for line in refused.stderr.splitlines() if "python -c" in line)
+    line = next(line for line in call("run", "p.yaml").stderr.splitlines() if "python -c" in line)
     command = line[line.index("python -c"):].replace("python", sys.executable, 1)
     subprocess.run(["bash", "-c", command], cwd=folder, check=True, capture_output=True)
     pipeline("NEW")
-    return int(run().returncode != 0)
+    done = call("run", "p.yaml")
+    call("export", "p.yaml", "model", "--to", "exported")
+    expected = random_model(t5("relu")(len(AutoTokenizer.from_pretrained(folder / "model")) + 8), 1).state_dict()
+    exported = load_file(folder / "exported" / "model.safetensors") if done.returncode == 0 else {}
+    return int(not exported or any(not torch.equal(tensor, expected[key]) for key, tensor in exported.items()))
 
 
 def check(table, binary, folder, pairs, seed):
@@ -245,7 +264,10 @@ def check(table, binary, folder, pairs, seed):
         table.exact("greedy texts", member[0], differing, len(texts))
         table.exact("exported weights", member[0], weights, "all")
         table.add("loss of the exported model in transformers", member[0], again, 1e-6)
-    table.exact("advice for a refused pickle", "pytorch_model.bin", advice(folder / "advice", binary, [s for s, _ in texts]), 1)
+    sources = [source for source, _ in texts]
+    for name, weights in REFUSED:
+        differing = advice(folder / f"advice {name}", binary, weights, sources)
+        table.exact("advice for refused weights", name, differing, 1)
 
 
 def main():

@@ -90,16 +90,6 @@ pub(crate) fn convert(from: &Path, to: &Path) -> Result<()> {
     write::copy_weights(&files, &Weights::layout(&config).list(), &to.join(WEIGHTS))
 }
 
-/// The line that makes of weights which are not read here some that are; `directory` is where they lie.
-fn conversion(directory: Option<&Path>) -> String {
-    let directory = directory.map_or_else(|| "DIR".to_owned(), |path| path.display().to_string());
-    format!(
-        "where you trust it, let transformers write the model anew, and name that directory: python -c \"import sys, \
-         transformers as t; old, new = sys.argv[1:]; t.AutoTokenizer.from_pretrained(old).save_pretrained(new); \
-         t.AutoModelForSeq2SeqLM.from_pretrained(old, weights_only=False).save_pretrained(new)\" '{directory}' NEW"
-    )
-}
-
 /// The configuration of the model in a directory.
 ///
 /// # Errors

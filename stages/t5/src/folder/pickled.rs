@@ -57,10 +57,34 @@ pub(super) fn read(path: &Path) -> crate::Result<BTreeMap<String, Place>> {
             path,
             match fault {
                 Fault::Damaged(what) => what,
-                Fault::Refused(what) => format!("{what}; {}", super::conversion(path.parent())),
+                Fault::Refused(what) => format!(
+                    "{what}; where you trust it, let torch keep the tensors alone, and name the new directory: {}",
+                    command(KEEP_TENSORS, path)
+                ),
+                Fault::Compressed(name) => format!(
+                    "`{name}` is compressed, which torch never does, and reads wrongly; unpack it, and name the new \
+                     directory: {}",
+                    command(UNPACK, path)
+                ),
             },
         )
     })
+}
+
+/// Copies a model directory, without all in its weights that is no tensor.
+const KEEP_TENSORS: &str = "import sys, glob, shutil, torch; old, new = sys.argv[1:]; shutil.copytree(old, new); \
+    [torch.save({k: v.detach().to_dense() for k, v in (w.state_dict() if hasattr(w, 'state_dict') else \
+    w.get('state_dict', w)).items() if torch.is_tensor(v)}, p) for p in glob.glob(new + '/pytorch_model*.bin') for w in \
+    [torch.load(p, map_location='cpu', weights_only=False)]]";
+/// Copies a model directory, with the archives of its weights stored as torch stores them.
+const UNPACK: &str = "import sys, glob, shutil, zipfile as z; old, new = sys.argv[1:]; shutil.copytree(old, new); \
+    [[t.writestr(n, f.read(n)) for n in f.namelist()] + [t.close()] for p in glob.glob(old + '/pytorch_model*.bin') \
+    for f in [z.ZipFile(p)] for t in [z.ZipFile(new + p[len(old):], 'w')]]";
+
+/// The line for a shell that runs a program on the directory of a file.
+fn command(program: &str, path: &Path) -> String {
+    let directory = path.parent().unwrap_or(path).display().to_string().replace('\'', r"'\''");
+    format!("python -c \"{program}\" '{directory}' NEW")
 }
 
 /// Where a storage begins in the file, and the bytes that it has there.
@@ -266,10 +290,7 @@ mod tests {
         ];
         for (name, message) in cases {
             let error = error(&recorded(name));
-            assert!(
-                error.contains(message) && error.contains("save_pretrained"),
-                "{name}: {error}"
-            );
+            assert!(error.contains(message) && error.contains("python -c"), "{name}: {error}");
         }
     }
 

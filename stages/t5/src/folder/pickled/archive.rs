@@ -70,8 +70,7 @@ impl<'a> Archive<'a> {
         let entry =
             self.entries.get(name).ok_or_else(|| damaged(format!("there is no `{name}`")))?;
         if entry.method != 0 || entry.stored != entry.length || entry.flags & 1 != 0 {
-            let what = format!("`{name}` is compressed or encrypted, which torch never does");
-            return Err(Fault::Refused(what));
+            return Err(Fault::Compressed(name.to_owned()));
         }
         let header = read(self.file, entry.header, 30)?;
         if !header.starts_with(LOCAL) {

@@ -15,6 +15,8 @@ pub(super) enum Fault {
     Damaged(String),
     /// It is sound, and holds what is not read.
     Refused(String),
+    /// An entry of its archive, this, was packed again.
+    Compressed(String),
 }
 
 pub(super) type Result<T> = std::result::Result<T, Fault>;
