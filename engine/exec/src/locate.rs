@@ -27,6 +27,9 @@ pub(crate) fn locate(dir: &Path, text: &str) -> Result<Location, PlanFailure> {
             let failure = PlanFailure::new(format!("cannot find {}: {error}", written.display()));
             Err(match near_file(&path, text) {
                 Some(near) => failure.hint(format!("did you mean `{near}`?")),
+                None if is_repository(text) => {
+                    failure.hint(format!("a model on a hub is written `hf://{text}`"))
+                }
                 None => failure,
             })
         }
@@ -39,10 +42,19 @@ fn refuse_addresses(text: &str) -> Result<(), PlanFailure> {
         return Err(match scheme {
             "file" => PlanFailure::new(format!("`{text}` is a URL, not a path"))
                 .hint(format!("write `{}`", rest.strip_prefix("localhost").unwrap_or(rest))),
-            _ => PlanFailure::new(format!(
-                "`{text}` is not on this machine, and `{scheme}://` is not read"
-            ))
-            .hint("download it first, and name the file; only `hf://` is fetched"),
+            _ => {
+                let failure = PlanFailure::new(format!(
+                    "`{text}` is not on this machine, and `{scheme}://` is not read"
+                ));
+                failure.hint(match page_of_a_hub(scheme, rest) {
+                    Some(reference) => format!(
+                        "if this is a page of a hub, write `{reference}`; otherwise download it first, and name the file"
+                    ),
+                    None => {
+                        "download it first, and name the file; only `hf://` is fetched".to_owned()
+                    }
+                })
+            }
         });
     }
     if text == "~" || text.starts_with("~/") {
@@ -52,6 +64,35 @@ fn refuse_addresses(text: &str) -> Result<(), PlanFailure> {
         .hint("write the path in full, or `${env:HOME}/…`"));
     }
     Ok(())
+}
+
+/// Whether a text could be the name of a model on a hub, and not a file's: `owner/name`.
+fn is_repository(text: &str) -> bool {
+    let plain = |part: &str| {
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        part.starts_with(|c: char| c.is_ascii_alphanumeric()) && part.chars().all(is_plain)
+    };
+    // An extension has letters only; a version (`t5-v1.1`) does not.
+    let extension = text.rsplit_once('.').map(|(_, extension)| extension);
+    let is_file = extension.is_some_and(|text| text.starts_with(|c: char| c.is_ascii_alphabetic()));
+    matches!(text.split_once('/'), Some((owner, name)) if plain(owner) && plain(name)) && !is_file
+}
+
+/// The reference of what an address shows, if it is the page of a model on a hub.
+fn page_of_a_hub(scheme: &str, rest: &str) -> Option<String> {
+    if !["http", "https"].contains(&scheme) {
+        return None;
+    }
+    let path = rest.split_once('/')?.1.split(['?', '#']).next()?.trim_end_matches('/');
+    let parts: Vec<&str> = path.split('/').collect();
+    let (owner, name, revision) = match parts.as_slice() {
+        [owner, name] => (owner, name, None),
+        [owner, name, "tree" | "blob" | "resolve", revision, ..] => (owner, name, Some(revision)),
+        _ => return None,
+    };
+    let repository = format!("{owner}/{name}");
+    let revision = revision.map(|revision| format!("@{revision}")).unwrap_or_default();
+    is_repository(&repository).then(|| format!("hf://{repository}{revision}"))
 }
 
 /// The files that a pattern matches, in the order of their names.
@@ -126,9 +167,15 @@ mod tests {
             "data/c.csv",
             "***",
             "nothing",
+            "acme/t5-small",
+            "acme/t5-v1.1",
+            "data/other/c.csv",
             "~/a.csv",
             "file:///data/a.csv",
             "https://example.org/a.csv",
+            "https://example.org/acme/t5-small",
+            "https://example.org/acme/t5-small/tree/main",
+            "https://example.org/files/a.csv",
             "s3://bucket/a.csv",
             "/dev/null",
         ];

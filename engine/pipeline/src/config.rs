@@ -30,6 +30,9 @@ pub(crate) const EXPRESSION_KEYWORD: &str = "x-paraloom-expression";
 /// example, can come from the setting or from the file's name.
 pub(crate) const RESOLVED_KEYWORD: &str = "x-paraloom-resolved";
 
+/// Names that other programs have for the settings of a configuration, each with the hint for who writes it here.
+pub(crate) const ELSEWHERE_KEYWORD: &str = "x-paraloom-elsewhere";
+
 /// Whether a setting stays out of the key.
 pub(crate) fn is_resolved(schema: &Json) -> bool {
     schema.get(RESOLVED_KEYWORD) == Some(&Json::Bool(true))
@@ -144,8 +147,15 @@ impl<'a> Checker<'a> {
                     drop(out.insert(key.clone(), self.check(tree, property, &pointer)));
                 }
                 (None, Some(Json::Bool(false))) => {
-                    meant.extend(nearest(key, properties.keys().map(String::as_str)));
-                    let hint = suggestion(key, properties.keys().map(String::as_str));
+                    let elsewhere = schema.get(ELSEWHERE_KEYWORD).and_then(|names| names.get(key));
+                    let names = || properties.keys().map(String::as_str);
+                    let hint = match elsewhere.and_then(Json::as_str) {
+                        Some(hint) => Some(hint.to_owned()),
+                        None => {
+                            meant.extend(nearest(key, names()));
+                            suggestion(key, names())
+                        }
+                    };
                     let error = Diagnostic::error(format!("unknown setting `{key}`"), *key_span);
                     self.errors.push(error.maybe_hint(hint));
                 }

@@ -157,7 +157,7 @@ fn settings() -> StageInfo {
             "expression": {"type": "string", "x-paraloom-expression": true},
             "untyped": {},
             "default": {"type": "integer", "default": 7}
-        }}),
+        }, "x-paraloom-elsewhere": {"amount": "it is called `number`"}}),
     )
 }
 

@@ -30,6 +30,7 @@ const METRICS_FILE: &str = "metrics.json";
 /// Settings of `finetune`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(extend("x-paraloom-elsewhere" = super::names::of_finetune()))]
 pub struct Config {
     /// A task of T5 with its official prompt and labels, or plain `text`.
     #[serde(default)]

@@ -25,6 +25,7 @@ use crate::model::Precision;
 /// Settings of `generate`.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(extend("x-paraloom-elsewhere" = super::names::of_generate()))]
 pub struct Config {
     /// Stands before every source, such as `paraphrase: `.
     #[serde(default)]

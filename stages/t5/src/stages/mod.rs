@@ -5,6 +5,7 @@ mod examples;
 mod finetune;
 mod generate;
 mod model;
+mod names;
 mod score;
 mod shared;
 mod tally;

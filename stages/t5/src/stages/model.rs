@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::card::{self, Card};
-use super::shared::pool;
+use super::{names, shared::pool};
 use crate::config::Config as T5Config;
 use crate::device::cpu_device;
 use crate::folder::{self, Float, Format};
@@ -161,6 +161,9 @@ impl Stage for ModelStage {
         match (&self.config.from, &self.config.new) {
             (Some(from), _) => {
                 let dtype = self.config.dtype;
+                for told in names::not_followed(Path::new(from)) {
+                    run.services().info(&told);
+                }
                 pool(run.threads())?.install(|| copy(Path::new(from), &out, dtype))
             }
             (None, Some(size)) => self.make(*size, run, &out),
