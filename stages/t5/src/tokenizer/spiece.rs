@@ -117,12 +117,12 @@ impl<'a> Piece<'a> {
                 (2, score) => piece.score = score.float()?,
                 (3, kind) => {
                     piece.kind = match kind.number()? {
-                        1 => Kind::Normal,
+                        // Those that are not used (5), and bytes (6): transformers takes them as any piece, and so falls
+                        // back to none.
+                        1 | 5 | 6 => Kind::Normal,
                         2 => Kind::Unknown,
                         3 => Kind::Control,
                         4 => Kind::UserDefined,
-                        // Those that are not used, and bytes: transformers takes them as any piece, and so falls back to none.
-                        5 | 6 => Kind::Normal,
                         _ => return Err("it has pieces of a kind that T5's models do not have"),
                     }
                 }
@@ -157,9 +157,8 @@ fn check_trainer(message: &[u8]) -> Result<()> {
 fn read_normalizer(message: &[u8]) -> Result<&[u8]> {
     let mut charsmap: &[u8] = &[];
     for field in Fields::new(message) {
-        match field? {
-            (2, table) => charsmap = table.bytes()?,
-            _ => {}
+        if let (2, table) = field? {
+            charsmap = table.bytes()?;
         }
     }
     Ok(charsmap)
