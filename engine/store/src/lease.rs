@@ -3,6 +3,7 @@
 //! A lease saves work; nothing depends on it. A holder that froze and comes back finds that the result was committed, or commits
 //! what is the same.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
@@ -146,7 +147,8 @@ impl Presence {
     }
 
     /// Enters, or says who is there already: somebody who is alone, or for who wants to be alone anybody. Each enters first
-    /// and looks then, so of two one sees the other.
+    /// and looks then, so of two one sees the other. Whether somebody is there shows in a lease that is renewed: one that was
+    /// killed is waited for until its lease is over, at most [`EXPIRY`].
     pub(crate) fn enter(
         self,
         remote: &Arc<Remote>,
@@ -162,24 +164,44 @@ impl Presence {
             Ok(lease) => lease,
             Err(holder) => return Ok(Err(holder)),
         };
-        let listed = remote.list(PRESENCE)?;
-        // By the clock of the bucket, which has just written ours.
-        let now = listed.iter().find(|listed| listed.name == own).map(|listed| listed.modified);
-        for other in listed.iter().filter(|listed| listed.name != own) {
-            let is_alive = now.is_none_or(|now| {
-                now.duration_since(other.modified) <= EXPIRY.try_into().unwrap_or_default()
-            });
-            let alone = format!("{PRESENCE}{}", Self::Alone.prefix());
-            if !is_alive {
-                remote.remove(&other.name)?;
-            } else if self == Self::Alone || other.name.starts_with(&alone) {
-                let body = remote.get(&other.name)?;
-                let body: Option<Body> = body.and_then(|body| serde_json::from_slice(&body).ok());
-                let Some(body) = body else { continue };
-                return Ok(Err(body.holder));
+        // When each of the others was last renewed, as first seen.
+        let mut seen = BTreeMap::new();
+        loop {
+            let listed = remote.list(PRESENCE)?;
+            // By the clock of the bucket, which has just written ours.
+            let now = listed.iter().find(|listed| listed.name == own).map(|listed| listed.modified);
+            let mut is_waiting = false;
+            for other in listed.iter().filter(|listed| self.excludes(&listed.name, &own)) {
+                let (renewed, since) =
+                    *seen.entry(other.name.clone()).or_insert((other.modified, Instant::now()));
+                if renewed != other.modified {
+                    // One that cannot be read was given back since.
+                    let body = remote.get(&other.name)?;
+                    let body: Option<Body> =
+                        body.and_then(|body| serde_json::from_slice(&body).ok());
+                    let Some(body) = body else { continue };
+                    return Ok(Err(body.holder));
+                }
+                let was_over = now.is_some_and(|now| {
+                    now.duration_since(renewed) > EXPIRY.try_into().unwrap_or_default()
+                });
+                if was_over || since.elapsed() > EXPIRY {
+                    remote.remove(&other.name)?;
+                } else {
+                    is_waiting = true;
+                }
             }
+            if !is_waiting {
+                return Ok(Ok(lease));
+            }
+            std::thread::sleep(PATIENCE);
         }
-        Ok(Ok(lease))
+    }
+
+    /// Whether one who is there so keeps this one out.
+    fn excludes(self, other: &str, own: &str) -> bool {
+        let alone = format!("{PRESENCE}{}", Self::Alone.prefix());
+        other != own && (self == Self::Alone || other.starts_with(&alone))
     }
 }
 

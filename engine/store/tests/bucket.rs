@@ -29,9 +29,23 @@ enum Fault {
     SaysThereBefore,
 }
 
+#[derive(Debug)]
+struct Object {
+    bytes: Vec<u8>,
+    /// The number of the operation that wrote it.
+    version: usize,
+    modified: Timestamp,
+}
+
+impl Object {
+    fn new(bytes: &[u8], version: usize) -> Self {
+        Self { bytes: bytes.to_vec(), version, modified: Timestamp::now() }
+    }
+}
+
 #[derive(Debug, Default)]
 struct Fake {
-    objects: Mutex<BTreeMap<String, (Vec<u8>, usize)>>,
+    objects: Mutex<BTreeMap<String, Object>>,
     count: AtomicUsize,
     /// Which of its operations goes wrong, and how.
     fault: Mutex<Option<(usize, Fault)>>,
@@ -40,10 +54,7 @@ struct Fake {
 }
 
 impl Fake {
-    fn act<T>(
-        &self,
-        act: impl FnOnce(&mut BTreeMap<String, (Vec<u8>, usize)>, usize) -> T,
-    ) -> io::Result<T> {
+    fn act<T>(&self, act: impl FnOnce(&mut BTreeMap<String, Object>, usize) -> T) -> io::Result<T> {
         let number = self.count.fetch_add(1, Ordering::SeqCst);
         let fault = self
             .fault
@@ -69,7 +80,7 @@ impl Fake {
         let counts = objects
             .iter()
             .filter(|(name, _)| !name.contains("lease") && !name.starts_with("runs/"));
-        counts.map(|(name, (bytes, _))| (name.clone(), bytes.clone())).collect()
+        counts.map(|(name, object)| (name.clone(), object.bytes.clone())).collect()
     }
 }
 
@@ -93,13 +104,15 @@ impl Blobs for Fake {
             if objects.contains_key(name) && !self.replaces {
                 return false;
             }
-            objects.insert(name.to_owned(), (bytes.to_vec(), number));
+            objects.insert(name.to_owned(), Object::new(bytes, number));
             fault != Some(Fault::SaysThereBefore)
         })
     }
 
     fn put(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
-        self.act(|objects, number| drop(objects.insert(name.to_owned(), (bytes.to_vec(), number))))
+        self.act(|objects, number| {
+            drop(objects.insert(name.to_owned(), Object::new(bytes, number)))
+        })
     }
 
     fn put_file(&self, name: &str, from: &Path) -> io::Result<()> {
@@ -109,8 +122,8 @@ impl Blobs for Fake {
 
     fn replace(&self, name: &str, version: &str, bytes: &[u8]) -> io::Result<bool> {
         self.act(|objects, number| match objects.get_mut(name) {
-            Some(object) if object.1.to_string() == version => {
-                *object = (bytes.to_vec(), number);
+            Some(object) if object.version.to_string() == version => {
+                *object = Object::new(bytes, number);
                 true
             }
             _ => false,
@@ -119,8 +132,8 @@ impl Blobs for Fake {
 
     fn get(&self, name: &str) -> io::Result<Option<Blob>> {
         self.act(|objects, _| {
-            let (bytes, version) = objects.get(name)?;
-            Some(Blob { bytes: bytes.clone(), version: version.to_string() })
+            let object = objects.get(name)?;
+            Some(Blob { bytes: object.bytes.clone(), version: object.version.to_string() })
         })
     }
 
@@ -134,10 +147,10 @@ impl Blobs for Fake {
     fn list(&self, prefix: &str) -> io::Result<Vec<Listed>> {
         self.act(|objects, _| {
             let under = objects.iter().filter(|(name, _)| name.starts_with(prefix));
-            let listed = under.map(|(name, (bytes, _))| Listed {
+            let listed = under.map(|(name, object)| Listed {
                 name: name.clone(),
-                bytes: bytes.len() as u64,
-                modified: Timestamp::now(),
+                bytes: object.bytes.len() as u64,
+                modified: object.modified,
             });
             listed.collect()
         })
@@ -366,11 +379,11 @@ fn damage_in_the_bucket_is_found_and_made_again() {
     for name in content.keys().filter(is_result) {
         for bytes in [None, Some(Vec::new()), Some(b"something else".to_vec())] {
             let bucket = Arc::new(Fake::default());
-            let objects = content.iter().map(|(name, bytes)| (name.clone(), (bytes.clone(), 0)));
+            let objects = content.iter().map(|(name, bytes)| (name.clone(), Object::new(bytes, 0)));
             bucket.objects.lock().expect("no panic").extend(objects);
             let mut objects = bucket.objects.lock().expect("no panic");
             match &bytes {
-                Some(bytes) => objects.insert(name.clone(), (bytes.clone(), 1)),
+                Some(bytes) => objects.insert(name.clone(), Object::new(bytes, 1)),
                 None => objects.remove(name),
             };
             drop(objects);
@@ -424,6 +437,11 @@ fn what_is_not_needed_goes_while_nobody_works() {
     let error = other.store.lock_exclusive().map(drop).expect_err("somebody works");
     assert!(matches!(error, StoreError::Locked { .. }), "{error}");
     drop(used);
+    // One that was killed a while ago keeps nobody out.
+    let killed = Object { modified: Timestamp::UNIX_EPOCH, ..Object::new(b"{}", 0) };
+    bucket.objects.lock().expect("no panic").insert("leases/use-killed".to_owned(), killed);
+    drop(other.store.lock_exclusive().expect("nobody works"));
+    assert!(!bucket.names().iter().any(|name| name.starts_with("leases/")), "{:?}", bucket.names());
     let pin = Pin {
         pipeline: "p".to_owned(),
         results: [whole_entry(&other.store).key().expect("a key")].into(),
