@@ -388,13 +388,18 @@ struct Own {
 
 impl Own {
     fn has(&self, id: u32, token: &Value) -> bool {
-        is_own(name(token)) || self.starts.contains(&id)
+        // Tokens for gaps are T5's. To a tokenizer like RoBERTa's, as CodeT5 has it, they are tokens that somebody added.
+        let is_gap = !self.starts.is_empty() && name(token).starts_with(GAP);
+        (is_own(name(token)) && (!is_gap || is_special(token))) || self.starts.contains(&id)
     }
 }
 
+/// How the names of tokens for the gaps of T5's pre-training begin.
+const GAP: &str = "<extra_id_";
+
 /// Whether this is the name of one of T5's own special tokens.
 fn is_own(name: &str) -> bool {
-    let extra = name.strip_prefix("<extra_id_").and_then(|rest| rest.strip_suffix('>'));
+    let extra = name.strip_prefix(GAP).and_then(|rest| rest.strip_suffix('>'));
     matches!(name, "<pad>" | "</s>" | "<unk>")
         || extra.is_some_and(|id| !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_digit()))
 }

@@ -73,6 +73,20 @@ impl Added {
         Ok(all)
     }
 
+    /// The same where only those are special that `tokenizer_config.json` names, of those that have ids in `added_tokens.json`:
+    /// so `transformers` 5 takes a tokenizer like RoBERTa's, and keeps the others in what is written.
+    pub(super) fn special_as_in(mut self, config: &Map<String, Value>) -> Self {
+        let lists = ["additional_special_tokens", "extra_special_tokens"];
+        let named: BTreeSet<String> =
+            lists.iter().filter_map(|name| config.get(*name)).flat_map(names).collect();
+        if !config.contains_key("added_tokens_decoder") {
+            for token in self.tokens.values_mut() {
+                *token = Token::new(&token.content, named.contains(&token.content));
+            }
+        }
+        self
+    }
+
     /// Puts the tokens into the `added_tokens` of a `tokenizer.json` made of `spiece.model`.
     ///
     /// # Errors

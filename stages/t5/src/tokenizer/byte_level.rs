@@ -121,7 +121,7 @@ pub(super) fn roberta(directory: &Path, config: &Map<String, Value>) -> Result<V
         "type": "RobertaProcessing", "cls": [start, start_id], "sep": [end, end_id],
         "trim_offsets": true, "add_prefix_space": add_prefix_space,
     });
-    Added::read(directory)?.put_into(&mut json)?;
+    Added::read(directory)?.special_as_in(config).put_into(&mut json)?;
     Ok(json)
 }
 
@@ -248,7 +248,11 @@ mod tests {
         assert_eq!(tokenizer.encode("ab<hl>c", None)?, [1, 9, 17, 7, 2]);
         assert_eq!(tokenizer.encode("<s>", None)?, [1, 11, 12, 2], "the built-in ones are text");
         assert_eq!(tokenizer.encode("ab ab c", Some(3))?, [1, 9, 2]);
-        assert_eq!(tokenizer.decode(&[1, 9, 10, 17, 16, 2])?, "ab ab");
+        assert_eq!(tokenizer.decode(&[1, 9, 10, 17, 16, 2])?, "ab ab<hl><extra_id_0>");
+        let mut files = code();
+        let config = json!({ "tokenizer_class": "RobertaTokenizer", "additional_special_tokens": ["<extra_id_0>"] });
+        files[2].1 = config.to_string();
+        assert_eq!(load(&files)?.decode(&[1, 9, 10, 17, 16, 2])?, "ab ab<hl>");
         Ok(())
     }
 
