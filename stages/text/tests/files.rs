@@ -10,7 +10,7 @@ use arrow::array::{
 };
 use common::{load, outcome, write_parquet};
 use paraloom_sdk::testing::Harness;
-use paraloom_stages_text::{Evaluate, Export, Load, Threshold};
+use paraloom_stages_text::{Export, Load, Threshold};
 use parquet::arrow::ArrowWriter;
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -478,11 +478,4 @@ fn csv_for_spreadsheets() {
         .expect("it works");
     let text = std::fs::read_to_string(dir.path().join("rows.csv")).expect("it is there");
     assert_eq!(text, "\u{feff}text,score\n'=1+1,4.5\nb,NaN\nc,\n");
-}
-
-#[test]
-fn evaluate_needs_something_to_do() {
-    let error =
-        Harness::new(json!({})).rows("rows", rows()).run::<Evaluate>().expect_err("nothing to do");
-    assert_eq!(error.to_string(), "`evaluate` needs `predicted` and `gold`, or `mean`");
 }

@@ -1,240 +1,368 @@
-//! `evaluate` compares a column with its gold column, and averages others.
+//! `evaluate` compares a column with its gold column, measures texts, and averages others.
+
+mod bleu;
+mod bootstrap;
+mod chrf;
+mod labels;
+mod numbers;
+mod rouge;
+mod texts;
+mod words;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{Array, Float64Array, Int64Array, RecordBatch, StringArray};
+use arrow::array::{Array, ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema};
-use paraloom_sdk::{About, Error, PlanInputs, Planned, Port, Result, Run, Stage, column};
+use paraloom_sdk::{About, Error, PlanInputs, Planned, Port, Result, Run, Stage, Table, column};
 use schemars::JsonSchema;
 use serde::Deserialize;
+
+use crate::key::{as_text, check_key};
+use texts::{Metric, Texts};
 
 /// Settings of `evaluate`.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// The column to judge. Numbers are compared by Pearson and Spearman correlation and
-    /// mean absolute error, text by accuracy and Matthews correlation.
+    /// mean absolute error, labels by accuracy, Matthews correlation and macro F1.
     #[serde(default)]
     predicted: Option<String>,
     /// The column that holds the truth.
     #[serde(default)]
     gold: Option<String>,
+    /// Metrics of texts: `predicted` holds what was written, `gold` a reference.
+    #[serde(default)]
+    texts: Vec<Metric>,
+    /// The column that the texts were written from, for `copy` and `self-bleu`.
+    #[serde(default)]
+    source: Option<String>,
     /// Numeric columns to average.
     #[serde(default)]
     mean: Vec<String>,
+    /// Measure the rows of each value of this column by themselves. The value goes to the column `group`.
+    #[serde(default)]
+    by: Option<String>,
+    /// Adds the columns `low` and `high`: an interval that the metric falls into with this probability, by 1,000 resamples of
+    /// the rows (bootstrap). Empty for metrics of all texts together, which resamples would distort.
+    #[serde(default)]
+    #[schemars(range(min = 0.5, max = 0.999))]
+    confidence: Option<f64>,
 }
 
 /// The stage.
-pub struct Evaluate {
-    pair: Option<(String, String, bool)>,
-    mean: Vec<String>,
+pub struct Evaluate(Config, Compared);
+
+/// What is compared with what.
+#[derive(Clone, Copy)]
+enum Compared {
+    Numbers,
+    Labels,
+    Texts,
+    Nothing,
 }
 
-fn metrics_schema() -> Schema {
-    Schema::new(vec![
-        Field::new("metric", DataType::Utf8, false),
-        Field::new("value", DataType::Float64, true),
-        Field::new("rows", DataType::Int64, false),
-    ])
+/// A metric as a function of rows, which may be some of them, and some more than once.
+struct Measure<'a> {
+    name: String,
+    /// How many there are.
+    rows: usize,
+    of: Box<dyn Fn(&[usize]) -> f64 + 'a>,
+    /// Whether it can be measured on rows that are drawn anew.
+    varies: bool,
+}
+
+impl<'a> Measure<'a> {
+    fn new(name: &str, rows: usize, of: impl Fn(&[usize]) -> f64 + 'a) -> Self {
+        Self { name: name.to_owned(), rows, of: Box::new(of), varies: true }
+    }
+
+    /// The mean of a value of each row.
+    fn mean_of(name: &str, values: Vec<f64>) -> Self {
+        let rows = values.len();
+        let of = move |rows: &[usize]| {
+            rows.iter().map(|row| values[*row]).sum::<f64>() / rows.len() as f64
+        };
+        Self::new(name, rows, of)
+    }
+
+    /// One of all rows together.
+    fn fixed(name: &str, rows: usize, value: f64) -> Self {
+        Self { varies: false, ..Self::new(name, rows, move |_| value) }
+    }
+}
+
+impl Config {
+    /// What the table of metrics looks like.
+    fn schema(&self) -> Schema {
+        let mut fields = vec![
+            Field::new("metric", DataType::Utf8, false),
+            Field::new("value", DataType::Float64, true),
+        ];
+        if self.by.is_some() {
+            fields.insert(0, Field::new("group", DataType::Utf8, true));
+        }
+        if self.confidence.is_some() {
+            fields.extend(["low", "high"].map(|name| Field::new(name, DataType::Float64, true)));
+        }
+        fields.push(Field::new("rows", DataType::Int64, false));
+        Schema::new(fields)
+    }
+
+    fn check(&self, rows: &Table) -> Result<Compared> {
+        for (at, name) in self.mean.iter().enumerate() {
+            rows.number(name, &format!("/mean/{at}"))?;
+        }
+        if let Some(by) = &self.by {
+            check_key(rows, by, "/by")?;
+        }
+        if self.confidence.is_some_and(|share| !(0.5..=0.999).contains(&share)) {
+            return Err(Error::config("`confidence` is between 0.5 and 0.999").at("/confidence"));
+        }
+        if !self.texts.is_empty() {
+            return self.check_texts(rows);
+        }
+        if self.source.is_some() {
+            return Err(unread("source", "`texts: [copy]` and `texts: [self-bleu]`"));
+        }
+        match (&self.predicted, &self.gold) {
+            (Some(predicted), Some(gold)) => {
+                if rows.field(gold, "/gold")?.data_type().is_numeric() {
+                    rows.number(predicted, "/predicted")?;
+                    return Ok(Compared::Numbers);
+                }
+                rows.text(gold, "/gold")?;
+                rows.text(predicted, "/predicted")?;
+                Ok(Compared::Labels)
+            }
+            (None, None) if !self.mean.is_empty() => Ok(Compared::Nothing),
+            _ => {
+                Err(Error::config("`evaluate` needs `predicted` and `gold`, or `texts`, or `mean`"))
+            }
+        }
+    }
+
+    fn check_texts(&self, rows: &Table) -> Result<Compared> {
+        let some = |needs: fn(Metric) -> bool| self.texts.iter().copied().any(needs);
+        let columns = [
+            ("predicted", &self.predicted, true, true),
+            ("gold", &self.gold, some(Metric::needs_gold), some(Metric::needs_gold)),
+            ("source", &self.source, some(Metric::needs_source), some(Metric::reads_source)),
+        ];
+        for (setting, column, is_needed, is_read) in columns {
+            match column {
+                Some(column) if is_read => drop(rows.text(column, &format!("/{setting}"))?),
+                Some(_) => return Err(unread(setting, "other metrics")),
+                None if is_needed => {
+                    return Err(
+                        Error::config(format!("these `texts` need `{setting}`")).at("/texts")
+                    );
+                }
+                None => {}
+            }
+        }
+        Ok(Compared::Texts)
+    }
+}
+
+/// A setting that would be ignored.
+fn unread(setting: &str, readers: &str) -> Error {
+    let message = format!("`{setting}` is not read here, only by {readers}");
+    Error::config(message).at(format!("/{setting}"))
 }
 
 impl Stage for Evaluate {
     type Config = Config;
 
     fn about() -> About {
-        About::new("evaluate", "1.0.0", "Compares a column with its gold column.")
+        About::new("evaluate", "1.1.0", "Compares a column with its gold column, and measures texts.")
             .input(Port::table("rows", "Rows with the columns to compare."))
-            .output(Port::table("metrics", "One row per metric: `metric`, `value`, `rows`."))
+            .output(Port::table(
+                "metrics",
+                "One row per metric: `metric`, `value`, `rows`; with `by` also `group`, with `confidence` also `low` and `high`.",
+            ))
     }
 
     fn plan(config: Config, inputs: &PlanInputs) -> Result<Planned<Self>> {
-        let rows = inputs.table("rows")?;
-        let pair = match (config.predicted, config.gold) {
-            (Some(predicted), Some(gold)) => {
-                let is_number = rows.field(&gold, "/gold")?.data_type().is_numeric();
-                if is_number {
-                    rows.number(&predicted, "/predicted")?;
-                } else {
-                    rows.text(&gold, "/gold")?;
-                    rows.text(&predicted, "/predicted")?;
-                }
-                Some((predicted, gold, is_number))
-            }
-            (None, None) if !config.mean.is_empty() => None,
-            _ => {
-                return Err(Error::config("`evaluate` needs `predicted` and `gold`, or `mean`"));
-            }
-        };
-        for (at, name) in config.mean.iter().enumerate() {
-            rows.number(name, &format!("/mean/{at}"))?;
-        }
-        let stage = Self { pair, mean: config.mean };
-        Ok(Planned::new(stage, [Some(Arc::new(metrics_schema()))]))
+        let compared = config.check(&inputs.table("rows")?)?;
+        let schema = Arc::new(config.schema());
+        Ok(Planned::new(Self(config, compared), [Some(schema)]))
     }
 
     fn run(&self, run: &mut Run) -> Result<()> {
-        let (mut numbers, mut labels) = (Pairs::default(), Pairs::default());
-        let mut sums = vec![(0.0, 0_i64); self.mean.len()];
+        let Self(config, compared) = self;
+        let mut groups: BTreeMap<Option<String>, Values> = BTreeMap::new();
+        if config.by.is_none() {
+            // It is measured even if it has no rows.
+            groups.entry(None).or_insert_with(|| Values::new(config));
+        }
         for rows in run.table("rows")? {
             run.services().check_cancelled()?;
             let rows = rows?;
-            match &self.pair {
-                Some((predicted, gold, true)) => {
-                    let (a, b) =
-                        (column::numbers(&rows, predicted)?, column::numbers(&rows, gold)?);
-                    numbers.extend(a.iter().zip(&b));
+            let names: Vec<Option<String>> = match &config.by {
+                Some(by) => {
+                    as_text(&rows, by)?.iter().map(|name| name.map(str::to_owned)).collect()
                 }
-                Some((predicted, gold, false)) => {
-                    let (a, b) = (column::text(&rows, predicted)?, column::text(&rows, gold)?);
-                    labels.extend(
-                        a.iter().zip(&b).map(|(a, b)| (a.map(str::to_owned), b.map(str::to_owned))),
-                    );
-                }
-                None => {}
-            }
-            for (name, (sum, count)) in self.mean.iter().zip(&mut sums) {
-                for value in column::numbers(&rows, name)?.iter().flatten() {
-                    *sum += value;
-                    *count += 1;
-                }
+                None => vec![None; rows.num_rows()],
+            };
+            let columns = Columns::of(config, *compared, &rows)?;
+            for (row, name) in names.into_iter().enumerate() {
+                let values = groups.entry(name).or_insert_with(|| Values::new(config));
+                columns.put(row, values);
             }
         }
-        let mut metrics = Vec::new();
-        match &self.pair {
-            Some((.., true)) => numbers.correlations(&mut metrics),
-            Some((.., false)) => labels.agreement(&mut metrics),
-            None => {}
+        let mut metrics = Metrics::default();
+        for (group, values) in &groups {
+            for measure in values.measures(config, *compared) {
+                run.services().check_cancelled()?;
+                let all: Vec<_> = (0..measure.rows).collect();
+                let value = (measure.of)(&all);
+                let interval = match config.confidence.filter(|_| measure.varies) {
+                    Some(confidence) => bootstrap::interval(measure.rows, confidence, |rows| {
+                        run.services().check_cancelled()?;
+                        Ok::<_, Error>((measure.of)(rows))
+                    })?,
+                    None => None,
+                };
+                metrics.groups.push(group.clone());
+                metrics.names.push(measure.name);
+                metrics.values.push(finite(value));
+                metrics.lows.push(interval.map(|[low, _]| low));
+                metrics.highs.push(interval.map(|[_, high]| high));
+                metrics.rows.push(measure.rows as i64);
+            }
         }
-        for (name, (sum, count)) in self.mean.iter().zip(sums) {
-            let mean = (count > 0).then(|| sum / count as f64);
-            metrics.push((format!("mean {name}"), mean, count));
-        }
-        run.push("metrics", &to_rows(&metrics)?)
+        run.push("metrics", &metrics.batch(config)?)
     }
 }
 
-type Metric = (String, Option<f64>, i64);
-
 /// A metric that is not defined (a constant column has no correlation) is null.
-fn to_rows(metrics: &[Metric]) -> Result<RecordBatch> {
-    let names: StringArray = metrics.iter().map(|(name, ..)| Some(name.as_str())).collect();
-    let finite = |value: &Option<f64>| value.filter(|value| value.is_finite());
-    let values: Float64Array = metrics.iter().map(|(_, value, _)| finite(value)).collect();
-    let counts: Int64Array = metrics.iter().map(|(.., count)| Some(*count)).collect();
-    let columns: Vec<Arc<dyn Array>> = vec![Arc::new(names), Arc::new(values), Arc::new(counts)];
-    Ok(RecordBatch::try_new(Arc::new(metrics_schema()), columns)?)
+fn finite(value: f64) -> Option<f64> {
+    value.is_finite().then_some(value)
+}
+
+/// The table of metrics, column by column.
+#[derive(Default)]
+struct Metrics {
+    groups: Vec<Option<String>>,
+    names: Vec<String>,
+    values: Vec<Option<f64>>,
+    lows: Vec<Option<f64>>,
+    highs: Vec<Option<f64>>,
+    rows: Vec<i64>,
+}
+
+impl Metrics {
+    fn batch(self, config: &Config) -> Result<RecordBatch> {
+        let schema = config.schema();
+        let columns = schema.fields().iter().map(|field| -> ArrayRef {
+            match field.name().as_str() {
+                "group" => Arc::new(StringArray::from(self.groups.clone())),
+                "metric" => Arc::new(StringArray::from(self.names.clone())),
+                "low" => Arc::new(Float64Array::from(self.lows.clone())),
+                "high" => Arc::new(Float64Array::from(self.highs.clone())),
+                "rows" => Arc::new(Int64Array::from(self.rows.clone())),
+                _ => Arc::new(Float64Array::from(self.values.clone())),
+            }
+        });
+        let columns = columns.collect();
+        Ok(RecordBatch::try_new(Arc::new(schema), columns)?)
+    }
+}
+
+/// The columns of some rows that are read.
+struct Columns {
+    compared: Compared,
+    numbers: Option<[Float64Array; 2]>,
+    texts: [Option<StringArray>; 3],
+    mean: Vec<Float64Array>,
+}
+
+impl Columns {
+    fn of(config: &Config, compared: Compared, rows: &RecordBatch) -> Result<Self> {
+        let Config { predicted, gold, source, mean, .. } = config;
+        let number =
+            |name: &Option<String>| column::numbers(rows, name.as_deref().unwrap_or_default());
+        let text =
+            |name: &Option<String>| name.as_ref().map(|name| column::text(rows, name)).transpose();
+        let is_of_numbers = matches!(compared, Compared::Numbers);
+        Ok(Self {
+            compared,
+            numbers: if is_of_numbers { Some([number(predicted)?, number(gold)?]) } else { None },
+            texts: if is_of_numbers {
+                [None, None, None]
+            } else {
+                [text(predicted)?, text(gold)?, text(source)?]
+            },
+            mean: mean.iter().map(|name| column::numbers(rows, name)).collect::<Result<_>>()?,
+        })
+    }
+
+    /// Adds a row; one without a value is left out of the metrics that need it.
+    fn put(&self, row: usize, values: &mut Values) {
+        for (column, values) in self.mean.iter().zip(&mut values.mean) {
+            values.extend(column.is_valid(row).then(|| column.value(row)));
+        }
+        if let Some(columns) = &self.numbers {
+            if let [Some(predicted), Some(gold)] =
+                columns.each_ref().map(|column| column.is_valid(row).then(|| column.value(row)))
+            {
+                values.numbers.predicted.push(predicted);
+                values.numbers.gold.push(gold);
+            }
+            return;
+        }
+        let columns = self.texts.each_ref().map(Option::as_ref);
+        if columns.iter().flatten().any(|column| column.is_null(row)) {
+            return;
+        }
+        let [predicted, gold, source] =
+            columns.map(|column| column.map(|column| column.value(row).to_owned()));
+        if matches!(self.compared, Compared::Texts) {
+            values.texts.predicted.extend(predicted);
+            values.texts.gold.extend(gold);
+            values.texts.sources.extend(source);
+        } else {
+            values.labels.predicted.extend(predicted);
+            values.labels.gold.extend(gold);
+        }
+    }
 }
 
 /// Predictions and truths of the rows that have both.
+#[derive(Default)]
 struct Pairs<T> {
     predicted: Vec<T>,
     gold: Vec<T>,
 }
 
-impl<T> Default for Pairs<T> {
-    fn default() -> Self {
-        Self { predicted: Vec::new(), gold: Vec::new() }
-    }
+/// What is measured of a group of rows.
+#[derive(Default)]
+struct Values {
+    numbers: Pairs<f64>,
+    labels: Pairs<String>,
+    texts: Texts,
+    /// Of each column to average.
+    mean: Vec<Vec<f64>>,
 }
 
-impl<T> Pairs<T> {
-    fn extend(&mut self, pairs: impl Iterator<Item = (Option<T>, Option<T>)>) {
-        for (predicted, gold) in pairs {
-            if let (Some(predicted), Some(gold)) = (predicted, gold) {
-                self.predicted.push(predicted);
-                self.gold.push(gold);
-            }
-        }
-    }
-}
-
-impl Pairs<f64> {
-    fn correlations(&self, metrics: &mut Vec<Metric>) {
-        let count = self.gold.len() as i64;
-        let spearman = pearson(&ranks(&self.predicted), &ranks(&self.gold));
-        let errors = self.predicted.iter().zip(&self.gold).map(|(a, b)| (a - b).abs());
-        let error = errors.sum::<f64>() / self.gold.len() as f64;
-        metrics.push(("pearson".to_owned(), Some(pearson(&self.predicted, &self.gold)), count));
-        metrics.push(("spearman".to_owned(), Some(spearman), count));
-        metrics.push(("mean absolute error".to_owned(), Some(error), count));
-    }
-}
-
-impl Pairs<String> {
-    fn agreement(&self, metrics: &mut Vec<Metric>) {
-        let count = self.gold.len() as i64;
-        let equal = self.predicted.iter().zip(&self.gold).filter(|(a, b)| a == b).count();
-        metrics.push(("accuracy".to_owned(), Some(equal as f64 / count as f64), count));
-        metrics.push(("matthews".to_owned(), Some(self.matthews()), count));
+impl Values {
+    fn new(config: &Config) -> Self {
+        Self { mean: vec![Vec::new(); config.mean.len()], ..Self::default() }
     }
 
-    /// Matthews' correlation for any number of labels (Gorodkin's R_K).
-    fn matthews(&self) -> f64 {
-        // How often each label is predicted, and how often it is the truth.
-        let mut counts: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
-        for (predicted, gold) in self.predicted.iter().zip(&self.gold) {
-            counts.entry(predicted).or_default().0 += 1;
-            counts.entry(gold).or_default().1 += 1;
-        }
-        let samples = self.gold.len() as f64;
-        let equal = self.predicted.iter().zip(&self.gold).filter(|(a, b)| a == b).count() as f64;
-        let (mut both, mut predicted, mut gold) = (0.0, 0.0, 0.0);
-        for (p, g) in counts.into_values() {
-            let (p, g) = (p as f64, g as f64);
-            both += p * g;
-            predicted += p * p;
-            gold += g * g;
-        }
-        let scale = ((samples * samples - predicted) * (samples * samples - gold)).sqrt();
-        if scale == 0.0 { 0.0 } else { (equal * samples - both) / scale }
-    }
-}
-
-fn pearson(a: &[f64], b: &[f64]) -> f64 {
-    let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
-    let (mean_a, mean_b) = (mean(a), mean(b));
-    let (mut ab, mut aa, mut bb) = (0.0, 0.0, 0.0);
-    for (x, y) in a.iter().zip(b) {
-        let (x, y) = (x - mean_a, y - mean_b);
-        ab += x * y;
-        aa += x * x;
-        bb += y * y;
-    }
-    ab / (aa * bb).sqrt()
-}
-
-/// Ranks from 1; equal values share the mean of theirs.
-fn ranks(values: &[f64]) -> Vec<f64> {
-    let mut order: Vec<_> = (0..values.len()).collect();
-    order.sort_by(|a, b| values[*a].total_cmp(&values[*b]));
-    let mut ranks = vec![0.0; values.len()];
-    let mut start = 0;
-    while start < order.len() {
-        let same = |at: &&usize| values[**at].total_cmp(&values[order[start]]).is_eq();
-        let length = order[start..].iter().take_while(same).count().max(1);
-        let rank = f64::midpoint(start as f64 + 1.0, (start + length) as f64);
-        order[start..start + length].iter().for_each(|at| ranks[*at] = rank);
-        start += length;
-    }
-    ranks
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{Pairs, pearson, ranks};
-
-    #[test]
-    fn figures_that_scipy_and_sklearn_give() {
-        let (a, b) = ([1.0, 2.0, 3.0, 4.0, 4.5], [1.5, 1.0, 3.5, 3.0, 5.0]);
-        assert!((pearson(&a, &b) - 0.859_610).abs() < 1e-6, "{}", pearson(&a, &b));
-        assert_eq!(ranks(&[3.0, 1.0, 3.0, 2.0]), [3.5, 1.0, 3.5, 2.0]);
-        let owned = |text: &str| text.split(' ').map(str::to_owned).collect();
-        let pairs = Pairs { predicted: owned("a b a a b"), gold: owned("a b b a a") };
-        assert!((pairs.matthews() - 0.166_667).abs() < 1e-6, "{}", pairs.matthews());
-        // Many labels, none of which is met twice: what was counted label by label took hours for a million.
-        let own = |offset: usize| (0..200_000).map(|at| format!("{}", at + offset)).collect();
-        let pairs = Pairs { predicted: own(0), gold: own(1) };
-        assert!((pairs.matthews() + 0.000_005).abs() < 1e-6, "{}", pairs.matthews());
+    fn measures(&self, config: &Config, compared: Compared) -> Vec<Measure<'_>> {
+        let mut measures = match compared {
+            Compared::Numbers => numbers::measures(&self.numbers),
+            Compared::Labels => labels::measures(&self.labels),
+            Compared::Texts => self.texts.measures(&config.texts),
+            Compared::Nothing => Vec::new(),
+        };
+        let means = config.mean.iter().zip(&self.mean);
+        measures.extend(
+            means.map(|(name, values)| Measure::mean_of(&format!("mean {name}"), values.clone())),
+        );
+        measures
     }
 }
