@@ -154,6 +154,18 @@ pub(crate) struct InitArgs {
     /// The directory; it is made if it is not there. Nothing in it is overwritten.
     #[arg(default_value = ".")]
     pub(crate) dir: PathBuf,
+    /// What to start from.
+    #[arg(long, value_enum, default_value_t = Template::Paraphrase)]
+    pub(crate) template: Template,
+}
+
+/// What `init` writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Template {
+    /// The pipeline of the article, from T5 and PAWS on the hub, with a corpus to fill in.
+    Paraphrase,
+    /// The same in small, with its base model and texts: it runs offline, in minutes.
+    Quickstart,
 }
 
 #[derive(Debug, ClapArgs)]

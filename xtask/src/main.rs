@@ -2,6 +2,7 @@
 #![expect(clippy::print_stderr, reason = "a command line tool reports to its user")]
 
 mod corpus;
+mod dist;
 mod libtorch;
 mod tidy;
 
@@ -12,6 +13,7 @@ const USAGE: &str = "\
 usage: cargo xtask TASK
 
   corpus [--check]   write pipelines/corpus, or check that it is what the generator makes
+  dist               make the archive that users install, in target/dist
   libtorch           lay out a CPU libtorch from PyTorch's wheels in target/libtorch
   schemas            write schemas/ and docs/stages.md anew
   torch [CARGO ...]  build the backend `torch`, with LIBTORCH or what `libtorch` lays out;
@@ -29,6 +31,7 @@ fn main() -> ExitCode {
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["corpus"] => corpus(root, false),
         ["corpus", "--check"] => corpus(root, true),
+        ["dist"] => report(dist::dist(root, &target(root))),
         ["libtorch"] => report(libtorch::libtorch(&target(root).join("libtorch"))),
         ["torch", ref more @ ..] => torch(root, more),
         [backend @ ("cuda" | "wgpu"), ref more @ ..] => run(&mut on_backend(root, backend, more)),

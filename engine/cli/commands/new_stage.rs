@@ -120,7 +120,10 @@ fn find_sdk(named: Option<&Path>) -> Result<PathBuf> {
     if sdk.join("Cargo.toml").is_file() {
         return Ok(sdk.canonicalize()?);
     }
-    let message = format!("{} is not the SDK: it has no Cargo.toml", sdk.display());
+    let message = match named {
+        Some(sdk) => format!("{} is not the SDK: it has no Cargo.toml", sdk.display()),
+        None => "a stage in Rust is made with the SDK, which is in Paraloom's sources".to_owned(),
+    };
     Err(CliError::usage(message)
         .hint("name the folder `engine/sdk` of Paraloom's sources with --sdk"))
 }
