@@ -1,6 +1,7 @@
 //! A model directory in the Hugging Face layout: `config.json`, `generation_config.json` and `model.safetensors`, or
 //! the `pytorch_model.bin` of older models, whole or in shards with an index.
 
+pub(crate) mod adapter;
 mod pickled;
 mod tensors;
 mod write;

@@ -34,7 +34,7 @@ pub mod tokenizer;
 pub mod train;
 
 pub use error::{Error, Result};
-pub use stages::{Finetune, Generate, ModelStage, ScoreCola, ScoreLoss, ScoreStsb};
+pub use stages::{Finetune, Generate, ModelStage, ScoreCola, ScoreLabels, ScoreLoss, ScoreStsb};
 
 // The loops read whole registers, and tiles, from wherever a block of memory begins.
 use paraloom_sdk::CacheLines;
@@ -46,5 +46,5 @@ static ALLOCATOR: paraloom_sdk::OrExit<CacheLines> =
 paraloom_sdk::export_stages! {
     allocator: own,
     whole: [ModelStage, Finetune],
-    map: [Generate, ScoreStsb, ScoreCola, ScoreLoss],
+    map: [Generate, ScoreStsb, ScoreCola, ScoreLabels, ScoreLoss],
 }

@@ -20,7 +20,7 @@ use paraloom_stages_t5::{
     folder::{self, Float, Format},
     kernels::{LossScale, cross_entropy},
     model::{Model, Network, Packed, Precision, Slot, Weights},
-    train::{Example, Length, Optimizer, Options, Schedule, Trainer},
+    train::{Example, Length, Optimizer, Options, Schedule, Trainer, Warmup},
 };
 use serde_json::Value;
 
@@ -211,7 +211,7 @@ fn training_follows_the_reference_step_by_step() -> TestResult {
                 worst_loss = worst_loss.max((step.loss - loss).abs() / loss);
                 worst_norm = worst_norm.max((step.gradient_norm - norm).abs() / norm);
             }
-            let worst_weight = weights_apart(trainer.model(), run, fixture.every());
+            let worst_weight = weights_apart(&trainer.model(), run, fixture.every());
             let text = |name: &str| run[name].as_str().unwrap_or_default();
             let how = format!("{}, {}, {}", text("optimizer"), text("schedule"), run["rate"]);
             report(&format!("loss of 30 steps ({how})"), name, bar::LOSS, worst_loss);
@@ -241,7 +241,7 @@ fn options(run: &Value) -> Result<Options, Box<dyn std::error::Error>> {
         optimizer,
         learning_rate: number("rate")?,
         schedule: if run["schedule"] == "linear" { Schedule::Linear } else { Schedule::Constant },
-        warmup_steps: number("warmup")? as u64,
+        warmup: Warmup::Steps(number("warmup")? as u64),
         weight_decay: number("decay")?,
         clip_norm: Some(number("clip")?),
         dropout: Some(0.0),

@@ -10,9 +10,9 @@ extern crate paraloom_stages_t5_wgpu as paraloom_stages_t5;
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, RecordBatch, StringArray};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray};
 use paraloom_sdk::testing::{Harness, Log, TestInput};
-use paraloom_sdk::{Error, MapStage};
+use paraloom_sdk::{Error, MapStage, Stage};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -22,7 +22,9 @@ use paraloom_stages_t5::device::default_device;
 use paraloom_stages_t5::folder;
 use paraloom_stages_t5::model::Model;
 use paraloom_stages_t5::tokenizer::Tokenizer;
-use paraloom_stages_t5::{Finetune, Generate, ModelStage, ScoreCola, ScoreLoss, ScoreStsb};
+use paraloom_stages_t5::{
+    Finetune, Generate, ModelStage, ScoreCola, ScoreLabels, ScoreLoss, ScoreStsb,
+};
 
 type TestResult = Result<(), Box<dyn std::error::Error>>;
 
@@ -233,6 +235,160 @@ fn what_is_cut_is_counted_and_marked() -> TestResult {
     // Unless it is asked for, there are no such columns, and of what fits nothing is told.
     let (outputs, lines) = told::<ScoreCola>(with(json!({ "text": "source" })))?;
     assert_eq!((outputs[0].num_columns(), lines.len()), (5, 0));
+    Ok(())
+}
+
+#[test]
+fn any_labels_are_chosen_from_as_those_of_t5() -> TestResult {
+    let model = model()?;
+    let rows = rows(&[(Some("a dog"), Some("a cat {source}")), (Some("rain"), None), (None, None)]);
+    let with = |config| harness(config, model.path(), &rows);
+    let (cola, _) = told::<ScoreCola>(with(json!({ "text": "source" })))?;
+    let asked = json!({
+        "prompt": "cola sentence: {source}", "labels": ["unacceptable", "acceptable"],
+        "probability_of": "acceptable", "into": "cola",
+    });
+    let (labels, _) = told::<ScoreLabels>(with(asked))?;
+    assert_eq!(labels, cola);
+
+    let (stsb, _) = told::<ScoreStsb>(with(json!({ "second": "target" })))?;
+    let steps: Vec<_> = (0..=25).map(|step| format!("{:.1}", f64::from(step) / 5.0)).collect();
+    let asked = json!({
+        "prompt": "stsb sentence1: {source} sentence2: {target}", "labels": steps, "numbers": true,
+        "into": "stsb", "each": true,
+    });
+    let (labels, _) = told::<ScoreLabels>(with(asked.clone()))?;
+    for column in ["stsb", "stsb_mean"] {
+        assert_eq!(labels[0][column].to_data(), stsb[0][column].to_data(), "{column}");
+    }
+    let share = |column: &str, row: usize| {
+        labels[0][column].as_primitive::<arrow::datatypes::Float64Type>().value(row)
+    };
+    let all: f64 = steps.iter().map(|label| share(&format!("stsb_p_{label}"), 0)).sum();
+    let chosen = format!("stsb_p_{:.1}", share("stsb", 0));
+    assert!((all - 1.0).abs() < 1e-9 && share("stsb_p", 0) == share(&chosen, 0), "{all}");
+    assert_eq!(labels[0]["stsb_p"].null_count(), 2, "without a text there is no verdict");
+    with(asked).conforms::<ScoreLabels>()?;
+
+    let wrong = [
+        (json!({ "prompt": "x", "labels": ["a", "b"] }), "the prompt names no column"),
+        (json!({ "prompt": "{topic}", "labels": ["a", "b"] }), "topic"),
+        (json!({ "prompt": "{source}", "labels": ["a"] }), "at least two labels"),
+        (json!({ "prompt": "{source}", "labels": ["a", "a"] }), "`a` is there twice"),
+        (json!({ "prompt": "{source}", "labels": ["a", "b "] }), "blanks around it"),
+        (
+            json!({ "prompt": "{source}", "labels": ["1", "b"], "numbers": true }),
+            "`b` is not a number",
+        ),
+        (
+            json!({ "prompt": "{source}", "labels": ["a", "b"], "probability_of": "c" }),
+            "`c` is none",
+        ),
+    ];
+    for (config, message) in wrong {
+        let (said, _) = refusal(with(config).map::<ScoreLabels>());
+        assert!(said.contains(message), "{said}");
+    }
+    Ok(())
+}
+
+/// Runs a stage that makes a model out of what enters.
+fn make<S: Stage>(harness: Harness) -> Result<TempDir, Error> {
+    let to = tempfile::tempdir()?;
+    harness.output_dir(to.path()).run::<S>()?;
+    Ok(to)
+}
+
+#[test]
+fn an_adapter_is_learnt_and_merged_into_another_copy_of_its_base() -> TestResult {
+    let base = model()?;
+    let rows = rows(&[(Some("a dog"), Some("rain")), (Some("rain or sun"), Some("a cat"))]);
+    let learn = |lora: Value| {
+        let config = json!({ "epochs": 3, "learning_rate": 0.1, "lora": lora, "schedule": "cosine", "warmup_ratio": 0.1 });
+        let harness =
+            Harness::new(config).input("model", TestInput::Artifact(base.path().to_owned()));
+        make::<Finetune>(harness.labelled("examples", "rows", TestInput::Rows(rows.clone())))
+    };
+    let learnt = learn(json!({ "rank": 2, "alpha": 4, "targets": ["q", "wi_0"] }))?;
+    let adapter = learnt.path().join("adapter");
+    let again = |adapter: &Path| {
+        make::<ModelStage>(Harness::new(json!({ "from": base.path(), "adapter": adapter })))
+    };
+    let weights = |of: &Path| std::fs::read(of.join("model.safetensors"));
+    assert!(weights(again(&adapter)?.path())? == weights(learnt.path())?, "to the bit");
+    assert!(weights(base.path())? != weights(learnt.path())?);
+    let names = std::fs::read(adapter.join("adapter_model.safetensors"))?;
+    let tensors = SafeTensors::deserialize(&names)?;
+    let q = "base_model.model.encoder.block.0.layer.0.SelfAttention.q.lora_A.weight";
+    assert_eq!((tensors.len(), tensors.tensor(q)?.shape()), (2 * 10, [2, 16].as_slice()));
+
+    // What PEFT may say in its configuration is followed or refused.
+    let config: Value =
+        serde_json::from_slice(&std::fs::read(adapter.join("adapter_config.json"))?)?;
+    let says = |changes: Value| {
+        let mut config = config.clone();
+        let fields = changes.as_object().cloned().unwrap_or_default();
+        config.as_object_mut().expect("an object").extend(fields);
+        std::fs::write(adapter.join("adapter_config.json"), config.to_string())?;
+        again(&adapter)
+    };
+    let plain = weights(learnt.path())?;
+    let halves = json!({ "lora_alpha": 2, "alpha_pattern": { "q": 4, "DenseReluDense.wi_0": 4 } });
+    assert!(weights(says(halves)?.path())? == plain, "each target has an alpha of its own");
+    let root = json!({ "use_rslora": true, "lora_alpha": 4.0 / f64::sqrt(2.0) });
+    assert!(weights(says(root)?.path())? == plain, "over the root of the rank");
+    for (changes, message) in [
+        (json!({ "peft_type": "IA3" }), "an adapter of the kind IA3"),
+        (json!({ "use_dora": true }), "`use_dora: true` is not known"),
+        (json!({ "bias": "all" }), "`bias: \"all\"` is not known"),
+        (json!({ "alpha_pattern": { "^q$": 1 } }), "the pattern `^q$`"),
+    ] {
+        let (said, _) = refusal(says(changes));
+        assert!(said.contains("adapter_config.json") && said.contains(message), "{said}");
+    }
+    says(json!({}))?;
+    let other = tempfile::tempdir()?;
+    let tokenizer = Tokenizer::load(base.path())?;
+    tokenizer.save(other.path())?;
+    folder::save(
+        &Model::initial(Config::small(72, 16, 32, 1, 2), &default_device(), 9)?,
+        other.path(),
+    )?;
+    let config = json!({ "from": other.path(), "adapter": adapter });
+    let (said, _) = refusal(make::<ModelStage>(Harness::new(config)));
+    assert!(said.contains("has no place for `base_model.model.decoder.block.1."), "{said}");
+    let (said, hint) = refusal(make::<ModelStage>(Harness::new(json!({ "from": adapter }))));
+    assert!(
+        said.contains("has no config.json") && hint.contains("from: BASE, adapter:"),
+        "{said} {hint}"
+    );
+    let (said, _) = refusal(learn(json!({ "targets": ["query"] })));
+    assert!(said.contains("no linear layer `query`"), "{said}");
+    Ok(())
+}
+
+#[test]
+fn labels_are_learnt_as_they_are_written() -> TestResult {
+    let model = model()?;
+    let learn = |config: Value, labels: [&str; 2]| {
+        let rows = rows(&[(Some("a dog"), Some(labels[0])), (Some("rain"), Some(labels[1]))]);
+        let to = tempfile::tempdir()?;
+        let harness = Harness::new(config)
+            .input("model", TestInput::Artifact(model.path().to_owned()))
+            .labelled("examples", "rows", TestInput::Rows(rows))
+            .output_dir(to.path());
+        Ok::<_, Box<dyn std::error::Error>>(harness.run::<Finetune>())
+    };
+    let labels = json!(["acceptable", "unacceptable"]);
+    let config = json!({ "kind": "labels", "labels": labels, "source": "cola sentence: {source}", "target": "target", "steps": 1 });
+    learn(config.clone(), ["acceptable", " unacceptable"])?.map_err(|error| error.to_string())?;
+    let (said, _) = refusal(learn(config, ["acceptable", "other"])?);
+    assert!(
+        said.contains("`other` in `target` is none of the labels `acceptable`, `unacceptable`"),
+        "{said}"
+    );
+    let (said, _) = refusal(learn(json!({ "labels": labels }), ["a", "b"])?);
+    assert!(said.contains("`labels` is read by `kind: labels` only"), "{said}");
     Ok(())
 }
 

@@ -7,14 +7,15 @@ extern crate paraloom_stages_t5_torch as paraloom_stages_t5;
 #[cfg(feature = "wgpu")]
 extern crate paraloom_stages_t5_wgpu as paraloom_stages_t5;
 
+use burn::tensor::Tensor;
 use paraloom_stages_t5::{
     Error,
     config::Config,
     device::{check_precision, default_device},
     folder::{self, Float},
-    model::Model,
+    model::{Model, Weights},
     random::Stream,
-    train::{Example, Length, Optimizer, Options, Schedule, Trainer},
+    train::{Example, Length, Lora, Optimizer, Options, Schedule, Trainer},
 };
 
 type TestResult = Result<(), Box<dyn std::error::Error>>;
@@ -40,13 +41,80 @@ fn bytes(model: &Model) -> Result<Vec<u8>, Box<dyn std::error::Error>> {
     Ok(std::fs::read(folder.path().join("model.safetensors"))?)
 }
 
+fn lora(targets: &[&str]) -> Lora {
+    let targets = targets.iter().map(|target| (*target).to_owned()).collect();
+    Lora { rank: 3, alpha: 6.0, dropout: 0.1, targets }
+}
+
+/// The names of the weights that differ between two models.
+fn changed(one: &Model, other: &Model) -> Vec<String> {
+    let names = Weights::layout(one.config());
+    let pairs = one.weights().list().into_iter().zip(other.weights().list());
+    let differ = |(one, other): (&Tensor<2>, &Tensor<2>)| {
+        one.clone().into_data() != other.clone().into_data()
+    };
+    let named = names.list().into_iter().zip(pairs).filter(|(_, pair)| differ(*pair));
+    named.map(|(slot, _)| slot.name.clone()).collect()
+}
+
+#[test]
+fn what_is_frozen_stays_and_adapters_are_where_they_were_asked_for() -> TestResult {
+    let learn = |lora: Option<Lora>, freeze: &[&str]| -> Result<_, Error> {
+        let freeze = freeze.iter().map(|name| (*name).to_owned()).collect();
+        let options =
+            Options { lora, freeze, learning_rate: 1e-2, batch_size: 4, ..Options::default() };
+        let mut trainer = Trainer::new(model()?, examples(), options)?;
+        let before = trainer.evaluate(&examples(), &|| false)?;
+        while trainer.step()?.is_some() {}
+        assert!(trainer.evaluate(&examples(), &|| false)? < before);
+        Ok(changed(&trainer.model(), &model()?))
+    };
+    let names = learn(None, &["encoder.*", "*layer_norm*", "shared.weight"])?;
+    let is_left = |name: &String| name.starts_with("decoder.") && !name.contains("layer_norm");
+    assert!(names.len() > 20 && names.iter().all(is_left), "{names:?}");
+    let names = learn(Some(lora(&["q", "SelfAttention.o"])), &["encoder.block.1.*"])?;
+    let is_target = |name: &String| {
+        (name.ends_with(".q.weight") || name.ends_with("SelfAttention.o.weight"))
+            && !name.starts_with("encoder.block.1.")
+    };
+    assert!(names.len() == 2 + 6 && names.iter().all(is_target), "{names:?}");
+
+    for (lora, freeze, message) in [
+        (
+            None,
+            vec!["encoder.blocks.*"],
+            "no weight is called `encoder.blocks.*`; names are such as `encoder.",
+        ),
+        (None, vec!["*"], "all weights are frozen"),
+        (None, vec!["[a"], "`[a`"),
+        (
+            Some(lora(&["query"])),
+            vec![],
+            "no linear layer `query`; there are q, k, v, o, wi_0, wi_1 and wo",
+        ),
+        (Some(lora(&["q"])), vec!["*.q.weight"], "would get an adapter are frozen"),
+    ] {
+        let error = learn(lora, &freeze).expect_err(message).to_string();
+        assert!(error.contains(message), "{error}");
+    }
+    Ok(())
+}
+
 #[test]
 fn a_resumed_run_ends_with_the_same_bytes() -> TestResult {
-    for optimizer in [
-        Optimizer::AdamW { betas: [0.9, 0.999], eps: 1e-8 },
-        Optimizer::Adafactor { scale_parameter: true },
+    let adam = Optimizer::AdamW { betas: [0.9, 0.999], eps: 1e-8 };
+    let adafactor = Optimizer::Adafactor { scale_parameter: true };
+    let some = || vec!["shared.weight".to_owned(), "encoder.*".to_owned()];
+    for (optimizer, lora, freeze) in [
+        (adam, None, vec![]),
+        (adafactor, None, vec![]),
+        (adafactor, None, some()),
+        (adam, Some(lora(&["q", "wo"])), vec![]),
+        (adafactor, Some(lora(&["EncDecAttention.v", "k"])), some()),
     ] {
         let options = Options {
+            lora: lora.clone(),
+            freeze: freeze.clone(),
             length: Length::Epochs(3),
             batch_size: 4,
             accumulate: 2,
@@ -64,11 +132,12 @@ fn a_resumed_run_ends_with_the_same_bytes() -> TestResult {
         let best = halved.evaluate(&examples(), &|| false)?;
         halved.save(folder.path())?;
         drop(halved);
-        let mut resumed = Trainer::load(folder.path(), examples(), options, &default_device())?;
+        let mut resumed = Trainer::load(folder.path(), model()?, examples(), options)?;
         assert_eq!((resumed.steps_done(), resumed.best_loss()), (7, Some(best)));
         while resumed.step()?.is_some() {}
         assert_eq!(whole.steps_done(), 18);
-        assert!(bytes(whole.model())? == bytes(resumed.model())?, "{optimizer:?}");
+        let same = bytes(&whole.model())? == bytes(&resumed.model())?;
+        assert!(same, "{optimizer:?} {lora:?} {freeze:?}");
     }
     Ok(())
 }
@@ -133,7 +202,7 @@ fn a_checkpoint_of_another_run_is_refused() -> TestResult {
     let folder = tempfile::tempdir()?;
     Trainer::new(model()?, examples(), Options::default())?.save(folder.path())?;
     let options = Options { seed: 1, ..Options::default() };
-    let resumed = Trainer::load(folder.path(), examples(), options, &default_device());
+    let resumed = Trainer::load(folder.path(), model()?, examples(), options);
     assert!(matches!(resumed, Err(Error::Malformed { .. })));
     Ok(())
 }
@@ -213,7 +282,7 @@ fn the_last_good_checkpoint_outlives_a_divergence() -> TestResult {
         }
     };
     assert!(matches!(error, Error::Diverged { step, .. } if step > 1), "{error}");
-    let good = Trainer::load(folder.path(), examples(), options, &default_device())?;
+    let good = Trainer::load(folder.path(), model()?, examples(), options)?;
     assert_eq!(good.steps_done(), saved);
     good.check_weights()?;
     // What diverged is not saved as a model either.

@@ -56,14 +56,29 @@ pub(super) struct Place {
 }
 
 impl TensorFiles {
-    /// Those of one file.
+    /// Those of one file, safetensors or, if it ends in `.bin`, pickled.
     ///
     /// # Errors
     /// When it cannot be read, or is damaged.
     pub(crate) fn of_file(path: &Path) -> Result<Self> {
         let mut files = Self::empty(path);
-        files.add(path)?;
+        if path.extension().is_some_and(|extension| extension == "bin") {
+            files.pickled = true;
+            files.places = pickled::read(path)?;
+        } else {
+            files.add(path)?;
+        }
         Ok(files)
+    }
+
+    /// The names of all.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.places.keys().map(String::as_str)
+    }
+
+    /// The shape of one, if it is there.
+    pub(super) fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.places.get(name).map(|place| place.shape.as_slice())
     }
 
     fn empty(path: &Path) -> Self {

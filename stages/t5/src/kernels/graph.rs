@@ -31,6 +31,12 @@ pub(super) trait Operation<const N: usize>: Clone + Debug + Send + 'static {
 
     /// The gradient of every input, given that of the result.
     fn backward(self, kept: Self::Kept, grad: Array) -> [Array; N];
+
+    /// The gradients of those inputs that are `wanted`: of weights that stay as they are, nobody asks for any.
+    fn backward_of(self, kept: Self::Kept, grad: Array, wanted: [bool; N]) -> [Option<Array>; N] {
+        let _ = wanted;
+        self.backward(kept, grad).map(Some)
+    }
 }
 
 /// Runs an operation without recording it.
@@ -72,8 +78,10 @@ impl<O: Operation<N>, const N: usize> Backward<Native, N> for Recorded<O> {
     fn backward(self, ops: Ops<Self::State, N>, grads: &mut Gradients, _: &mut Checkpointer) {
         let grad = dense(grads.consume::<Native>(&ops.node));
         let (operation, kept) = ops.state;
-        for (parent, grad) in ops.parents.into_iter().zip(operation.backward(kept, grad)) {
-            if let Some(parent) = parent {
+        let wanted = ops.parents.each_ref().map(Option::is_some);
+        for (parent, grad) in ops.parents.into_iter().zip(operation.backward_of(kept, grad, wanted))
+        {
+            if let (Some(parent), Some(grad)) = (parent, grad) {
                 grads.register::<Native>(parent.id, grad);
             }
         }

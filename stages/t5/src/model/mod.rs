@@ -11,7 +11,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use self::{
-    network::{Network, Packed},
+    network::{Adapter, Network, Packed, Parameter},
     session::{Lane, Session},
     weights::{Slot, Spread, Weights},
 };

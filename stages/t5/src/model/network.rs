@@ -46,11 +46,41 @@ impl Packed {
     }
 }
 
+/// A weight as a pass computes with it: a tensor, or one with an adapter beside it.
+pub trait Parameter {
+    /// The weight; of a linear layer `[out, in]`.
+    fn weight(&self) -> &Tensor<2>;
+
+    /// What is learnt in its place.
+    fn adapter(&self) -> Option<&Adapter> {
+        None
+    }
+}
+
+impl Parameter for Tensor<2> {
+    fn weight(&self) -> &Tensor<2> {
+        self
+    }
+}
+
+/// What low-rank adaptation (LoRA, arXiv 2106.09685) adds to a linear layer: `scale * up * down * dropout(x)`.
+#[derive(Debug, Clone)]
+pub struct Adapter {
+    /// `[rank, in]`.
+    pub down: Tensor<2>,
+    /// `[out, rank]`.
+    pub up: Tensor<2>,
+    /// Alpha over the rank.
+    pub scale: f64,
+    /// Rate of the dropout before it.
+    pub dropout: f32,
+}
+
 /// A model's computation over given weights.
 #[derive(Debug)]
-pub struct Network<'a> {
+pub struct Network<'a, P: Parameter = Tensor<2>> {
     pub(super) config: &'a Config,
-    pub(super) weights: &'a Weights<Tensor<2>>,
+    pub(super) weights: &'a Weights<P>,
     /// Key of this pass's dropout, where there is some.
     dropout: Option<u64>,
     /// Dropout sites passed so far; their order is that of the code, so it is the same in every pass.
@@ -71,11 +101,10 @@ pub(crate) struct Embedded {
     pub(crate) rows: Tensor<2>,
 }
 
-impl<'a> Network<'a> {
+impl<'a, P: Parameter> Network<'a, P> {
     /// The computation over `weights`, with dropout at the configured rate where there is a `dropout` key.
-    pub fn new(config: &'a Config, weights: &'a Weights<Tensor<2>>, dropout: Option<u64>) -> Self {
-        let dropout = dropout.filter(|_| config.dropout_rate > 0.0);
-        let output = weights.output();
+    pub fn new(config: &'a Config, weights: &'a Weights<P>, dropout: Option<u64>) -> Self {
+        let output = weights.output().weight();
         Self {
             config,
             weights,
@@ -140,12 +169,12 @@ impl<'a> Network<'a> {
 
     /// The logits of decoder outputs, in f32: `[rows, d_model]` gives `[rows, vocab]`.
     pub fn logits(&self, decoded: Tensor<2>) -> Tensor<2> {
-        in_f32(self.linear(decoded, self.output))
+        in_f32(kernels::linear(decoded, self.output, self.order))
     }
 
     /// The logits of some tokens alone, `[rows, tokens]`.
     pub(crate) fn logits_of(&self, decoded: Tensor<2>, tokens: &[u32]) -> Tensor<2> {
-        let output = kernels::embed(self.weights.output(), tokens);
+        let output = kernels::embed(self.weights.output().weight(), tokens);
         in_f32(kernels::linear(decoded, &output, Order::Plain))
     }
 
@@ -159,7 +188,7 @@ impl<'a> Network<'a> {
 
     /// Embedded tokens, `[tokens, d_model]`.
     pub(super) fn embed(&self, ids: &[u32]) -> Tensor<2> {
-        let table = &self.weights.shared;
+        let table = self.weights.shared.weight();
         let rows = match &self.embedded {
             Some(embedded) => {
                 let rows = kernels::embed(&table.clone().inner(), ids);
@@ -178,7 +207,7 @@ impl<'a> Network<'a> {
     }
 
     /// Final norm and dropout.
-    pub(super) fn finish(&self, x: Tensor<2>, stack: &Stack<Tensor<2>>) -> Tensor<2> {
+    pub(super) fn finish(&self, x: Tensor<2>, stack: &Stack<P>) -> Tensor<2> {
         kernels::drop(self.norm(x, &stack.final_norm), self.site())
     }
 
@@ -192,17 +221,21 @@ impl<'a> Network<'a> {
     }
 
     /// A linear layer.
-    pub(crate) fn linear(&self, x: Tensor<2>, w: &Tensor<2>) -> Tensor<2> {
-        kernels::linear(x, w, self.order)
+    pub(crate) fn linear(&self, x: Tensor<2>, w: &P) -> Tensor<2> {
+        let Some(adapter) = w.adapter() else { return kernels::linear(x, w.weight(), self.order) };
+        let dropped = kernels::drop(x.clone(), self.site_of(adapter.dropout));
+        let low = kernels::linear(dropped, &adapter.down, Order::Plain);
+        let added = kernels::linear(low, &adapter.up, Order::Plain);
+        kernels::linear(x, w.weight(), self.order) + added * adapter.scale
     }
 
     /// RMS norm.
-    pub(super) fn norm(&self, x: Tensor<2>, w: &Tensor<2>) -> Tensor<2> {
-        kernels::norm(x, w, self.config.layer_norm_epsilon)
+    pub(super) fn norm(&self, x: Tensor<2>, w: &P) -> Tensor<2> {
+        kernels::norm(x, w.weight(), self.config.layer_norm_epsilon)
     }
 
     /// The feed-forward layer with its residual.
-    pub(super) fn feed_forward(&self, x: Tensor<2>, layer: &FeedForward<Tensor<2>>) -> Tensor<2> {
+    pub(super) fn feed_forward(&self, x: Tensor<2>, layer: &FeedForward<P>) -> Tensor<2> {
         let normed = self.norm(x.clone(), &layer.norm);
         let gate = layer.gate.as_ref().map(|gate| self.linear(normed.clone(), gate));
         let inner = kernels::activate(
@@ -217,22 +250,22 @@ impl<'a> Network<'a> {
     fn self_attention(
         &self,
         x: Tensor<2>,
-        layer: &Attention<Tensor<2>>,
-        bias: Option<&Tensor<2>>,
+        layer: &Attention<P>,
+        bias: Option<&P>,
         plan: AttentionPlan,
     ) -> Tensor<2> {
         let normed = self.norm(x.clone(), &layer.norm);
         let q = self.linear(normed.clone(), &layer.q);
         let k = self.linear(normed.clone(), &layer.k);
         let v = self.linear(normed, &layer.v);
-        let attended = kernels::attend(q, k, v, bias, &Arc::new(plan));
+        let attended = kernels::attend(q, k, v, bias.map(Parameter::weight), &Arc::new(plan));
         kernels::add(x, self.linear(attended, &layer.o), self.site())
     }
 
     fn cross_attention(
         &self,
         x: Tensor<2>,
-        block: &Block<Tensor<2>>,
+        block: &Block<P>,
         encoded: &Tensor<2>,
         plan: AttentionPlan,
     ) -> Tensor<2> {
@@ -278,9 +311,13 @@ impl<'a> Network<'a> {
 
     /// The next dropout site.
     fn site(&self) -> Option<Dropout> {
-        let key = self.dropout?;
+        self.site_of(self.config.dropout_rate as f32)
+    }
+
+    fn site_of(&self, rate: f32) -> Option<Dropout> {
+        let key = self.dropout.filter(|_| rate > 0.0)?;
         let site = self.sites.replace(self.sites.get() + 1);
-        Some(Dropout::new(self.config.dropout_rate as f32, mix(key, site)))
+        Some(Dropout::new(rate, mix(key, site)))
     }
 }
 

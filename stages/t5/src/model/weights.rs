@@ -239,7 +239,7 @@ impl<P> Weights<P> {
     }
 
     /// The weights of the linear layers in the blocks.
-    pub(super) fn linear_mut(&mut self) -> Vec<&mut P> {
+    pub(crate) fn linear_mut(&mut self) -> Vec<&mut P> {
         let mut list = Vec::new();
         for block in self.encoder.blocks.iter_mut().chain(&mut self.decoder.blocks) {
             for Attention { q, k, v, o, .. } in

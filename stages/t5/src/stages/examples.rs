@@ -22,7 +22,7 @@ pub(super) struct Task {
     #[serde(default)]
     pub(super) prefix: String,
     /// The column to read: `source`, for cola `sentence`, for stsb `sentence1`. For
-    /// `kind: text` it may be a template such as `{subject} said {what}`.
+    /// `kind: text` and `kind: labels` it may be a template such as `{subject} said {what}`.
     #[serde(default)]
     pub(super) source: Option<String>,
     /// The second sentence of stsb: `sentence2`.
@@ -31,6 +31,9 @@ pub(super) struct Task {
     /// The column to write: `target`, for cola `label`, for stsb `score`.
     #[serde(default)]
     pub(super) target: Option<String>,
+    /// What may stand in the target (`kind: labels`).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) labels: Vec<String>,
     /// Takes `</s>` off the ends of sources and targets, where it stands for a tokenizer that reads it as the end.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(super) strip_eos: bool,
@@ -55,6 +58,8 @@ pub(super) enum Kind {
     Stsb,
     /// `cola sentence: …`; `acceptable` or `unacceptable` (1 and 0 are understood too).
     Cola,
+    /// The prefix and the source, and one of `labels`, which `score-labels` chooses from.
+    Labels,
 }
 
 /// How much of a table was learnt from.
@@ -94,6 +99,7 @@ impl Task {
     fn names(&self) -> (&str, &str, &str) {
         let (source, target) = match self.kind {
             Kind::Text => ("source", "target"),
+            Kind::Labels => ("source", "label"),
             Kind::Stsb => ("sentence1", "score"),
             Kind::Cola => ("sentence", "label"),
         };
@@ -106,7 +112,8 @@ impl Task {
 
     /// The source, if it is a template.
     fn template(&self) -> Option<&str> {
-        self.source.as_deref().filter(|source| self.kind == Kind::Text && source.contains('{'))
+        let is_free = matches!(self.kind, Kind::Text | Kind::Labels);
+        self.source.as_deref().filter(|source| is_free && source.contains('{'))
     }
 
     /// Checks the columns; `pointer` is where the configuration describes the task.
@@ -119,6 +126,14 @@ impl Task {
                 }
             }
             None => drop(table.text(source, &format!("{pointer}/source"))?),
+        }
+        match self.kind {
+            Kind::Labels => check_labels(&self.labels, &format!("{pointer}/labels"))?,
+            _ if self.labels.is_empty() => {}
+            _ => {
+                return Err(Error::config("`labels` is read by `kind: labels` only")
+                    .at(format!("{pointer}/labels")));
+            }
         }
         if self.kind == Kind::Stsb {
             table.text(second, &format!("{pointer}/second"))?;
@@ -171,6 +186,18 @@ impl Task {
                     |score: Option<f64>| score.filter(|score| score.is_finite()).map(stsb_label);
                 Ok(column::numbers(rows, name)?.iter().map(label).collect())
             }
+            Kind::Labels => {
+                let label = |text: &str| {
+                    let label = self.labels.iter().find(|label| *label == text.trim());
+                    label.cloned().ok_or_else(|| {
+                        let labels = self.labels.join("`, `");
+                        Error::data(format!(
+                            "`{text}` in `{name}` is none of the labels `{labels}`"
+                        ))
+                    })
+                };
+                column::text(rows, name)?.iter().map(|text| text.map(label).transpose()).collect()
+            }
             Kind::Cola => {
                 let labels = column::get(rows, name)?;
                 if labels.data_type().is_numeric() {
@@ -200,12 +227,12 @@ fn pieces(template: &str) -> (Vec<(&str, &str)>, &str) {
 }
 
 /// The columns that a template names.
-fn template_columns(template: &str) -> Vec<&str> {
+pub(super) fn template_columns(template: &str) -> Vec<&str> {
     pieces(template).0.into_iter().map(|(_, name)| name).collect()
 }
 
 /// The template filled in for every row; null where a column is. Braces in the columns are text.
-fn fill(template: &str, rows: &RecordBatch) -> Result<StringArray> {
+pub(super) fn fill(template: &str, rows: &RecordBatch) -> Result<StringArray> {
     let (pieces, rest) = pieces(template);
     let columns: Vec<_> =
         pieces.iter().map(|(_, name)| column::text(rows, name)).collect::<Result<_>>()?;
@@ -218,6 +245,24 @@ fn fill(template: &str, rows: &RecordBatch) -> Result<StringArray> {
         Some(text + rest)
     };
     Ok((0..rows.num_rows()).map(row).collect())
+}
+
+/// Refuses labels that cannot be told apart.
+pub(super) fn check_labels(labels: &[String], pointer: &str) -> Result<()> {
+    if labels.len() < 2 {
+        return Err(Error::config("there are at least two labels to choose from").at(pointer));
+    }
+    for (at, label) in labels.iter().enumerate() {
+        let message = if label.trim() != label || label.is_empty() {
+            format!("`{label}` is empty, or has blanks around it")
+        } else if labels[..at].contains(label) {
+            format!("`{label}` is there twice")
+        } else {
+            continue;
+        };
+        return Err(Error::config(message).at(format!("{pointer}/{at}")));
+    }
+    Ok(())
 }
 
 /// T5's own rounding: to the nearest 0.2, with one decimal.

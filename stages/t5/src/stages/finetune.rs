@@ -23,9 +23,13 @@ use crate::folder::{self, Float, Format};
 use crate::memory::{self, Use};
 use crate::model::Model;
 use crate::tokenizer::Tokenizer;
-use crate::train::{Example, Length, Optimizer, Options, Schedule, StepMetrics, Trainer};
+use crate::train::{
+    Example, Length, Lora, Optimizer, Options, Schedule, StepMetrics, Trainer, Warmup,
+};
 
 const METRICS_FILE: &str = "metrics.json";
+/// Where the adapter is by itself, in the directory of the model that it was merged into.
+const ADAPTER: &str = "adapter";
 
 /// Settings of `finetune`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -47,6 +51,9 @@ pub struct Config {
     /// The column to write; `target` if left out.
     #[serde(default)]
     target: Option<String>,
+    /// What may stand in the target (`kind: labels`), whose column is `label` if `target` is left out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    labels: Vec<String>,
     /// Takes `</s>` off the ends of sources and targets, where it stands for a tokenizer that reads it as the end.
     // The card says what was set; without it a model is written as it was before there was this setting.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -84,9 +91,24 @@ pub struct Config {
     /// What becomes of the learning rate after the warm-up.
     #[serde(default)]
     schedule: ScheduleName,
+    /// The power of `schedule: polynomial`; 1, which falls evenly, if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0.0, max = 100.0))]
+    power: Option<f64>,
     /// Steps over which the learning rate rises from zero.
     #[serde(default)]
     warmup_steps: u64,
+    /// The same as a share of all steps, instead of `warmup_steps`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0.0, max = 1.0))]
+    warmup_ratio: Option<f64>,
+    /// Learn low-rank adapters (LoRA) instead of the weights: less memory, and an adapter of a few megabytes. The model that comes out
+    /// has them merged; `adapter` in its directory is the adapter by itself, as PEFT reads it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    lora: Option<LoraConfig>,
+    /// Weights that stay as they are, by patterns of their names: `shared.weight`, `encoder.*`, `*layer_norm*`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    freeze: Vec<String>,
     /// Decoupled weight decay.
     #[serde(default)]
     #[schemars(range(min = 0.0, max = 10.0))]
@@ -171,12 +193,49 @@ enum OptimizerName {
 }
 
 /// A schedule of the learning rate.
-#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
 enum ScheduleName {
+    /// It stays.
     Constant,
+    /// It falls evenly, to zero at the last step.
     #[default]
     Linear,
+    /// It falls to zero as half a wave of the cosine does.
+    Cosine,
+    /// It falls with the root of the steps.
+    InverseSqrt,
+    /// It falls as a `power` of the steps that are left.
+    Polynomial,
+}
+
+/// How low-rank adapters are learnt.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct LoraConfig {
+    /// Width of the adapters.
+    #[serde(default = "eight")]
+    #[schemars(range(min = 1, max = 4096))]
+    rank: usize,
+    /// The adapter counts `alpha / rank` times.
+    #[serde(default = "eight_point")]
+    #[schemars(range(min = 0.0, max = 100_000.0))]
+    alpha: f64,
+    /// Dropout before the adapters.
+    #[serde(default)]
+    #[schemars(range(min = 0.0, max = 0.9))]
+    dropout: f64,
+    /// Linear layers that get an adapter: q, k, v and o of attention, wi (or wi_0 and wi_1) and wo of the feed-forward layers.
+    #[serde(default = "q_and_v")]
+    #[schemars(length(min = 1))]
+    targets: Vec<String>,
+}
+
+fn eight_point() -> f64 {
+    8.0
+}
+fn q_and_v() -> Vec<String> {
+    ["q", "v"].map(str::to_owned).into()
 }
 
 /// The stage.
@@ -212,7 +271,7 @@ impl Stage for Finetune {
     type Config = Config;
 
     fn about() -> About {
-        About::new("finetune", "1.2.0", "Teaches a T5 model from examples.")
+        About::new("finetune", "1.3.0", "Teaches a T5 model from examples.")
             .input(Port::artifact("model", "The model to start from."))
             .input(
                 Port::table("examples", "What to learn: a source and a target column each.").many(),
@@ -238,6 +297,16 @@ impl Stage for Finetune {
             return Err(Error::config("`scale_parameter` is an option of `optimizer: adafactor`")
                 .at("/scale_parameter"));
         }
+        if config.power.is_some() && config.schedule != ScheduleName::Polynomial {
+            return Err(
+                Error::config("`power` is an option of `schedule: polynomial`").at("/power")
+            );
+        }
+        if config.warmup_ratio.is_some() && config.warmup_steps > 0 {
+            return Err(
+                Error::config("say either `warmup_steps` or `warmup_ratio`").at("/warmup_ratio")
+            );
+        }
         folder::parse_size(&config.max_shard_size)
             .map_err(|error| Error::from(error).at("/max_shard_size"))?;
         let default = Task {
@@ -246,6 +315,7 @@ impl Stage for Finetune {
             source: config.source.clone(),
             second: config.second.clone(),
             target: config.target.clone(),
+            labels: config.labels.clone(),
             strip_eos: config.strip_eos,
             weight: 1.0,
         };
@@ -319,13 +389,28 @@ impl Finetune {
             schedule: match config.schedule {
                 ScheduleName::Constant => Schedule::Constant,
                 ScheduleName::Linear => Schedule::Linear,
+                ScheduleName::Cosine => Schedule::Cosine,
+                ScheduleName::InverseSqrt => Schedule::InverseSqrt,
+                ScheduleName::Polynomial => {
+                    Schedule::Polynomial { power: config.power.unwrap_or(1.0) }
+                }
             },
-            warmup_steps: config.warmup_steps,
+            warmup: match config.warmup_ratio {
+                Some(share) => Warmup::Share(share),
+                None => Warmup::Steps(config.warmup_steps),
+            },
             weight_decay: config.weight_decay,
             clip_norm: (config.clip > 0.0).then_some(config.clip),
             dropout: config.dropout,
             label_smoothing: config.label_smoothing,
             shuffle: config.shuffle,
+            lora: config.lora.as_ref().map(|lora| Lora {
+                rank: lora.rank,
+                alpha: lora.alpha,
+                dropout: lora.dropout,
+                targets: lora.targets.clone(),
+            }),
+            freeze: config.freeze.clone(),
             precision: config.precision,
             seed,
         }
@@ -362,7 +447,11 @@ impl Finetune {
         out: &Path,
     ) -> Result<()> {
         let best = trainer.best_loss();
-        let model = trainer.into_best_model();
+        let (model, adapter) = trainer.into_best_model();
+        let base = card::hub_name(model.config());
+        if let Some(adapter) = adapter {
+            adapter.write(base.as_deref(), &out.join(ADAPTER))?;
+        }
         let format = Format {
             precision: self.config.dtype,
             max_shard_bytes: folder::parse_size(&self.config.max_shard_size)?,
@@ -376,7 +465,7 @@ impl Finetune {
         });
         let card = Card {
             what: "fine-tuned from examples",
-            base: card::hub_name(model.config()),
+            base,
             tables,
             sections: vec![("Configuration", card::section(&self.config)), ("Result", result)],
         };
@@ -459,10 +548,7 @@ fn start(
     let metrics = std::fs::read(dir.join(METRICS_FILE))?;
     let metrics = serde_json::from_slice(&metrics)
         .map_err(|error| Error::data(format!("{}: {error}", dir.join(METRICS_FILE).display())))?;
-    let device = model.device();
-    // The checkpoint has one of its own.
-    drop(model);
-    let trainer = Trainer::load(&dir, examples, options, &device)?;
+    let trainer = Trainer::load(&dir, model, examples, options)?;
     services.info(&format!("goes on from step {step}"));
     Ok((trainer, metrics))
 }

@@ -4,6 +4,7 @@ mod card;
 mod examples;
 mod finetune;
 mod generate;
+mod labels;
 mod model;
 mod names;
 mod score;
@@ -12,5 +13,6 @@ mod tally;
 
 pub use finetune::Finetune;
 pub use generate::Generate;
+pub use labels::ScoreLabels;
 pub use model::ModelStage;
 pub use score::{ScoreCola, ScoreLoss, ScoreStsb};

@@ -13,7 +13,7 @@ use super::card::{self, Card};
 use super::{names, shared::pool};
 use crate::config::Config as T5Config;
 use crate::device::cpu_device;
-use crate::folder::{self, Float, Format};
+use crate::folder::{self, Float, Format, adapter};
 use crate::model::Model;
 use crate::tokenizer::{self, Tokenizer};
 
@@ -26,6 +26,11 @@ pub struct Config {
     #[serde(default)]
     #[schemars(extend("x-paraloom-path" = true))]
     from: Option<String>,
+    /// A directory with a low-rank adapter (LoRA) of that model, as PEFT writes it and as `finetune` does with `lora`: `adapter_config.json`
+    /// and `adapter_model.safetensors`. It is merged into the weights.
+    #[serde(default)]
+    #[schemars(extend("x-paraloom-path" = true))]
+    adapter: Option<String>,
     /// Make a new model of this size instead, with a tokenizer trained on the tables that
     /// enter `texts`, or with the one that `tokenizer` names.
     #[serde(default)]
@@ -41,7 +46,7 @@ pub struct Config {
     /// Those of T5's prompts and labels always do.
     #[serde(default)]
     words: Vec<String>,
-    /// The numbers that the weights are written as; as they are read, or f32 for a new model,
+    /// The numbers that the weights are written as; as they are read, or f32 for a new model and with an adapter,
     /// if left out. They are computed with in f32 all the same.
     #[serde(default)]
     dtype: Option<Float>,
@@ -98,7 +103,7 @@ impl Stage for ModelStage {
     type Config = Config;
 
     fn about() -> About {
-        About::new("model", "1.2.0", "A T5 model to start from: from a directory, or new.")
+        About::new("model", "1.3.0", "A T5 model to start from: from a directory, or new.")
             .input(
                 Port::table("texts", "What the tokenizer of a new model is trained on.")
                     .optional()
@@ -139,6 +144,7 @@ impl Stage for ModelStage {
             },
             _ => {}
         }
+        check_adapter(&config)?;
         for (at, name) in config.columns.iter().flatten().enumerate() {
             let mut tables = inputs.tables("texts").peekable();
             let mut missing = None;
@@ -164,7 +170,8 @@ impl Stage for ModelStage {
                 for told in names::not_followed(Path::new(from)) {
                     run.services().info(&told);
                 }
-                pool(run.threads())?.install(|| copy(Path::new(from), &out, dtype))
+                let adapter = self.config.adapter.as_deref().map(Path::new);
+                pool(run.threads())?.install(|| copy(Path::new(from), &out, dtype, adapter))
             }
             (None, Some(size)) => self.make(*size, run, &out),
             (None, None) => Err(Error::internal("the plan was checked")),
@@ -183,6 +190,21 @@ fn note(config: &Config) -> String {
     }
 }
 
+/// Says early what an adapter lacks.
+fn check_adapter(config: &Config) -> Result<()> {
+    let Some(adapter) = &config.adapter else { return Ok(()) };
+    if config.from.is_none() {
+        return Err(Error::config("an adapter belongs to a model that is read `from` somewhere")
+            .at("/adapter"));
+    }
+    if adapter.contains("://") || Path::new(adapter).join(adapter::CONFIG).is_file() {
+        return Ok(());
+    }
+    Err(Error::not_found(format!("{adapter} has no {}", adapter::CONFIG))
+        .at("/adapter")
+        .hint("name the directory of an adapter, as PEFT's `save_pretrained` writes it"))
+}
+
 /// Says early what a directory lacks.
 fn check_folder(from: &Path) -> Result<()> {
     let has = |name: &str| from.join(name).is_file();
@@ -194,11 +216,7 @@ fn check_folder(from: &Path) -> Result<()> {
     if !has("config.json") {
         return Err(if has("adapter_config.json") {
             missing("config.json").hint(format!(
-                "this is an adapter; merge it into its base, and name that directory: python -c \"import sys, peft, \
-                 transformers as t; adapter, new = sys.argv[1:]; m = \
-                 peft.AutoPeftModelForSeq2SeqLM.from_pretrained(adapter); \
-                 t.AutoTokenizer.from_pretrained(m.peft_config['default'].base_model_name_or_path)\
-                 .save_pretrained(new); m.merge_and_unload().save_pretrained(new)\" '{}' NEW",
+                "this is an adapter: write `from: BASE, adapter: {}`, where BASE is the model that it was learnt on",
                 from.display()
             ))
         } else {
@@ -219,13 +237,18 @@ fn check_folder(from: &Path) -> Result<()> {
 
 /// Copies the files that make up a model, after they were read without error. What is to be of another form is
 /// written anew.
-fn copy(from: &Path, out: &Path, dtype: Option<Float>) -> Result<()> {
-    let model = folder::load(from, &cpu_device())?;
+fn copy(from: &Path, out: &Path, dtype: Option<Float>, adapter: Option<&Path>) -> Result<()> {
+    let mut model = folder::load(from, &cpu_device())?;
+    if let Some(adapter) = adapter {
+        model = adapter::merged(model, adapter)?;
+    }
+    let is_as_read = dtype.is_none() && adapter.is_none();
     let tokenizer = Tokenizer::load(from)?;
     if !from.join(tokenizer::FILE).is_file() {
         tokenizer.save(out)?;
     }
-    if let Some(precision) = dtype {
+    if !is_as_read {
+        let precision = dtype.unwrap_or_default();
         folder::save_as(&model, out, Format { precision, ..Format::default() })?;
     } else if folder::is_pickled(from) {
         folder::convert(from, out)?;
@@ -243,7 +266,7 @@ fn copy(from: &Path, out: &Path, dtype: Option<Float>) -> Result<()> {
         let name = entry.file_name().to_string_lossy().into_owned();
         let weights = name.starts_with("model")
             && (name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json"));
-        if dtype.is_none() && (weights || name == "config.json") {
+        if is_as_read && (weights || name == "config.json") {
             names.insert(name);
         }
     }

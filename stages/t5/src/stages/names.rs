@@ -63,7 +63,6 @@ pub(super) fn of_finetune() -> Value {
         "train_batch_size": batch,
         "gradient_accumulation_steps": "it is called `accumulate`",
         "lr_scheduler_type": "it is called `schedule`",
-        "warmup_ratio": "write a number of steps: `warmup_steps`",
         "max_grad_norm": "it is called `clip`",
         "label_smoothing_factor": "it is called `label_smoothing`",
         "dropout_rate": "it is called `dropout`",
@@ -85,8 +84,11 @@ pub(super) fn of_finetune() -> Value {
         "logging_steps": kept,
         "output_dir": "there is none: `paraloom export PIPELINE NODE --to DIR` writes the model where you want it",
         "gradient_checkpointing": none,
-        "lora": none,
-        "peft": none,
+        "peft": "write `lora: { rank: 8, alpha: 16, targets: [q, v] }`",
+        "lora_r": "write `lora: { rank: 8 }`",
+        "lora_alpha": "write `lora: { alpha: 16 }`",
+        "lora_dropout": "write `lora: { dropout: 0.05 }`",
+        "target_modules": "write `lora: { targets: [q, v] }`",
     })
 }
 

@@ -35,15 +35,15 @@ pub struct Judge<C> {
 }
 
 /// What a model thinks of a row.
-struct Judged {
+pub(super) struct Judged {
     /// Of every label.
-    probabilities: Vec<f64>,
+    pub(super) probabilities: Vec<f64>,
     /// Whether the prompt was cut.
     cut: bool,
 }
 
 impl<C> Judge<C> {
-    fn open(
+    pub(super) fn open(
         run: &Run,
         precision: Precision,
         config: C,
@@ -56,7 +56,7 @@ impl<C> Judge<C> {
     }
 
     /// The probabilities of the labels for every row that has a prompt, which `encode` makes tokens of.
-    fn judge<P: Sync>(
+    pub(super) fn judge<P: Sync>(
         &mut self,
         rows: &RecordBatch,
         prompts: &[Option<P>],
@@ -88,9 +88,13 @@ impl<C> Judge<C> {
     }
 
     /// Counts what was cut.
-    fn count(&mut self, judged: &[Option<Judged>], limit: usize) {
+    pub(super) fn count(&mut self, judged: &[Option<Judged>], limit: usize) {
         let cut = judged.iter().flatten().map(|judged| judged.cut);
         self.tally.cut("prompts", limit, "max_source_tokens", cut);
+    }
+
+    pub(super) fn config(&self) -> &C {
+        &self.config
     }
 
     fn names(&self) -> &[String] {
@@ -99,12 +103,12 @@ impl<C> Judge<C> {
 }
 
 /// The field that says of each row whether it was cut.
-fn cut_field(into: &str) -> Field {
+pub(super) fn cut_field(into: &str) -> Field {
     Field::new(format!("{into}_cut"), DataType::Boolean, true)
 }
 
 /// A text as it is judged.
-fn judged_text(text: &str, strip_eos: bool) -> &str {
+pub(super) fn judged_text(text: &str, strip_eos: bool) -> &str {
     if strip_eos { without_eos(text) } else { text }
 }
 
@@ -120,7 +124,7 @@ fn about(name: &'static str, doc: &'static str, rows: &'static str) -> About {
 }
 
 /// Index of the greatest value; the first if there are several.
-fn most_likely(probabilities: &[f64]) -> usize {
+pub(super) fn most_likely(probabilities: &[f64]) -> usize {
     let mut best = 0;
     for (index, value) in probabilities.iter().enumerate() {
         if *value > probabilities[best] {
@@ -241,7 +245,7 @@ impl MapStage for ScoreStsb {
 }
 
 /// The rows with a column that says which of them were cut, if that is wanted.
-fn marked(
+pub(super) fn marked(
     rows: &RecordBatch,
     mark: bool,
     into: &str,

@@ -2,13 +2,12 @@
 
 use std::path::Path;
 
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::{Device, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
 use super::{Best, Example, Options, Trainer, batches};
 use crate::{
     Error, Result,
-    config::Config,
     folder::{Stored, TensorFiles, write_json, write_tensors},
     model::{Model, Slot},
 };
@@ -63,15 +62,15 @@ impl Trainer {
         write_json(&directory.join(PLACE), &json)
     }
 
-    /// Goes on from what [`Trainer::save`] wrote, with the same examples and options.
+    /// Goes on from what [`Trainer::save`] wrote, with the same model to start from, examples and options.
     ///
     /// # Errors
     /// When the checkpoint is damaged, of another version, or of another run.
     pub fn load(
         directory: &Path,
+        mut model: Model,
         examples: Vec<Example>,
         options: Options,
-        device: &burn::tensor::Device,
     ) -> Result<Self> {
         let path = directory.join(PLACE);
         let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
@@ -89,18 +88,37 @@ impl Trainer {
                 "the checkpoint is of a run with other options or examples",
             ));
         }
-        let mut config = Config::from_json(place.config)?;
-        config.untied_head = place.untied_head;
-        let files = TensorFiles::of_file(&directory.join(TENSORS))?;
-        let values = |name: &str, slot: &Slot| files.read(&[name], &[slot.rows, slot.columns]);
-        let model = Model::from_values(config, device, |slot| values(&slot.name, slot))?;
+        if let Some(dropout) = options.dropout {
+            model.set_dropout(dropout);
+        }
+        let config = model.config();
+        if place.config != config.to_json() || place.untied_head != config.untied_head {
+            return Err(Error::malformed(&path, "the checkpoint is of a run with another model"));
+        }
+        // What is not learnt stays as the model has it.
         let mut trainer = Self::new(model, examples, options)?;
-        trainer.restore_states(&files)?;
+        let files = TensorFiles::of_file(&directory.join(TENSORS))?;
+        let read = |name: &str, shape: [usize; 2], device: &Device| {
+            let values = files.read(&[name], &shape)?;
+            Ok::<_, Error>(Tensor::from_data(TensorData::new(values, shape), device))
+        };
+        let device = trainer.model.device();
         if let Some((loss, since)) = place.best {
-            let config = trainer.model.config().clone();
-            let best = |slot: &Slot| values(&best_name(&slot.name), slot);
-            let model = Model::from_values(config, device, best)?;
-            trainer.best = Some(Best { loss, model, since });
+            let (mut model, mut learnt) = (trainer.model.clone(), trainer.learnt.clone());
+            for part in &trainer.parts {
+                let Slot { name, rows, columns, .. } = &part.slot;
+                *learnt.tensor_mut(&mut model, part) =
+                    read(&best_name(name), [*rows, *columns], &device)?;
+            }
+            trainer.best = Some(Best { loss, model, learnt, since });
+        }
+        for (part, state) in trainer.parts.iter().zip(&mut trainer.states) {
+            let Slot { name, rows, columns, .. } = &part.slot;
+            *trainer.learnt.tensor_mut(&mut trainer.model, part) =
+                read(name, [*rows, *columns], &device)?;
+            for (index, tensor) in state.tensors_mut().into_iter().enumerate() {
+                *tensor = read(&state_name(name, index), tensor.dims(), &device)?;
+            }
         }
         trainer.step = place.step;
         trainer.epoch = place.epoch;
@@ -109,31 +127,19 @@ impl Trainer {
         Ok(trainer)
     }
 
-    /// All weights and states by name.
+    /// All that is learnt, and its states, by name.
     fn tensors(&self) -> Vec<(String, &Tensor<2>)> {
         let mut tensors = Vec::new();
-        let weights = self.layout.list().into_iter().zip(self.model.weights().list());
-        for ((slot, weight), state) in weights.zip(&self.states) {
-            tensors.push((slot.name.clone(), weight));
+        for (part, state) in self.parts.iter().zip(&self.states) {
+            let name = &part.slot.name;
+            tensors.push((name.clone(), self.learnt.tensor(&self.model, part)));
             let states = state.tensors().into_iter().enumerate();
-            tensors.extend(states.map(|(index, tensor)| (state_name(&slot.name, index), tensor)));
-        }
-        if let Some(best) = &self.best {
-            let weights = self.layout.list().into_iter().zip(best.model.weights().list());
-            tensors.extend(weights.map(|(slot, weight)| (best_name(&slot.name), weight)));
-        }
-        tensors
-    }
-
-    fn restore_states(&mut self, files: &TensorFiles) -> Result<()> {
-        for (slot, state) in self.layout.list().into_iter().zip(&mut self.states) {
-            for (index, tensor) in state.tensors_mut().into_iter().enumerate() {
-                let shape = tensor.dims();
-                let values = files.read(&[&state_name(&slot.name, index)], &shape)?;
-                *tensor = Tensor::from_data(TensorData::new(values, shape), &tensor.device());
+            tensors.extend(states.map(|(index, tensor)| (state_name(name, index), tensor)));
+            if let Some(best) = &self.best {
+                tensors.push((best_name(name), best.learnt.tensor(&best.model, part)));
             }
         }
-        Ok(())
+        tensors
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod batches;
 mod checkpoint;
+pub(crate) mod lora;
 mod optimizer;
 mod options;
 
@@ -13,8 +14,10 @@ use std::time::Instant;
 use burn::tensor::Tensor;
 use rayon::prelude::*;
 
+pub use self::lora::Lora;
+use self::lora::{Learnt, Part, Saved, Tracked};
 use self::optimizer::{State, Step};
-pub use self::options::{Length, Optimizer, Options, Schedule};
+pub use self::options::{Length, Optimizer, Options, Schedule, Warmup};
 use crate::{
     Error, Result,
     kernels::{
@@ -22,7 +25,7 @@ use crate::{
         update::{add_rows, square_sum},
     },
     memory,
-    model::{Model, Network, Packed, Slot, Weights},
+    model::{Model, Network, Packed, Parameter, Weights},
     random::mix,
 };
 
@@ -74,7 +77,9 @@ pub struct StepMetrics {
 #[derive(Debug)]
 pub struct Trainer {
     model: Model,
-    layout: Weights<Slot>,
+    learnt: Learnt,
+    /// What is learnt, one by one, with the optimizer's state of each.
+    parts: Vec<Part>,
     states: Vec<State>,
     examples: Vec<Example>,
     options: Options,
@@ -86,8 +91,8 @@ pub struct Trainer {
     batches: Vec<Vec<usize>>,
     /// Micro-batches of the epoch that are done.
     position: usize,
-    /// Parts that each micro-batch is computed in, one after the other.
-    parts: usize,
+    /// How many pieces each micro-batch is computed in, one after the other.
+    pieces: usize,
     /// The best that [`Trainer::evaluate`] has seen.
     best: Option<Best>,
 }
@@ -97,6 +102,7 @@ pub struct Trainer {
 struct Best {
     loss: f64,
     model: Model,
+    learnt: Learnt,
     /// Evaluations since, none of which was better.
     since: u64,
 }
@@ -105,19 +111,27 @@ impl Trainer {
     /// Prepares a run.
     ///
     /// # Errors
-    /// When there is nothing to learn, an option makes no sense, or an example does not fit the model.
+    /// When there is nothing to learn, an option makes no sense or names what the model does not have, or an example does
+    /// not fit the model.
     pub fn new(mut model: Model, examples: Vec<Example>, options: Options) -> Result<Self> {
         check(&model, &examples, &options)?;
         if let Some(dropout) = options.dropout {
             model.set_dropout(dropout);
         }
         let layout = Weights::layout(model.config());
-        let states = optimizer::initial_states(options.optimizer, &layout, model.weights());
+        let learnt =
+            Learnt::new(&model, &layout, options.lora.as_ref(), &options.freeze, options.seed)?;
+        let parts = learnt.parts(&layout);
+        let state = |part: &Part| {
+            State::initial(options.optimizer, &part.slot, learnt.tensor(&model, part))
+        };
+        let states = parts.iter().map(state).collect();
         let batches = batches::epoch(&examples, &options, 0);
         let total_steps = options.total_steps(batches.len());
         Ok(Self {
             model,
-            layout,
+            learnt,
+            parts,
             states,
             examples,
             options,
@@ -126,24 +140,37 @@ impl Trainer {
             epoch: 0,
             batches,
             position: 0,
-            parts: 1,
+            pieces: 1,
             best: None,
         })
     }
 
-    /// The model as it is now.
-    pub fn model(&self) -> &Model {
-        &self.model
+    /// The model as it is now, adapters merged into it.
+    pub fn model(&self) -> Model {
+        self.learnt.merged(&self.model, self.options.lora.as_ref())
     }
 
     /// Ends the run.
     pub fn into_model(self) -> Model {
-        self.model
+        self.learnt.merged(&self.model, self.options.lora.as_ref())
     }
 
-    /// Ends the run with the model that did best in [`Trainer::evaluate`], or the last one where that was never called.
-    pub fn into_best_model(self) -> Model {
-        self.best.map_or(self.model, |best| best.model)
+    /// Ends the run with the model that did best in [`Trainer::evaluate`], or the last one where that was never called;
+    /// adapters are merged into it, and are there by themselves too.
+    pub fn into_best_model(self) -> (Model, Option<Saved>) {
+        let (model, learnt) = match self.best {
+            Some(best) => (best.model, best.learnt),
+            None => (self.model, self.learnt),
+        };
+        let merged = learnt.merged(&model, self.options.lora.as_ref());
+        let saved = self.options.lora.map(|lora| {
+            let tensor = |part: &Part| {
+                let name = format!("base_model.model.{}", part.slot.name);
+                (name, learnt.tensor(&model, part).clone())
+            };
+            Saved { lora, tensors: self.parts.iter().map(tensor).collect() }
+        });
+        (merged, saved)
     }
 
     /// The mean loss per target token over other examples; the model that does best is kept, and checkpoints hold it.
@@ -151,11 +178,14 @@ impl Trainer {
     /// # Errors
     /// As [`mean_loss`], and [`Error::Diverged`] when the loss is not a number.
     pub fn evaluate(&mut self, examples: &[Example], cancelled: &dyn Fn() -> bool) -> Result<f64> {
-        let loss = mean_loss(&self.model, examples, cancelled)?;
+        let loss = mean_loss(&self.model(), examples, cancelled)?;
         finite(self.step, "validation loss", loss)?;
         match &mut self.best {
             Some(best) if loss >= best.loss => best.since += 1,
-            best => *best = Some(Best { loss, model: self.model.clone(), since: 0 }),
+            best => {
+                let (model, learnt) = (self.model.clone(), self.learnt.clone());
+                *best = Some(Best { loss, model, learnt, since: 0 });
+            }
         }
         Ok(loss)
     }
@@ -176,7 +206,8 @@ impl Trainer {
     /// # Errors
     /// [`Error::Diverged`].
     pub fn check_weights(&self) -> Result<()> {
-        let sums = self.model.weights().list().into_iter().map(square_sum);
+        let tensors = self.parts.iter().map(|part| self.learnt.tensor(&self.model, part));
+        let sums = tensors.map(square_sum);
         finite(self.step, "sum of squared weights", sums.sum())
     }
 
@@ -192,7 +223,7 @@ impl Trainer {
 
     /// From now on computes every batch in two halves, for want of memory. Only roundings and dropout change.
     pub fn halve_batches(&mut self) {
-        self.parts = 2;
+        self.pieces = 2;
     }
 
     /// Does one optimizer step; none when the run is complete.
@@ -209,7 +240,7 @@ impl Trainer {
         let end = self.batches.len().min(self.position + self.options.accumulate);
         let micro_batches: Vec<Vec<&Example>> = self.batches[self.position..end]
             .iter()
-            .flat_map(|batch| batch.chunks(batch.len().div_ceil(self.parts)))
+            .flat_map(|batch| batch.chunks(batch.len().div_ceil(self.pieces)))
             .map(|batch| batch.iter().map(|&index| &self.examples[index]).collect())
             .collect();
         let tokens_of = |count: fn(&Example) -> usize| {
@@ -247,7 +278,7 @@ impl Trainer {
         }
     }
 
-    /// The loss of a step and the gradients of all weights.
+    /// The loss of a step and the gradients of all that is learnt.
     fn gradients(
         &self,
         micro_batches: &[Vec<&Example>],
@@ -290,7 +321,7 @@ impl Trainer {
     /// That is for our own loops; torch has threads of its own. The number depends on the work alone, never on the threads, so that these do not decide any rounding.
     fn shards(&self, batch: &[&Example]) -> usize {
         if !kernels::has_panels(&self.model.device())
-            || self.model.parameters() > MOST_SHARDED_WEIGHTS
+            || self.parts.iter().map(|part| part.slot.len()).sum::<usize>() > MOST_SHARDED_WEIGHTS
         {
             return 1;
         }
@@ -301,17 +332,19 @@ impl Trainer {
         1 << shards.ilog2()
     }
 
-    /// The loss of some examples and the gradients of all weights.
+    /// The loss of some examples and the gradients of all that is learnt.
     fn shard_gradients(
         &self,
         examples: &[&Example],
         dropout: u64,
         scale: LossScale,
     ) -> (f64, Vec<Tensor<2>>) {
-        let tracked =
-            self.model.weights().map(|weight| Tensor::from_inner(weight.clone()).require_grad());
+        let tracked = self.learnt.tracked(&self.model, self.options.lora.as_ref());
         let network = Network::new(self.model.config(), &tracked, Some(dropout));
-        let network = network.in_precision(self.options.precision).embedding_apart();
+        let mut network = network.in_precision(self.options.precision);
+        if self.learnt.weights[0] {
+            network = network.embedding_apart();
+        }
         let loss = batch_loss(&network, examples, scale);
         let mut gradients = loss.backward();
         let mut gradient = |weight: &Tensor<2>| {
@@ -321,14 +354,23 @@ impl Trainer {
                 .unwrap_or_else(|| weight.clone().inner().zeros_like())
         };
         let embedded = network.into_embedded();
-        let shared = embedded.into_iter().fold(gradient(&tracked.shared), |sum, embedded| {
-            add_rows(sum, &embedded.ids, gradient(&embedded.rows))
-        });
-        let rest = tracked.list().into_iter().skip(1).map(gradient);
-        (f64::from(loss.into_scalar::<f32>()), std::iter::once(shared).chain(rest).collect())
+        let tensors = tracked.list();
+        let of_part = |part: &Part| {
+            let Tracked { weight, adapter } = tensors[part.weight];
+            match (part.matrix, adapter) {
+                (Some(0), Some(adapter)) => gradient(&adapter.down),
+                (Some(_), Some(adapter)) => gradient(&adapter.up),
+                _ if part.weight == 0 => embedded.iter().fold(gradient(weight), |sum, embedded| {
+                    add_rows(sum, &embedded.ids, gradient(&embedded.rows))
+                }),
+                _ => gradient(weight),
+            }
+        };
+        let of_parts = self.parts.iter().map(of_part).collect();
+        (f64::from(loss.into_scalar::<f32>()), of_parts)
     }
 
-    /// Moves the weights.
+    /// Moves what is learnt.
     fn update(&mut self, gradients: Vec<Tensor<2>>, learning_rate: f64, norm: f64) {
         // The small term is torch's.
         let clip = self.options.clip_norm.map_or(1.0, |limit| (limit / (norm + 1e-6)).min(1.0));
@@ -338,13 +380,17 @@ impl Trainer {
             number: self.step + 1,
             gradient_scale: clip,
         };
-        let weights = self.model.weights_mut().list_mut().into_iter().zip(self.layout.list());
-        for ((weight, slot), (gradient, state)) in
-            weights.zip(gradients.into_iter().zip(&mut self.states))
-        {
-            // The gradient holds the weight's place meanwhile, so that the weight has one owner and is updated in place.
-            let old = std::mem::replace(weight, gradient.clone());
-            *weight = step.apply(slot, old, gradient, state);
+        let mut weights = self.model.weights_mut().list_mut();
+        let adapters = &mut self.learnt.adapters;
+        let learnt = self.parts.iter().zip(&mut self.states);
+        for ((part, state), gradient) in learnt.zip(gradients) {
+            let tensor = match (part.matrix, &mut adapters[part.weight]) {
+                (Some(matrix), Some(pair)) => &mut pair[matrix],
+                _ => &mut *weights[part.weight],
+            };
+            // The gradient holds the tensor's place meanwhile, so that the tensor has one owner and is updated in place.
+            let old = std::mem::replace(tensor, gradient.clone());
+            *tensor = step.apply(&part.slot, old, gradient, state);
         }
     }
 
@@ -378,7 +424,11 @@ pub fn mean_loss(model: &Model, examples: &[Example], cancelled: &dyn Fn() -> bo
 }
 
 /// The scaled sum of the losses of all target tokens, `[1]`.
-fn batch_loss(network: &Network<'_>, batch: &[&Example], scale: LossScale) -> Tensor<1> {
+fn batch_loss<P: Parameter>(
+    network: &Network<'_, P>,
+    batch: &[&Example],
+    scale: LossScale,
+) -> Tensor<1> {
     let source = Packed::new(batch.iter().map(|example| example.source.as_slice()));
     let targets: Vec<u32> =
         batch.iter().flat_map(|example| example.target.iter().copied()).collect();
@@ -397,6 +447,11 @@ fn check(model: &Model, examples: &[Example], options: &Options) -> Result<()> {
     }
     if options.batch_size == 0 || options.accumulate == 0 {
         return refuse("batch_size and accumulate have to be at least 1");
+    }
+    if let Some(lora) = &options.lora
+        && (lora.rank == 0 || lora.targets.is_empty() || !lora.alpha.is_finite())
+    {
+        return refuse("an adapter has a rank of at least 1, a finite alpha and targets");
     }
     if !options.learning_rate.is_finite() || options.learning_rate < 0.0 {
         return refuse("learning_rate has to be a number that is not negative");

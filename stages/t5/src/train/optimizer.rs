@@ -5,7 +5,7 @@ use burn::tensor::Tensor;
 use super::options::{Optimizer, Options};
 use crate::{
     kernels::update::{AdafactorStep, AdamStep, adafactor, adafactor_vector, adam, zeros_like},
-    model::{Slot, Weights},
+    model::Slot,
 };
 
 /// An optimizer's memory of one weight.
@@ -106,14 +106,4 @@ impl Step<'_> {
     fn weight_decay(&self, slot: &Slot) -> f64 {
         if slot.is_vector() || slot.name.contains("bias") { 0.0 } else { self.options.weight_decay }
     }
-}
-
-/// The states of all weights before the first step.
-pub(super) fn initial_states(
-    optimizer: Optimizer,
-    layout: &Weights<Slot>,
-    weights: &Weights<Tensor<2>>,
-) -> Vec<State> {
-    let pairs = layout.list().into_iter().zip(weights.list());
-    pairs.map(|(slot, weight)| State::initial(optimizer, slot, weight)).collect()
 }

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::lora::Lora;
 use crate::folder::Float;
 
 /// How weights follow their gradients.
@@ -23,13 +24,37 @@ pub enum Optimizer {
 }
 
 /// How the learning rate develops after the warm-up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Schedule {
     /// It stays.
     Constant,
     /// It falls evenly to zero at the last step.
     Linear,
+    /// It falls to zero at the last step as half a wave of the cosine does.
+    Cosine,
+    /// It falls with the root of the steps, from the warm-up on (without one as if that had taken 10,000 steps).
+    InverseSqrt,
+    /// It falls to 1e-7 at the last step, as this power of the steps that are left.
+    Polynomial {
+        /// 1 falls evenly.
+        power: f64,
+    },
+}
+
+/// What `transformers` ends a polynomial schedule with.
+const POLYNOMIAL_END: f64 = 1e-7;
+/// What it takes for the warm-up of an inverse root where there is none.
+const ROOT_STEPS: u64 = 10_000;
+
+/// How long the learning rate rises.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Warmup {
+    /// For so many steps.
+    Steps(u64),
+    /// For this share of all steps, rounded up.
+    Share(f64),
 }
 
 /// When a run ends.
@@ -57,8 +82,8 @@ pub struct Options {
     pub learning_rate: f64,
     /// What becomes of it.
     pub schedule: Schedule,
-    /// Steps over which the learning rate rises from zero.
-    pub warmup_steps: u64,
+    /// How long the learning rate rises from zero.
+    pub warmup: Warmup,
     /// Decoupled weight decay, not applied to norms and position biases.
     pub weight_decay: f64,
     /// Largest norm of all gradients together.
@@ -69,6 +94,12 @@ pub struct Options {
     pub label_smoothing: f64,
     /// Whether examples are shuffled (and batched by length) or taken as they come.
     pub shuffle: bool,
+    /// Low-rank adapters are learnt instead of the weights.
+    #[serde(default)]
+    pub lora: Option<Lora>,
+    /// Patterns of names of weights that stay as they are; `*` stands for any characters.
+    #[serde(default)]
+    pub freeze: Vec<String>,
     /// What linear layers are computed in; weights, gradients and the optimizer's state are f32.
     #[serde(default)]
     pub precision: Float,
@@ -86,12 +117,14 @@ impl Default for Options {
             optimizer: Optimizer::AdamW { betas: [0.9, 0.999], eps: 1e-8 },
             learning_rate: 3e-4,
             schedule: Schedule::Linear,
-            warmup_steps: 0,
+            warmup: Warmup::Steps(0),
             weight_decay: 0.0,
             clip_norm: Some(1.0),
             dropout: None,
             label_smoothing: 0.0,
             shuffle: true,
+            lora: None,
+            freeze: Vec::new(),
             precision: Float::F32,
             seed: 42,
         }
@@ -114,15 +147,63 @@ impl Options {
 
     /// The learning rate of the step after `done` steps, of `total`.
     pub(super) fn rate(&self, done: u64, total: u64) -> f64 {
-        if done < self.warmup_steps {
-            return self.learning_rate * done as f64 / self.warmup_steps as f64;
+        let warmup = match self.warmup {
+            Warmup::Steps(steps) => steps,
+            Warmup::Share(share) => (total as f64 * share).ceil() as u64,
+        };
+        let rate = self.learning_rate;
+        if done < warmup {
+            return rate * done as f64 / warmup as f64;
         }
+        let falling = total.saturating_sub(warmup).max(1) as f64;
+        let left = total.saturating_sub(done) as f64 / falling;
         match self.schedule {
-            Schedule::Constant => self.learning_rate,
-            Schedule::Linear => {
-                let falling = total.saturating_sub(self.warmup_steps).max(1);
-                self.learning_rate * total.saturating_sub(done) as f64 / falling as f64
+            Schedule::Constant => rate,
+            Schedule::Linear => rate * total.saturating_sub(done) as f64 / falling,
+            Schedule::Cosine => rate * 0.5 * (1.0 + (std::f64::consts::PI * (1.0 - left)).cos()),
+            Schedule::InverseSqrt => {
+                let scale = if warmup == 0 { ROOT_STEPS } else { warmup };
+                let steps = done + scale - warmup;
+                rate / (steps as f64 / scale as f64).sqrt()
+            }
+            Schedule::Polynomial { power } => {
+                (rate - POLYNOMIAL_END) * left.powf(power) + POLYNOMIAL_END
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What `transformers.get_scheduler` of 5.24 gives for a rate of 1, 4 steps of warm-up and 20 steps.
+    #[test]
+    fn rates_are_those_of_transformers() {
+        let cases = [
+            (Schedule::Constant, [0.5, 1.0, 1.0, 1.0]),
+            (Schedule::Linear, [0.5, 1.0, 0.6875, 0.0625]),
+            (Schedule::Cosine, [0.5, 1.0, 0.7777851165098011, 0.009607359798384785]),
+            (Schedule::InverseSqrt, [0.5, 1.0, 0.6666666666666666, 0.4588314677411235]),
+            (
+                Schedule::Polynomial { power: 2.0 },
+                [0.5, 1.0, 0.47265630273437503, 0.003906349609375],
+            ),
+        ];
+        for (schedule, expected) in cases {
+            let options = Options {
+                schedule,
+                learning_rate: 1.0,
+                warmup: Warmup::Steps(4),
+                ..Options::default()
+            };
+            for (done, expected) in [2, 4, 9, 19].into_iter().zip(expected) {
+                let rate = options.rate(done, 20);
+                assert!((rate - expected).abs() < 1e-12, "{schedule:?}, {done}: {rate}");
+            }
+        }
+        let options =
+            Options { schedule: Schedule::InverseSqrt, learning_rate: 1.0, ..Options::default() };
+        assert!((options.rate(30, 20) - 0.9985033665845889).abs() < 1e-12, "without a warm-up");
     }
 }

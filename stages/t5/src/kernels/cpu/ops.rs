@@ -80,14 +80,22 @@ impl Operation<2> for Linear {
         (out, inputs)
     }
 
-    fn backward(self, [x, w]: Self::Kept, grad: Array) -> [Array; 2] {
+    fn backward(self, kept: Self::Kept, grad: Array) -> [Array; 2] {
+        self.backward_of(kept, grad, [true; 2]).map(|grad| grad.expect("all are wanted"))
+    }
+
+    fn backward_of(self, [x, w]: Self::Kept, grad: Array, wanted: [bool; 2]) -> [Option<Array>; 2] {
         let [rows, depth, width] = [x.shape()[0], columns(&x), w.shape()[0]];
         let [x, w, grad] = [values(&x), values(&w), values(&grad)];
         // SAFETY: the products write all of them.
         unsafe {
             [
-                written(rows, depth, |out| linear::backward_x(grad, w, width, self.0, out)),
-                written(width, depth, |out| linear::backward_w(grad, x, depth, self.0, out)),
+                wanted[0].then(|| {
+                    written(rows, depth, |out| linear::backward_x(grad, w, width, self.0, out))
+                }),
+                wanted[1].then(|| {
+                    written(width, depth, |out| linear::backward_w(grad, x, depth, self.0, out))
+                }),
             ]
         }
     }

@@ -60,4 +60,10 @@ where
             Kept::Torch(kept) => TorchOperation::backward(self.0, kept, grad),
         }
     }
+    fn backward_of(self, kept: Self::Kept, grad: Array, wanted: [bool; N]) -> [Option<Array>; N] {
+        match kept {
+            Kept::Ours(kept) => Operation::backward_of(self.0, kept, grad, wanted),
+            Kept::Torch(kept) => TorchOperation::backward_of(self.0, kept, grad, wanted),
+        }
+    }
 }

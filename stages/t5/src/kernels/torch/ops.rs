@@ -24,6 +24,11 @@ pub(in crate::kernels) trait TorchOperation<const N: usize>:
     fn result(&self, inputs: [Array; N]) -> Array;
     fn forward(&self, inputs: [Array; N]) -> (Array, Self::Kept);
     fn backward(self, kept: Self::Kept, grad: Array) -> [Array; N];
+
+    fn backward_of(self, kept: Self::Kept, grad: Array, wanted: [bool; N]) -> [Option<Array>; N] {
+        let _ = wanted;
+        self.backward(kept, grad).map(Some)
+    }
 }
 
 /// A function of torch tensors. Torch differentiates it: what is kept for the backward pass is torch's own graph of this
@@ -96,10 +101,16 @@ impl TorchOperation<2> for Linear {
         (Array::new(x.tensor.linear(&w.tensor, None::<&Tensor>).to_kind(kind)), inputs)
     }
 
-    fn backward(self, [x, w]: Self::Kept, grad: Array) -> [Array; 2] {
+    fn backward(self, kept: Self::Kept, grad: Array) -> [Array; 2] {
+        self.backward_of(kept, grad, [true; 2]).map(|grad| grad.expect("all are wanted"))
+    }
+
+    fn backward_of(self, [x, w]: Self::Kept, grad: Array, wanted: [bool; 2]) -> [Option<Array>; 2] {
         let kind = grad.tensor.kind();
         let grad = self.rounded(grad).tensor;
-        [grad.mm(&w.tensor), grad.tr().mm(&x.tensor)].map(|tensor| Array::new(tensor.to_kind(kind)))
+        let products =
+            [wanted[0].then(|| grad.mm(&w.tensor)), wanted[1].then(|| grad.tr().mm(&x.tensor))];
+        products.map(|product| Some(Array::new(product?.to_kind(kind))))
     }
 }
 
