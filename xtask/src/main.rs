@@ -24,9 +24,10 @@ usage: cargo xtask TASK
   tidy               check the invariants of docs/architecture.md";
 
 fn main() -> ExitCode {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .expect("xtask is a folder of the repository");
+    // Cargo says which clone it runs this for: another one may have built it into the same target directory.
+    let manifest = std::env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
+    let manifest = manifest.unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+    let root = manifest.parent().expect("xtask is a folder of the repository");
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["corpus"] => corpus(root, false),
