@@ -22,6 +22,7 @@ import torch
 import transformers
 from transformers import AutoTokenizer, T5ForConditionalGeneration
 
+import adapters
 import family
 import reference
 
@@ -383,6 +384,7 @@ def compare(seed, folder, binary):
     spiece = folder / "spiece" / "old" / "spiece.model"
     check_added(table, Project(folder / "added", binary), spiece, pairs)
     family.check(table, binary, folder / "family", pairs, seed)
+    adapters.check(sys.modules[__name__], table, binary, folder / "adapters", fresh, pairs, seed)
     exported = {"new": fresh}
     for name in TRAININGS:
         project = Project(folder / name, binary)

@@ -30,6 +30,9 @@ const OTHERS: [&str; 4] = [
     "special_tokens_map.json",
     "added_tokens.json",
 ];
+/// What says how an adapter changes a model, and its matrices; the first that is there is taken.
+const ADAPTER: &str = "adapter_config.json";
+const ADAPTER_WEIGHTS: [&str; 2] = ["adapter_model.safetensors", "adapter_model.bin"];
 /// Weights that nothing here reads.
 const FOREIGN: [&str; 2] = ["tf_model.h5", "flax_model.msgpack"];
 
@@ -49,9 +52,12 @@ pub(crate) struct ModelFiles<'a> {
     pub(crate) index: Option<&'static str>,
 }
 
-/// Finds the files of a model among those of a repository.
+/// Finds the files of a model, or of an adapter that has no model beside it, among those of a repository.
 pub(crate) fn model<'a>(tree: &'a [RemoteFile], repository: &str) -> Result<ModelFiles<'a>> {
     let find = |name: &str| tree.iter().find(|file| file.path == name);
+    if let Some(names) = adapter(|name| find(name).is_some()) {
+        return Ok(ModelFiles { files: names.into_iter().filter_map(find).collect(), index: None });
+    }
     let missing = |file| HubError::NoFile { repository: repository.to_owned(), file };
     let mut files = vec![find(CONFIG).ok_or_else(|| missing(CONFIG))?];
     if !has_tokenizer(|name| find(name).is_some()) {
@@ -76,6 +82,13 @@ pub(crate) fn model<'a>(tree: &'a [RemoteFile], repository: &str) -> Result<Mode
     Ok(ModelFiles { files, index: (layout == Layout::Index).then_some(name) })
 }
 
+/// The files of an adapter, if that is what there is.
+fn adapter(has: impl Fn(&str) -> bool) -> Option<[&'static str; 2]> {
+    let weights = ADAPTER_WEIGHTS.into_iter().find(|name| has(name))?;
+    let is_model = WEIGHTS.iter().any(|(name, _)| has(name));
+    (has(ADAPTER) && !is_model).then_some([ADAPTER, weights])
+}
+
 fn has_tokenizer(has: impl Fn(&str) -> bool) -> bool {
     TOKENIZERS.iter().any(|names| names.iter().all(|name| has(name)))
 }
@@ -89,7 +102,7 @@ pub(crate) fn is_whole(has: impl Fn(&str) -> bool, read: impl Fn(&str) -> Option
             .and_then(|index| shards(&index).ok())
             .is_some_and(|shards| shards.iter().all(|shard| has(shard))),
     });
-    has_weights && has(CONFIG) && has_tokenizer(has)
+    (has_weights && has(CONFIG) && has_tokenizer(&has)) || adapter(has).is_some()
 }
 
 /// The shards that an index of weights names, each once.
@@ -227,11 +240,28 @@ fn numbered(name: &str) -> (&str, Option<u64>, Option<u64>) {
 
 #[cfg(test)]
 mod tests {
-    use super::{shards, split, successor};
+    use super::{is_whole, shards, split, successor};
 
     const PAWS: &str = "README.md labeled_final/test-00000-of-00001.parquet \
         labeled_final/train-00000-of-00001.parquet labeled_final/validation-00000-of-00001.parquet \
         labeled_swap/train-00000-of-00001.parquet unlabeled_final/train-00000-of-00001.parquet";
+
+    #[test]
+    fn what_is_a_whole_model_or_adapter() {
+        let model = "config.json tokenizer.json model.safetensors";
+        for (files, expected) in [
+            (model.to_owned(), true),
+            ("config.json model.safetensors".to_owned(), false),
+            ("adapter_config.json adapter_model.safetensors".to_owned(), true),
+            ("adapter_config.json adapter_model.bin tokenizer.json".to_owned(), true),
+            ("adapter_config.json".to_owned(), false),
+            ("adapter_model.safetensors".to_owned(), false),
+            (format!("{model} adapter_config.json"), true),
+        ] {
+            let has = |name: &str| files.split(' ').any(|file| file == name);
+            assert_eq!(is_whole(has, |_| None), expected, "{files}");
+        }
+    }
 
     #[test]
     fn which_files_a_split_has() {
