@@ -39,11 +39,14 @@ TRAININGS = {
     "t5-1.1": dict(optimizer="adamw", schedule="linear", warmup=5, rate=3e-3, decay=0.01, clip=1.0, batch=5,
                    accumulate=3),
 }
+LIMITS = dict(min_new_tokens=6, encoder_no_repeat_ngram_size=3, no_repeat_ngram_size=2, bad_words=["the", "last year"])
 SEARCHES = {
     "greedy": ({}, dict(num_beams=1)),
     "beam2": (dict(beam=dict(beams=2)), dict(num_beams=2)),
     "beam4": (dict(beam=dict(beams=4, length_penalty=0.6, early_stopping="yes"), candidates=3),
               dict(num_beams=4, length_penalty=0.6, early_stopping=True, num_return_sequences=3)),
+    "limits": (LIMITS, dict(num_beams=1, **LIMITS)),
+    "limits of beams": (dict(beam=dict(beams=3), **LIMITS), dict(num_beams=3, **LIMITS)),
     "beam8": (dict(beam=dict(beams=8, length_penalty=1.5, early_stopping="never")),
               dict(num_beams=8, length_penalty=1.5, early_stopping="never")),
 }
@@ -196,7 +199,7 @@ def through_the_binary(table, name, sizes, fresh, project, pairs, sentences, see
         "corpus": load("corpus.tsv"),
         "tuned": tune(max_shard_size="48KB"),
         "half": tune(dtype="bf16"),
-        **{search: write("tuned", **settings) for search, (settings, _) in SEARCHES.items()},
+        **{search.replace(" ", "_"): write("tuned", **settings) for search, (settings, _) in SEARCHES.items()},
         "half-greedy": write("half"),
         "losses": node("score-loss", dict(model="tuned", rows="pairs"), prefix=PREFIX),
         "similar": node("score-stsb", dict(model="tuned", rows="pairs"), first="source", second="target"),
@@ -237,12 +240,15 @@ def check_writing(table, name, project, model, tokenizer, sentences):
     ids = ids_of(tokenizer, [PREFIX + text for text in sentences])
     for search, (_, how) in SEARCHES.items():
         padded = reference.pad(ids, 0)
+        how = dict(how)
+        if words := how.pop("bad_words", None):
+            how["bad_words_ids"] = tokenizer(words, add_special_tokens=False).input_ids
         with torch.no_grad():
             found = model.generate(input_ids=padded, attention_mask=(padded != 0).long(), do_sample=False,
                                    max_new_tokens=NEW_TOKENS, **how)
         decode = lambda row: tokenizer.backend_tokenizer.decode(row, skip_special_tokens=True)
         theirs = [decode(row) for row in reference.written(found)]
-        ours = [row["paraphrase"] for row in project.rows(search)]
+        ours = [row["paraphrase"] for row in project.rows(search.replace(" ", "_"))]
         differing = sum(one != other for one, other in zip(ours, theirs, strict=True))
         table.exact(f"texts of {search}", name, differing, len(theirs))
 

@@ -11,7 +11,7 @@ use std::{path::Path, sync::LazyLock};
 
 use paraloom_stages_t5::{
     config::Config,
-    decode::{Candidate, EarlyStopping, Options, Row, Strategy, generate},
+    decode::{Candidate, Draw, EarlyStopping, Options, Row, Strategy, generate},
     device::default_device,
     folder,
     model::Model,
@@ -28,7 +28,7 @@ fn fixture(name: &str) -> Result<(Model, Value), Box<dyn std::error::Error>> {
 }
 
 fn sample(temperature: f64, top_k: usize, top_p: f64) -> Strategy {
-    Strategy::Sample { temperature, top_k, top_p }
+    Strategy::Sample(Draw { temperature, top_k, top_p, ..Draw::default() })
 }
 
 /// The chi-square statistic in units of its standard deviation, from its mean. Rare outcomes are taken together, so
@@ -182,7 +182,7 @@ mod alone {
             which in 0..3usize,
         ) {
             let (options, expected) = &TOGETHER[which];
-            let options = Options { batch_size, ..*options };
+            let options = Options { batch_size, ..options.clone() };
             let all = rows();
             for part in order[..count].chunks(part) {
                 let rows: Vec<Row> = part.iter().map(|&index| all[index].clone()).collect();

@@ -3,7 +3,7 @@
 
 use rayon::prelude::*;
 
-use super::{Candidate, EarlyStopping, Options, Row, choose, not_numbers};
+use super::{Candidate, EarlyStopping, Options, Row, choose, choose::Context, not_numbers};
 use crate::{
     Error, Result,
     config::Config,
@@ -87,13 +87,14 @@ pub(super) fn search(
         open.zip(lanes).for_each(|(beam, lane)| beam.lane = lane);
         kernels::with_values(session.network().logits(decoded), |mut logits| {
             let mut steps = Vec::new();
-            for sentence in &mut sentences {
+            for (sentence, row) in sentences.iter_mut().zip(rows) {
                 let own = sentence.beams().count() * config.vocab_size;
-                steps.push((sentence, logits.split_off_mut(..own).unwrap_or_default()));
+                let context = Context { source: &row.ids, eos: config.eos_token_id };
+                steps.push((sentence, logits.split_off_mut(..own).unwrap_or_default(), context));
             }
-            steps
-                .into_par_iter()
-                .for_each(|(sentence, logits)| sentence.go_on(logits, rules, config));
+            steps.into_par_iter().for_each(|(sentence, logits, context)| {
+                sentence.go_on(logits, rules, config, context);
+            });
         })?;
         if let Some(broken) = sentences.iter().position(Sentence::has_nan) {
             return Err(not_numbers(broken));
@@ -128,7 +129,13 @@ impl Sentence {
     }
 
     /// One step of all groups; `logits` are those of [`Sentence::beams`].
-    fn go_on(&mut self, mut logits: &mut [f32], rules: &Rules<'_>, config: &Config) {
+    fn go_on(
+        &mut self,
+        mut logits: &mut [f32],
+        rules: &Rules<'_>,
+        config: &Config,
+        context: Context<'_>,
+    ) {
         // With what the groups before go on at this place.
         let mut taken = Vec::new();
         for group in &mut self.0 {
@@ -141,7 +148,7 @@ impl Sentence {
             let own = logits.split_off_mut(..own).unwrap_or_default();
             let tops: Vec<_> = (group.open.par_iter())
                 .zip(own.par_chunks_exact_mut(config.vocab_size))
-                .map(|(beam, logits)| rules.best_tokens(beam, logits, &taken))
+                .map(|(beam, logits)| rules.best_tokens(beam, logits, &taken, context))
                 .collect();
             taken.extend(group.go_on(&tops, rules, config.eos_token_id));
         }
@@ -165,7 +172,13 @@ impl Sentence {
 
 impl Rules<'_> {
     /// The best tokens after a beam, with the scores of beam and token together; other groups have `taken` theirs.
-    fn best_tokens(&self, beam: &Beam, logits: &mut [f32], taken: &[u32]) -> Vec<(f32, usize)> {
+    fn best_tokens(
+        &self,
+        beam: &Beam,
+        logits: &mut [f32],
+        taken: &[u32],
+        context: Context<'_>,
+    ) -> Vec<(f32, usize)> {
         let log_total = kernels::log_sum_exp(logits) as f32;
         for score in logits.iter_mut() {
             *score -= log_total;
@@ -173,7 +186,7 @@ impl Rules<'_> {
         for token in taken {
             logits[*token as usize] -= self.diversity_penalty as f32;
         }
-        choose::penalise(logits, &beam.tokens, self.options);
+        choose::penalise(logits, &beam.tokens, self.options, context);
         for score in logits.iter_mut() {
             *score += beam.score;
         }

@@ -9,6 +9,8 @@ mod beam;
 mod choose;
 mod search;
 
+use std::sync::Arc;
+
 use crate::{Error, Result, batch::in_batches, model::Model};
 
 /// A source and the seed of its randomness.
@@ -31,20 +33,48 @@ pub enum EarlyStopping {
     Never,
 }
 
+/// What a token is drawn from: filters that come one after the other, in this order.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Draw {
+    /// Logits are divided by it; above 0.
+    pub temperature: f64,
+    /// Only the most probable so many; 0 for all.
+    pub top_k: usize,
+    /// Only the most probable that together have at least this probability; 1 for all.
+    pub top_p: f64,
+    /// Only those that have at least this share of the probability of the most probable one; 0 for all.
+    pub min_p: f64,
+    /// Only those whose surprise is closest to the expected one, of together this probability (locally typical sampling,
+    /// Meister et al. 2022); 1 for all.
+    pub typical_p: f64,
+    /// Only those of at least this probability; 0 for all.
+    pub epsilon_cutoff: f64,
+    /// The same, of less where the distribution is flat (eta sampling, Hewitt et al. 2022); 0 for all.
+    pub eta_cutoff: f64,
+}
+
+impl Default for Draw {
+    /// From the whole distribution.
+    fn default() -> Self {
+        Self {
+            temperature: 1.0,
+            top_k: 0,
+            top_p: 1.0,
+            min_p: 0.0,
+            typical_p: 1.0,
+            epsilon_cutoff: 0.0,
+            eta_cutoff: 0.0,
+        }
+    }
+}
+
 /// How the next token is chosen.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Strategy {
     /// The most probable one.
     Greedy,
-    /// Drawn at random, after these filters in this order.
-    Sample {
-        /// Logits are divided by it; above 0.
-        temperature: f64,
-        /// Only the most probable so many; 0 for all.
-        top_k: usize,
-        /// Only the most probable that together have at least this probability; 1 for all.
-        top_p: f64,
-    },
+    /// Drawn at random.
+    Sample(Draw),
     /// The best of several sequences that are followed side by side.
     Beam {
         /// How many; above 1.
@@ -61,7 +91,7 @@ pub enum Strategy {
 }
 
 /// The options of [`generate`].
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Options {
     /// How tokens are chosen.
     pub strategy: Strategy,
@@ -73,6 +103,14 @@ pub struct Options {
     pub repetition_penalty: f64,
     /// No run of so many tokens occurs twice; 0 to allow it.
     pub no_repeat_ngram_size: usize,
+    /// No run of so many tokens of the source occurs; 0 to allow it.
+    pub encoder_no_repeat_ngram_size: usize,
+    /// Runs of tokens that do not occur.
+    pub bad_words: Arc<[Vec<u32>]>,
+    /// Tokens that a candidate has before its end, at least.
+    pub min_new_tokens: usize,
+    /// What every candidate begins with.
+    pub begin: Arc<[u32]>,
     /// Sequences that are computed side by side, fewer of long sources.
     pub batch_size: usize,
 }
@@ -85,6 +123,10 @@ impl Default for Options {
             max_new_tokens: 128,
             repetition_penalty: 1.0,
             no_repeat_ngram_size: 0,
+            encoder_no_repeat_ngram_size: 0,
+            bad_words: Arc::default(),
+            min_new_tokens: 0,
+            begin: Arc::default(),
             batch_size: 192,
         }
     }
@@ -170,18 +212,26 @@ fn check(model: &Model, options: &Options) -> Result<()> {
     if options.repetition_penalty.is_nan() || options.repetition_penalty <= 0.0 {
         return refuse("repetition_penalty has to be above 0".into());
     }
+    if options.min_new_tokens >= options.max_new_tokens {
+        return refuse("min_new_tokens has to be below max_new_tokens".into());
+    }
+    options.bad_words.iter().try_for_each(|word| model.check_ids(word))?;
+    if !options.begin.is_empty() {
+        model.check_ids(&options.begin)?;
+    }
     match options.strategy {
         Strategy::Greedy if options.candidates > 1 => {
             refuse("greedy search gives one candidate; use sampling or beams for more".into())
         }
-        Strategy::Sample { temperature, .. } if temperature.is_nan() || temperature <= 0.0 => {
-            refuse(
-                "temperature has to be above 0; use greedy search for the most probable tokens"
-                    .into(),
-            )
-        }
-        Strategy::Sample { top_p, .. } if !(0.0..=1.0).contains(&top_p) => {
-            refuse("top_p has to be in [0, 1]".into())
+        Strategy::Sample(draw) if draw.temperature.is_nan() || draw.temperature <= 0.0 => refuse(
+            "temperature has to be above 0; use greedy search for the most probable tokens".into(),
+        ),
+        Strategy::Sample(Draw { top_p, min_p, typical_p, epsilon_cutoff, eta_cutoff, .. })
+            if [top_p, min_p, typical_p, epsilon_cutoff, eta_cutoff]
+                .iter()
+                .any(|share| !(0.0..=1.0).contains(share)) =>
+        {
+            refuse("top_p, min_p, typical_p and the cutoffs have to be in [0, 1]".into())
         }
         Strategy::Beam { beams, .. } if beams < 2 || options.candidates > beams => {
             refuse("beam search needs at least 2 beams, and at least as many as candidates".into())

@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::{Candidate, Options, Row, Strategy, choose, not_numbers};
+use super::{Candidate, Options, Row, Strategy, choose, choose::Context, not_numbers};
 use crate::{
     Error, Result, kernels,
     model::{Lane, Model, Packed, Session},
@@ -25,6 +25,7 @@ pub(super) fn search(
     cancelled: &dyn Fn() -> bool,
 ) -> Result<Vec<Vec<Candidate>>> {
     let start = model.config().decoder_start_token_id;
+    let eos = model.config().eos_token_id;
     let sources = Packed::new(rows.iter().map(|row| row.ids.as_slice()));
     let mut session = Session::new(model, sources, options.positions(rows.len()));
     let begin = |(row, candidate): (usize, usize)| Writing {
@@ -49,12 +50,14 @@ pub(super) fn search(
             writings
                 .par_iter_mut()
                 .zip(logits.par_chunks_exact_mut(model.config().vocab_size))
-                .for_each(|(writing, logits)| writing.go_on(logits, options));
+                .for_each(|(writing, logits)| {
+                    let source = rows[writing.row].ids.as_slice();
+                    writing.go_on(logits, options, Context { source, eos });
+                });
         })?;
         if let Some(broken) = writings.iter().find(|writing| !writing.score.is_finite()) {
             return Err(not_numbers(broken.row));
         }
-        let eos = model.config().eos_token_id;
         let mut still = Vec::with_capacity(writings.len());
         let mut open = Vec::with_capacity(lanes.len());
         for (writing, mut lane) in writings.into_iter().zip(lanes) {
@@ -77,15 +80,16 @@ pub(super) fn search(
 
 impl Writing {
     /// Chooses the next token by its logits.
-    fn go_on(&mut self, logits: &mut [f32], options: &Options) {
+    fn go_on(&mut self, logits: &mut [f32], options: &Options, context: Context<'_>) {
         let log_total = kernels::log_sum_exp(logits) as f32;
         let untouched = |token: usize, scores: &[f32]| scores[token] - log_total;
-        let original = (options.repetition_penalty != 1.0).then(|| logits.to_vec());
-        choose::penalise(logits, &self.tokens, options);
+        let changes = options.repetition_penalty != 1.0 || !options.begin.is_empty();
+        let original = changes.then(|| logits.to_vec());
+        choose::penalise(logits, &self.tokens, options, context);
         let token = match options.strategy {
-            Strategy::Sample { temperature, top_k, top_p } => {
+            Strategy::Sample(how) => {
                 let random = choose::draw(self.seed, self.candidate, self.tokens.len());
-                choose::sample(logits, temperature, top_k, top_p, random)
+                choose::sample(logits, &how, random)
             }
             _ => kernels::highest(logits),
         };

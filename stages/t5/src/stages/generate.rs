@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::shared::{Loaded, MAX_SOURCE_TOKENS, load_model, pool, row_by_row, with_row};
 use super::tally::{Tally, without_eos};
-use crate::decode::{Candidate, EarlyStopping, Options, Row, Strategy, generate};
+use crate::decode::{Candidate, Draw, EarlyStopping, Options, Row, Strategy, generate};
 use crate::device::fingerprint;
 use crate::memory::{self, Use, halving};
 use crate::model::Precision;
@@ -57,6 +57,18 @@ pub struct Config {
     /// Sequences of this many tokens do not come twice; 0 allows them.
     #[serde(default)]
     no_repeat_ngram_size: usize,
+    /// Sequences of this many tokens of the source do not come in the text; 0 allows them.
+    #[serde(default)]
+    encoder_no_repeat_ngram_size: usize,
+    /// Words and phrases that do not come in the text. They are looked for as the tokenizer divides them at the beginning of a word.
+    #[serde(default)]
+    bad_words: Vec<String>,
+    /// What every text begins with.
+    #[serde(default)]
+    begin: String,
+    /// Shortest text, in tokens.
+    #[serde(default)]
+    min_new_tokens: usize,
     /// Longer sources are cut.
     #[serde(default = "max_source_tokens")]
     #[schemars(range(min = 2))]
@@ -74,7 +86,7 @@ pub struct Config {
     precision: Precision,
 }
 
-/// How tokens are drawn: first the temperature, then `top_k`, then `top_p`.
+/// How tokens are drawn: by filters that come one after the other, in this order.
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Sample {
@@ -89,6 +101,22 @@ struct Sample {
     #[serde(default = "one_point")]
     #[schemars(range(min = 0.0, max = 1.0))]
     top_p: f64,
+    /// Only tokens that are at least this share as probable as the most probable one; 0 takes all.
+    #[serde(default)]
+    #[schemars(range(min = 0.0, max = 1.0))]
+    min_p: f64,
+    /// Only tokens whose surprise is closest to the expected one, of together this probability.
+    #[serde(default = "one_point")]
+    #[schemars(range(min = 0.0, max = 1.0))]
+    typical_p: f64,
+    /// Only tokens of at least this probability; 0 takes all.
+    #[serde(default)]
+    #[schemars(range(min = 0.0, max = 1.0))]
+    epsilon_cutoff: f64,
+    /// The same, of less where many tokens are about as probable; 0 takes all.
+    #[serde(default)]
+    #[schemars(range(min = 0.0, max = 1.0))]
+    eta_cutoff: f64,
 }
 
 /// How beams are kept.
@@ -197,7 +225,7 @@ impl MapStage for Generate {
     fn about() -> About {
         row_by_row(About::new(
             "generate",
-            "1.1.0",
+            "1.2.0",
             "Writes text for every row: greedily, by beam search or by sampling.",
         ))
         .input(Port::table("rows", "The rows to write for."))
@@ -232,11 +260,18 @@ impl MapStage for Generate {
     }
 
     fn open(&self, run: &Run) -> Result<Worker> {
+        let loaded = load_model(run, self.config.precision)?;
+        let pieces = |text: &String| loaded.tokenizer.pieces(text);
+        let options = Options {
+            bad_words: self.config.bad_words.iter().map(pieces).collect::<crate::Result<_>>()?,
+            begin: pieces(&self.config.begin)?.into(),
+            ..self.options.clone()
+        };
         Ok(Worker {
-            loaded: load_model(run, self.config.precision)?,
+            loaded,
             pool: pool(run.threads())?,
             config: self.config.clone(),
-            options: self.options,
+            options,
             seed: run.seed(),
             tally: Tally::new(run.services()),
         })
@@ -251,15 +286,29 @@ impl MapStage for Generate {
 }
 
 fn options(config: &Config) -> Result<Options> {
+    if config.min_new_tokens >= config.max_new_tokens {
+        let message =
+            format!("`min_new_tokens` has to be below `max_new_tokens`, {}", config.max_new_tokens);
+        return Err(Error::config(message).at("/min_new_tokens"));
+    }
+    if let Some(at) = config.bad_words.iter().position(|word| word.trim().is_empty()) {
+        return Err(
+            Error::config("an empty word cannot be left out").at(format!("/bad_words/{at}"))
+        );
+    }
     let strategy = match (config.sample, config.beam) {
         (Some(_), Some(_)) => {
             return Err(Error::config("say either `sample` or `beam`").at("/beam"));
         }
-        (Some(sample), None) => Strategy::Sample {
+        (Some(sample), None) => Strategy::Sample(Draw {
             temperature: sample.temperature,
             top_k: sample.top_k,
             top_p: sample.top_p,
-        },
+            min_p: sample.min_p,
+            typical_p: sample.typical_p,
+            epsilon_cutoff: sample.epsilon_cutoff,
+            eta_cutoff: sample.eta_cutoff,
+        }),
         // As the reference does.
         (None, Some(beam)) if beam.beams == 1 && config.candidates == 1 => Strategy::Greedy,
         (None, Some(beam)) if config.candidates > beam.beams => {
@@ -295,6 +344,8 @@ fn options(config: &Config) -> Result<Options> {
         max_new_tokens: config.max_new_tokens,
         repetition_penalty: config.repetition_penalty,
         no_repeat_ngram_size: config.no_repeat_ngram_size,
+        encoder_no_repeat_ngram_size: config.encoder_no_repeat_ngram_size,
+        min_new_tokens: config.min_new_tokens,
         ..Options::default()
     })
 }
@@ -320,7 +371,7 @@ impl Worker {
             })
             .collect();
         let written = halving(services, self.options.batch_size, |batch_size| {
-            let options = Options { batch_size, ..self.options };
+            let options = Options { batch_size, ..self.options.clone() };
             let cancelled = || services.is_cancelled();
             self.pool.install(|| generate(&self.loaded.model, &inputs, &options, &cancelled))
         });
