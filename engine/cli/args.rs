@@ -55,7 +55,7 @@ pub(crate) enum Command {
     /// Run a pipeline together with other workers, on this machine or others, against one store: each computes what nobody
     /// has done yet, and ends when nothing is left.
     Worker(WorkerArgs),
-    /// Copy the results of a pipeline from its store to another.
+    /// Copy the results of a pipeline from its store to another, or publish a model or a table of it on a hub.
     Push(PushArgs),
     /// Copy the results of a pipeline from another store to its own.
     Pull(PullArgs),
@@ -247,9 +247,32 @@ pub(crate) struct WorkerArgs {
 pub(crate) struct PushArgs {
     #[command(flatten)]
     pub(crate) pipeline: PipelineArgs,
-    /// The other store, a directory or the address of a bucket; it is made if there is none.
+    /// What to publish on a hub: the model or the table of this node, or `NODE.PORT`.
+    pub(crate) node: Option<String>,
+    /// The other store, a directory or the address of a bucket; it is made if there is none. Or where to publish: `hf://OWNER/NAME` for a
+    /// model, `hf://datasets/OWNER/NAME/SPLIT` for a table, with `@BRANCH` after the name. The token is that of HF_TOKEN or of `hf auth login`.
     #[arg(long, value_name = "PLACE")]
     pub(crate) to: PathBuf,
+    #[command(flatten)]
+    pub(crate) publish: PublishArgs,
+}
+
+/// How to publish on a hub.
+#[derive(Debug, ClapArgs)]
+#[command(next_help_heading = "On a hub")]
+pub(crate) struct PublishArgs {
+    /// Say what would be sent, and send nothing.
+    #[arg(long, requires = "node")]
+    pub(crate) dry_run: bool,
+    /// Let everybody see the repository, if it is made; otherwise it is private.
+    #[arg(long, requires = "node")]
+    pub(crate) public: bool,
+    /// The licence that the card names, such as `mit` or `cc-by-4.0`.
+    #[arg(long, value_name = "ID", requires = "node")]
+    pub(crate) license: Option<String>,
+    /// What the commit is called.
+    #[arg(long, value_name = "TEXT", requires = "node")]
+    pub(crate) message: Option<String>,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -1,5 +1,7 @@
 //! Models and data sets from a hub, through the real binary, against a local hub.
 
+#[path = "../../engine/hub/tests/common/publish.rs"]
+mod publish;
 #[path = "../../engine/hub/tests/common/server.rs"]
 mod server;
 
@@ -357,7 +359,7 @@ fn ctrl_c_keeps_what_was_downloaded() {
     assert_eq!(sent, 0);
     let status = child.wait().expect("it ends");
     assert_eq!(status.code(), Some(130));
-    assert!(partial(), "what was downloaded is kept");
+    assert!(partial(), "what was transferred is kept");
     bench.server.stop_tricks();
     bench.server.seen();
     let told = bench.told(bench.article("run", &["--until", "base"]));
@@ -365,4 +367,66 @@ fn ctrl_c_keeps_what_was_downloaded() {
     let seen = bench.server.seen();
     assert!(seen.iter().any(|seen| seen.headers.contains_key("range")), "{seen:?}");
     assert!(!seen.iter().any(|seen| seen.line.contains("/paws/resolve")), "`base` needs no pairs");
+}
+
+/// A model and a table, published, and read again by a pipeline that has never seen them.
+#[test]
+fn what_is_published_is_what_others_read() {
+    let server = Server::start();
+    let project = tiny();
+    project.ok(&["run", "p.yaml"]);
+    let push = |args: &[&str]| {
+        let mut command = project.command(&[&["push", "p.yaml"], args].concat());
+        command
+            .env("HF_ENDPOINT", &server.address)
+            .env("HF_TOKEN", TOKEN)
+            .env("HF_HOME", project.file("hf"));
+        let output = command.output().expect("the binary runs");
+        (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (done, told) = push(&["custom", "--to", "hf://acme/custom", "--dry-run"]);
+    assert!(
+        done && told.contains("model.safetensors (") && told.contains("nothing was sent"),
+        "{told}"
+    );
+    assert_eq!(server.was_made("models/acme/custom"), None);
+    let (done, told) = push(&["custom", "--to", "hf://acme/custom", "--license", "mit"]);
+    assert!(done && told.contains("sent: http") && !told.contains(TOKEN), "{told}");
+    assert_eq!(server.was_made("models/acme/custom"), Some(true), "private, unless it is said");
+    let card = server.files("models/acme/custom", "main").remove("README.md").expect("a card");
+    assert!(card.starts_with(b"---\nlicense: mit\n"), "{}", String::from_utf8_lossy(&card));
+    let (done, told) = push(&["custom", "--to", "hf://acme/custom"]);
+    assert!(done && told.contains("nothing has changed"), "{told}");
+    let (done, told) = push(&["qualified", "--to", "hf://datasets/acme/rows/train", "--public"]);
+    assert!(done, "{told}");
+    assert_eq!(server.was_made("datasets/acme/rows"), Some(false));
+
+    project.write(
+        "q.yaml",
+        "paraloom: 1\nname: q\nnodes:\n  model: { stage: model, with: { from: \"hf://acme/custom\" } }\n  \
+         rows: { stage: load, with: { from: \"hf://datasets/acme/rows/train\" } }\n",
+    );
+    let mut command = project.command(&["run", "q.yaml"]);
+    command
+        .env("HF_ENDPOINT", &server.address)
+        .env("HF_TOKEN", TOKEN)
+        .env("HF_HOME", project.file("hf"));
+    let output = command.output().expect("the binary runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let texts = |pipeline: &str, node: &str| {
+        project.ok(&["show", pipeline, node, "--columns", "paraphrase", "--json"])
+    };
+    assert_eq!(texts("q.yaml", "rows"), texts("p.yaml", "qualified"));
+
+    for (args, message) in [
+        (vec!["qualified", "--to", "hf://acme/x"], "`qualified` is a table, not a model"),
+        (vec!["custom", "--to", "hf://datasets/acme/x/train"], "`custom` is a model, not a table"),
+        (vec!["--to", "hf://acme/x"], "which node's model or table"),
+        (vec!["custom", "--to", "elsewhere"], "a store takes the results of all nodes"),
+        (vec!["custom", "--to", "hf://acme"], "does not name a model"),
+        (vec!["nobody", "--to", "hf://acme/x"], "nobody"),
+    ] {
+        let (done, told) = push(&args);
+        assert!(!done && told.contains(message), "{told}");
+    }
 }

@@ -13,6 +13,7 @@ mod json;
 mod new_stage;
 mod on_ray;
 mod plan;
+mod publish;
 mod query;
 mod report;
 mod run;

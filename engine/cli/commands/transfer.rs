@@ -4,15 +4,30 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use paraloom_exec::{Found, Lookup};
+use paraloom_hub::Reference;
 use paraloom_store::{Key, Store};
 
+use super::publish;
 use super::store::open;
 use crate::args::{PullArgs, PushArgs, StageArgs};
 use crate::context::Project;
-use crate::error::Result;
+use crate::error::{CliError, Result};
 use crate::{place, render};
 
 pub(crate) fn push(args: &PushArgs, stages: &StageArgs) -> Result<ExitCode> {
+    let to = args.to.to_str().filter(|to| Reference::is_meant(to));
+    match (to, &args.node) {
+        (Some(to), Some(node)) => return publish::run(args, node, to, stages),
+        (Some(_), None) => {
+            return Err(CliError::usage("which node's model or table is to be published?")
+                .hint("name it: paraloom push PIPELINE NODE --to hf://OWNER/NAME"));
+        }
+        (None, Some(_)) => {
+            return Err(CliError::usage("a store takes the results of all nodes")
+                .hint("leave the node out; or publish it with --to hf://OWNER/NAME"));
+        }
+        (None, None) => {}
+    }
     let project = Project::open(&args.pipeline, stages)?;
     let from = project.need_store()?;
     let keys = keys(&project, &from)?;

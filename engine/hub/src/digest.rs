@@ -32,13 +32,20 @@ impl Digest {
     /// Whether the rest of `file`, `length` bytes, has this digest.
     pub(crate) fn fits(&self, file: &File, length: u64) -> std::io::Result<bool> {
         Ok(match self {
-            Self::Sha256(wanted) => hash(Sha256::new(), file)? == *wanted,
-            Self::Git(wanted) => {
-                let hasher = Sha1::new().chain_update(format!("blob {length}\0"));
-                hash(hasher, file)? == *wanted
-            }
+            Self::Sha256(wanted) => sha256_digest(file)? == *wanted,
+            Self::Git(wanted) => git_digest(file, length)? == *wanted,
         })
     }
+}
+
+/// SHA-256 of the rest of a file.
+pub(crate) fn sha256_digest(file: &File) -> std::io::Result<String> {
+    hash(Sha256::new(), file)
+}
+
+/// The digest that git gives the rest of a file, `length` bytes.
+pub(crate) fn git_digest(file: &File, length: u64) -> std::io::Result<String> {
+    hash(Sha1::new().chain_update(format!("blob {length}\0")), file)
 }
 
 fn hash(mut hasher: impl sha2::Digest, file: &File) -> std::io::Result<String> {

@@ -47,6 +47,33 @@ pub enum HubError {
         /// The HTTP status.
         status: u16,
     },
+    /// Nothing can be published without the network.
+    #[error("nothing can be published while the hub is offline")]
+    OfflinePublish,
+    /// Nothing can be published without a token.
+    #[error("publishing in `{repository}` takes a token")]
+    NoToken {
+        /// `owner/name` or `datasets/owner/name`.
+        repository: String,
+    },
+    /// The token may not write there.
+    #[error("the hub lets nobody with this token write in `{repository}`: {reason}")]
+    MayNotWrite {
+        /// `owner/name` or `datasets/owner/name`.
+        repository: String,
+        /// What it says.
+        reason: String,
+    },
+    /// The server refuses what was sent to it.
+    #[error("{address} answers {status}: {reason}")]
+    RefusedTo {
+        /// The address.
+        address: String,
+        /// The HTTP status.
+        status: u16,
+        /// What it says.
+        reason: String,
+    },
     /// There is no such repository, or it may not be seen without the right token.
     #[error("the hub has no `{repository}`, or does not show it to you")]
     NoRepository {
@@ -173,11 +200,11 @@ impl HubError {
                 "run once without HF_HUB_OFFLINE, or name a directory or file of your own instead".to_owned(),
             ),
             Self::Unreachable { .. } => Some(
-                "what was downloaded is kept: run again when the network is back; HF_ENDPOINT names another hub".to_owned(),
+                "what was transferred is kept: run again when the network is back; HF_ENDPOINT names another hub".to_owned(),
             ),
             Self::Busy { wait, .. } => Some(match wait {
                 Some(wait) => format!("it asks for {} s of patience: run again then", wait.as_secs()),
-                None => "run again later: what was downloaded is kept".to_owned(),
+                None => "run again later: what was transferred is kept".to_owned(),
             }),
             Self::NoRepository { had_token: false, .. } => {
                 Some(format!("check the spelling; if it is private, {SET_TOKEN}"))
@@ -191,6 +218,11 @@ impl HubError {
             Self::Gated { page, had_token: true, .. } => Some(format!(
                 "accept the terms at {page} with the account that the token in HF_TOKEN belongs to"
             )),
+            Self::OfflinePublish => Some("run it without HF_HUB_OFFLINE".to_owned()),
+            Self::NoToken { .. } => Some(SET_TOKEN.to_owned()),
+            Self::MayNotWrite { .. } => Some(
+                "the token in HF_TOKEN needs the permission to write, and its account the right to write there".to_owned(),
+            ),
             Self::NoRevision { .. } => Some("a revision is a branch, a tag or a commit of 40 digits".to_owned()),
             Self::NoSplit { known, .. } if !known.is_empty() => Some(format!("it has {}", list(known))),
             Self::NoSplit { .. } => Some("only Parquet files are read; download the data by other means and name the file".to_owned()),
@@ -210,7 +242,7 @@ impl HubError {
                 Some("nothing of it was kept; a proxy on the way can be the cause".to_owned())
             }
             Self::Full { .. } => Some("free some space, or name another place with HF_HOME".to_owned()),
-            Self::Stopped | Self::Refused { .. } | Self::NoFile { .. } | Self::Io { .. } => None,
+            Self::Stopped | Self::Refused { .. } | Self::RefusedTo { .. } | Self::NoFile { .. } | Self::Io { .. } => None,
         }
     }
 }

@@ -4,10 +4,11 @@
 //! hub's own origin only, and what the hub says of a file stands in the answer that redirects.
 
 use std::hash::{BuildHasher, Hasher};
+use std::io::Read;
 use std::time::{Duration, Instant};
 
 use ureq::http::{HeaderMap, Method, Request, Response, Uri};
-use ureq::{Agent, Body};
+use ureq::{Agent, Body, SendBody};
 
 use crate::error::{HubError, Result};
 use crate::settings::{Notice, Retry, Settings, Token, Watch};
@@ -50,6 +51,13 @@ impl Ask {
     pub(crate) fn head(address: String) -> Self {
         Self { method: Method::HEAD, leave_hub: false, ..Self::get(address) }
     }
+}
+
+/// What is sent along with a request.
+pub(crate) enum Content<'a> {
+    Bytes(&'a [u8]),
+    /// So many bytes of a reader.
+    Reader(&'a mut dyn Read, u64),
 }
 
 /// An answer that is neither a redirect nor a passing failure.
@@ -198,6 +206,56 @@ impl Http {
             address: shown(&uri),
             reason: "it redirects in circles".to_owned(),
         })
+    }
+
+    /// Sends content to the hub, or to a place that it has named. Redirects are not followed.
+    pub(crate) fn post(
+        &self,
+        address: &str,
+        headers: &[(&str, &str)],
+        content: Content<'_>,
+    ) -> Result<Answer> {
+        self.send_content(Method::POST, address, headers, content)
+    }
+
+    /// Sends content to a place where it will then be, whose address has a signature: the token is not for it.
+    pub(crate) fn put(
+        &self,
+        address: &str,
+        headers: &[(&str, &str)],
+        content: Content<'_>,
+    ) -> Result<Answer> {
+        self.send_content(Method::PUT, address, headers, content)
+    }
+
+    fn send_content(
+        &self,
+        method: Method,
+        address: &str,
+        headers: &[(&str, &str)],
+        mut content: Content<'_>,
+    ) -> Result<Answer> {
+        let (hub, uri) = (parse(&self.endpoint)?, parse(address)?);
+        let mut request = Request::builder().method(method.clone()).uri(uri.clone());
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let is_for_hub = method == Method::POST && origin(&uri) == origin(&hub);
+        if let Some(token) = self.token.as_ref().filter(|_| is_for_hub) {
+            request = request.header("Authorization", token.header());
+        }
+        let unreachable = |reason: String| HubError::Unreachable { address: shown(&uri), reason };
+        let (body, length) = match content {
+            Content::Bytes(ref mut bytes) => {
+                let length = bytes.len() as u64;
+                (SendBody::from_reader(bytes), length)
+            }
+            Content::Reader(ref mut reader, length) => (SendBody::from_reader(reader), length),
+        };
+        let request = request.header("Content-Length", length).body(body);
+        let request = request.map_err(|error| unreachable(error.to_string()))?;
+        let answer = self.agent.run(request).map_err(|error| unreachable(reason(&error)))?;
+        finished(shown(&uri), answer)
     }
 
     fn send(&self, ask: &Ask, uri: &Uri, to_hub: bool) -> Result<Response<Body>> {

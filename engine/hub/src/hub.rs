@@ -48,6 +48,10 @@ impl Hub {
         Self { http: Http::new(&settings), settings }
     }
 
+    pub(crate) fn http(&self) -> &Http {
+        &self.http
+    }
+
     /// Whether the network may not be used.
     pub fn is_offline(&self) -> bool {
         self.settings.offline

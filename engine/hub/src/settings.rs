@@ -117,7 +117,7 @@ pub enum Notice {
 /// Who watches a download, and how it is stopped.
 #[derive(Clone, Copy)]
 pub struct Watch<'a> {
-    /// Set to stop at once; what was downloaded is kept, and the next download goes on there.
+    /// Set to stop at once; what was transferred is kept, and the next download goes on there.
     pub stop: &'a AtomicBool,
     /// Told what happens.
     pub notice: &'a dyn Fn(&Notice),

@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each test binary uses some of it")]
 
+pub(crate) mod publish;
 pub(crate) mod server;
 
 use std::cell::RefCell;

@@ -45,13 +45,14 @@ pub(crate) struct Seen {
     pub(crate) line: String,
     /// Lower-case names.
     pub(crate) headers: BTreeMap<String, String>,
+    pub(crate) body: Vec<u8>,
 }
 
 /// Path, bytes, whether it is a large file.
 type Files = BTreeMap<String, (Vec<u8>, bool)>;
 
 #[derive(Default)]
-struct State {
+pub(super) struct State {
     /// By "models/owner/name" and revision.
     refs: BTreeMap<(String, String), String>,
     /// By repository and commit.
@@ -63,6 +64,8 @@ struct State {
     cdn: Option<String>,
     /// Files of a page of a listing.
     page: usize,
+    /// What was published.
+    pub(super) published: super::publish::Published,
 }
 
 /// A server that lives until the test ends.
@@ -88,7 +91,7 @@ impl Server {
         server
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -110,6 +113,16 @@ impl Server {
         state.commits.insert((repository.to_owned(), commit.clone()), files.collect());
         state.refs.insert((repository.to_owned(), revision.to_owned()), commit.clone());
         commit
+    }
+
+    /// The files of a revision.
+    pub(crate) fn files(&self, repository: &str, revision: &str) -> BTreeMap<String, Vec<u8>> {
+        let state = self.state();
+        let commit = state.refs.get(&(repository.to_owned(), revision.to_owned()));
+        let files =
+            commit.and_then(|commit| state.commits.get(&(repository.to_owned(), commit.clone())));
+        let files = files.into_iter().flatten();
+        files.map(|(path, (bytes, _))| (path.clone(), bytes.clone())).collect()
     }
 
     /// Plays a trick once, on the next request whose line contains `on`.
@@ -171,6 +184,11 @@ impl Server {
         let (path, query) = path.split_once('?').unwrap_or((path, ""));
         let parts: Vec<_> = path.trim_start_matches('/').split('/').map(decode).collect();
         let parts: Vec<_> = parts.iter().map(String::as_str).collect();
+        if !request.line.starts_with("GET") && !request.line.starts_with("HEAD") {
+            let (status, headers, body) = self.take(request, &parts);
+            drop(respond(stream, status, &headers, body.to_string().as_bytes()));
+            return;
+        }
         match &parts[..] {
             ["api", kind, owner, name, "revision", revision] => {
                 self.revision(stream, &format!("{kind}/{owner}/{name}"), revision);
@@ -334,15 +352,23 @@ fn send(
 }
 
 fn read_request(stream: &TcpStream) -> Option<Seen> {
-    let mut lines = BufReader::new(stream).lines();
-    let line = lines.next()?.ok()?;
+    let mut reader = BufReader::new(stream);
+    let mut line = || {
+        let mut line = String::new();
+        reader.read_line(&mut line).ok()?;
+        Some(line.trim_end().to_owned())
+    };
+    let first = line()?;
     let mut headers = BTreeMap::new();
-    for line in lines {
-        let line = line.ok()?;
-        let Some((name, value)) = line.split_once(':') else { break };
-        headers.insert(name.to_lowercase(), value.trim().to_owned());
+    while let Some((name, value)) =
+        line()?.split_once(':').map(|(name, value)| (name.to_lowercase(), value.trim().to_owned()))
+    {
+        headers.insert(name, value);
     }
-    Some(Seen { line: line.trim_end_matches(" HTTP/1.1").to_owned(), headers })
+    let length = headers.get("content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body).ok()?;
+    Some(Seen { line: first.trim_end_matches(" HTTP/1.1").to_owned(), headers, body })
 }
 
 fn head(
