@@ -11,7 +11,7 @@ use std::time::Duration;
 use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, StringArray, UInt32Array};
 use arrow::compute::take_record_batch;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use paraloom_serve::{About, Mapped, Mapper, ServeError, Server, Settings};
+use paraloom_serve::{About, Failure, Mapped, Mapper, Mark, Parameters, ServeError, Server, Settings};
 
 fn input() -> SchemaRef {
     Arc::new(Schema::new(vec![
@@ -36,21 +36,23 @@ struct Loud {
 }
 
 impl Mapper for Loud {
-    fn map(&mut self, rows: &RecordBatch) -> Result<Vec<Mapped>, String> {
+    fn map(&mut self, rows: &RecordBatch, _: &Parameters) -> Result<Vec<Mapped>, Failure> {
+        let failed = |error: arrow::error::ArrowError| Failure::Failed(error.to_string());
         if let Some(gate) = &self.gate {
-            gate.recv().map_err(|error| error.to_string())?;
+            gate.recv().map_err(|error| Failure::Failed(error.to_string()))?;
         }
         self.batches.lock().expect("nobody panics").push(rows.num_rows());
         let texts = rows["text"].as_string::<i32>();
         let times = rows["times"].as_any().downcast_ref::<Int64Array>().expect("numbers");
         if texts.iter().flatten().any(|text| text == "fail") {
-            return Err("node `loud`: it cannot be said louder".to_owned());
+            let what = "node `loud`: it cannot be said louder";
+            return Err(Failure::Failed(what.to_owned()));
         }
         let times = |row: usize| if times.is_valid(row) { times.value(row) as usize } else { 1 };
         let origins: Vec<usize> =
             (0..rows.num_rows()).flat_map(|row| std::iter::repeat_n(row, times(row))).collect();
         let indices: UInt32Array = origins.iter().map(|row| *row as u32).collect();
-        let taken = take_record_batch(rows, &indices).map_err(|error| error.to_string())?;
+        let taken = take_record_batch(rows, &indices).map_err(failed)?;
         let loud: StringArray = taken["text"]
             .as_string::<i32>()
             .iter()
@@ -58,9 +60,13 @@ impl Mapper for Loud {
             .collect();
         let mut columns: Vec<ArrayRef> = taken.columns().to_vec();
         columns.push(Arc::new(loud));
-        let rows_ = RecordBatch::try_new(output(), columns).map_err(|error| error.to_string())?;
+        let rows_ = RecordBatch::try_new(output(), columns).map_err(failed)?;
         let is_known = !texts.iter().flatten().any(|text| text == "who");
-        Ok(vec![Mapped { rows: rows_, origins: is_known.then_some(origins) }])
+        // Some texts are too long for it.
+        let is_cut = |row: &usize| texts.is_valid(*row) && texts.value(*row).starts_with("long");
+        let mark = |row: &usize| Mark { is_cut: is_cut(row), is_unfinished: false };
+        let marks = Some(origins.iter().map(mark).collect());
+        Ok(vec![Mapped { rows: rows_, origins: is_known.then_some(origins), marks }])
     }
 }
 
@@ -75,12 +81,10 @@ pub(crate) struct Running {
 pub(crate) fn settings() -> Settings {
     Settings {
         bind: SocketAddr::from(([127, 0, 0, 1], 0)),
-        token: None,
-        open: false,
-        hosts: Vec::new(),
         queue: 256,
         timeout: Duration::from_secs(20),
         drain: Duration::from_secs(20),
+        ..Settings::default()
     }
 }
 
