@@ -11,9 +11,7 @@ use std::time::Duration;
 use arrow::array::RecordBatch;
 use paraloom_exec::{Cancel, Chain, Changes, Job, RunError, RunOptions, chain_of};
 use paraloom_pipeline::{Graph, Shape};
-use paraloom_serve::{
-    About, Failure, Mapped, Mapper, Mark, Parameters, RESERVE, Server, Settings,
-};
+use paraloom_serve::{About, Failure, Mapped, Mapper, Mark, Parameters, RESERVE, Server, Settings};
 use paraloom_store::{Event, LogLevel};
 use petgraph::graph::NodeIndex;
 

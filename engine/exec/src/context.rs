@@ -97,8 +97,7 @@ impl<'a> NodeContext<'a> {
     pub(crate) fn plan(&self) -> Result<Box<dyn PlannedStage>> {
         let node = self.node;
         check_fetched(node)?;
-        let planned =
-            self.plan_anew().map_err(|error| RunError::from_host(&node.name, error))?;
+        let planned = self.plan_anew().map_err(|error| RunError::from_host(&node.name, error))?;
         let output = planned.output();
         let outputs = output.outputs.iter().map(|schema| schema.clone().map(with_id));
         if !outputs.eq(node.own_outputs().iter().cloned()) || output.fingerprint != node.fingerprint

@@ -124,8 +124,9 @@ impl Tree {
             Json::String(text) => Value::Text(text.clone()),
             Json::Array(items) => Value::List(items.iter().map(Self::of_json).collect()),
             Json::Object(members) => {
-                let member =
-                    |(key, value): (&String, _)| (key.clone(), Span::default(), Self::of_json(value));
+                let member = |(key, value): (&String, _)| {
+                    (key.clone(), Span::default(), Self::of_json(value))
+                };
                 Value::Map(members.iter().map(member).collect())
             }
         };

@@ -47,6 +47,10 @@ struct State {
     since: Instant,
     /// Since when the client has taken nothing of what is to be written.
     blocked: Option<Instant>,
+    /// The last bytes that came.
+    tail: [u8; 4],
+    /// Whether the request has a body.
+    has_body: bool,
     /// Wakes the connection's task.
     task: Option<Waker>,
 }
@@ -60,7 +64,14 @@ pub(crate) struct Activity {
 
 impl Activity {
     pub(crate) fn new() -> Self {
-        let state = State { phase: Phase::New, since: Instant::now(), blocked: None, task: None };
+        let state = State {
+            phase: Phase::New,
+            since: Instant::now(),
+            blocked: None,
+            tail: [0; 4],
+            has_body: false,
+            task: None,
+        };
         Self { state: Mutex::new(state), unblocked: Notify::new() }
     }
 
@@ -74,15 +85,37 @@ impl Activity {
     }
 
     /// A request has begun; it is over when the guard is dropped.
-    pub(crate) fn request(self: &Arc<Self>) -> InRequest {
+    pub(crate) fn request(self: &Arc<Self>, has_body: bool) -> InRequest {
         self.enter(Phase::Request);
+        self.state().has_body = has_body;
         InRequest(Arc::clone(self))
     }
 
     /// Bytes came.
-    fn received(&self) {
-        if matches!(self.state().phase, Phase::New | Phase::Idle) {
+    fn received(&self, bytes: &[u8]) {
+        let phase = {
+            let mut state = self.state();
+            let last = &bytes[bytes.len().saturating_sub(4)..];
+            state.tail.rotate_left(last.len());
+            state.tail[4 - last.len()..].copy_from_slice(last);
+            state.phase
+        };
+        if matches!(phase, Phase::New | Phase::Idle) {
             self.enter(Phase::Head);
+        }
+    }
+
+    /// The request was answered.
+    fn answered(&self) {
+        let state = self.state();
+        // Requests without a body end with an empty line. If something else came last, it is a part of another one. With a
+        // body that cannot be told here.
+        let has_more = !state.has_body && state.tail != *b"\r\n\r\n";
+        drop(state);
+        self.enter(if has_more { Phase::Head } else { Phase::Idle });
+        // To read on, with another deadline.
+        if let Some(task) = self.state().task.take() {
+            task.wake();
         }
     }
 
@@ -121,13 +154,16 @@ impl Activity {
     }
 
     /// Whether the connection can be closed in favour of another client, and since when: first those between requests,
-    /// then those that have taken nothing for at least `stalled`.
+    /// then those on which nothing has moved for at least `stalled`.
     pub(crate) fn expendable(&self, stalled: Duration) -> Option<(u8, Instant)> {
         let state = self.state();
         match (state.phase, state.blocked) {
-            (_, Some(since)) => (since.elapsed() >= stalled).then_some((1, since)),
+            (Phase::Idle, None) => Some((0, state.since)),
             (Phase::Request, None) => None,
-            _ => Some((0, state.since)),
+            (_, Some(since)) => (since.elapsed() >= stalled).then_some((1, since)),
+            (Phase::New | Phase::Head, None) => {
+                (state.since.elapsed() >= stalled).then_some((1, state.since))
+            }
         }
     }
 }
@@ -138,11 +174,7 @@ pub(crate) struct InRequest(Arc<Activity>);
 
 impl Drop for InRequest {
     fn drop(&mut self) {
-        self.0.enter(Phase::Idle);
-        // To read on, with another deadline.
-        if let Some(task) = self.0.state().task.take() {
-            task.wake();
-        }
+        self.0.answered();
     }
 }
 
@@ -202,8 +234,8 @@ impl AsyncRead for Stream {
         let this = &mut *self;
         let before = into.filled().len();
         if let Poll::Ready(read) = Pin::new(&mut this.stream).poll_read(cx, into) {
-            if into.filled().len() > before {
-                this.activity.received();
+            if let Some(bytes) = into.filled().get(before..).filter(|bytes| !bytes.is_empty()) {
+                this.activity.received(bytes);
             }
             return Poll::Ready(read);
         }
@@ -257,7 +289,9 @@ impl AsyncWrite for Stream {
         loop {
             let mut into = ReadBuf::new(&mut unread);
             match Pin::new(&mut this.stream).poll_read(cx, &mut into) {
-                Poll::Ready(Ok(())) if !into.filled().is_empty() && into.filled().len() <= *left => {
+                Poll::Ready(Ok(()))
+                    if !into.filled().is_empty() && into.filled().len() <= *left =>
+                {
                     *left -= into.filled().len();
                 }
                 Poll::Ready(_) => return Poll::Ready(Ok(())),

@@ -2,9 +2,9 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use axum::http::{HeaderMap, HeaderValue};
 use axum::http::header::{AUTHORIZATION, HOST};
 use axum::http::uri::Authority;
+use axum::http::{HeaderMap, HeaderValue};
 use base64::prelude::{BASE64_STANDARD, Engine};
 
 /// Which requests are accepted.

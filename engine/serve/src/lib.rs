@@ -271,11 +271,8 @@ impl Server {
             let all_answered = runtime.block_on(async {
                 let listener =
                     tokio::net::TcpListener::from_std(listener).map_err(ServeError::Start)?;
-                let ending = listen::Ending {
-                    stop,
-                    lame_duck: settings.lame_duck,
-                    drain: settings.drain,
-                };
+                let ending =
+                    listen::Ending { stop, lame_duck: settings.lame_duck, drain: settings.drain };
                 let (limit, keep_alive) = (settings.max_connections.max(1), settings.keep_alive);
                 Ok(listen::listen(listener, shared, limit, keep_alive, ending).await)
             });

@@ -243,9 +243,10 @@ impl Service<Request<Incoming>> for Requests {
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         request.extensions_mut().insert(self.peer);
+        let has_body = !request.body().is_end_stream();
         let (router, activity) = (self.router.clone(), Arc::clone(&self.activity));
         Box::pin(async move {
-            let in_request = activity.request();
+            let in_request = activity.request(has_body);
             activity.taken().await;
             // Requests that came in one go take turns with other connections.
             yield_now().await;
@@ -280,4 +281,3 @@ impl HttpBody for Answer {
         self.body.size_hint()
     }
 }
-

@@ -118,7 +118,9 @@ mod tests {
     #[test]
     fn an_answer_of_the_parser_gets_a_body() {
         let head = |status: &str, length: usize| {
-            format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: {length}\r\ndate: x\r\n\r\n")
+            format!(
+                "HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: {length}\r\ndate: x\r\n\r\n"
+            )
         };
         let cases = [
             ("400 Bad Request", 0, Some("bad_request")),

@@ -341,9 +341,10 @@ impl Job {
 
     /// Answers it with what was added.
     pub(crate) fn finish(self) {
-        let joined = self.done.into_iter().map(|parts| {
-            Mapped::join(parts).map_err(|error| Failure::Failed(error.to_string()))
-        });
+        let joined = self
+            .done
+            .into_iter()
+            .map(|parts| Mapped::join(parts).map_err(|error| Failure::Failed(error.to_string())));
         // The client may have disconnected.
         let _ = self.reply.send(joined.collect());
     }
@@ -455,8 +456,7 @@ mod tests {
     #[test]
     fn requests_that_cannot_share_a_batch_are_whole() {
         let queue = Queue::new(Limits { together: false, batch_rows: 1, ..limits() });
-        let _answers =
-            [queue.push(rows(&["a", "b"], 1, "")), queue.push(rows(&["a"], 1, ""))];
+        let _answers = [queue.push(rows(&["a", "b"], 1, "")), queue.push(rows(&["a"], 1, ""))];
         assert_eq!(batches(&queue), ["a b (2)", "a (1)"]);
     }
 }

@@ -313,7 +313,10 @@ fn it_says_what_goes_in_and_what_comes_out() {
     let (status, metrics) = server.get("/metrics");
     assert_eq!(status, 200);
     assert!(metrics.contains("paraloom_build_info{version=\"1.2.3\"} 1"), "{metrics}");
-    assert!(metrics.contains("paraloom_requests_total{path=\"/v1/info\",code=\"200\"} 1"), "{metrics}");
+    assert!(
+        metrics.contains("paraloom_requests_total{path=\"/v1/info\",code=\"200\"} 1"),
+        "{metrics}"
+    );
     assert!(metrics.ends_with("# EOF\n"), "{metrics}");
 }
 

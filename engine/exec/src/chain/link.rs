@@ -58,8 +58,7 @@ impl<'a> Link<'a> {
     ) -> Result<Self> {
         let node = context.node.clone();
         let (events, stop) = (events.clone(), cancel.flag());
-        let services =
-            NodeServices::new(&node.name, None, events, stop, options.checkpoint_every);
+        let services = NodeServices::new(&node.name, None, events, stop, options.checkpoint_every);
         let dir = |input: &crate::context::Bound| match &input.content {
             Some(PortResult::Artifact { entry, port, artifact }) => {
                 match artifact_input(entry, port, artifact)? {
@@ -216,9 +215,8 @@ fn inputs(
 
 /// What the stage says that it has left out of a row.
 fn mark(rows: &RecordBatch, columns: &MarkColumns, row: usize) -> Mark {
-    let flag = |name: &String| -> Option<&BooleanArray> {
-        rows.column_by_name(name)?.as_boolean_opt()
-    };
+    let flag =
+        |name: &String| -> Option<&BooleanArray> { rows.column_by_name(name)?.as_boolean_opt() };
     let text = |name: &String| -> Option<&StringArray> {
         rows.column_by_name(name)?.as_string_opt::<i32>()
     };
@@ -226,8 +224,7 @@ fn mark(rows: &RecordBatch, columns: &MarkColumns, row: usize) -> Mark {
     let ended = columns.ended.as_ref().and_then(text);
     Mark {
         is_cut: is_cut.is_some_and(|flags| flags.iter().nth(row).flatten() == Some(true)),
-        is_unfinished: ended
-            .is_some_and(|texts| texts.iter().nth(row).flatten() == Some("length")),
+        is_unfinished: ended.is_some_and(|texts| texts.iter().nth(row).flatten() == Some("length")),
     }
 }
 

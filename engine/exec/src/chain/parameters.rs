@@ -89,9 +89,9 @@ impl Parameters {
         let others = self.0.iter().filter(|slot| slot.path != [SEED]).map(|slot| {
             let names = [slot.leaf().to_owned(), slot.setting(), slot.full_name()];
             let is_clear = |name: &String| {
-                self.find(name).is_ok_and(|found| {
-                    matches!(found[..], [found] if found.full_name() == slot.full_name())
-                })
+                self.find(name).is_ok_and(
+                    |found| matches!(found[..], [found] if found.full_name() == slot.full_name()),
+                )
             };
             Parameter {
                 name: names.into_iter().find(is_clear).unwrap_or_else(|| slot.full_name()),
@@ -166,9 +166,10 @@ impl Parameters {
 
     /// How many times the work is done that a row of the plain kind needs, such as the number of texts per row.
     pub fn factor(&self, changes: &Changes) -> usize {
-        let factors = self.0.iter().filter(|slot| slot.multiplies).filter_map(|slot| {
-            changes.0.get(&slot.full_name()).unwrap_or(&slot.value).as_u64()
-        });
+        let factors =
+            self.0.iter().filter(|slot| slot.multiplies).filter_map(|slot| {
+                changes.0.get(&slot.full_name()).unwrap_or(&slot.value).as_u64()
+            });
         factors.fold(1, |all, factor| all.saturating_mul(factor.max(1) as usize))
     }
 }
@@ -189,8 +190,7 @@ fn slots(node: &Node) -> Vec<Slot> {
     if node.stage.uses_seed && !slots.iter().any(|slot| slot.path == [SEED]) {
         let doc = "Decides what is drawn at random.";
         let value = Value::from(node.seed);
-        let schema =
-            json!({"description": doc, "type": "integer", "minimum": 0, "default": value});
+        let schema = json!({"description": doc, "type": "integer", "minimum": 0, "default": value});
         let (node, path) = (node.name.clone(), vec![SEED.to_owned()]);
         slots.push(Slot { node, path, schema, value, multiplies: false });
     }
@@ -237,7 +237,9 @@ fn for_requests(schema: &Value) -> Value {
                 .map(|(name, schema)| (name.clone(), for_requests(schema)))
                 .collect::<Map<_, _>>()
                 .into(),
-            ("anyOf" | "oneOf", Value::Array(schemas)) => schemas.iter().map(for_requests).collect(),
+            ("anyOf" | "oneOf", Value::Array(schemas)) => {
+                schemas.iter().map(for_requests).collect()
+            }
             (_, value) => value.clone(),
         };
         out.insert(keyword.clone(), value);
@@ -261,9 +263,9 @@ pub(super) struct MarkColumns {
 /// The setting that adds [`MarkColumns`], and what the schema says of them.
 pub(super) fn mark_setting(schema: &Value) -> Option<(&str, &Map<String, Value>)> {
     let properties = schema.get("properties")?.as_object()?;
-    properties.iter().find_map(|(name, schema)| {
-        Some((name.as_str(), schema.get(MARKS_KEYWORD)?.as_object()?))
-    })
+    properties
+        .iter()
+        .find_map(|(name, schema)| Some((name.as_str(), schema.get(MARKS_KEYWORD)?.as_object()?)))
 }
 
 /// A node with settings changed, and the columns in which it tells what it leaves out of texts if it is to.
@@ -320,9 +322,7 @@ pub(super) fn changed(
     let marks = marks.map(|(setting, names)| {
         config.insert(setting.to_owned(), true.into());
         let into = config.get("into").and_then(Value::as_str).unwrap_or_default().to_owned();
-        let column = |name: &str| {
-            Some(names.get(name)?.as_str()?.replace("{into}", &into))
-        };
+        let column = |name: &str| Some(names.get(name)?.as_str()?.replace("{into}", &into));
         MarkColumns { cut: column("cut"), ended: column("ended") }
     });
     config.sort_keys();

@@ -11,7 +11,9 @@ use std::time::Duration;
 use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, StringArray, UInt32Array};
 use arrow::compute::take_record_batch;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use paraloom_serve::{About, Failure, Mapped, Mapper, Mark, Parameters, ServeError, Server, Settings};
+use paraloom_serve::{
+    About, Failure, Mapped, Mapper, Mark, Parameters, ServeError, Server, Settings,
+};
 
 fn input() -> SchemaRef {
     Arc::new(Schema::new(vec![
