@@ -354,6 +354,10 @@ pub(crate) struct TryArgs {
     /// Other columns of the row.
     #[arg(long = "with", value_name = "COLUMN=VALUE", value_parser = name_value)]
     pub(crate) with: Vec<(String, String)>,
+    /// A setting of the node that is to be another one this time, such as `seed=7` or `temperature=0.7`: those that requests
+    /// to `serve` may change.
+    #[arg(long = "parameter", short = 'P', value_name = "NAME=VALUE", value_parser = name_value)]
+    pub(crate) parameters: Vec<(String, String)>,
     /// One JSON object a line.
     #[arg(long)]
     pub(crate) json: bool,

@@ -11,7 +11,10 @@ use std::time::Duration;
 use arrow::array::RecordBatch;
 use paraloom_exec::{Cancel, Chain, Changes, Job, RunError, RunOptions, chain_of};
 use paraloom_pipeline::{Graph, Shape};
-use paraloom_serve::{About, Failure, Mapped, Mapper, Mark, Parameters, RESERVE, Server, Settings};
+use paraloom_serve::{
+    About, Checked, Failure, Mapped, Mapper, Mark, Parameter, ParameterSet, Parameters, RESERVE,
+    Server, Settings,
+};
 use paraloom_store::{Event, LogLevel};
 use petgraph::graph::NodeIndex;
 
@@ -52,6 +55,7 @@ pub(crate) fn run(args: &ServeArgs, stages: &StageArgs) -> Result<ExitCode> {
         input: Arc::clone(chain.input()),
         outputs: chain.outputs(),
         batch_invariant: chain.is_batch_invariant(),
+        parameters: parameters(&chain),
     };
     // Signals are handled from here on. Before, they end the process, even if a stage hangs while it is opened.
     let stop = Arc::<AtomicBool>::default();
@@ -208,6 +212,21 @@ fn print_logs() -> Result<(Sender<Event>, Receiver<()>)> {
         let _ = printed.send(());
     })?;
     Ok((events, all_printed))
+}
+
+/// What requests may set.
+fn parameters(chain: &Chain) -> ParameterSet {
+    let parameters = chain.parameters();
+    let parameter = |parameter: paraloom_exec::Parameter| {
+        let paraloom_exec::Parameter { name, nodes, setting, schema } = parameter;
+        Parameter { name, nodes, setting, schema }
+    };
+    let list = parameters.list().into_iter().map(parameter).collect();
+    ParameterSet::new(list, move |sent| {
+        let changes = parameters.check(sent)?;
+        let factor = parameters.factor(&changes);
+        Ok(Checked { parameters: changes.0, factor })
+    })
 }
 
 struct Served<'a>(Chain<'a>);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::DataType;
@@ -23,6 +23,7 @@ use tower_http::csrf::CsrfLayer;
 
 use crate::access::{Access, AccessLog, Ids};
 use crate::body::{Budget, Received, accepted_coding, media_type};
+use crate::formats::{Format, query};
 use crate::guard::{Denied, Guard};
 use crate::listen::Peer;
 use crate::metrics::Metrics;
@@ -30,7 +31,7 @@ use crate::page::Page;
 use crate::problem::{Code, Problem, quoted};
 use crate::queue::{Queue, Refused, Rows};
 use crate::rows::{BadRows, decode, encode};
-use crate::{About, Failure, Mapped, Parameters, Settings, is_told};
+use crate::{About, Failure, Mapped, Settings, hugging_face, is_told, openai, openapi};
 
 /// State shared by all requests.
 pub(crate) struct Shared {
@@ -43,6 +44,8 @@ pub(crate) struct Shared {
     pub(crate) budget: Budget,
     pub(crate) ids: Ids,
     pub(crate) log: Option<AccessLog>,
+    pub(crate) openapi: Value,
+    pub(crate) started: SystemTime,
     /// Set when the server shuts down.
     pub(crate) draining: AtomicBool,
 }
@@ -58,6 +61,8 @@ impl Shared {
             budget: Budget::new(),
             ids: Ids::new(),
             log: settings.log.clone(),
+            openapi: openapi::document(&about, settings.token.is_some()),
+            started: SystemTime::now(),
             draining: AtomicBool::new(false),
             about,
         }
@@ -65,7 +70,20 @@ impl Shared {
 }
 
 /// The paths that are served.
-const PATHS: [&str; 6] = ["/", "/v1/rows", "/v1/info", "/metrics", LIVEZ, READYZ];
+const PATHS: [&str; 12] = [
+    "/",
+    "/v1/rows",
+    "/v1/completions",
+    "/v1/models",
+    "/v1/info",
+    "/models/{name}",
+    "/openapi.json",
+    "/docs",
+    "/metrics",
+    LIVEZ,
+    READYZ,
+    "/v1/models/{name}",
+];
 const LIVEZ: &str = "/livez";
 const READYZ: &str = "/readyz";
 
@@ -76,9 +94,15 @@ pub(crate) fn router(shared: &Arc<Shared>) -> Router {
         Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)
     };
     Router::new()
-        .route("/", get(page).post(form))
+        .route("/", get(page).post(root))
         .route("/v1/rows", post(rows))
         .route("/v1/info", get(info))
+        .route("/v1/models", get(openai::models))
+        .route("/v1/models/{*name}", get(openai::model_card))
+        .route("/v1/completions", post(openai::completions))
+        .route("/models/{*name}", post(hugging_face::generate))
+        .route("/openapi.json", get(openapi))
+        .route("/docs", get(docs))
         .route("/metrics", get(metrics))
         .method_not_allowed_fallback(wrong_method)
         .fallback(missing)
@@ -137,12 +161,17 @@ async fn guard(State(shared): State<Arc<Shared>>, request: Request, next: Next) 
 
 /// Rows of a request, for the access log.
 #[derive(Clone, Copy, Debug)]
-struct RowCount(usize);
+pub(crate) struct RowCount(pub(crate) usize);
+
+/// The name of a request.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct RequestId(pub(crate) String);
 
 /// Names, counts and logs the request, and adds security headers to its answer.
-async fn finish(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
+async fn finish(State(shared): State<Arc<Shared>>, mut request: Request, next: Next) -> Response {
     let started = Instant::now();
     let id = shared.ids.of(request.headers());
+    request.extensions_mut().insert(RequestId(id.clone()));
     let (method, uri) = (request.method().clone(), request.uri().clone());
     let peer = request.extensions().get::<Peer>().map(|peer| peer.0);
     let mut response = next.run(request).await;
@@ -182,7 +211,11 @@ async fn finish(State(shared): State<Arc<Shared>>, request: Request, next: Next)
 
 /// A path as a label of metrics: what clients make up is all one.
 fn label(path: &str) -> &'static str {
-    PATHS.into_iter().find(|known| *known == path).unwrap_or("other")
+    let fits = |known: &&str| match known.strip_suffix("{name}") {
+        Some(prefix) => path.starts_with(prefix),
+        None => *known == path,
+    };
+    PATHS.into_iter().find(fits).unwrap_or("other")
 }
 
 async fn ready(State(shared): State<Arc<Shared>>) -> Response {
@@ -212,10 +245,19 @@ pub(crate) fn json_response(body: String) -> Response {
 }
 
 async fn rows(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, Problem> {
-    let received = read(&shared, request, "application/json").await?;
-    let rows = decoded(&shared, &received.bytes)?;
+    let (sent, wanted) = (Format::sent(request.headers())?, Format::wanted(request.headers())?);
+    let (parameters, output) = query(request.uri(), &shared.about)?;
+    let received = read_any(&shared, request).await?;
+    let body = sent.to_json(&received.bytes, &shared.about.input, parameters)?;
+    let rows = decoded(&shared, &body)?;
     let count = rows.rows.num_rows();
     let outputs = ask(&shared, rows).await?;
+    if wanted != Format::Json {
+        let output = outputs.get(output).ok_or_else(|| Problem::internal("an output is missing"))?;
+        let mut response = wanted.write(output)?;
+        response.extensions_mut().insert(RowCount(count));
+        return Ok(response);
+    }
     let mut text = String::from("{");
     let told = shared.about.outputs.iter().zip(&outputs);
     let told = told.filter(|((port, _), output)| is_told(port, &output.rows));
@@ -249,10 +291,36 @@ async fn page(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Html<Str
     Html(shared.page.empty(&host(&headers)))
 }
 
+/// Texts from programs, or the page's form.
+async fn root(state: State<Arc<Shared>>, request: Request) -> Result<Response, Problem> {
+    match media_type(request.headers()).as_str() {
+        "application/json" => hugging_face::generate(state, request).await,
+        FORM => form(state, request).await,
+        _ => {
+            let message = format!(
+                "send the header `Content-Type: application/json` with {{\"inputs\": ...}}; rows go to \
+                 /v1/rows, and the form of the page is {FORM}"
+            );
+            Err(Problem::unsupported(message))
+        }
+    }
+}
+
+async fn openapi(State(shared): State<Arc<Shared>>) -> Response {
+    json_response(shared.openapi.to_string())
+}
+
+async fn docs(State(shared): State<Arc<Shared>>) -> Result<Html<String>, Problem> {
+    let page = openapi::docs(&shared.about, &shared.openapi);
+    page.map(Html).map_err(|_| Problem::internal("the page cannot be shown"))
+}
+
+const FORM: &str = "application/x-www-form-urlencoded";
+
 /// Handles the page's form: returns the page with the results.
 async fn form(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, Problem> {
     let host = host(request.headers());
-    let received = read(&shared, request, "application/x-www-form-urlencoded").await?;
+    let received = read(&shared, request, FORM).await?;
     let filled = shared.page.fill(&received.bytes);
     let outcome = match decoded(&shared, json!({"rows": filled.rows()}).to_string().as_bytes()) {
         Ok(rows) => ask(&shared, rows).await,
@@ -280,10 +348,14 @@ pub(crate) async fn read(
     request: Request<Body>,
     kind: &str,
 ) -> Result<Received, Problem> {
-    let (head, body) = request.into_parts();
-    if media_type(&head.headers) != kind {
+    if media_type(request.headers()) != kind {
         return Err(Problem::unsupported(format!("send the header `Content-Type: {kind}`")));
     }
+    read_any(shared, request).await
+}
+
+async fn read_any(shared: &Shared, request: Request<Body>) -> Result<Received, Problem> {
+    let (head, body) = request.into_parts();
     if head.method == Method::POST && shared.queue.is_full() {
         return Err(full());
     }
@@ -296,10 +368,11 @@ fn full() -> Problem {
 
 /// The rows of a body, each within the limit on tokens.
 pub(crate) fn decoded(shared: &Shared, body: &[u8]) -> Result<Rows, Problem> {
-    let rows = decode(&shared.about.input, body).map_err(|problem| match problem {
+    let (rows, sent) = decode(&shared.about.input, body).map_err(|problem| match problem {
         BadRows::Wrong(what) => Problem::bad_request(what),
         BadRows::TooMany(what) => Problem::too_large(what),
     })?;
+    let checked = shared.about.parameters.check(&sent).map_err(Problem::bad_request)?;
     let tokens = most_tokens(&rows);
     let limits = shared.queue.limits();
     let sum = |tokens: &[usize]| tokens.iter().sum::<usize>();
@@ -323,7 +396,8 @@ pub(crate) fn decoded(shared: &Shared, body: &[u8]) -> Result<Rows, Problem> {
         );
         return Err(Problem::too_large(message));
     }
-    Ok(Rows { rows, tokens, parameters: Arc::new(Parameters::new()) })
+    let (parameters, factor) = (Arc::new(checked.parameters), checked.factor);
+    Ok(Rows { rows, tokens, parameters, factor })
 }
 
 /// How many tokens the texts of each row have at most: no tokenizer makes more of a text than it has bytes, but for the

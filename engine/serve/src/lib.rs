@@ -11,13 +11,19 @@ mod api;
 mod batch;
 mod body;
 mod connection;
+mod formats;
 mod guard;
+mod hugging_face;
 mod listen;
 mod metrics;
+mod openai;
+mod openapi;
 mod page;
+mod parameters;
 mod problem;
 mod queue;
 mod rows;
+mod texts;
 mod types;
 
 use std::net::{SocketAddr, TcpListener};
@@ -34,8 +40,7 @@ use queue::{Limits, Queue};
 pub use access::{Access, AccessLog};
 pub use listen::RESERVE;
 
-/// Values of parameters by their names.
-pub type Parameters = serde_json::Map<String, Value>;
+pub use parameters::{Checked, Parameter, ParameterSet, Parameters};
 
 /// What is served: a function from rows to tables.
 pub trait Mapper {
@@ -90,6 +95,8 @@ pub struct About {
     pub outputs: Vec<(String, SchemaRef)>,
     /// A row's result does not depend on other rows, so requests may share a batch.
     pub batch_invariant: bool,
+    /// What a request may set.
+    pub parameters: ParameterSet,
 }
 
 /// Whether an answer has an output: those at which rows leave on the way, `NODE.PORT`, only if some did.
@@ -117,6 +124,7 @@ impl About {
             "nodes": self.nodes,
             "input": columns(&self.input),
             "outputs": outputs.collect::<serde_json::Map<_, _>>(),
+            "parameters": self.parameters.json(),
             "max_rows": rows::MAX_ROWS,
         })
     }

@@ -38,6 +38,8 @@ pub(crate) struct Rows {
     /// Of each row: how many tokens its texts have at most.
     pub(crate) tokens: Vec<usize>,
     pub(crate) parameters: Arc<Parameters>,
+    /// How many times a row's tokens are worked on.
+    pub(crate) factor: usize,
 }
 
 /// A request in the queue.
@@ -46,6 +48,7 @@ pub(crate) struct Job {
     ids: Vec<String>,
     tokens: Vec<usize>,
     parameters: Arc<Parameters>,
+    factor: usize,
     /// The first row that is not mapped yet.
     next: usize,
     /// What came of those before, per port.
@@ -153,7 +156,7 @@ impl Queue {
 
     /// Maps rows; fails at once if too much waits.
     pub(crate) fn push(&self, rows: Rows) -> Result<oneshot::Receiver<Answer>, Refused> {
-        let Rows { rows, tokens, parameters } = rows;
+        let Rows { rows, tokens, parameters, factor } = rows;
         let (count, sum) = (rows.num_rows(), tokens.iter().sum::<usize>());
         let ids = ids(&rows);
         let (reply, answer) = oneshot::channel();
@@ -169,7 +172,8 @@ impl Queue {
         state.tokens += sum;
         let place = Place { queue: Arc::clone(&self.0), rows: count, tokens: sum };
         let (next, done, _place) = (0, Vec::new(), place);
-        state.jobs.push_back(Job { rows, ids, tokens, parameters, next, done, reply, _place });
+        let job = Job { rows, ids, tokens, parameters, factor, next, done, reply, _place };
+        state.jobs.push_back(job);
         drop(state);
         self.0.more.notify_one();
         Ok(answer)
@@ -300,7 +304,7 @@ impl Draft {
             }
             *place
         } else {
-            let tokens = self.tokens + job.tokens[row];
+            let tokens = self.tokens.saturating_add(job.tokens[row].saturating_mul(job.factor));
             let is_full = self.rows.len() >= limits.batch_rows || tokens > limits.batch_tokens;
             if is_full && !self.rows.is_empty() {
                 return false;
@@ -374,6 +378,7 @@ mod tests {
             rows: RecordBatch::try_from_iter(columns).expect("one column"),
             tokens: vec![tokens; ids.len()],
             parameters: Arc::new(parameters),
+            factor: 1,
         }
     }
 

@@ -86,7 +86,19 @@ impl<'a> Link<'a> {
 
     /// Has the stage tell what it leaves out of texts, if it can.
     pub(super) fn mark(&mut self) -> Result<()> {
-        if mark_setting(&self.node().stage.config_schema).is_some() && !self.is_marking {
+        let node = self.node();
+        let Some((setting, _)) = mark_setting(&node.stage.config_schema) else { return Ok(()) };
+        let (_, marks) = changed(node, &Map::new(), true)
+            .map_err(|what| RunError::Refused { node: node.name.clone(), what })?;
+        let columns = marks.into_iter().flat_map(|marks| [marks.cut, marks.ended]).flatten();
+        let is_taken = |column: &String| {
+            let schemas = node.outputs.iter().flatten();
+            schemas.into_iter().any(|schema| schema.index_of(column).is_ok())
+        };
+        // Columns of these names that another stage made would be lost.
+        let is_free =
+            node.config[setting] == true || !columns.into_iter().any(|name| is_taken(&name));
+        if is_free && !self.is_marking {
             self.is_marking = true;
             self.own = self.instance(&Map::new())?;
         }

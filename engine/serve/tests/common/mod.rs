@@ -12,7 +12,8 @@ use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, StringArra
 use arrow::compute::take_record_batch;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use paraloom_serve::{
-    About, Failure, Mapped, Mapper, Mark, Parameters, ServeError, Server, Settings,
+    About, Checked, Failure, Mapped, Mapper, Mark, Parameter, ParameterSet, Parameters, ServeError,
+    Server, Settings,
 };
 
 fn input() -> SchemaRef {
@@ -29,6 +30,22 @@ fn output() -> SchemaRef {
     Arc::new(Schema::new([fields, vec![loud]].concat()))
 }
 
+/// `mark`: what is written behind every text.
+fn parameters() -> ParameterSet {
+    let mark = Parameter {
+        name: "mark".to_owned(),
+        nodes: vec!["loud".to_owned()],
+        setting: "mark".to_owned(),
+        schema: serde_json::json!({"type": "string", "default": ""}),
+    };
+    ParameterSet::new(vec![mark], |sent| {
+        match sent.iter().find(|(name, value)| *name != "mark" || !value.is_string()) {
+            Some((name, _)) => Err(format!("there is no parameter {name:?}; there are mark")),
+            None => Ok(Checked { parameters: sent.clone(), factor: 1 }),
+        }
+    })
+}
+
 /// Writes every text in capitals, `times` times. Fails at the text "fail", and knows no origins at "who".
 struct Loud {
     /// Rows of every batch.
@@ -38,7 +55,7 @@ struct Loud {
 }
 
 impl Mapper for Loud {
-    fn map(&mut self, rows: &RecordBatch, _: &Parameters) -> Result<Vec<Mapped>, Failure> {
+    fn map(&mut self, rows: &RecordBatch, parameters: &Parameters) -> Result<Vec<Mapped>, Failure> {
         let failed = |error: arrow::error::ArrowError| Failure::Failed(error.to_string());
         if let Some(gate) = &self.gate {
             gate.recv().map_err(|error| Failure::Failed(error.to_string()))?;
@@ -55,10 +72,14 @@ impl Mapper for Loud {
             (0..rows.num_rows()).flat_map(|row| std::iter::repeat_n(row, times(row))).collect();
         let indices: UInt32Array = origins.iter().map(|row| *row as u32).collect();
         let taken = take_record_batch(rows, &indices).map_err(failed)?;
+        let mark = parameters.get("mark").and_then(|mark| mark.as_str()).unwrap_or_default();
+        if mark == "?" {
+            return Err(Failure::Refused("node `loud`: it asks nothing".to_owned()));
+        }
         let loud: StringArray = taken["text"]
             .as_string::<i32>()
             .iter()
-            .map(|text| text.map(str::to_uppercase))
+            .map(|text| text.map(|text| text.to_uppercase() + mark))
             .collect();
         let mut columns: Vec<ArrayRef> = taken.columns().to_vec();
         columns.push(Arc::new(loud));
@@ -113,6 +134,7 @@ fn start(settings: Settings, gate: Option<Receiver<()>>) -> Running {
         input: input(),
         outputs: vec![("rows".to_owned(), output())],
         batch_invariant: true,
+        parameters: parameters(),
     };
     let stopped = Arc::clone(&stop);
     let run = move || server.run(about, mapper, &stopped, &AtomicBool::new(false));
