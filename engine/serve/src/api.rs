@@ -29,7 +29,7 @@ use crate::listen::Peer;
 use crate::metrics::Metrics;
 use crate::page::Page;
 use crate::problem::{Code, Problem, quoted};
-use crate::queue::{Queue, Refused, Rows};
+use crate::queue::{Queue, Refused, Work};
 use crate::rows::{BadRows, decode, encode};
 use crate::{About, Failure, Mapped, Settings, hugging_face, is_told, openai, openapi};
 
@@ -89,10 +89,6 @@ const READYZ: &str = "/readyz";
 
 /// All routes.
 pub(crate) fn router(shared: &Arc<Shared>) -> Router {
-    let wrong_method = || async {
-        let message = "this path takes another method; the header `Allow` names it";
-        Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)
-    };
     Router::new()
         .route("/", get(page).post(root))
         .route("/v1/rows", post(rows))
@@ -136,7 +132,15 @@ pub(crate) fn overload(shared: &Arc<Shared>) -> Router {
 
 /// Health checks need no token and no host name.
 fn health() -> Router<Arc<Shared>> {
-    Router::new().route(LIVEZ, get(|| async { "ok\n" })).route(READYZ, get(ready))
+    Router::new()
+        .route(LIVEZ, get(|| async { "ok\n" }))
+        .route(READYZ, get(ready))
+        .method_not_allowed_fallback(wrong_method)
+}
+
+async fn wrong_method() -> Problem {
+    let message = "this path takes another method; the header `Allow` names it";
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)
 }
 
 async fn missing(uri: Uri) -> Problem {
@@ -253,7 +257,8 @@ async fn rows(State(shared): State<Arc<Shared>>, request: Request) -> Result<Res
     let count = rows.rows.num_rows();
     let outputs = ask(&shared, rows).await?;
     if wanted != Format::Json {
-        let output = outputs.get(output).ok_or_else(|| Problem::internal("an output is missing"))?;
+        let output =
+            outputs.get(output).ok_or_else(|| Problem::internal("an output is missing"))?;
         let mut response = wanted.write(output)?;
         response.extensions_mut().insert(RowCount(count));
         return Ok(response);
@@ -367,7 +372,7 @@ fn full() -> Problem {
 }
 
 /// The rows of a body, each within the limit on tokens.
-pub(crate) fn decoded(shared: &Shared, body: &[u8]) -> Result<Rows, Problem> {
+pub(crate) fn decoded(shared: &Shared, body: &[u8]) -> Result<Work, Problem> {
     let (rows, sent) = decode(&shared.about.input, body).map_err(|problem| match problem {
         BadRows::Wrong(what) => Problem::bad_request(what),
         BadRows::TooMany(what) => Problem::too_large(what),
@@ -397,7 +402,7 @@ pub(crate) fn decoded(shared: &Shared, body: &[u8]) -> Result<Rows, Problem> {
         return Err(Problem::too_large(message));
     }
     let (parameters, factor) = (Arc::new(checked.parameters), checked.factor);
-    Ok(Rows { rows, tokens, parameters, factor })
+    Ok(Work { rows, tokens, parameters, factor })
 }
 
 /// How many tokens the texts of each row have at most: no tokenizer makes more of a text than it has bytes, but for the
@@ -424,7 +429,7 @@ fn most_tokens(rows: &RecordBatch) -> Vec<usize> {
 }
 
 /// Maps rows, in batches with those of other requests; one table per output.
-pub(crate) async fn ask(shared: &Shared, rows: Rows) -> Result<Vec<Mapped>, Problem> {
+pub(crate) async fn ask(shared: &Shared, rows: Work) -> Result<Vec<Mapped>, Problem> {
     let (count, bytes) = (rows.rows.num_rows(), rows.tokens.iter().sum::<usize>());
     let answer = shared.queue.push(rows).map_err(|refused| match refused {
         Refused::Full => full(),

@@ -128,6 +128,8 @@ mod tests {
         packer.finish().expect("to memory")
     }
 
+    type Case<'a> = (&'a [(&'a str, &'a str)], Vec<u8>, Result<Vec<u8>, u16>);
+
     /// The body, or the status of the problem.
     fn read(headers: &[(&str, &str)], body: Vec<u8>) -> Result<Vec<u8>, u16> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -145,7 +147,7 @@ mod tests {
         let gz = ("content-encoding", "gzip");
         let bomb = gzip(&vec![b'a'; 10 * MAX_BYTES]);
         assert!(bomb.len() < MAX_BYTES / 10);
-        let cases: [(&[(&str, &str)], Vec<u8>, Result<Vec<u8>, u16>); 9] = [
+        let cases: [Case; 9] = [
             (&[], b"abc".to_vec(), Ok(b"abc".to_vec())),
             (&[("content-encoding", "identity")], b"abc".to_vec(), Ok(b"abc".to_vec())),
             (&[gz], gzip(b"abc"), Ok(b"abc".to_vec())),

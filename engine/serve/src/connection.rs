@@ -180,7 +180,7 @@ impl Drop for InRequest {
 
 /// The stream of a connection, with deadlines.
 pub(crate) struct Stream {
-    stream: TcpStream,
+    tcp: TcpStream,
     activity: Arc<Activity>,
     deadlines: Deadlines,
     read_timer: Option<Pin<Box<Sleep>>>,
@@ -192,13 +192,13 @@ pub(crate) struct Stream {
 }
 
 impl Stream {
-    pub(crate) fn new(stream: TcpStream, activity: Arc<Activity>, deadlines: Deadlines) -> Self {
+    pub(crate) fn new(tcp: TcpStream, activity: Arc<Activity>, deadlines: Deadlines) -> Self {
         let (read_timer, write_timer) = (None, None);
-        Self { stream, activity, deadlines, read_timer, write_timer, instead: None, linger: None }
+        Self { tcp, activity, deadlines, read_timer, write_timer, instead: None, linger: None }
     }
 
     fn write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<Result<usize>> {
-        match Pin::new(&mut self.stream).poll_write(cx, bytes) {
+        match Pin::new(&mut self.tcp).poll_write(cx, bytes) {
             Poll::Ready(written) => {
                 self.activity.unblock();
                 Poll::Ready(written)
@@ -233,7 +233,7 @@ impl AsyncRead for Stream {
     ) -> Poll<Result<()>> {
         let this = &mut *self;
         let before = into.filled().len();
-        if let Poll::Ready(read) = Pin::new(&mut this.stream).poll_read(cx, into) {
+        if let Poll::Ready(read) = Pin::new(&mut this.tcp).poll_read(cx, into) {
             if let Some(bytes) = into.filled().get(before..).filter(|bytes| !bytes.is_empty()) {
                 this.activity.received(bytes);
             }
@@ -274,13 +274,13 @@ impl AsyncWrite for Stream {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        Pin::new(&mut self.tcp).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
         let this = &mut *self;
         if this.linger.is_none() {
-            ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
+            ready!(Pin::new(&mut this.tcp).poll_shutdown(cx))?;
             let (time, bytes) = LINGER;
             this.linger = Some((Box::pin(sleep_until(Instant::now() + time)), bytes));
         }
@@ -288,7 +288,7 @@ impl AsyncWrite for Stream {
         let mut unread = [0; 4096];
         loop {
             let mut into = ReadBuf::new(&mut unread);
-            match Pin::new(&mut this.stream).poll_read(cx, &mut into) {
+            match Pin::new(&mut this.tcp).poll_read(cx, &mut into) {
                 Poll::Ready(Ok(()))
                     if !into.filled().is_empty() && into.filled().len() <= *left =>
                 {

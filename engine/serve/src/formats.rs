@@ -33,7 +33,9 @@ impl Format {
     fn of_type(kind: &str) -> Option<Self> {
         match kind {
             "application/json" => Some(Self::Json),
-            "application/x-ndjson" | "application/jsonl" | "application/x-jsonlines"
+            "application/x-ndjson"
+            | "application/jsonl"
+            | "application/x-jsonlines"
             | "application/jsonlines" => Some(Self::Lines),
             "text/csv" => Some(Self::Csv),
             _ => None,
@@ -57,9 +59,8 @@ impl Format {
             .filter(|kind| !kind.is_empty())
             .collect();
         let takes_json = |kind: &String| ["*/*", "application/*"].contains(&kind.as_str());
-        let known = |kind: &String| {
-            Self::of_type(kind).or_else(|| takes_json(kind).then_some(Self::Json))
-        };
+        let known =
+            |kind: &String| Self::of_type(kind).or_else(|| takes_json(kind).then_some(Self::Json));
         match kinds.iter().find_map(known) {
             Some(format) => Ok(format),
             None if kinds.is_empty() => Ok(Self::Json),
@@ -177,7 +178,9 @@ fn csv_rows(body: &[u8], schema: &Schema) -> Result<Vec<Value>, Problem> {
             let value = value(text, field.data_type(), field.is_nullable()).ok_or_else(|| {
                 let (name, kind) = (field.name(), field.data_type());
                 let text = quoted(text);
-                Problem::bad_request(format!("row {number}: `{name}` is {text:?}, not of type {kind}"))
+                Problem::bad_request(format!(
+                    "row {number}: `{name}` is {text:?}, not of type {kind}"
+                ))
             })?;
             row.insert(field.name().clone(), value);
         }
@@ -244,12 +247,18 @@ mod tests {
             Err(problem) => problem.message,
         };
         let cases = [
-            ("text,count\na,1\n\"b, c\",\n", r#"[{"text":"a","count":1},{"text":"b, c","count":null}]"#),
+            (
+                "text,count\na,1\n\"b, c\",\n",
+                r#"[{"text":"a","count":1},{"text":"b, c","count":null}]"#,
+            ),
             ("\u{feff}text,note\n12,\"\"\n", r#"[{"text":"12","note":null}]"#),
             ("text,share,good\n,4.5,TRUE\n", r#"[{"text":"","share":4.5,"good":true}]"#),
             ("text,share\na,inf\n", "row 1: `share` is \"inf\", not of type Float64"),
             ("text,count\na,many\n", "row 1: `count` is \"many\", not of type Int64"),
-            ("txt\na\n", "there is no column \"txt\", only `text`, `note`, `count`, `share`, `good`"),
+            (
+                "txt\na\n",
+                "there is no column \"txt\", only `text`, `note`, `count`, `share`, `good`",
+            ),
             ("text,text\na,b\n", "there are two columns `text`"),
         ];
         for (body, expected) in cases {

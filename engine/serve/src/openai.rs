@@ -85,8 +85,7 @@ pub(crate) async fn completions(
     let id = request.extensions().get::<RequestId>().cloned().unwrap_or_default();
     let id = format!("cmpl-{}", id.0);
     let received = read(&shared, request, "application/json").await?;
-    let Asked { prompts, stops, is_stream, parameters } =
-        asked(&shared, object(&received.bytes)?)?;
+    let Asked { prompts, stops, is_stream, parameters } = asked(&shared, object(&received.bytes)?)?;
     let written = places.write(&shared, &prompts, parameters).await?;
     if let Some(number) = written.iter().position(Vec::is_empty) {
         return Err(nothing_kept(number));
@@ -109,8 +108,7 @@ pub(crate) async fn completions(
     let mut response = if is_stream {
         let event = |choice| format!("data: {}\n\n", answer(json!([choice])));
         let events: String = choices.into_iter().map(event).collect();
-        ([(CONTENT_TYPE, "text/event-stream")], format!("{events}data: [DONE]\n\n"))
-            .into_response()
+        ([(CONTENT_TYPE, "text/event-stream")], format!("{events}data: [DONE]\n\n")).into_response()
     } else {
         json_response(answer(choices.into()).to_string())
     };

@@ -39,16 +39,22 @@ pub(crate) fn document(about: &About, asks_for_token: bool) -> Value {
         "properties": outputs,
     });
     let text = json!({"type": "string"});
-    let content = |schema: &Value| json!({
-        "application/json": {"schema": schema},
-        "application/x-ndjson": {"schema": text},
-        "text/csv": {"schema": text},
-    });
-    let mut operation = operation("Rows in, rows out", &json!({"description": "The outputs", "content": content(&answer)}));
+    let content = |schema: &Value| {
+        json!({
+            "application/json": {"schema": schema},
+            "application/x-ndjson": {"schema": text},
+            "text/csv": {"schema": text},
+        })
+    };
+    let mut operation = operation(
+        "Rows in, rows out",
+        &json!({"description": "The outputs", "content": content(&answer)}),
+    );
     operation["requestBody"] = json!({"required": true, "content": content(&rows)});
     paths.insert("/v1/rows".to_owned(), json!({"post": operation}));
     if let Ok(texts) = Texts::of(about) {
-        text_paths(&mut paths, &texts, &parameters);
+        let model = about.nodes.last().map_or("paraloom", String::as_str);
+        text_paths(&mut paths, &texts, model, &parameters);
     }
     for (path, summary, kind) in [
         ("/v1/info", "What goes in, what comes out, and what may be set", "application/json"),
@@ -84,7 +90,7 @@ pub(crate) fn document(about: &About, asks_for_token: bool) -> Value {
 }
 
 /// The paths where texts go in and out.
-fn text_paths(paths: &mut Map<String, Value>, texts: &Texts, parameters: &Value) {
+fn text_paths(paths: &mut Map<String, Value>, texts: &Texts, model: &str, parameters: &Value) {
     let one_or_more = json!({
         "anyOf": [
             {"type": "string"},
@@ -92,28 +98,28 @@ fn text_paths(paths: &mut Map<String, Value>, texts: &Texts, parameters: &Value)
         ],
         "description": format!("What `{}` is to hold", texts.source),
     });
-    let json_body = |schema: Value| {
-        json!({"required": true, "content": {"application/json": {"schema": schema}}})
-    };
-    let answer = |description: &str, schema: Value| {
-        json!({"description": description, "content": {"application/json": {"schema": schema}}})
-    };
+    let json_body = |schema: Value| json!({"required": true, "content": {"application/json": {"schema": schema}}});
+    let answer = |description: &str, schema: Value| json!({"description": description, "content": {"application/json": {"schema": schema}}});
     let written = json!({"type": "object", "properties": {"generated_text": {"type": "string"}}});
     let mut operation = operation(
         "Texts in and out, as the clients of the Hugging Face inference API send them",
-        &answer("The texts; of several inputs, a list for each", json!({
-            "type": "array",
-            "items": {"anyOf": [written, {"type": "array", "items": written}]},
-        })),
+        &answer(
+            "The texts; of several inputs, a list for each",
+            json!({
+                "type": "array",
+                "items": {"anyOf": [written, {"type": "array", "items": written}]},
+            }),
+        ),
     );
     operation["requestBody"] = json_body(json!({
         "type": "object",
         "properties": {"inputs": one_or_more, "parameters": parameters},
         "required": ["inputs"],
+        "additionalProperties": false,
     }));
     paths.insert("/".to_owned(), json!({"post": operation}));
     let mut properties = json!({
-        "model": {"type": "string"},
+        "model": {"enum": [model]},
         "prompt": one_or_more,
         "n": {"type": "integer", "minimum": 1},
         "max_tokens": {"type": "integer", "minimum": 1},
@@ -128,25 +134,33 @@ fn text_paths(paths: &mut Map<String, Value>, texts: &Texts, parameters: &Value)
         (properties.as_object_mut(), parameters["properties"].as_object())
     {
         for (name, schema) in own {
-            properties.entry(name.clone()).or_insert_with(|| schema.clone());
+            // `n` and `max_tokens` are these.
+            if !["candidates", "max_new_tokens"].contains(&name.as_str()) {
+                properties.entry(name.clone()).or_insert_with(|| schema.clone());
+            }
         }
     }
     let mut operation = self::operation(
         "Texts in and out, as OpenAI's clients send them",
-        &answer("The texts", json!({
-            "type": "object",
-            "properties": {
-                "id": {"type": "string"},
-                "choices": {"type": "array", "items": {"type": "object"}},
-            },
-            "required": ["id", "choices"],
-        })),
+        &answer(
+            "The texts",
+            json!({
+                "type": "object",
+                "properties": {
+                    "id": {"type": "string"},
+                    "choices": {"type": "array", "items": {"type": "object"}},
+                },
+                "required": ["id", "choices"],
+            }),
+        ),
     );
-    operation["responses"]["200"]["content"]["text/event-stream"] = json!({"schema": {"type": "string"}});
+    operation["responses"]["200"]["content"]["text/event-stream"] =
+        json!({"schema": {"type": "string"}});
     operation["requestBody"] = json_body(json!({
         "type": "object",
         "properties": properties,
         "required": ["prompt"],
+        "additionalProperties": false,
     }));
     paths.insert("/v1/completions".to_owned(), json!({"post": operation}));
 }
@@ -178,14 +192,16 @@ fn parameters(about: &About) -> Value {
     let list = about.parameters.list().iter();
     let properties: Map<_, _> =
         list.map(|parameter| (parameter.name.clone(), parameter.schema.clone())).collect();
-    json!({"type": "object", "properties": properties})
+    json!({"type": "object", "properties": properties, "additionalProperties": false})
 }
 
 /// A row; one that is sent need not have what may be missing.
 fn row(schema: &Schema, is_sent: bool) -> Value {
     let fields = || {
         let fields = schema.fields().iter();
-        fields.filter(move |field| !is_sent || !field.name().starts_with('_') || field.name() == "_id")
+        fields.filter(move |field| {
+            !is_sent || !field.name().starts_with('_') || field.name() == "_id"
+        })
     };
     let properties: Map<_, _> = fields()
         .map(|field| {

@@ -89,8 +89,12 @@ pub(crate) fn of_the_parser(head: &[u8]) -> Option<Vec<u8>> {
     let (line, headers) = head.strip_suffix("\r\n\r\n")?.split_once("\r\n")?;
     let status = line.strip_prefix("HTTP/1.1 ")?.get(..3)?.parse().ok()?;
     let status = StatusCode::from_u16(status).ok()?;
+    // Those that it gives. Others are ours.
+    if ![400, 414, 431].contains(&status.as_u16()) {
+        return None;
+    }
     let is_empty = headers.split("\r\n").any(|line| line.eq_ignore_ascii_case("content-length: 0"));
-    if !is_empty || !(status.is_client_error() || status.is_server_error()) {
+    if !is_empty {
         return None;
     }
     let (code, message) = match status {
@@ -127,6 +131,8 @@ mod tests {
             ("431 Request Header Fields Too Large", 0, Some("too_large")),
             ("414 URI Too Long", 0, Some("too_large")),
             ("404 Not Found", 7, None),
+            ("405 Method Not Allowed", 0, None),
+            ("400 Bad Request", 7, None),
             ("200 OK", 0, None),
             ("999 ?", 0, None),
         ];

@@ -33,7 +33,7 @@ pub(crate) struct Limits {
 
 /// Rows of a request, ready to be mapped.
 #[derive(Debug)]
-pub(crate) struct Rows {
+pub(crate) struct Work {
     pub(crate) rows: RecordBatch,
     /// Of each row: how many tokens its texts have at most.
     pub(crate) tokens: Vec<usize>,
@@ -155,8 +155,8 @@ impl Queue {
     }
 
     /// Maps rows; fails at once if too much waits.
-    pub(crate) fn push(&self, rows: Rows) -> Result<oneshot::Receiver<Answer>, Refused> {
-        let Rows { rows, tokens, parameters, factor } = rows;
+    pub(crate) fn push(&self, work: Work) -> Result<oneshot::Receiver<Answer>, Refused> {
+        let Work { rows, tokens, parameters, factor } = work;
         let (count, sum) = (rows.num_rows(), tokens.iter().sum::<usize>());
         let ids = ids(&rows);
         let (reply, answer) = oneshot::channel();
@@ -171,8 +171,8 @@ impl Queue {
         state.rows += count;
         state.tokens += sum;
         let place = Place { queue: Arc::clone(&self.0), rows: count, tokens: sum };
-        let (next, done, _place) = (0, Vec::new(), place);
-        let job = Job { rows, ids, tokens, parameters, factor, next, done, reply, _place };
+        let (next, done) = (0, Vec::new());
+        let job = Job { rows, ids, tokens, parameters, factor, next, done, reply, _place: place };
         state.jobs.push_back(job);
         drop(state);
         self.0.more.notify_one();
@@ -371,10 +371,10 @@ mod tests {
     use super::*;
 
     /// A request whose rows have the given ids; `{name}` says which parameters it has.
-    fn rows(ids: &[&str], tokens: usize, name: &str) -> Rows {
+    fn rows(ids: &[&str], tokens: usize, name: &str) -> Work {
         let columns = [("_id", Arc::new(StringArray::from(ids.to_vec())) as _)];
         let parameters = Parameters::from_iter([("name".to_owned(), name.into())]);
-        Rows {
+        Work {
             rows: RecordBatch::try_from_iter(columns).expect("one column"),
             tokens: vec![tokens; ids.len()],
             parameters: Arc::new(parameters),

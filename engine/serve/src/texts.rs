@@ -29,9 +29,8 @@ impl Texts {
     /// Of a chain that reads one text and writes another one; an error says why there are none.
     pub(crate) fn of(about: &About) -> Result<Self, String> {
         let columns = text_columns(&about.input);
-        let is_needed = |name: &&str| {
-            about.input.field_with_name(name).is_ok_and(|field| !field.is_nullable())
-        };
+        let is_needed =
+            |name: &&str| about.input.field_with_name(name).is_ok_and(|field| !field.is_nullable());
         let needed: Vec<_> = columns.iter().copied().filter(is_needed).collect();
         let source = match (&needed[..], &columns[..]) {
             ([one], _) | ([], [one, ..]) => (*one).to_owned(),
@@ -100,8 +99,7 @@ impl Texts {
         let ids = [column("_id"), column("_parent")];
         let row = |row: usize| {
             let ids = ids.iter().flatten().filter(|ids| ids.is_valid(row));
-            let is_unfinished =
-                output.marks.as_ref().is_some_and(|marks| marks[row].is_unfinished);
+            let is_unfinished = output.marks.as_ref().is_some_and(|marks| marks[row].is_unfinished);
             let text = Text { text: texts.value(row).to_owned(), is_unfinished };
             (ids.map(|ids| ids.value(row).to_owned()).collect(), text)
         };
@@ -111,10 +109,8 @@ impl Texts {
 
 /// The answer where a text has none, since all that was written for it was rejected.
 pub(crate) fn nothing_kept(number: usize) -> Problem {
-    let message = format!(
-        "nothing that was written for text {} was kept; /v1/rows tells why",
-        number + 1
-    );
+    let message =
+        format!("nothing that was written for text {} was kept; /v1/rows tells why", number + 1);
     Problem::new(axum::http::StatusCode::UNPROCESSABLE_ENTITY, "nothing_kept", message)
 }
 

@@ -104,6 +104,7 @@ fn odd_requests() {
         ("another origin", with("Origin: http://evil.example")),
         ("the same origin", with("Origin: http://localhost")),
         ("another method", good.replace("POST", "PUT")),
+        ("another method of a health check", good.replace("/v1/rows", "/livez")),
         ("another path", good.replace("/v1/rows", "/v2/rows")),
         ("out of the root", good.replace("/v1/rows", "/../../etc/passwd")),
         ("two lengths", with("Transfer-Encoding: chunked")),
@@ -360,7 +361,7 @@ fn a_request_may_set_parameters() {
     let server = serve(settings());
     for (parameters, said) in [
         (r#"{"mrak": "!"}"#, r#"there is no parameter \"mrak\"; there are mark"#),
-        (r#"[1]"#, "`parameters` is an object"),
+        ("[1]", "`parameters` is an object"),
         (r#"{"mark": "?"}"#, "node `loud`: it asks nothing"),
     ] {
         let body = format!(r#"{{"rows": [{{"text": "a"}}], "parameters": {parameters}}}"#);

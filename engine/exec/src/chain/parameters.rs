@@ -328,3 +328,174 @@ pub(super) fn changed(
     config.sort_keys();
     Ok((node, marks))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use paraloom_pipeline::{RowAccount, Shape, Span, StageInfo};
+
+    use super::*;
+
+    fn schema() -> Value {
+        let whole = json!({"type": "integer", "minimum": 1, "maximum": 1000});
+        json!({"type": "object", "properties": {
+            "count": {"type": "integer", "minimum": 1, "maximum": 1000, "default": 1,
+                "x-paraloom-request": {"maximum": 8, "multiplies": true}},
+            "draw": {"anyOf": [
+                {"type": "object", "properties": {
+                    "heat": {"type": "number", "minimum": 0.1, "default": 1.0},
+                    "top": {"type": "integer", "default": 0}},
+                 "additionalProperties": false},
+                {"type": "null"}], "default": null, "x-paraloom-request": {"replaces": ["search"]}},
+            "search": {"anyOf": [
+                {"type": "object", "properties": {"beams": whole}, "required": ["beams"]},
+                {"type": "null"}], "default": null, "x-paraloom-request": {"replaces": ["draw"]}},
+            "keep": {"type": "string", "x-paraloom-request": true},
+            "mark": {"type": "boolean", "default": false,
+                "x-paraloom-marks": {"cut": "{into}_cut", "ended": "ended"}},
+            "into": {"type": "string", "default": "text"},
+        }})
+    }
+
+    fn node(name: &str, uses_seed: bool, config: Value) -> Node {
+        let stage = StageInfo {
+            name: "fake".to_owned(),
+            version: "1.0.0".to_owned(),
+            doc: String::new(),
+            library: "a test".to_owned(),
+            backend: String::new(),
+            config_schema: schema(),
+            inputs: Vec::new(),
+            outputs: Vec::new(),
+            shape: Shape::Map,
+            uses_seed,
+            resumable: false,
+            batch_invariant: true,
+            rows: RowAccount::Any,
+            part_rows: None,
+        };
+        Node {
+            name: name.to_owned(),
+            span: Span::default(),
+            stage: Arc::new(stage),
+            config,
+            paths: Vec::new(),
+            seed: 42,
+            repeats: 0,
+            part_rows: None,
+            rejects: None,
+            retries: 0,
+            device: "cpu".to_owned(),
+            outputs: Vec::new(),
+            fingerprint: String::new(),
+            notes: Vec::new(),
+            memory: None,
+        }
+    }
+
+    fn config(search: Value) -> Value {
+        json!({"count": 2, "draw": null, "into": "text", "keep": "a > 1", "mark": false, "search": search})
+    }
+
+    fn nodes() -> [Node; 2] {
+        [
+            node("first", true, config(json!({"beams": 4}))),
+            node("second.b", true, config(Value::Null)),
+        ]
+    }
+
+    fn check(nodes: &[Node], sent: Value) -> Result<Value, String> {
+        let sent = sent.as_object().cloned().unwrap_or_default();
+        Parameters::of(nodes.iter()).check(&sent).map(|changes| changes.0.into())
+    }
+
+    #[test]
+    fn a_parameter_is_called_by_the_shortest_clear_name() {
+        let names = |nodes: &[Node]| -> Vec<String> {
+            let list = Parameters::of(nodes.iter()).list();
+            list.into_iter().map(|parameter| parameter.name).collect()
+        };
+        let both = nodes();
+        assert_eq!(
+            names(&both[..1]),
+            ["count", "draw", "heat", "top", "search", "beams", "keep", "seed"]
+        );
+        assert_eq!(names(&both)[..3], ["first.count", "first.draw", "first.draw.heat"]);
+        assert_eq!(names(&both).last().map(String::as_str), Some("seed"));
+        let list = Parameters::of(both[..1].iter()).list();
+        assert_eq!(list[0].schema["maximum"], 8);
+        assert_eq!(list[0].schema["default"], 2);
+        assert!(list.iter().all(|parameter| !parameter.schema.to_string().contains("x-paraloom")));
+    }
+
+    #[test]
+    fn parameters_are_checked_and_named_in_full() {
+        let both = nodes();
+        let cases = [
+            (json!({}), Ok(json!({}))),
+            (
+                json!({"heat": 0.5, "count": 3}),
+                Ok(json!({"first.count": 3, "first.draw.heat": 0.5})),
+            ),
+            (json!({"draw.heat": 0.5}), Ok(json!({"first.draw.heat": 0.5}))),
+            (json!({"first.heat": 0.5}), Ok(json!({"first.draw.heat": 0.5}))),
+            // What is so already changes nothing.
+            (json!({"count": 2, "seed": 42, "beams": 4}), Ok(json!({}))),
+            (json!({"draw": {"heat": 2.0}}), Ok(json!({"first.draw": {"heat": 2.0, "top": 0}}))),
+            (json!({"count": 9}), Err("`count`: 9 is too large: the most is 8")),
+            (json!({"heat": "hot"}), Err("`heat` must be a number, not text")),
+            (json!({"haet": 1}), Err("there is no parameter \"haet\"; did you mean `heat`?")),
+            (json!({"mark": true}), Err("there is no parameter \"mark\"; there are")),
+            (json!({"count": 1, "first.count": 1}), Err("`first.count` is given twice")),
+        ];
+        for (sent, expected) in cases {
+            let found = check(&both[..1], sent.clone());
+            match expected {
+                Ok(changes) => assert_eq!(found, Ok(changes), "{sent}"),
+                Err(said) => {
+                    let message = found.expect_err("it is wrong");
+                    assert!(message.starts_with(said), "{sent}: {message}");
+                }
+            }
+        }
+        let message = check(&both, json!({"count": 1})).expect_err("two have it");
+        assert_eq!(
+            message,
+            "`count` is a setting of several nodes: say `first.count` or `second.b.count`"
+        );
+        let seeds = json!({"first.seed": 1, "second.b.seed": 1});
+        assert_eq!(check(&both, json!({"seed": 1})), Ok(seeds));
+        assert_eq!(check(&both, json!({"second.b.seed": 1})), Ok(json!({"second.b.seed": 1})));
+        let message = check(&[], json!({"a": 1})).expect_err("there is none");
+        assert_eq!(message, "there is no parameter \"a\": these nodes take none");
+    }
+
+    #[test]
+    fn settings_are_changed_with_what_goes_with_them() {
+        let [first, second] = nodes();
+        let with = |node: &Node, changes: Value| {
+            let changes = changes.as_object().cloned().unwrap_or_default();
+            changed(node, &changes, false).map(|(node, _)| (node.config, node.seed))
+        };
+        let mut drawn = config(Value::Null);
+        drawn["draw"] = json!({"heat": 2.0, "top": 0});
+        assert_eq!(with(&first, json!({"draw.heat": 2.0})), Ok((drawn, 42)));
+        assert_eq!(with(&second, json!({"seed": 7})), Ok((config(Value::Null), 7)));
+        // Both at once are for the stage to refuse.
+        let both = with(&second, json!({"draw.heat": 2.0, "search.beams": 2})).expect("settings");
+        assert!(both.0["draw"].is_object() && both.0["search"].is_object(), "{both:?}");
+        let (marked, columns) = changed(&first, &Map::new(), true).expect("settings");
+        let columns = columns.expect("it can tell");
+        assert_eq!(marked.config["mark"], true);
+        assert_eq!(
+            (columns.cut.as_deref(), columns.ended.as_deref()),
+            (Some("text_cut"), Some("ended"))
+        );
+        let parameters = Parameters::of([first, second].iter());
+        assert_eq!(parameters.factor(&Changes::default()), 4);
+        let changes = Changes(Map::from_iter([("first.count".to_owned(), json!(5))]));
+        assert_eq!(parameters.factor(&changes), 10);
+        assert_eq!(changes.of("first"), Map::from_iter([("count".to_owned(), json!(5))]));
+    }
+}
