@@ -11,6 +11,7 @@ ratio (goodput), the milliseconds that refusals and answers took, statuses, and 
 import argparse
 import asyncio
 import collections
+import itertools
 import json
 import pathlib
 import time
@@ -68,7 +69,7 @@ async def capacity(host, port, request, clients, seconds):
         connection = await connect(host, port, [])
         while time.monotonic() < end:
             answered = asyncio.get_running_loop().create_future()
-            connection.ask(request, answered.set_result)
+            connection.ask(next(request), answered.set_result)
             if await answered != 200:
                 raise SystemExit("the server does not answer with 200")
             count += 1
@@ -97,7 +98,7 @@ async def overload(host, port, request, rate, seconds, connections):
             took[-1].append(0)
             continue
         sent = time.monotonic()
-        free.pop().ask(request, lambda status, sent=sent: took[status].append(time.monotonic() - sent))
+        free.pop().ask(next(request), lambda status, sent=sent: took[status].append(time.monotonic() - sent))
     lasted = time.monotonic() - started
     answered = len(took[200])
     await asyncio.sleep(3)
@@ -125,8 +126,10 @@ def main():
     parser.add_argument("--pid", type=int)
     args = parser.parse_args()
     host, port = args.address.rsplit(":", 1)
-    body = json.dumps({"rows": [json.loads(args.row)]}).encode()
-    request = b"POST /v1/rows HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+    # Equal rows would be computed once, so each has an id of its own.
+    head = b"POST /v1/rows HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
+    bodies = (json.dumps({"rows": [{"_id": f"row-{number}", **json.loads(args.row)}]}).encode() for number in range(5000))
+    request = itertools.cycle([head % (len(body), body) for body in bodies])
     carried = asyncio.run(capacity(host, port, request, args.clients, args.seconds))
     before = memory(args.pid) if args.pid else None
     took, rate, lasted = asyncio.run(overload(host, port, request, carried * args.times, args.seconds, args.connections))

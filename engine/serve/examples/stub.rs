@@ -10,9 +10,7 @@ use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Field, Schema};
-use paraloom_serve::{
-    About, Failure, Mapped, Mapper, ParameterSet, Parameters, Server, Settings,
-};
+use paraloom_serve::{About, Failure, Mapped, Mapper, ParameterSet, Parameters, Server, Settings};
 
 struct Slow(Duration);
 
