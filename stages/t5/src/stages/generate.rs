@@ -66,15 +66,19 @@ pub struct Config {
     no_repeat_ngram_size: usize,
     /// Sequences of this many tokens of the source do not come in the text; 0 allows them.
     #[serde(default)]
+    #[schemars(extend("x-paraloom-request" = true))]
     encoder_no_repeat_ngram_size: usize,
     /// Words and phrases that do not come in the text. They are looked for as the tokenizer divides them at the beginning of a word.
     #[serde(default)]
+    #[schemars(extend("x-paraloom-request" = true))]
     bad_words: Vec<String>,
     /// What every text begins with.
     #[serde(default)]
+    #[schemars(extend("x-paraloom-request" = true))]
     begin: String,
     /// Shortest text, in tokens.
     #[serde(default)]
+    #[schemars(extend("x-paraloom-request" = true))]
     min_new_tokens: usize,
     /// Longer sources are cut.
     #[serde(default = "max_source_tokens")]
