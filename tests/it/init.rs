@@ -21,6 +21,18 @@ fn what_it_writes_is_sound() {
 }
 
 #[test]
+fn the_quickstart_needs_nothing_else() {
+    let project = Project::new("");
+    let told = project.transcript(&["init", "q", "--template", "quickstart"]);
+    assert!(told.contains("wrote q/quickstart-base/model.safetensors"), "{told}");
+    // Its base model and texts are found, and are all that it needs.
+    project.ok(&["run", "q/pipeline.yaml", "--until", "similar"]);
+    project.ok(&["run", "q/pipeline.yaml", "--until", "base"]);
+    let pipeline = std::fs::read_to_string(project.file("q/pipeline.yaml")).expect("it was written");
+    assert!(!pipeline.contains("../") && !pipeline.contains("hf://"), "{pipeline}");
+}
+
+#[test]
 fn what_is_there_stays() {
     let project = Project::new("");
     project.write("corpus.csv", "text\nmine\n");

@@ -39,13 +39,13 @@ const COMPLETIONS: [(&str, &str); 3] = [
 /// Where `init --template quickstart` looks for its files.
 const QUICKSTART: &str = "share/paraloom/quickstart";
 
-/// Makes `target/dist/paraloom-VERSION-TARGET.tar.gz` with its SHA-256 beside it; the problems of what came out.
+/// Makes `target/archive/paraloom-VERSION-TARGET.tar.gz` with its SHA-256 beside it; the problems of what came out.
 pub(crate) fn dist(root: &Path, target: &Path) -> io::Result<Vec<String>> {
     if cfg!(not(all(target_os = "linux", target_arch = "x86_64"))) {
         return Ok(vec!["archives are made on 64-bit Linux for x86 only".to_owned()]);
     }
     build(root, target)?;
-    let dist = target.join("dist");
+    let dist = target.join("archive");
     let name = format!("paraloom-{}-{TARGET}", env!("CARGO_PKG_VERSION"));
     let tree = dist.join(&name);
     if tree.exists() {

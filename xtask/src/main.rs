@@ -13,7 +13,7 @@ const USAGE: &str = "\
 usage: cargo xtask TASK
 
   corpus [--check]   write pipelines/corpus, or check that it is what the generator makes
-  dist               make the archive that users install, in target/dist
+  dist               make the archive that users install, in target/archive
   libtorch           lay out a CPU libtorch from PyTorch's wheels in target/libtorch
   schemas            write schemas/ and docs/stages.md anew
   torch [CARGO ...]  build the backend `torch`, with LIBTORCH or what `libtorch` lays out;
