@@ -36,6 +36,8 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 const STALLED: Duration = Duration::from_secs(1);
 /// Bytes of the head of a request at most.
 const MAX_HEAD: usize = 64 << 10;
+/// Bytes that are read ahead on a connection.
+pub(crate) const MAX_BUFFER: usize = MAX_HEAD + (8 << 10);
 /// Bytes of answers that the system keeps for a client that does not read. Left alone, they grow to megabytes, which are
 /// thousands of answers.
 const SEND_BUFFER: usize = 256 << 10;
@@ -196,7 +198,10 @@ impl Acceptor {
         };
         let mut http = http1::Builder::new();
         // Deadlines are those of the stream.
-        http.header_read_timeout(None).max_header_size(MAX_HEAD).keep_alive(listed.is_some());
+        http.header_read_timeout(None)
+            .max_header_size(MAX_HEAD)
+            .max_buf_size(MAX_BUFFER)
+            .keep_alive(listed.is_some());
         let stream = Stream::new(stream, Arc::clone(activity), deadlines);
         let connection = self.graceful.watch(http.serve_connection(TokioIo::new(stream), service));
         let counted = Counted::new(&self.metrics);

@@ -1,0 +1,6 @@
+//! The server of a stub, by sockets.
+
+mod apis;
+mod common;
+mod connections;
+mod http;
