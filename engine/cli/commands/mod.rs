@@ -17,6 +17,7 @@ mod query;
 mod report;
 mod run;
 mod serve;
+mod serve_hints;
 mod show;
 mod stages;
 mod status;
