@@ -15,6 +15,7 @@ use paraloom_store::{Event, LogLevel};
 use petgraph::graph::NodeIndex;
 
 use super::run::{find_node, options};
+use super::serve_hints::hints;
 use crate::args::{ServeArgs, StageArgs};
 use crate::context::Project;
 use crate::error::{CliError, Result};
@@ -45,6 +46,7 @@ pub(crate) fn run(args: &ServeArgs, stages: &StageArgs) -> Result<ExitCode> {
         nodes: names.clone(),
         input: Arc::clone(chain.input()),
         outputs: chain.outputs(),
+        hints: hints(&project, &nodes, &chain),
         batch_invariant: chain.is_batch_invariant(),
     };
     // Signals are handled from here on. Before, they end the process, even if a stage hangs while it is opened.

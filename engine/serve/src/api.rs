@@ -9,12 +9,12 @@ use axum::Router;
 use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::{Request, State};
 use axum::http::header::{
-    CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, REFERRER_POLICY, RETRY_AFTER, WWW_AUTHENTICATE,
-    X_CONTENT_TYPE_OPTIONS,
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, REFERRER_POLICY, RETRY_AFTER,
+    WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
 };
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::middleware::{Next, from_fn_with_state};
-use axum::response::{Html, IntoResponse, Response};
+use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use serde_json::{Value, json};
 use tower_http::catch_panic::CatchPanicLayer;
@@ -23,7 +23,7 @@ use tower_http::csrf::CsrfLayer;
 use crate::batch::{Queue, Refused};
 use crate::guard::{Denied, Guard};
 use crate::metrics::Metrics;
-use crate::page::Page;
+use crate::page::{self, Page};
 use crate::rows::{BadRows, decode, encode};
 use crate::{About, Settings, is_told};
 
@@ -108,10 +108,11 @@ pub(crate) fn router(shared: &Arc<Shared>) -> Router {
         Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)
     };
     Router::new()
-        .route("/", get(page).post(form))
+        .route("/", get(empty_page).post(form))
         .route("/v1/rows", post(rows))
         .route("/v1/info", get(info))
         .route("/metrics", get(metrics))
+        .merge(crate::page::assets())
         .method_not_allowed_fallback(wrong_method)
         .fallback(missing)
         .layer(CsrfLayer::new().with_rejection_response(|_| {
@@ -151,7 +152,8 @@ async fn finish(State(shared): State<Arc<Shared>>, request: Request, next: Next)
     let policy =
         "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; frame-ancestors 'none'";
     let headers = response.headers_mut();
-    headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(policy));
+    headers.entry(CONTENT_SECURITY_POLICY).or_insert(HeaderValue::from_static(policy));
+    headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
     response
@@ -200,23 +202,33 @@ async fn rows(State(shared): State<Arc<Shared>>, request: Request) -> Result<Res
     Ok(json_response(text))
 }
 
-async fn page(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Html<String> {
-    Html(shared.page.empty(&host(&headers)))
+async fn empty_page(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Response {
+    page::answer(shared.page.empty(&host(&headers)))
 }
 
 /// Handles the page's form: returns the page with the results.
 async fn form(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, Problem> {
     check_type(request.headers(), "application/x-www-form-urlencoded")?;
     let host = host(request.headers());
-    let body = read(request.into_body()).await?;
+    let body = match read(request.into_body()).await {
+        Ok(body) => body,
+        // A person gets an answer to look at.
+        Err(problem) => {
+            let mut response = page::answer(shared.page.refused(&host, &problem.message));
+            *response.status_mut() = problem.status;
+            return Ok(response);
+        }
+    };
     let filled = shared.page.fill(&body);
-    let outcome = map(&shared, json!({"rows": filled.rows()}).to_string().as_bytes()).await;
+    let outcome = map(&shared, filled.request().to_string().as_bytes()).await;
     let (status, outcome) = match outcome {
         Ok(outputs) => (StatusCode::OK, Ok(outputs)),
         Err(problem) => (problem.status, Err(problem.message)),
     };
     let html = shared.page.filled(&host, &filled, outcome.as_deref().map_err(String::as_str));
-    Ok((status, Html(html)).into_response())
+    let mut response = page::answer(html);
+    *response.status_mut() = status;
+    Ok(response)
 }
 
 fn check_type(headers: &HeaderMap, kind: &str) -> Result<(), Problem> {

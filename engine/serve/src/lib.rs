@@ -15,6 +15,8 @@ mod page;
 mod rows;
 mod types;
 
+pub use page::{ColumnHint, Condition, Hints, Judge, Limit};
+
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -53,6 +55,8 @@ pub struct About {
     pub input: SchemaRef,
     /// Names and schemas of the output tables.
     pub outputs: Vec<(String, SchemaRef)>,
+    /// What the page says of the columns.
+    pub hints: Hints,
     /// A row's result does not depend on other rows, so requests may share a batch.
     pub batch_invariant: bool,
 }
