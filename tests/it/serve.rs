@@ -107,6 +107,96 @@ fn it_gives_what_a_run_gives() {
     assert!(said.ends_with("\nstopped\n") && said.contains("(`max_new_tokens`)"), "{said}");
 }
 
+/// A request may set what the stages let it, and a request that does not gets what a run gives.
+#[test]
+fn a_request_may_change_settings() {
+    let project = tiny();
+    project.ok(&["run", "p.yaml", "--until", "t5p"]);
+    let serving = Serving::start(&project, &["grammar", "--threads", "1"]);
+    let source = "sales rose 3 percent in the second quarter";
+    let ask = |parameters: &str| {
+        let row = format!(r#"{{"source": "{source}"}}"#);
+        serving.rows(&format!(r#"{{"rows": [{row}], "parameters": {parameters}}}"#))
+    };
+    let texts = |parameters: &str| -> Vec<String> {
+        let (status, answer) = ask(parameters);
+        assert_eq!(status, 200, "{answer}");
+        let rows = answer["rows"].as_array().expect("rows");
+        rows.iter().map(|row| row["paraphrase"].as_str().expect("text").to_owned()).collect()
+    };
+    let as_in_the_run = texts("{}");
+    let many = texts(r#"{"candidates": 5, "temperature": 1.5, "top_k": 0, "top_p": 1.0}"#);
+    assert_eq!(many.len(), 5);
+    assert!(many.iter().any(|text| *text != many[0]), "{many:?}");
+    // Another seed draws others, the same seed the same.
+    let drawn =
+        |seed: u64| texts(&format!(r#"{{"temperature": 2.0, "top_k": 0, "seed": {seed}}}"#));
+    assert_eq!(drawn(7), drawn(7));
+    assert_ne!(drawn(7), drawn(8));
+    let short = texts(r#"{"paraphrases.max_new_tokens": 2}"#);
+    assert!(short[0].len() < 20, "{short:?}");
+    assert_eq!(texts(r#"{"beams": 2, "candidates": 2}"#).len(), 2);
+    // None of this changes what others get.
+    assert_eq!(texts("{}"), as_in_the_run);
+    for (parameters, said) in [
+        (r#"{"temprature": 1}"#, "did you mean `temperature`?"),
+        (r#"{"temperature": 0}"#, "`temperature`: 0 is too small: the least is 0.01"),
+        (r#"{"temperature": "hot"}"#, "`temperature` must be a number, not text"),
+        (r#"{"candidates": 65}"#, "`candidates`: 65 is too large: the most is 64"),
+        (r#"{"candidates": 1.5}"#, "`candidates` must be a whole number"),
+        (r#"{"beams": 2, "candidates": 3}"#, "3 candidates need as many beams"),
+        (r#"{"temperature": 1, "beams": 2}"#, "say either `sample` or `beam`"),
+        (r#"{"seed": -1}"#, "`seed`: -1 is too small"),
+        (r#"{"precision": "bf16"}"#, "there is no parameter \"precision\""),
+        (r#"{"seed": 1, "paraphrases.seed": 2}"#, "is given twice"),
+    ] {
+        let (status, answer) = ask(parameters);
+        assert_eq!(status, 400, "{parameters}: {answer}");
+        let message = answer["error"]["message"].as_str().unwrap_or_default();
+        assert!(message.contains(said), "{parameters}: {message}");
+    }
+    assert_eq!(serving.end(libc::SIGTERM).0, Some(0));
+    // `try` goes the same way.
+    let tried = |parameters: &[&str]| {
+        let base = ["try", "p.yaml", "paraphrases", source, "--json"];
+        let said = project.ok(&[&base[..], parameters].concat());
+        said.lines().count()
+    };
+    assert_eq!(tried(&[]), 1);
+    assert_eq!(tried(&["-P", "candidates=3", "-P", "temperature=1.1"]), 3);
+}
+
+/// A text that is longer than the model reads is told, and the threshold can be moved.
+#[test]
+fn what_was_cut_is_told() {
+    let project = tiny();
+    project.ok(&["run", "p.yaml", "--until", "t5p"]);
+    let serving = Serving::start(&project, &["qualified", "--threads", "1"]);
+    let long = "sales rose ".repeat(400);
+    let ask = |keep: &str| {
+        let rows = format!(r#"[{{"source": "sales rose"}}, {{"source": "{long}"}}]"#);
+        let parameters = format!(r#"{{"keep": {}, "max_new_tokens": 4}}"#, Value::from(keep));
+        serving.rows(&format!(r#"{{"rows": {rows}, "parameters": {parameters}}}"#))
+    };
+    let (status, answer) = ask("stsb >= 0.0 or stsb < 0.0");
+    assert_eq!(status, 200, "{answer}");
+    assert_eq!(answer["kept"].as_array().map(Vec::len), Some(2), "{answer}");
+    let warning = serde_json::json!({
+        "code": "truncated",
+        "output": "kept",
+        "row": 1,
+        "message": "a text was longer than a stage reads, and was cut"
+    });
+    assert_eq!(answer["_warnings"], serde_json::json!([warning]), "{answer}");
+    assert!(answer["kept"][1].get("source_cut").is_none(), "{answer}");
+    let (_, answer) = ask("stsb > 5.5");
+    assert_eq!(answer["rejected"].as_array().map(Vec::len), Some(2), "{answer}");
+    assert!(answer["rejected"][0]["reason"].as_str().is_some_and(|why| why.contains("5.5")));
+    let (status, answer) = ask("stbs > 1");
+    assert_eq!(status, 400, "{answer}");
+    assert!(answer["error"]["message"].as_str().is_some_and(|what| what.contains("stsb")));
+}
+
 /// A row that leaves before the last node is not gone.
 #[test]
 fn rows_that_leave_on_the_way_are_told() {

@@ -1,5 +1,6 @@
 //! `serve`: a chain of map nodes behind HTTP.
 
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -8,14 +9,18 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
-use paraloom_exec::{Cancel, Chain, Job, RunOptions, chain_of};
+use paraloom_exec::{Cancel, Chain, Changes, Job, RunError, RunOptions, chain_of};
 use paraloom_pipeline::{Graph, Shape};
-use paraloom_serve::{About, Mapped, Mapper, Server, Settings};
+use paraloom_serve::{
+    About, Checked, Failure, Mapped, Mapper, Mark, Parameter, ParameterSet, Parameters, RESERVE,
+    Server, Settings,
+};
 use paraloom_store::{Event, LogLevel};
 use petgraph::graph::NodeIndex;
 
 use super::run::{find_node, options};
 use super::serve_hints::hints;
+use super::serve_log::AccessPrinter;
 use crate::args::{ServeArgs, StageArgs};
 use crate::context::Project;
 use crate::error::{CliError, Result};
@@ -27,15 +32,19 @@ pub(crate) fn run(args: &ServeArgs, stages: &StageArgs) -> Result<ExitCode> {
     let store = project.need_store()?;
     let (graph, host) = (&project.graph, &project.workspace.host);
     let nodes = nodes(graph, args)?;
+    let access = AccessPrinter::start(args.log)?;
+    let settings = Settings { log: access.log(), ..settings(args)? };
+    let bounds = bounds(&settings);
     // Bound first, since loading a model can take long.
-    let server = Server::bind(settings(args)?)?;
+    let server = Server::bind(settings)?;
     let cancel = Cancel::default();
     let job =
         Job { graph, nodes: &nodes, host, store: &store, text: &project.workspace.text, set: &[] };
     // Requests time out after this.
     let options = RunOptions { map_limit: Some(args.timeout), ..options(args.threads, 1) };
     let (events, printed) = print_logs()?;
-    let chain = Chain::open(&job, &options, &cancel, &events)?;
+    let mut chain = Chain::open(&job, &options, &cancel, &events)?;
+    chain.mark()?;
     drop(events);
     let names: Vec<_> = nodes.iter().map(|node| graph.node(*node).name.clone()).collect();
     let last = names.last().cloned().unwrap_or_default();
@@ -48,12 +57,16 @@ pub(crate) fn run(args: &ServeArgs, stages: &StageArgs) -> Result<ExitCode> {
         outputs: chain.outputs(),
         hints: hints(&project, &nodes, &chain),
         batch_invariant: chain.is_batch_invariant(),
+        parameters: parameters(&chain),
     };
     // Signals are handled from here on. Before, they end the process, even if a stage hangs while it is opened.
     let stop = Arc::<AtomicBool>::default();
     let _signals = Signals::listen(&stop);
+    render::note(&bounds);
     render::note(&format!("{} at http://{}", names.join(" → "), server.address()));
-    server.run(about, Box::new(Served(chain)), &stop, &cancel.flag())?;
+    let ended = server.run(about, Box::new(Served(chain)), &stop, &cancel.flag());
+    access.finish();
+    ended?;
     // Prints the last log lines of the stages first. A process that a stage left behind may write more.
     let _ = printed.recv_timeout(LAST_LOGS);
     render::note("stopped");
@@ -95,15 +108,71 @@ fn not_a_map_node(graph: &Graph, index: NodeIndex) -> CliError {
 }
 
 fn settings(args: &ServeArgs) -> Result<Settings> {
+    let (bind, name) = address(&args.bind)?;
     Ok(Settings {
-        bind: args.bind,
+        bind,
         token: token(args.token_file.as_deref())?,
         open: args.insecure_no_token,
-        hosts: args.hosts.clone(),
+        hosts: args.hosts.iter().cloned().chain(name).collect(),
+        max_connections: connections(args.max_connections as usize),
+        keep_alive: args.keep_alive,
         queue: args.queue as usize,
+        max_batch_rows: args.max_batch_rows as usize,
+        max_batch_tokens: args.max_batch_tokens as usize,
         timeout: args.timeout,
+        lame_duck: args.lame_duck,
         drain: args.drain_timeout,
+        log: None,
     })
+}
+
+/// The address that `HOST:PORT` means, and the host if it is a name. A name with several addresses means the first one of IPv4.
+fn address(text: &str) -> Result<(SocketAddr, Option<String>)> {
+    if let Ok(address) = text.parse() {
+        return Ok((address, None));
+    }
+    let wrong = |why: &str| {
+        let message = format!("`--bind {text}` is no address to listen at: {why}");
+        CliError::usage(message).hint("write HOST:PORT, such as localhost:8080 or 0.0.0.0:8080")
+    };
+    let Some((host, _)) = text.rsplit_once(':') else { return Err(wrong("it has no port")) };
+    let found = text.to_socket_addrs().map_err(|error| wrong(&error.to_string()))?;
+    let mut found: Vec<_> = found.collect();
+    found.sort_by_key(SocketAddr::is_ipv6);
+    let first = found.first().ok_or_else(|| wrong("it has no address"))?;
+    Ok((*first, Some(host.to_owned())))
+}
+
+/// File descriptors that are not connections: the store, libraries, sockets of stages.
+const OTHER_FILES: usize = 256;
+
+/// As many connections as were asked for, or as there may be open files.
+fn connections(wanted: usize) -> usize {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let needed = (wanted + RESERVE + OTHER_FILES) as u64;
+    let Some(current) = limit.current.filter(|current| *current < needed) else { return wanted };
+    let raised = limit.maximum.map_or(needed, |most| most.min(needed));
+    let limit = Rlimit { current: Some(raised), maximum: limit.maximum };
+    let open = if setrlimit(Resource::Nofile, limit).is_ok() { raised } else { current };
+    if open >= needed {
+        return wanted;
+    }
+    let possible = (open as usize).saturating_sub(RESERVE + OTHER_FILES).max(1);
+    render::note(&format!(
+        "{possible} connections, not {wanted}: this process may open {open} files (`ulimit -n`)"
+    ));
+    possible
+}
+
+/// What requests can take, in a line.
+fn bounds(settings: &Settings) -> String {
+    let Settings { max_connections, queue, max_batch_rows, max_batch_tokens, .. } = settings;
+    format!(
+        "at most {max_connections} connections, {queue} rows that wait, {max_batch_rows} rows and {max_batch_tokens} tokens \
+         at once; requests take {} of memory at most, beside the stages",
+        render::bytes(settings.memory() as u64)
+    )
 }
 
 /// The token from a file or the environment, but not from the command line, which other users can see.
@@ -147,16 +216,46 @@ fn print_logs() -> Result<(Sender<Event>, Receiver<()>)> {
     Ok((events, all_printed))
 }
 
-struct Served(Chain);
+/// What requests may set.
+fn parameters(chain: &Chain) -> ParameterSet {
+    let parameters = chain.parameters();
+    let parameter = |parameter: paraloom_exec::Parameter| {
+        let paraloom_exec::Parameter { name, nodes, setting, schema } = parameter;
+        Parameter { name, nodes, setting, schema }
+    };
+    let list = parameters.list().into_iter().map(parameter).collect();
+    ParameterSet::new(list, move |sent| {
+        let changes = parameters.check(sent)?;
+        let factor = parameters.factor(&changes);
+        Ok(Checked { parameters: changes.0, factor })
+    })
+}
 
-impl Mapper for Served {
-    fn map(&mut self, rows: &RecordBatch) -> Result<Vec<Mapped>, String> {
-        let outputs = self.0.map(rows).map_err(|error| {
-            render::error(&error.to_string(), error.hint().as_deref());
-            error.to_string()
+struct Served<'a>(Chain<'a>);
+
+impl Mapper for Served<'_> {
+    fn map(
+        &mut self,
+        rows: &RecordBatch,
+        parameters: &Parameters,
+    ) -> std::result::Result<Vec<Mapped>, Failure> {
+        let outputs = self.0.map_with(rows, &Changes(parameters.clone()));
+        let outputs = outputs.map_err(|error| match error {
+            RunError::Refused { .. } => Failure::Refused(error.to_string()),
+            error => {
+                render::error(&error.to_string(), error.hint().as_deref());
+                Failure::Failed(error.to_string())
+            }
         })?;
-        let output =
-            |output: paraloom_exec::Mapped| Mapped { rows: output.rows, origins: output.origins };
+        let mark = |mark: paraloom_exec::Mark| Mark {
+            is_cut: mark.is_cut,
+            is_unfinished: mark.is_unfinished,
+        };
+        let output = |output: paraloom_exec::Mapped| Mapped {
+            rows: output.rows,
+            origins: output.origins,
+            marks: output.marks.map(|marks| marks.into_iter().map(mark).collect()),
+        };
         Ok(outputs.into_iter().map(output).collect())
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray, new_null_array};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Schema};
-use paraloom_exec::{Cancel, Chain, Job, Mapped};
+use paraloom_exec::{Cancel, Chain, Changes, Job, Mapped};
 use paraloom_pipeline::Graph;
 use petgraph::graph::NodeIndex;
 
@@ -35,7 +35,8 @@ pub(crate) fn run(args: &TryArgs, stages: &StageArgs) -> Result<ExitCode> {
         set: &[],
     };
     let mut chain = Chain::open(&job, &options(None, 1), &Cancel::default(), &events)?;
-    let outputs = chain.map(&row)?;
+    let changes = changes(&chain, args)?;
+    let outputs = chain.map_with(&row, &changes)?;
     for (Mapped { rows, .. }, (port, _)) in outputs.into_iter().zip(chain.outputs()) {
         if rows.num_rows() == 0 {
             continue;
@@ -48,6 +49,18 @@ pub(crate) fn run(args: &TryArgs, stages: &StageArgs) -> Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The parameters, checked. A value that is not JSON is text.
+fn changes(chain: &Chain, args: &TryArgs) -> Result<Changes> {
+    let mut sent = serde_json::Map::new();
+    for (name, value) in &args.parameters {
+        let value = serde_json::from_str(value).unwrap_or_else(|_| value.as_str().into());
+        if sent.insert(name.clone(), value).is_some() {
+            return Err(CliError::usage(format!("`--parameter {name}` is given twice")));
+        }
+    }
+    chain.parameters().check(&sent).map_err(CliError::usage)
 }
 
 /// A row of the node's mapped table: the sentence in its text column, other columns as

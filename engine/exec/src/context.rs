@@ -30,7 +30,7 @@ pub(crate) struct NodeContext<'a> {
 }
 
 /// An edge into a node, and what comes along it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Bound<'a> {
     pub(crate) from: Endpoint,
     pub(crate) edge: &'a Edge,
@@ -97,10 +97,7 @@ impl<'a> NodeContext<'a> {
     pub(crate) fn plan(&self) -> Result<Box<dyn PlannedStage>> {
         let node = self.node;
         check_fetched(node)?;
-        let source = |input: &Bound| self.graph.node(input.from.node).plan_input(input.edge);
-        let inputs: Vec<_> = self.inputs.iter().map(source).collect();
-        let planned = self.host.plan(&node.stage, &node.name, &node.config, &inputs);
-        let planned = planned.map_err(|error| RunError::from_host(&node.name, error))?;
+        let planned = self.plan_anew().map_err(|error| RunError::from_host(&node.name, error))?;
         let output = planned.output();
         let outputs = output.outputs.iter().map(|schema| schema.clone().map(with_id));
         if !outputs.eq(node.own_outputs().iter().cloned()) || output.fingerprint != node.fingerprint
@@ -110,12 +107,27 @@ impl<'a> NodeContext<'a> {
         Ok(planned)
     }
 
+    /// Has the stage plan again, whatever comes of it.
+    pub(crate) fn plan_anew(&self) -> paraloom_host::Result<Box<dyn PlannedStage>> {
+        let node = self.node;
+        let source = |input: &Bound| self.graph.node(input.from.node).plan_input(input.edge);
+        let inputs: Vec<_> = self.inputs.iter().map(source).collect();
+        self.host.plan(&node.stage, &node.name, &node.config, &inputs)
+    }
+
+    /// The same with other settings: what comes of it is not that of the key.
+    pub(crate) fn with_node<'b>(&'b self, node: &'b Node) -> NodeContext<'b> {
+        let Self { index, key, preimage, inputs, graph, host, .. } = self;
+        let (preimage, inputs) = (preimage.clone(), inputs.clone());
+        NodeContext { index: *index, node, key: key.clone(), preimage, inputs, graph, host }
+    }
+
     /// What a stage at work reads. Why reading fails is kept in `read_error`.
     pub(crate) fn work_inputs(&self, read_error: &ReadError) -> Result<Vec<WorkInput>> {
         self.inputs.iter().map(|input| self.work_input(input, read_error)).collect()
     }
 
-    fn work_input(&self, input: &Bound, read_error: &ReadError) -> Result<WorkInput> {
+    pub(crate) fn work_input(&self, input: &Bound, read_error: &ReadError) -> Result<WorkInput> {
         match &input.content {
             Some(PortResult::Table(table)) => Ok(table_input(table, read_error)),
             Some(PortResult::Artifact { entry, port, artifact }) => {

@@ -77,6 +77,14 @@ pub enum RunError {
         /// Why not.
         what: String,
     },
+    /// The stage does not work with the settings that a request asks for.
+    #[error("node `{node}`: {what}")]
+    Refused {
+        /// The node.
+        node: String,
+        /// What is wrong with them.
+        what: String,
+    },
     /// Several nodes failed, in a run that kept going.
     #[error("{} nodes failed{}", .0.len(), list(.0))]
     Several(Vec<RunError>),

@@ -37,7 +37,7 @@ mod whole;
 mod worker;
 mod workspace;
 
-pub use chain::{Chain, Mapped, chain_of};
+pub use chain::{Chain, Changes, Mapped, Mark, Parameter, Parameters, chain_of};
 pub use error::{Result, RunError};
 pub use event::Observer;
 pub use expect::{Verdict, judge};

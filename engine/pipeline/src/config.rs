@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use regex::Regex;
 use serde_json::{Map, Value as Json, json};
 
-use crate::catalog::{Catalog, Location};
+use crate::catalog::{Catalog, Location, PlanFailure, PlanInput, PlanOutput, StageInfo};
 use crate::diagnostic::{Diagnostic, Span};
 use crate::expression::{Form, check_form};
 use crate::names::{nearest, suggestion};
@@ -41,6 +41,52 @@ pub(crate) fn is_resolved(schema: &Json) -> bool {
 /// Whether the order of the members counts.
 pub(crate) fn is_ordered(schema: &Json) -> bool {
     schema.get(ORDERED_KEYWORD) == Some(&Json::Bool(true))
+}
+
+/// Checks a value that comes as JSON, called `name`, against a part of the schema of a configuration; the result has the defaults of
+/// its members. It names no files.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_value(name: &str, value: &Json, schema: &Json) -> Result<Json, String> {
+    let mut errors = Vec::new();
+    let pointer = format!("/{}", name.replace('~', "~0").replace('/', "~1"));
+    let tree = Tree::of_json(value);
+    let checked = Checker::new(&NoFiles, &mut errors).check(&tree, schema, &pointer);
+    let Some(error) = errors.into_iter().next() else { return Ok(checked) };
+    let named = if error.message.contains(&format!("`{name}`")) {
+        error.message
+    } else {
+        format!("`{name}`: {}", error.message)
+    };
+    Err(error.hint.map_or(named.clone(), |hint| format!("{named}; {hint}")))
+}
+
+/// For values that come from elsewhere than a pipeline's file.
+struct NoFiles;
+
+impl Catalog for NoFiles {
+    fn stage(&self, _: &str, _: &str) -> Result<Option<&StageInfo>, PlanFailure> {
+        Ok(None)
+    }
+
+    fn names(&self) -> Vec<&str> {
+        Vec::new()
+    }
+
+    fn plan(
+        &self,
+        _: &StageInfo,
+        _: &str,
+        _: &Json,
+        _: &[PlanInput],
+    ) -> Result<PlanOutput, PlanFailure> {
+        Err(PlanFailure::new("there are no stages"))
+    }
+
+    fn resolve_path(&self, _: &str) -> Result<Location, PlanFailure> {
+        Err(PlanFailure::new("a file cannot be named here"))
+    }
 }
 
 /// A file or directory that a configuration names.

@@ -83,6 +83,10 @@ fn check(schema: &Json, pointer: &str) -> Result<(), String> {
     for (keyword, value) in members {
         let keyword = keyword.as_str();
         match keyword {
+            "x-paraloom-request" if !(value.is_boolean() || value.is_object()) => {
+                return wrong(keyword, "must be true or an object");
+            }
+            "x-paraloom-marks" if !value.is_object() => return wrong(keyword, "must be an object"),
             _ if ANNOTATIONS.contains(&keyword) || keyword.starts_with("x-") => {}
             _ if ALTERNATIVES.contains(&keyword) => {
                 let Some(schemas) = value.as_array().filter(|schemas| !schemas.is_empty()) else {

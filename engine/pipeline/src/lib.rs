@@ -28,7 +28,7 @@ pub use catalog::{
     RowAccount, Shape, StageInfo,
 };
 pub use check::{check_text, with_id};
-pub use config::PathUse;
+pub use config::{PathUse, check_value};
 pub use diagnostic::{Diagnostic, Severity, Span};
 pub use essential::essential;
 pub use expect::Expectation;

@@ -111,6 +111,28 @@ impl Tree {
         }
     }
 
+    /// A value that came as JSON, which has no positions. Numbers that are whole but too large are floats.
+    pub(crate) fn of_json(value: &serde_json::Value) -> Self {
+        use serde_json::Value as Json;
+        let value = match value {
+            Json::Null => Value::Null,
+            Json::Bool(value) => Value::Bool(*value),
+            Json::Number(number) => match number.as_i64() {
+                Some(number) => Value::Int(number),
+                None => Value::Float(number.as_f64().unwrap_or(f64::NAN)),
+            },
+            Json::String(text) => Value::Text(text.clone()),
+            Json::Array(items) => Value::List(items.iter().map(Self::of_json).collect()),
+            Json::Object(members) => {
+                let member = |(key, value): (&String, _)| {
+                    (key.clone(), Span::default(), Self::of_json(value))
+                };
+                Value::Map(members.iter().map(member).collect())
+            }
+        };
+        Self { value, span: Span::default() }
+    }
+
     /// The position of the value that a JSON pointer leads to, or of the innermost one above it that is in the text.
     pub(crate) fn locate(&self, pointer: &str) -> Span {
         let mut here = self;

@@ -1,10 +1,10 @@
 //! Access control: tokens, and host names against DNS rebinding.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use axum::http::HeaderMap;
 use axum::http::header::{AUTHORIZATION, HOST};
 use axum::http::uri::Authority;
+use axum::http::{HeaderMap, HeaderValue};
 use base64::prelude::{BASE64_STANDARD, Engine};
 
 /// Which requests are accepted.
@@ -28,41 +28,97 @@ impl Guard {
             IpAddr::V4(ip) => ip.to_string(),
             IpAddr::V6(ip) => format!("[{ip}]"),
         };
-        let known = ["localhost", "127.0.0.1", "[::1]"].map(str::to_owned);
-        let hosts = known.into_iter().chain([ip]).chain(more_hosts.iter().cloned());
+        let hosts = ["localhost".to_owned(), ip].into_iter().chain(more_hosts.iter().cloned());
         let hosts = hosts.map(|host| host.to_ascii_lowercase()).collect();
         Self { token: token.map(|token| blake3::hash(token.as_bytes())), hosts }
     }
 
     /// With a token, whoever has it may ask. Without one, a page of another site could have its own name point here and
-    /// read what it likes through its visitors' browsers; so the name must be one of ours.
+    /// read what it likes through its visitors' browsers; so the name must be one of ours, or an address, which is no name
+    /// that could point elsewhere.
     pub(crate) fn check(&self, headers: &HeaderMap) -> Result<(), Denied> {
         match &self.token {
             Some(token) => {
-                let sent = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+                let sent = headers.get(AUTHORIZATION).map(HeaderValue::as_bytes);
                 let sent = sent.and_then(sent_token).ok_or(Denied::Token)?;
                 if blake3::hash(&sent) == *token { Ok(()) } else { Err(Denied::Token) }
             }
             None => {
-                let host = headers.get(HOST).and_then(|value| value.to_str().ok());
-                let host = host.and_then(|host| host.parse::<Authority>().ok());
-                let host = host.map(|host| host.host().to_ascii_lowercase());
-                host.filter(|host| self.hosts.contains(host)).map(drop).ok_or(Denied::Host)
+                let mut names = headers.get_all(HOST).iter();
+                let (Some(name), None) = (names.next(), names.next()) else {
+                    return Err(Denied::Host);
+                };
+                let name = name.to_str().ok().filter(|name| !name.contains('@'));
+                let name = name.and_then(|name| name.parse::<Authority>().ok());
+                let is_ours = |name: Authority| {
+                    let host = name.host().to_ascii_lowercase();
+                    self.hosts.contains(&host) || is_address(&host)
+                };
+                if name.is_some_and(is_ours) { Ok(()) } else { Err(Denied::Host) }
             }
         }
     }
 }
 
-/// The token of an `Authorization` header: a bearer token, or the password that a browser has asked for.
-fn sent_token(header: &str) -> Option<Vec<u8>> {
-    let (scheme, sent) = header.split_once(' ')?;
-    if scheme.eq_ignore_ascii_case("bearer") {
-        return Some(sent.trim().as_bytes().to_vec());
+fn is_address(host: &str) -> bool {
+    let v6 = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    match v6 {
+        Some(host) => host.parse::<Ipv6Addr>().is_ok(),
+        None => host.parse::<Ipv4Addr>().is_ok(),
     }
-    if !scheme.eq_ignore_ascii_case("basic") {
+}
+
+/// The token of an `Authorization` header: a bearer token, or the password that a browser has asked for.
+fn sent_token(header: &[u8]) -> Option<Vec<u8>> {
+    let space = header.iter().position(|byte| *byte == b' ')?;
+    let (scheme, sent) = (&header[..space], header[space..].trim_ascii());
+    if scheme.eq_ignore_ascii_case(b"bearer") {
+        return Some(sent.to_vec());
+    }
+    if !scheme.eq_ignore_ascii_case(b"basic") {
         return None;
     }
-    let pair = BASE64_STANDARD.decode(sent.trim()).ok()?;
+    let pair = BASE64_STANDARD.decode(sent).ok()?;
     let colon = pair.iter().position(|byte| *byte == b':')?;
     Some(pair[colon + 1..].to_vec())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(&'static str, &[u8])]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in pairs {
+            headers.append(*name, HeaderValue::from_bytes(value).expect("a header"));
+        }
+        headers
+    }
+
+    #[test]
+    fn a_name_is_ours_or_an_address() {
+        let bind = SocketAddr::from(([0, 0, 0, 0], 8080));
+        let guard = Guard::new(bind, None, &["Here.Example".to_owned()]);
+        let ours = ["localhost", "LOCALHOST:1", "10.1.2.3:8080", "[::1]:8080", "here.example"];
+        let others = ["evil.example", "1.2.3.4.evil.example", "user@localhost", "[::g]", "", "a b"];
+        for name in ours {
+            assert_eq!(guard.check(&headers(&[("host", name.as_bytes())])), Ok(()), "{name}");
+        }
+        for name in others {
+            let checked = guard.check(&headers(&[("host", name.as_bytes())]));
+            assert_eq!(checked, Err(Denied::Host), "{name}");
+        }
+        let both: [(_, &[u8]); 2] = [("host", b"localhost"), ("host", b"evil.example")];
+        assert_eq!(guard.check(&headers(&both)), Err(Denied::Host));
+        assert_eq!(guard.check(&HeaderMap::new()), Err(Denied::Host));
+    }
+
+    #[test]
+    fn a_token_can_be_any_text() {
+        let bind = SocketAddr::from(([127, 0, 0, 1], 0));
+        let guard = Guard::new(bind, Some("p\u{e4}ss"), &[]);
+        let sent = "Bearer p\u{e4}ss".as_bytes();
+        assert_eq!(guard.check(&headers(&[("authorization", sent)])), Ok(()));
+        assert_eq!(guard.check(&headers(&[("authorization", b"Bearer pass")])), Err(Denied::Token));
+    }
 }

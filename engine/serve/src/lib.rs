@@ -4,15 +4,26 @@
 //! requests, and come back. It knows neither pipelines nor stages; the command line brings them together.
 //!
 //! One thread talks to clients, one maps. What is too much is refused at once: too many rows waiting (429), too long a
-//! request (413), too slow a client (408 or the end of its connection).
+//! request (413), too slow a client (408 or the end of its connection), too many connections (503).
 
+mod access;
 mod api;
 mod batch;
+mod body;
+mod connection;
+mod formats;
 mod guard;
+mod hugging_face;
 mod listen;
 mod metrics;
+mod openai;
+mod openapi;
 mod page;
+mod parameters;
+mod problem;
+mod queue;
 mod rows;
+mod texts;
 mod types;
 
 pub use page::{ColumnHint, Condition, Hints, Judge, Limit};
@@ -26,11 +37,29 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use serde_json::{Value, json};
 
+use queue::{Limits, Queue};
+
+pub use access::{Access, AccessLog};
+pub use listen::RESERVE;
+
+pub use parameters::{Checked, Parameter, ParameterSet, Parameters};
+
 /// What is served: a function from rows to tables.
 pub trait Mapper {
-    /// Maps rows of the schema [`About::input`], each with another `_id`: a table for each of [`About::outputs`]. The error
-    /// is told to the client.
-    fn map(&mut self, rows: &RecordBatch) -> Result<Vec<Mapped>, String>;
+    /// Maps rows of the schema [`About::input`], each with another `_id`: a table for each of [`About::outputs`].
+    ///
+    /// # Errors
+    /// What is told to the client.
+    fn map(&mut self, rows: &RecordBatch, parameters: &Parameters) -> Result<Vec<Mapped>, Failure>;
+}
+
+/// Why rows were not mapped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// The client asked for what cannot be.
+    Refused(String),
+    /// It did not work.
+    Failed(String),
 }
 
 /// One output of a [`Mapper`].
@@ -40,6 +69,17 @@ pub struct Mapped {
     pub rows: RecordBatch,
     /// Of each row: the number of the row that it came of. Without it, requests are mapped one by one.
     pub origins: Option<Vec<usize>>,
+    /// Of each row: what was left out of its texts. None where that is not known.
+    pub marks: Option<Vec<Mark>>,
+}
+
+/// What was left out of the texts of a row.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Mark {
+    /// A text was longer than a stage reads, and was cut.
+    pub is_cut: bool,
+    /// A text that was written was ended for its length.
+    pub is_unfinished: bool,
 }
 
 /// Description of what is served.
@@ -59,6 +99,8 @@ pub struct About {
     pub hints: Hints,
     /// A row's result does not depend on other rows, so requests may share a batch.
     pub batch_invariant: bool,
+    /// What a request may set.
+    pub parameters: ParameterSet,
 }
 
 /// Whether an answer has an output: those at which rows leave on the way, `NODE.PORT`, only if some did.
@@ -86,13 +128,14 @@ impl About {
             "nodes": self.nodes,
             "input": columns(&self.input),
             "outputs": outputs.collect::<serde_json::Map<_, _>>(),
+            "parameters": self.parameters.json(),
             "max_rows": rows::MAX_ROWS,
         })
     }
 }
 
 /// How to serve.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Settings {
     /// Address and port; port 0 takes any that is free.
     pub bind: SocketAddr,
@@ -100,14 +143,66 @@ pub struct Settings {
     pub token: Option<String>,
     /// Accept clients from other machines without a token.
     pub open: bool,
-    /// Names of this server, beside its address.
+    /// Names of this server, beside `localhost` and IP addresses.
     pub hosts: Vec<String>,
+    /// Connections at most; [`RESERVE`] more are told that there are too many.
+    pub max_connections: usize,
+    /// How long a connection may wait for its next request.
+    pub keep_alive: Duration,
     /// Capacity of the queue, in rows.
     pub queue: usize,
+    /// Rows that are mapped at once.
+    pub max_batch_rows: usize,
+    /// Tokens that are mapped at once. A text counts as many as it has bytes.
+    pub max_batch_tokens: usize,
     /// Request timeout.
     pub timeout: Duration,
-    /// How long pending requests are processed after a stop was requested.
+    /// How long connections are accepted after a stop was requested, while `/readyz` is 503.
+    pub lame_duck: Duration,
+    /// How long pending requests are processed after that.
     pub drain: Duration,
+    /// Takes what is told of each request.
+    pub log: Option<AccessLog>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            bind: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            token: None,
+            open: false,
+            hosts: Vec::new(),
+            max_connections: 1024,
+            keep_alive: Duration::from_secs(75),
+            queue: 512,
+            max_batch_rows: 32,
+            max_batch_tokens: 16_384,
+            timeout: Duration::from_mins(1),
+            lame_duck: Duration::ZERO,
+            drain: Duration::from_secs(30),
+            log: None,
+        }
+    }
+}
+
+impl Settings {
+    /// Tokens that may wait: many batches, and any single request.
+    fn waiting_tokens(&self) -> usize {
+        self.max_batch_tokens.saturating_mul(64).max(body::MAX_BYTES)
+    }
+
+    /// Bytes that requests take at most, while they are read, wait and are mapped; the work of the stages is not in it.
+    pub fn memory(&self) -> usize {
+        // As JSON, and as rows.
+        body::BUDGET + 2 * self.waiting_tokens()
+    }
+}
+
+impl std::fmt::Debug for Settings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Without the token.
+        f.debug_struct("Settings").field("bind", &self.bind).finish_non_exhaustive()
+    }
 }
 
 /// Why a server does not start, or how it ended.
@@ -162,32 +257,43 @@ impl Server {
     pub fn run(
         self,
         about: About,
-        mapper: Box<dyn Mapper + Send>,
+        mapper: Box<dyn Mapper + Send + '_>,
         stop: &AtomicBool,
         cancel: &AtomicBool,
     ) -> Result<(), ServeError> {
         let Self { listener, settings } = self;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(ServeError::Start)?;
-        let together = about.batch_invariant;
-        let (queue, waiting) = batch::Queue::new(settings.queue);
-        let shared = Arc::new(api::Shared::new(about, queue, &settings));
+        let queue = Queue::new(Limits {
+            rows: settings.queue,
+            tokens: settings.waiting_tokens(),
+            batch_rows: settings.max_batch_rows.max(1),
+            batch_tokens: settings.max_batch_tokens,
+            together: about.batch_invariant,
+        });
+        let shared = Arc::new(api::Shared::new(about, queue.clone(), &settings));
         let metrics = Arc::clone(&shared.metrics);
-        let mut mapper = mapper;
-        let worker = std::thread::Builder::new()
-            .name("map".to_owned())
-            .spawn(move || waiting.work(mapper.as_mut(), together, rows::MAX_ROWS, &metrics))
-            .map_err(ServeError::Start)?;
-        let all_answered = runtime.block_on(async {
-            let listener =
-                tokio::net::TcpListener::from_std(listener).map_err(ServeError::Start)?;
-            let router = api::router(&shared);
-            Ok(listen::listen(listener, router, shared, stop, settings.drain).await)
-        })?;
-        cancel.store(true, Ordering::Release);
-        // The worker ends when the last connection, and with it the last sender, is dropped.
-        drop(runtime);
-        let _ = worker.join();
-        if all_answered { Ok(()) } else { Err(ServeError::Unanswered) }
+        std::thread::scope(|scope| {
+            let mut mapper = mapper;
+            let jobs = queue.clone();
+            let worker = std::thread::Builder::new()
+                .name("map".to_owned())
+                .spawn_scoped(scope, move || batch::work(&jobs, mapper.as_mut(), &metrics))
+                .map_err(ServeError::Start)?;
+            let all_answered = runtime.block_on(async {
+                let listener =
+                    tokio::net::TcpListener::from_std(listener).map_err(ServeError::Start)?;
+                let ending =
+                    listen::Ending { stop, lame_duck: settings.lame_duck, drain: settings.drain };
+                let (limit, keep_alive) = (settings.max_connections.max(1), settings.keep_alive);
+                Ok(listen::listen(listener, shared, limit, keep_alive, ending).await)
+            });
+            cancel.store(true, Ordering::Release);
+            drop(runtime);
+            // The worker ends then. A panic of it was told by the answers.
+            queue.close();
+            let _ = worker.join();
+            if all_answered? { Ok(()) } else { Err(ServeError::Unanswered) }
+        })
     }
 }

@@ -10,7 +10,7 @@ use arrow_json::ReaderBuilder;
 use arrow_json::writer::{JsonArray, WriterBuilder};
 use serde_json::{Map, Value};
 
-use crate::types;
+use crate::{Parameters, types};
 
 const ID: &str = "_id";
 const PARENT: &str = "_parent";
@@ -21,12 +21,15 @@ pub(crate) const MAX_ROWS: usize = 128;
 /// A row as a client sends it.
 pub(crate) type Row = Map<String, Value>;
 
-/// The rows of a request `{"rows": [{...}, ...]}` with the schema `schema`; an error says which row is wrong, and how.
+/// The rows of a request `{"rows": [{...}, ...], "parameters": {...}}` with the schema `schema`; an error says which row is wrong, and how.
 ///
 /// A row without `_id` gets one by its content, and by how often that came before in the request: equal requests get equal
 /// answers, and equal rows of one request get answers of their own.
-pub(crate) fn decode(schema: &SchemaRef, body: &[u8]) -> Result<RecordBatch, BadRows> {
-    let mut rows = parse(body).map_err(BadRows::Wrong)?;
+pub(crate) fn decode(
+    schema: &SchemaRef,
+    body: &[u8],
+) -> Result<(RecordBatch, Parameters), BadRows> {
+    let (mut rows, parameters) = parse(body).map_err(BadRows::Wrong)?;
     if rows.is_empty() {
         return Err(BadRows::Wrong("there are no rows".to_owned()));
     }
@@ -47,14 +50,15 @@ pub(crate) fn decode(schema: &SchemaRef, body: &[u8]) -> Result<RecordBatch, Bad
             return Err(wrong(number, format!("another row has the `{ID}` {id:?} too")));
         }
     }
-    batch(schema, body, &rows).map_err(|all| {
+    let rows = batch(schema, body, &rows).map_err(|all| {
         let alone = |row: &Row| read(schema, std::slice::from_ref(row)).err();
         let found = (1..).zip(&rows).find_map(|(number, row)| Some((number, alone(row)?)));
         found.map_or_else(
             || BadRows::Wrong(message(&all)),
             |(number, what)| wrong(number, message(&what)),
         )
-    })
+    })?;
+    Ok((rows, parameters))
 }
 
 /// What is wrong with the rows of a request.
@@ -64,13 +68,18 @@ pub(crate) enum BadRows {
     TooMany(String),
 }
 
-/// The rows in the body of a request. Numbers with many digits may be off in the last bit.
-fn parse(body: &[u8]) -> Result<Vec<Row>, String> {
+/// The rows and the parameters in the body of a request. Numbers with many digits may be off in the last bit.
+fn parse(body: &[u8]) -> Result<(Vec<Row>, Parameters), String> {
     const SEND: &str = "send {\"rows\": [{...}, ...]}";
     let body = serde_json::from_slice(body);
     let body: Value = body.map_err(|error| format!("this is not JSON: {error}"))?;
     let Value::Object(mut body) = body else { return Err(SEND.to_owned()) };
     let rows = body.remove("rows");
+    let parameters = match body.remove("parameters") {
+        None | Some(Value::Null) => Parameters::new(),
+        Some(Value::Object(parameters)) => parameters,
+        Some(_) => return Err("`parameters` is an object, {\"NAME\": VALUE, ...}".to_owned()),
+    };
     if let Some(unknown) = body.keys().next() {
         return Err(format!("{unknown:?} is not known here; {SEND}"));
     }
@@ -79,7 +88,7 @@ fn parse(body: &[u8]) -> Result<Vec<Row>, String> {
         Value::Object(row) => Ok(row),
         _ => Err(format!("row {number} is not an object; {SEND}")),
     };
-    (1..).zip(rows).map(row).collect()
+    Ok(((1..).zip(rows).map(row).collect::<Result<_, _>>()?, parameters))
 }
 
 /// All columns are known, and those that must have a value have one.
@@ -250,7 +259,7 @@ mod tests {
             };
             let sent: Vec<Row> = rows.iter().map(row).collect();
             let decoded = decode(&schema(), json!({ "rows": sent }).to_string().as_bytes());
-            let decoded = decoded.expect("they fit");
+            let (decoded, _) = decoded.expect("they fit");
             let shares = decoded["share"].as_primitive::<Float64Type>().values().to_vec();
             prop_assert_eq!(shares, rows.iter().map(|row| row.2).collect::<Vec<_>>());
             let texts = decoded["text"].as_string::<i32>().iter().flatten().collect::<Vec<_>>();
@@ -260,7 +269,7 @@ mod tests {
             prop_assert_eq!(ids.len(), rows.len());
             // What is written can be sent again.
             let written = format!("{{\"rows\": {}}}", encode(&decoded).expect("JSON"));
-            prop_assert_eq!(decode(&schema(), written.as_bytes()).expect("they fit"), decoded);
+            prop_assert_eq!(decode(&schema(), written.as_bytes()).expect("they fit").0, decoded);
         }
     }
 }

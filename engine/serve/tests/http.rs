@@ -104,6 +104,7 @@ fn odd_requests() {
         ("another origin", with("Origin: http://evil.example")),
         ("the same origin", with("Origin: http://localhost")),
         ("another method", good.replace("POST", "PUT")),
+        ("another method of a health check", good.replace("/v1/rows", "/livez")),
         ("another path", good.replace("/v1/rows", "/v2/rows")),
         ("out of the root", good.replace("/v1/rows", "/../../etc/passwd")),
         ("two lengths", with("Transfer-Encoding: chunked")),
@@ -290,7 +291,10 @@ fn it_says_what_goes_in_and_what_comes_out() {
     let (status, metrics) = server.get("/metrics");
     assert_eq!(status, 200);
     assert!(metrics.contains("paraloom_build_info{version=\"1.2.3\"} 1"), "{metrics}");
-    assert!(metrics.contains("paraloom_requests_total{code=\"200\"} 1"), "{metrics}");
+    assert!(
+        metrics.contains("paraloom_requests_total{path=\"/v1/info\",code=\"200\"} 1"),
+        "{metrics}"
+    );
     assert!(metrics.ends_with("# EOF\n"), "{metrics}");
 }
 
@@ -302,4 +306,44 @@ fn a_connection_takes_several_requests() {
     let answers = server.send(both);
     assert_eq!(answers.matches("HTTP/1.1 200").count(), 2, "{answers}");
     assert!(answers.contains(r#""loud":"A""#) && answers.contains(r#""loud":"B""#), "{answers}");
+}
+
+#[test]
+fn a_request_may_set_parameters() {
+    let (server, gate) = serve_gated(settings());
+    let bodies = [
+        r#"{"rows": [{"text": "a"}]}"#,
+        r#"{"rows": [{"text": "b"}], "parameters": {"mark": "!"}}"#,
+        r#"{"rows": [{"text": "c"}], "parameters": {}}"#,
+        r#"{"rows": [{"text": "d"}], "parameters": {"mark": "!"}}"#,
+    ];
+    let answers = std::thread::scope(|scope| {
+        let mut clients = Vec::new();
+        for (at, body) in bodies.into_iter().enumerate() {
+            let server = &server;
+            clients.push(scope.spawn(move || server.rows(body)));
+            wait_for(server, &format!("paraloom_waiting_rows {}", at + 1));
+        }
+        (0..3).for_each(|_| gate.send(()).expect("it waits"));
+        clients.into_iter().map(|client| client.join().expect("an answer")).collect::<Vec<_>>()
+    });
+    // Those that ask for the same are mapped together.
+    assert_eq!(*server.batches.lock().expect("nobody panics"), [1, 2, 1]);
+    let loud = |answer: &(u16, String)| {
+        let body: serde_json::Value = serde_json::from_str(&answer.1).expect("JSON");
+        body["rows"][0]["loud"].as_str().unwrap_or_default().to_owned()
+    };
+    assert_eq!(answers.iter().map(loud).collect::<Vec<_>>(), ["A", "B!", "C", "D!"]);
+    drop(gate);
+    let server = serve(settings());
+    for (parameters, said) in [
+        (r#"{"mrak": "!"}"#, r#"there is no parameter \"mrak\"; there are mark"#),
+        ("[1]", "`parameters` is an object"),
+        (r#"{"mark": "?"}"#, "node `loud`: it asks nothing"),
+    ] {
+        let body = format!(r#"{{"rows": [{{"text": "a"}}], "parameters": {parameters}}}"#);
+        let (status, answer) = server.rows(&body);
+        assert_eq!(status, 400, "{answer}");
+        assert!(answer.contains(said), "{answer}");
+    }
 }

@@ -18,7 +18,7 @@ use crate::partition::{check_free, partition, reason, reason_field};
 pub struct Config {
     /// The condition that a row must meet, such as `stsb >= 4.0 and cola = 'acceptable'`.
     /// A missing value and NaN never meet a comparison.
-    #[schemars(extend("x-paraloom-expression" = true))]
+    #[schemars(extend("x-paraloom-expression" = true, "x-paraloom-request" = true))]
     keep: String,
     /// What the column of reasons is called. One that another stage has written is replaced.
     #[serde(default = "reason")]

@@ -13,7 +13,10 @@ use std::time::Duration;
 use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, StringArray, UInt32Array};
 use arrow::compute::take_record_batch;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use paraloom_serve::{About, Mapped, Mapper, ServeError, Server, Settings};
+use paraloom_serve::{
+    About, Checked, Failure, Mapped, Mapper, Mark, Parameter, ParameterSet, Parameters, ServeError,
+    Server, Settings,
+};
 
 fn input() -> SchemaRef {
     Arc::new(Schema::new(vec![
@@ -29,6 +32,22 @@ fn output() -> SchemaRef {
     Arc::new(Schema::new([fields, vec![loud]].concat()))
 }
 
+/// `mark`: what is written behind every text.
+fn parameters() -> ParameterSet {
+    let mark = Parameter {
+        name: "mark".to_owned(),
+        nodes: vec!["loud".to_owned()],
+        setting: "mark".to_owned(),
+        schema: serde_json::json!({"type": "string", "default": ""}),
+    };
+    ParameterSet::new(vec![mark], |sent| {
+        match sent.iter().find(|(name, value)| *name != "mark" || !value.is_string()) {
+            Some((name, _)) => Err(format!("there is no parameter {name:?}; there are mark")),
+            None => Ok(Checked { parameters: sent.clone(), factor: 1 }),
+        }
+    })
+}
+
 /// Writes every text in capitals, `times` times. Fails at the text "fail", and knows no origins at "who".
 struct Loud {
     /// Rows of every batch.
@@ -38,31 +57,41 @@ struct Loud {
 }
 
 impl Mapper for Loud {
-    fn map(&mut self, rows: &RecordBatch) -> Result<Vec<Mapped>, String> {
+    fn map(&mut self, rows: &RecordBatch, parameters: &Parameters) -> Result<Vec<Mapped>, Failure> {
+        let failed = |error: arrow::error::ArrowError| Failure::Failed(error.to_string());
         if let Some(gate) = &self.gate {
-            gate.recv().map_err(|error| error.to_string())?;
+            gate.recv().map_err(|error| Failure::Failed(error.to_string()))?;
         }
         self.batches.lock().expect("nobody panics").push(rows.num_rows());
         let texts = rows["text"].as_string::<i32>();
         let times = rows["times"].as_any().downcast_ref::<Int64Array>().expect("numbers");
         if texts.iter().flatten().any(|text| text == "fail") {
-            return Err("node `loud`: it cannot be said louder".to_owned());
+            let what = "node `loud`: it cannot be said louder";
+            return Err(Failure::Failed(what.to_owned()));
         }
         let times = |row: usize| if times.is_valid(row) { times.value(row) as usize } else { 1 };
         let origins: Vec<usize> =
             (0..rows.num_rows()).flat_map(|row| std::iter::repeat_n(row, times(row))).collect();
         let indices: UInt32Array = origins.iter().map(|row| *row as u32).collect();
-        let taken = take_record_batch(rows, &indices).map_err(|error| error.to_string())?;
+        let taken = take_record_batch(rows, &indices).map_err(failed)?;
+        let mark = parameters.get("mark").and_then(|mark| mark.as_str()).unwrap_or_default();
+        if mark == "?" {
+            return Err(Failure::Refused("node `loud`: it asks nothing".to_owned()));
+        }
         let loud: StringArray = taken["text"]
             .as_string::<i32>()
             .iter()
-            .map(|text| text.map(str::to_uppercase))
+            .map(|text| text.map(|text| text.to_uppercase() + mark))
             .collect();
         let mut columns: Vec<ArrayRef> = taken.columns().to_vec();
         columns.push(Arc::new(loud));
-        let rows_ = RecordBatch::try_new(output(), columns).map_err(|error| error.to_string())?;
+        let rows_ = RecordBatch::try_new(output(), columns).map_err(failed)?;
         let is_known = !texts.iter().flatten().any(|text| text == "who");
-        Ok(vec![Mapped { rows: rows_, origins: is_known.then_some(origins) }])
+        // Some texts are too long for it.
+        let is_cut = |row: &usize| texts.is_valid(*row) && texts.value(*row).starts_with("long");
+        let mark = |row: &usize| Mark { is_cut: is_cut(row), is_unfinished: false };
+        let marks = Some(origins.iter().map(mark).collect());
+        Ok(vec![Mapped { rows: rows_, origins: is_known.then_some(origins), marks }])
     }
 }
 
@@ -77,12 +106,10 @@ pub(crate) struct Running {
 pub(crate) fn settings() -> Settings {
     Settings {
         bind: SocketAddr::from(([127, 0, 0, 1], 0)),
-        token: None,
-        open: false,
-        hosts: Vec::new(),
         queue: 256,
         timeout: Duration::from_secs(20),
         drain: Duration::from_secs(20),
+        ..Settings::default()
     }
 }
 
@@ -110,6 +137,7 @@ fn start(settings: Settings, gate: Option<Receiver<()>>) -> Running {
         outputs: vec![("rows".to_owned(), output())],
         hints: paraloom_serve::Hints::default(),
         batch_invariant: true,
+        parameters: parameters(),
     };
     let stopped = Arc::clone(&stop);
     let run = move || server.run(about, mapper, &stopped, &AtomicBool::new(false));

@@ -14,6 +14,7 @@ use paraloom_sdk::{
 use rayon::ThreadPool;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use super::shared::{Loaded, MAX_SOURCE_TOKENS, load_model, pool, row_by_row, with_row};
 use super::tally::{Tally, without_eos};
@@ -39,31 +40,39 @@ pub struct Config {
     /// Texts per row.
     #[serde(default = "one")]
     #[schemars(range(min = 1, max = 1000))]
+    #[schemars(extend("x-paraloom-request" = json!({"maximum": 64, "multiplies": true})))]
     candidates: usize,
     /// Draw each token at random. Without `sample` and `beam`, the most probable is taken.
     #[serde(default)]
+    #[schemars(extend("x-paraloom-request" = json!({"replaces": ["beam"]})))]
     sample: Option<Sample>,
     /// Keep the most probable beginnings.
     #[serde(default)]
+    #[schemars(extend("x-paraloom-request" = json!({"replaces": ["sample"]})))]
     beam: Option<Beam>,
     /// Longest text, in tokens.
     #[serde(default = "max_new_tokens")]
     #[schemars(range(min = 1, max = 4096))]
+    #[schemars(extend("x-paraloom-request" = json!({"maximum": 512})))]
     max_new_tokens: usize,
     /// Above 1, makes tokens that were used already less probable.
     #[serde(default = "one_point")]
     #[schemars(range(min = 0.01, max = 100.0))]
+    #[schemars(extend("x-paraloom-request" = true))]
     repetition_penalty: f64,
     /// Sequences of this many tokens do not come twice; 0 allows them.
     #[serde(default)]
+    #[schemars(extend("x-paraloom-request" = true))]
     no_repeat_ngram_size: usize,
     /// Longer sources are cut.
     #[serde(default = "max_source_tokens")]
     #[schemars(range(min = 2))]
+    #[schemars(extend("x-paraloom-request" = json!({"maximum": 2048})))]
     max_source_tokens: usize,
     /// Adds two columns: `source_cut`, whether the source was cut, and `ended`, how the text did: `eos` where the model ended
     /// it, `length` where `max_new_tokens` did.
     #[serde(default)]
+    #[schemars(extend("x-paraloom-marks" = json!({"cut": SOURCE_CUT, "ended": ENDED})))]
     mark: bool,
     /// Takes `</s>` off the ends of sources, where it stands for a tokenizer that reads it as the end.
     #[serde(default)]
@@ -97,6 +106,7 @@ struct Sample {
 struct Beam {
     /// How many; 1 is greedy search.
     #[schemars(range(min = 1, max = 256))]
+    #[schemars(extend("x-paraloom-request" = json!({"maximum": 32, "multiplies": true})))]
     beams: usize,
     /// Deals the beams out to so many groups, each of which keeps away from what those before it write: texts that differ.
     #[serde(default = "one")]

@@ -150,6 +150,7 @@ pub struct StsbConfig {
     max_source_tokens: usize,
     /// Adds a column of the name of `into` with `_cut`: whether the prompt was cut.
     #[serde(default)]
+    #[schemars(extend("x-paraloom-marks" = serde_json::json!({"cut": "{into}_cut"})))]
     mark: bool,
     /// Takes `</s>` off the ends of the texts, where it stands for a tokenizer that reads it as the end.
     #[serde(default)]
@@ -277,6 +278,7 @@ pub struct ColaConfig {
     max_source_tokens: usize,
     /// Adds a column of the name of `into` with `_cut`: whether the prompt was cut.
     #[serde(default)]
+    #[schemars(extend("x-paraloom-marks" = serde_json::json!({"cut": "{into}_cut"})))]
     mark: bool,
     /// Takes `</s>` off the ends of the texts, where it stands for a tokenizer that reads it as the end.
     #[serde(default)]
@@ -374,6 +376,7 @@ pub struct LossConfig {
     max_target_tokens: usize,
     /// Adds a column of the name of `into` with `_cut`: whether the source or the target was cut.
     #[serde(default)]
+    #[schemars(extend("x-paraloom-marks" = serde_json::json!({"cut": "{into}_cut"})))]
     mark: bool,
     /// Takes `</s>` off the ends of the texts, where it stands for a tokenizer that reads it as the end.
     #[serde(default)]

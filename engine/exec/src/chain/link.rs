@@ -1,0 +1,250 @@
+//! One node of a chain, opened with its own settings and, for a while, with those that requests ask for.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+
+use arrow::array::{AsArray, BooleanArray, RecordBatch, StringArray};
+use arrow::datatypes::SchemaRef;
+use paraloom_host::{HostError, WorkInput, Worker};
+use paraloom_pipeline::{Node, RowAccount, with_id};
+use paraloom_store::{Event, Store};
+use serde_json::{Map, Value};
+
+use super::parameters::{Changes, MarkColumns, changed, mark_setting};
+use super::{Mapped, Mark};
+use crate::account::origins;
+use crate::context::NodeContext;
+use crate::error::{Result, RunError};
+use crate::input::{ReadError, artifact_input};
+use crate::lookup::PortResult;
+use crate::rows::map_rows;
+use crate::run::{Cancel, RunOptions};
+use crate::services::NodeServices;
+
+/// How many other settings a node is kept open with. Each is a process of a stage that works in one.
+const KEPT_OPEN: usize = 4;
+
+/// One node of a chain.
+pub(super) struct Link<'a> {
+    context: NodeContext<'a>,
+    options: RunOptions,
+    services: Arc<NodeServices>,
+    /// By input: the directory of an artifact, which was checked once.
+    dirs: Vec<Option<PathBuf>>,
+    /// With the settings of the pipeline.
+    own: Instance,
+    /// With others; what was used last is the last.
+    others: Vec<(Map<String, Value>, Instance)>,
+    /// The output that the next link reads; of the last, the first one.
+    pub(super) next: usize,
+    is_marking: bool,
+}
+
+/// A stage at work, with certain settings.
+struct Instance {
+    node: Node,
+    worker: Box<dyn Worker>,
+    marks: Option<MarkColumns>,
+}
+
+impl<'a> Link<'a> {
+    pub(super) fn open(
+        context: NodeContext<'a>,
+        options: &RunOptions,
+        cancel: &Cancel,
+        events: &Sender<Event>,
+        next: usize,
+    ) -> Result<Self> {
+        let node = context.node.clone();
+        let (events, stop) = (events.clone(), cancel.flag());
+        let services = NodeServices::new(&node.name, None, events, stop, options.checkpoint_every);
+        let dir = |input: &crate::context::Bound| match &input.content {
+            Some(PortResult::Artifact { entry, port, artifact }) => {
+                match artifact_input(entry, port, artifact)? {
+                    WorkInput::Artifact(dir) => Ok(Some(dir)),
+                    WorkInput::Table(..) => Ok(None),
+                }
+            }
+            _ => Ok(None),
+        };
+        let dirs = context.inputs.iter().map(dir).collect::<Result<Vec<_>>>()?;
+        let mut planned = context.plan()?;
+        let read_error = ReadError::default();
+        let inputs = inputs(&context, &dirs, &read_error)?;
+        let worker = planned.open(&context.settings(options), Arc::clone(&services) as _, inputs);
+        let worker = worker.map_err(|error| read_error.or(&node.name, error))?;
+        let own = Instance { node, worker, marks: None };
+        let (options, others, is_marking) = (options.clone(), Vec::new(), false);
+        Ok(Self { context, options, services, dirs, own, others, next, is_marking })
+    }
+
+    /// The node as it is in the pipeline.
+    pub(super) fn node(&self) -> &'a Node {
+        self.context.node
+    }
+
+    /// Has the stage tell what it leaves out of texts, if it can.
+    pub(super) fn mark(&mut self) -> Result<()> {
+        let node = self.node();
+        let Some((setting, _)) = mark_setting(&node.stage.config_schema) else { return Ok(()) };
+        let (_, marks) = changed(node, &Map::new(), true)
+            .map_err(|what| RunError::Refused { node: node.name.clone(), what })?;
+        let columns = marks.into_iter().flat_map(|marks| [marks.cut, marks.ended]).flatten();
+        let is_taken = |column: &String| {
+            let schemas = node.outputs.iter().flatten();
+            schemas.into_iter().any(|schema| schema.index_of(column).is_ok())
+        };
+        // Columns of these names that another stage made would be lost.
+        let is_free =
+            node.config[setting] == true || !columns.into_iter().any(|name| is_taken(&name));
+        if is_free && !self.is_marking {
+            self.is_marking = true;
+            self.own = self.instance(&Map::new())?;
+        }
+        Ok(())
+    }
+
+    /// Opens the stage with some settings changed.
+    fn instance(&self, changes: &Map<String, Value>) -> Result<Instance> {
+        let original = self.node();
+        let refused = |what: String| RunError::Refused { node: original.name.clone(), what };
+        let (mut node, marks) = changed(original, changes, self.is_marking).map_err(refused)?;
+        let context = self.context.with_node(&node);
+        let planned = context.plan_anew();
+        let mut planned = planned.map_err(|error| match error {
+            HostError::Stage(failure) => {
+                let hint = failure.hint.map(|hint| format!(" ({hint})")).unwrap_or_default();
+                refused(format!("{}{hint}", failure.message))
+            }
+            error => RunError::from_host(&original.name, error),
+        })?;
+        let outputs = planned.output().outputs.iter().map(|schema| schema.clone().map(with_id));
+        let added = original.outputs.iter().skip(original.own_outputs().len()).cloned();
+        let outputs: Vec<_> = outputs.chain(added).collect();
+        let has_all = |(new, old): (&Option<SchemaRef>, &Option<SchemaRef>)| match (new, old) {
+            (Some(new), Some(old)) => old.fields().iter().all(|field| {
+                new.field_with_name(field.name()).is_ok_and(|found| found == field.as_ref())
+            }),
+            (new, old) => new.is_none() && old.is_none(),
+        };
+        if outputs.len() != original.outputs.len()
+            || !outputs.iter().zip(&original.outputs).all(has_all)
+        {
+            return Err(refused("these settings would change its columns".to_owned()));
+        }
+        let read_error = ReadError::default();
+        let inputs = inputs(&context, &self.dirs, &read_error)?;
+        let settings = context.settings(&self.options);
+        let worker = planned.open(&settings, Arc::clone(&self.services) as _, inputs);
+        let worker = worker.map_err(|error| read_error.or(&original.name, error))?;
+        node.outputs = outputs;
+        Ok(Instance { node, worker, marks })
+    }
+
+    /// The stage with these settings, which is opened if it is not.
+    fn with(&mut self, changes: &Map<String, Value>) -> Result<&mut Instance> {
+        if changes.is_empty() {
+            return Ok(&mut self.own);
+        }
+        let found = self.others.iter().position(|(known, _)| known == changes);
+        let other = match found {
+            Some(at) => self.others.remove(at),
+            None => (changes.clone(), self.instance(changes)?),
+        };
+        if self.others.len() >= KEPT_OPEN {
+            self.others.remove(0);
+        }
+        self.others.push(other);
+        // It was pushed just now.
+        Ok(self.others.last_mut().map_or(&mut self.own, |(_, instance)| instance))
+    }
+
+    /// The table outputs that the next link does not read, of a stage all of whose rows go somewhere: by their numbers.
+    pub(super) fn exits(&self) -> impl Iterator<Item = (usize, &'a SchemaRef)> {
+        let (node, next) = (self.node(), self.next);
+        let says = matches!(node.stage.rows, RowAccount::Divided | RowAccount::Covered)
+            || node.rejects.is_some();
+        let tables = node.outputs.iter().enumerate().filter(move |_| says);
+        tables
+            .filter_map(|(port, schema)| Some((port, schema.as_ref()?)))
+            .filter(move |(port, _)| *port != next)
+    }
+
+    /// One table per output port.
+    pub(super) fn map(
+        &mut self,
+        store: &Store,
+        input: &Mapped,
+        changes: &Changes,
+    ) -> Result<Vec<Option<Mapped>>> {
+        let original = self.node();
+        let services = Arc::clone(&self.services);
+        let Instance { node, worker, marks } = self.with(&changes.of(&original.name))?;
+        let tables = map_rows(node, &mut **worker, &services, &input.rows, |port, schema| {
+            let (stage, output) = (&node.stage.name, &node.stage.outputs[port].name);
+            store.identify(Arc::clone(schema), format!("{stage}/{output}"))
+        })?;
+        let mapped = |(rows, schema): (Option<RecordBatch>, &Option<SchemaRef>)| {
+            let Some(rows) = rows else { return Ok(None) };
+            let own = origins(&rows, &input.rows);
+            let origins = input.origins.as_ref().and_then(|before| {
+                Some(own.as_ref()?.iter().map(|origin| before[*origin]).collect())
+            });
+            let marks = own.zip(input.marks.as_ref()).map(|(own, before)| {
+                let read = |(row, origin): (usize, &usize)| {
+                    let own = marks.as_ref().map(|marks| mark(&rows, marks, row));
+                    let (own, before) = (own.unwrap_or_default(), before[*origin]);
+                    Mark {
+                        is_cut: own.is_cut || before.is_cut,
+                        is_unfinished: own.is_unfinished || before.is_unfinished,
+                    }
+                };
+                own.iter().enumerate().map(read).collect()
+            });
+            let rows = match schema {
+                Some(schema) if **schema != *rows.schema() => as_planned(&rows, schema)?,
+                _ => rows,
+            };
+            Ok(Some(Mapped { rows, origins, marks }))
+        };
+        tables.into_iter().zip(&original.outputs).map(mapped).collect()
+    }
+}
+
+/// What a stage reads, with directories that were checked before.
+fn inputs(
+    context: &NodeContext,
+    dirs: &[Option<PathBuf>],
+    read_error: &ReadError,
+) -> Result<Vec<WorkInput>> {
+    let input = |(input, dir): (_, &Option<PathBuf>)| match dir {
+        Some(dir) => Ok(WorkInput::Artifact(dir.clone())),
+        None => context.work_input(input, read_error),
+    };
+    context.inputs.iter().zip(dirs).map(input).collect()
+}
+
+/// What the stage says that it has left out of a row.
+fn mark(rows: &RecordBatch, columns: &MarkColumns, row: usize) -> Mark {
+    let flag =
+        |name: &String| -> Option<&BooleanArray> { rows.column_by_name(name)?.as_boolean_opt() };
+    let text = |name: &String| -> Option<&StringArray> {
+        rows.column_by_name(name)?.as_string_opt::<i32>()
+    };
+    let is_cut = columns.cut.as_ref().and_then(flag);
+    let ended = columns.ended.as_ref().and_then(text);
+    Mark {
+        is_cut: is_cut.is_some_and(|flags| flags.iter().nth(row).flatten() == Some(true)),
+        is_unfinished: ended.is_some_and(|texts| texts.iter().nth(row).flatten() == Some("length")),
+    }
+}
+
+/// The columns of the pipeline's plan.
+fn as_planned(rows: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
+    let internal = |error: arrow::error::ArrowError| RunError::Internal { what: error.to_string() };
+    let places = schema.fields().iter().map(|field| rows.schema().index_of(field.name()));
+    let places = places.collect::<std::result::Result<Vec<_>, _>>().map_err(internal)?;
+    let columns = places.into_iter().map(|place| Arc::clone(rows.column(place))).collect();
+    RecordBatch::try_new(Arc::clone(schema), columns).map_err(internal)
+}

@@ -1,0 +1,302 @@
+//! One connection: what it is doing, the deadlines of what it is doing, and answers to what is no HTTP.
+
+use std::io::{Error, ErrorKind, Result};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use crate::problem;
+
+/// How long a connection may do what.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Deadlines {
+    /// From the first byte of a request, or from the start of a connection, to the end of the head.
+    pub(crate) head: Duration,
+    /// Between requests.
+    pub(crate) idle: Duration,
+    /// Without the client taking a byte of an answer.
+    pub(crate) write: Duration,
+}
+
+/// How long, and for how many bytes, a client that is told no may go on sending before the connection is cut. Cut at
+/// once, the answer could be lost with what it was sending.
+const LINGER: (Duration, usize) = (Duration::from_secs(1), 4 << 20);
+
+/// What a connection is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Nothing came yet.
+    New,
+    /// A part of the head of a request came.
+    Head,
+    /// A request is read, worked on or answered.
+    Request,
+    /// It waits for the next request.
+    Idle,
+}
+
+#[derive(Debug)]
+struct State {
+    phase: Phase,
+    since: Instant,
+    /// Since when the client has taken nothing of what is to be written.
+    blocked: Option<Instant>,
+    /// The last bytes that came.
+    tail: [u8; 4],
+    /// Whether the request has a body.
+    has_body: bool,
+    /// Wakes the connection's task.
+    task: Option<Waker>,
+}
+
+/// What a connection is doing, as its stream, its requests and the table of connections see it.
+#[derive(Debug)]
+pub(crate) struct Activity {
+    state: Mutex<State>,
+    unblocked: Notify,
+}
+
+impl Activity {
+    pub(crate) fn new() -> Self {
+        let state = State {
+            phase: Phase::New,
+            since: Instant::now(),
+            blocked: None,
+            tail: [0; 4],
+            has_body: false,
+            task: None,
+        };
+        Self { state: Mutex::new(state), unblocked: Notify::new() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn enter(&self, phase: Phase) {
+        let mut state = self.state();
+        (state.phase, state.since) = (phase, Instant::now());
+    }
+
+    /// A request has begun; it is over when the guard is dropped.
+    pub(crate) fn request(self: &Arc<Self>, has_body: bool) -> InRequest {
+        self.enter(Phase::Request);
+        self.state().has_body = has_body;
+        InRequest(Arc::clone(self))
+    }
+
+    /// Bytes came.
+    fn received(&self, bytes: &[u8]) {
+        let phase = {
+            let mut state = self.state();
+            let last = &bytes[bytes.len().saturating_sub(4)..];
+            state.tail.rotate_left(last.len());
+            state.tail[4 - last.len()..].copy_from_slice(last);
+            state.phase
+        };
+        if matches!(phase, Phase::New | Phase::Idle) {
+            self.enter(Phase::Head);
+        }
+    }
+
+    /// The request was answered.
+    fn answered(&self) {
+        let state = self.state();
+        // Requests without a body end with an empty line. If something else came last, it is a part of another one. With a
+        // body that cannot be told here.
+        let has_more = !state.has_body && state.tail != *b"\r\n\r\n";
+        drop(state);
+        self.enter(if has_more { Phase::Head } else { Phase::Idle });
+        // To read on, with another deadline.
+        if let Some(task) = self.state().task.take() {
+            task.wake();
+        }
+    }
+
+    /// When the connection is closed unless something comes. The task is woken when that changes.
+    fn read_deadline(&self, deadlines: &Deadlines, task: &Waker) -> Option<Instant> {
+        let mut state = self.state();
+        state.task = Some(task.clone());
+        match state.phase {
+            Phase::New | Phase::Head => Some(state.since + deadlines.head),
+            Phase::Idle => Some(state.since + deadlines.idle),
+            Phase::Request => None,
+        }
+    }
+
+    /// The client takes nothing; since when.
+    fn block(&self) -> Instant {
+        *self.state().blocked.get_or_insert_with(Instant::now)
+    }
+
+    fn unblock(&self) {
+        if self.state().blocked.take().is_some() {
+            self.unblocked.notify_waiters();
+        }
+    }
+
+    /// Returns when nothing is left to be written of the answer before, so that a client that asks and does not read has
+    /// one answer in memory and not thousands.
+    pub(crate) async fn taken(&self) {
+        loop {
+            let unblocked = self.unblocked.notified();
+            if self.state().blocked.is_none() {
+                return;
+            }
+            unblocked.await;
+        }
+    }
+
+    /// Whether the connection can be closed in favour of another client, and since when: first those between requests,
+    /// then those on which nothing has moved for at least `stalled`.
+    pub(crate) fn expendable(&self, stalled: Duration) -> Option<(u8, Instant)> {
+        let state = self.state();
+        match (state.phase, state.blocked) {
+            (Phase::Idle, None) => Some((0, state.since)),
+            (Phase::Request, None) => None,
+            (_, Some(since)) => (since.elapsed() >= stalled).then_some((1, since)),
+            (Phase::New | Phase::Head, None) => {
+                (state.since.elapsed() >= stalled).then_some((1, state.since))
+            }
+        }
+    }
+}
+
+/// A request on a connection.
+#[derive(Debug)]
+pub(crate) struct InRequest(Arc<Activity>);
+
+impl Drop for InRequest {
+    fn drop(&mut self) {
+        self.0.answered();
+    }
+}
+
+/// The stream of a connection, with deadlines.
+pub(crate) struct Stream {
+    tcp: TcpStream,
+    activity: Arc<Activity>,
+    deadlines: Deadlines,
+    read_timer: Option<Pin<Box<Sleep>>>,
+    write_timer: Option<Pin<Box<Sleep>>>,
+    /// An answer that is written in the place of one without a body, and how much of it was.
+    instead: Option<(Vec<u8>, usize)>,
+    /// When the connection is cut, and how many bytes may still come.
+    linger: Option<(Pin<Box<Sleep>>, usize)>,
+}
+
+impl Stream {
+    pub(crate) fn new(tcp: TcpStream, activity: Arc<Activity>, deadlines: Deadlines) -> Self {
+        let (read_timer, write_timer) = (None, None);
+        Self { tcp, activity, deadlines, read_timer, write_timer, instead: None, linger: None }
+    }
+
+    fn write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<Result<usize>> {
+        match Pin::new(&mut self.tcp).poll_write(cx, bytes) {
+            Poll::Ready(written) => {
+                self.activity.unblock();
+                Poll::Ready(written)
+            }
+            Poll::Pending => {
+                let deadline = self.activity.block() + self.deadlines.write;
+                ready!(expires(&mut self.write_timer, deadline, cx));
+                Poll::Ready(Err(Error::new(ErrorKind::TimedOut, "the client does not read")))
+            }
+        }
+    }
+}
+
+/// Ready once `deadline` is over; wakes the task then.
+fn expires(
+    timer: &mut Option<Pin<Box<Sleep>>>,
+    deadline: Instant,
+    cx: &mut Context<'_>,
+) -> Poll<()> {
+    let timer = timer.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+    if timer.deadline() != deadline {
+        timer.as_mut().reset(deadline);
+    }
+    timer.as_mut().poll(cx)
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<Result<()>> {
+        let this = &mut *self;
+        let before = into.filled().len();
+        if let Poll::Ready(read) = Pin::new(&mut this.tcp).poll_read(cx, into) {
+            if let Some(bytes) = into.filled().get(before..).filter(|bytes| !bytes.is_empty()) {
+                this.activity.received(bytes);
+            }
+            return Poll::Ready(read);
+        }
+        let Some(deadline) = this.activity.read_deadline(&this.deadlines, cx.waker()) else {
+            return Poll::Pending;
+        };
+        ready!(expires(&mut this.read_timer, deadline, cx));
+        Poll::Ready(Err(Error::new(ErrorKind::TimedOut, "the client does not ask")))
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<Result<usize>> {
+        let this = &mut *self;
+        if this.instead.is_none() {
+            this.instead = problem::of_the_parser(bytes).map(|answer| (answer, 0));
+        }
+        let Some((answer, mut written)) = this.instead.take() else {
+            return this.write(cx, bytes);
+        };
+        while written < answer.len() {
+            match this.write(cx, &answer[written..]) {
+                Poll::Ready(Ok(more)) => written += more,
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => {
+                    this.instead = Some((answer, written));
+                    return Poll::Pending;
+                }
+            }
+        }
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        Pin::new(&mut self.tcp).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        let this = &mut *self;
+        if this.linger.is_none() {
+            ready!(Pin::new(&mut this.tcp).poll_shutdown(cx))?;
+            let (time, bytes) = LINGER;
+            this.linger = Some((Box::pin(sleep_until(Instant::now() + time)), bytes));
+        }
+        let Some((timer, left)) = &mut this.linger else { return Poll::Ready(Ok(())) };
+        let mut unread = [0; 4096];
+        loop {
+            let mut into = ReadBuf::new(&mut unread);
+            match Pin::new(&mut this.tcp).poll_read(cx, &mut into) {
+                Poll::Ready(Ok(()))
+                    if !into.filled().is_empty() && into.filled().len() <= *left =>
+                {
+                    *left -= into.filled().len();
+                }
+                Poll::Ready(_) => return Poll::Ready(Ok(())),
+                Poll::Pending => return timer.as_mut().poll(cx).map(Ok),
+            }
+        }
+    }
+}

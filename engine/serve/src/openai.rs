@@ -1,0 +1,187 @@
+//! `/v1/completions` and `/v1/models`, as OpenAI's clients send and expect them.
+
+use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
+
+use axum::extract::{Path, Request, State};
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use serde_json::{Map, Value, json};
+
+use crate::api::{RequestId, RowCount, Shared, json_response, read};
+use crate::problem::{Problem, quoted};
+use crate::texts::{
+    Text, Texts, Translation, asks_nothing, nothing_kept, object, texts, unsupported,
+};
+
+/// What the API has and T5 cannot do. Null, false and 0 ask for nothing.
+const UNSUPPORTED: [&str; 8] = [
+    "echo",
+    "frequency_penalty",
+    "functions",
+    "logit_bias",
+    "presence_penalty",
+    "suffix",
+    "tools",
+    "logprobs",
+];
+/// Texts at which an answer ends, at most.
+const MAX_STOPS: usize = 4;
+
+/// Seconds since 1970 at which the server started.
+fn created(shared: &Shared) -> u64 {
+    shared.started.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs()
+}
+
+/// The name of what is served: its last node.
+fn model(shared: &Shared) -> &str {
+    shared.about.nodes.last().map_or("paraloom", String::as_str)
+}
+
+fn card(shared: &Shared) -> Value {
+    json!({
+        "id": model(shared),
+        "object": "model",
+        "created": created(shared),
+        "owned_by": "paraloom",
+    })
+}
+
+pub(crate) async fn models(State(shared): State<Arc<Shared>>) -> Response {
+    json_response(json!({"object": "list", "data": [card(&shared)]}).to_string())
+}
+
+pub(crate) async fn model_card(
+    State(shared): State<Arc<Shared>>,
+    Path(name): Path<String>,
+) -> Result<Response, Problem> {
+    check_model(&shared, &Value::from(name))?;
+    Ok(json_response(card(&shared).to_string()))
+}
+
+fn check_model(shared: &Shared, name: &Value) -> Result<(), Problem> {
+    if name.is_null() || name == model(shared) {
+        return Ok(());
+    }
+    let name = quoted(&name.to_string());
+    let message = format!("there is no model {name}; this server has `{}`", model(shared));
+    Err(Problem::new(StatusCode::NOT_FOUND, "model_not_found", message))
+}
+
+/// What a request for completions asks for.
+struct Asked {
+    prompts: Vec<String>,
+    stops: Vec<String>,
+    is_stream: bool,
+    parameters: crate::Parameters,
+}
+
+pub(crate) async fn completions(
+    State(shared): State<Arc<Shared>>,
+    request: Request,
+) -> Result<Response, Problem> {
+    let places = Texts::of_shared(&shared)?;
+    let id = request.extensions().get::<RequestId>().cloned().unwrap_or_default();
+    let id = format!("cmpl-{}", id.0);
+    let received = read(&shared, request, "application/json").await?;
+    let Asked { prompts, stops, is_stream, parameters } = asked(&shared, object(&received.bytes)?)?;
+    let written = places.write(&shared, &prompts, parameters).await?;
+    if let Some(number) = written.iter().position(Vec::is_empty) {
+        return Err(nothing_kept(number));
+    }
+    let choice = |(index, text): (usize, &Text)| {
+        let (text, is_stopped) = ended(&text.text, &stops, text.is_unfinished);
+        let reason = if is_stopped { "stop" } else { "length" };
+        json!({"index": index, "text": text, "logprobs": null, "finish_reason": reason})
+    };
+    let choices: Vec<_> = written.iter().flatten().enumerate().map(choice).collect();
+    let answer = |choices: Value| {
+        json!({
+            "id": id,
+            "object": "text_completion",
+            "created": created(&shared),
+            "model": model(&shared),
+            "choices": choices,
+        })
+    };
+    let mut response = if is_stream {
+        let event = |choice| format!("data: {}\n\n", answer(json!([choice])));
+        let events: String = choices.into_iter().map(event).collect();
+        ([(CONTENT_TYPE, "text/event-stream")], format!("{events}data: [DONE]\n\n")).into_response()
+    } else {
+        json_response(answer(choices.into()).to_string())
+    };
+    response.extensions_mut().insert(RowCount(prompts.len()));
+    Ok(response)
+}
+
+/// A text up to the first of some others, and whether it ended there or by itself.
+fn ended<'a>(text: &'a str, stops: &[String], is_unfinished: bool) -> (&'a str, bool) {
+    match stops.iter().filter_map(|stop| text.find(stop.as_str())).min() {
+        Some(end) => (&text[..end], true),
+        None => (text, !is_unfinished),
+    }
+}
+
+fn asked(shared: &Shared, mut body: Map<String, Value>) -> Result<Asked, Problem> {
+    check_model(shared, &body.remove("model").unwrap_or_default())?;
+    let (prompts, _) = texts("prompt", body.remove("prompt"))?;
+    let stops = match body.remove("stop") {
+        None | Some(Value::Null) => Vec::new(),
+        Some(Value::Array(stops)) if stops.is_empty() => Vec::new(),
+        stop => texts("stop", stop)?.0,
+    };
+    if stops.len() > MAX_STOPS || stops.iter().any(String::is_empty) {
+        return Err(Problem::bad_request("`stop` has four texts at most, and none is empty"));
+    }
+    let is_stream = match body.remove("stream") {
+        None | Some(Value::Null) => false,
+        Some(Value::Bool(is_stream)) => is_stream,
+        Some(_) => return Err(Problem::bad_request("`stream` is true or false")),
+    };
+    // Whom it is for, and whether tokens are counted: they are not.
+    body.remove("user");
+    body.remove("stream_options");
+    let mut translation = Translation::new(shared);
+    let best_of = body.remove("best_of").unwrap_or_default();
+    let count = body.get("n").cloned().unwrap_or_default();
+    let one = Value::from(1);
+    if !best_of.is_null() && best_of != *if count.is_null() { &one } else { &count } {
+        return Err(unsupported("best_of"));
+    }
+    for (name, value) in body {
+        match (name.as_str(), value) {
+            (_, Value::Null) => {}
+            (name, value) if UNSUPPORTED.contains(&name) => {
+                // 0 logarithms are asked for by `logprobs: 0` too, with that of the token itself.
+                if name == "logprobs" && value.is_number() || !asks_nothing(&value) {
+                    return Err(unsupported(name));
+                }
+            }
+            ("n", value) => translation.set("candidates", value)?,
+            ("max_tokens", value) => translation.set("max_new_tokens", value)?,
+            ("temperature", value) if value.as_f64() == Some(0.0) => translation.sample(false)?,
+            (name, value) => translation.set(name, value)?,
+        }
+    }
+    let is_greedy = translation.parameters.get("sample").is_some_and(Value::is_null);
+    if is_greedy {
+        // Without chance, there is nothing left to choose from.
+        translation.parameters.remove("top_p");
+    }
+    Ok(Asked { prompts, stops, is_stream, parameters: translation.parameters })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_ends_at_the_first_stop() {
+        let stops = [".".to_owned(), "two".to_owned()];
+        assert_eq!(ended("one two. three", &stops, true), ("one ", true));
+        assert_eq!(ended("one", &stops, true), ("one", false));
+        assert_eq!(ended("one", &[], false), ("one", true));
+    }
+}

@@ -1,0 +1,200 @@
+#!/usr/bin/env python3
+"""Clients that exist against `paraloom serve`: run.sh installs them."""
+
+import argparse
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import urllib.error
+import urllib.request
+
+import huggingface_hub.errors
+import openai
+
+PIPELINE = """
+paraloom: 1
+name: clients
+seed: 11
+nodes:
+  texts: { stage: load, with: { from: texts.csv, columns: { text: source } } }
+  blank:
+    stage: model
+    inputs: { texts: [texts] }
+    with: { new: { vocabulary: 120, d_model: 16, d_ff: 32, layers: 1, heads: 2 } }
+  written:
+    stage: generate
+    inputs: { model: blank, rows: texts }
+    with: { prefix: 'paraphrase: ', sample: { top_k: 40 }, max_new_tokens: 8 }
+  judged: { stage: score-cola, inputs: { model: blank, rows: written } }
+  kept: { stage: threshold, inputs: { rows: judged }, with: { keep: 'cola_p > 0.0' } }
+"""
+TEXT = "sales rose 20 percent"
+
+
+class Server:
+    """A server of a node, until the end of a `with`."""
+
+    def __init__(self, paraloom, folder, node, *options):
+        command = [paraloom, "serve", "p.yaml", node, "--bind", "127.0.0.1:0", *options]
+        self.process = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True)
+        for line in self.process.stderr:
+            if " at http://" in line:
+                self.url = line.strip().split(" at ")[1]
+                return
+        sys.exit("the server did not start")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.terminate()
+        self.process.communicate()
+
+    def ask(self, path, body=None, **headers):
+        """Status, content type and text of an answer."""
+        data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+        headers = {name.replace("_", "-"): value for name, value in headers.items()}
+        if data is not None:
+            headers.setdefault("Content-Type", "application/json")
+        request = urllib.request.Request(self.url + path, data, headers)
+        try:
+            with urllib.request.urlopen(request) as answer:
+                return answer.status, answer.headers["content-type"], answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.headers["content-type"], error.read().decode()
+
+
+def equal(found, expected, what):
+    if found != expected:
+        sys.exit(f"{what}: {found!r}, not {expected!r}")
+
+
+def holds(condition, what):
+    if not condition:
+        sys.exit(f"it does not hold: {what}")
+
+
+def refused(what, call, words):
+    """What the server refuses by name, and the client tells."""
+    try:
+        call()
+    except (openai.BadRequestError, openai.NotFoundError, huggingface_hub.errors.HfHubHTTPError) as error:
+        text = str(error) + getattr(getattr(error, "response", None), "text", "")
+        holds(words in text, f"{what}: {words!r} in {text!r}")
+        return
+    sys.exit(f"{what} was not refused")
+
+
+def openai_client(server, node):
+    client = openai.OpenAI(base_url=server.url + "/v1", api_key="none", max_retries=0)
+    equal([model.id for model in client.models.list()], [node], "models")
+    equal(client.models.retrieve(node).owned_by, "paraloom", "model")
+
+    def complete(**settings):
+        settings = {"model": node, "prompt": TEXT, **settings}
+        return client.completions.create(**settings)
+
+    one = complete()
+    holds(one.object == "text_completion" and len(one.choices) == 1, "one choice")
+    equal(one.choices[0].text, complete().choices[0].text, "the same again")
+    many = complete(n=4, temperature=1.5, top_p=0.9, seed=3, max_tokens=5)
+    equal([choice.index for choice in many.choices], [0, 1, 2, 3], "choices")
+    holds(len({choice.text for choice in many.choices}) > 1, "choices differ")
+    again = complete(n=4, temperature=1.5, top_p=0.9, seed=3, max_tokens=5)
+    equal([c.text for c in again.choices], [c.text for c in many.choices], "the same seed")
+    other = complete(n=4, temperature=1.5, top_p=0.9, seed=4, max_tokens=5)
+    holds([c.text for c in other.choices] != [c.text for c in many.choices], "another seed")
+    short = complete(max_tokens=1)
+    equal(short.choices[0].finish_reason, "length", "an end for length")
+    equal(len(complete(prompt=[TEXT, "costs fell", TEXT]).choices), 3, "several prompts")
+    greedy = complete(temperature=0, top_p=1)
+    equal(greedy.choices[0].text, complete(temperature=0, seed=9).choices[0].text, "greedy")
+    letter = next((letter for letter in greedy.choices[0].text if letter.isalpha()), None)
+    if letter:
+        cut = complete(temperature=0, stop=letter).choices[0]
+        equal(cut.text, greedy.choices[0].text.split(letter)[0], "a stop")
+        equal(cut.finish_reason, "stop", "the reason")
+    events = list(complete(n=2, temperature=1.5, seed=3, stream=True))
+    whole = complete(n=2, temperature=1.5, seed=3)
+    equal([e.choices[0].text for e in events], [c.text for c in whole.choices], "a stream")
+    equal(len(complete(extra_body={"top_k": 5, f"{WRITTEN}.repetition_penalty": 1.2}).choices), 1, "own settings")
+    for name, value in {
+        "logprobs": 1, "echo": True, "suffix": "x", "best_of": 3, "presence_penalty": 1.0, "frequency_penalty": 0.5,
+        "logit_bias": {"50256": -100},
+    }.items():
+        refused(name, lambda name=name, value=value: complete(**{name: value}), name)
+    refused("a model", lambda: complete(model="gpt-4"), "there is no model")
+    refused("tokens", lambda: complete(prompt=[1, 2, 3]), "`prompt` is a text")
+    refused("too hot", lambda: complete(temperature=1000), "too large")
+    refused("a name", lambda: complete(extra_body={"temprature": 1}), "did you mean")
+
+
+WRITTEN = "written"
+
+
+def hub_client(server):
+    client = huggingface_hub.InferenceClient(model=server.url)
+    text = client.text_generation(TEXT)
+    holds(isinstance(text, str), "a text")
+    equal(client.text_generation(TEXT, max_new_tokens=8), text, "the same again")
+    drawn = [client.text_generation(TEXT, do_sample=True, temperature=1.5, top_k=100, top_p=0.9, seed=seed) for seed in (1, 2, 3, 1)]
+    holds(drawn[0] == drawn[3] and len(set(drawn)) > 1, "seeds")
+    equal(client.text_generation(TEXT, do_sample=False), client.text_generation(TEXT, do_sample=False, seed=5), "greedy")
+    for name, value in {"details": True, "watermark": True, "typical_p": 0.9, "stop": ["x"], "best_of": 2, "return_full_text": True}.items():
+        refused(name, lambda name=name, value=value: client.text_generation(TEXT, **{name: value}), name)
+    status, _, text = server.ask("/models/any/name", {"inputs": [TEXT, "costs fell"], "parameters": {"num_return_sequences": 2}})
+    equal(status, 200, text)
+    equal([[list(text) for text in texts] for texts in json.loads(text)], [[["generated_text"]] * 2] * 2, "several inputs")
+
+
+def formats(server):
+    rows = b"source\nsales rose\n\"costs, too\"\n"
+    status, kind, text = server.ask("/v1/rows?candidates=2", rows, Content_Type="text/csv", Accept="text/csv")
+    equal((status, kind.split(";")[0], len(text.splitlines())), (200, "text/csv", 5), text)
+    lines = b'{"source": "sales rose"}\n{"source": "costs fell"}\n'
+    status, kind, text = server.ask("/v1/rows", lines, Content_Type="application/x-ndjson", Accept="application/x-ndjson")
+    equal((status, kind, len([json.loads(line) for line in text.splitlines()])), (200, "application/x-ndjson", 2), text)
+    status, _, text = server.ask("/v1/rows?output=rejected", lines, Content_Type="application/jsonl", Accept="text/csv")
+    equal(status, 200, text)
+    status, kind, text = server.ask("/docs")
+    holds(status == 200 and "<script" not in text and "max_new_tokens" in text, "the documentation")
+
+
+def fuzz(python, server):
+    """Requests made up from the description: none may make the server fail, and answers are as described."""
+    command = [
+        str(pathlib.Path(python).parent / "schemathesis"), "run", server.url + "/openapi.json", "--max-examples", "40",
+        "--checks", "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance",
+        "--phases", "examples,coverage,fuzzing", "--seed", "5", "--no-color", "--generation-allow-x00", "true",
+    ]
+    ran = subprocess.run(command, capture_output=True, text=True)
+    if ran.returncode != 0:
+        sys.exit(f"schemathesis:\n{ran.stdout[-6000:]}{ran.stderr[-2000:]}")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--paraloom", required=True)
+    paraloom = str(pathlib.Path(parser.parse_args().paraloom).resolve())
+    os.environ["NO_PROXY"] = "127.0.0.1"
+    with tempfile.TemporaryDirectory() as folder:
+        texts = [f"{noun} {verb} {number} percent" for noun in ("sales", "costs") for verb in ("rose", "fell") for number in (20, 40)]
+        pathlib.Path(folder, "texts.csv").write_text("text\n" + "\n".join(texts) + "\n")
+        pathlib.Path(folder, "p.yaml").write_text(PIPELINE)
+        subprocess.run([paraloom, "run", "p.yaml", "--until", "blank"], cwd=folder, check=True, capture_output=True)
+        with Server(paraloom, folder, "written", "--log", "off") as server:
+            openai_client(server, "written")
+            hub_client(server)
+        with Server(paraloom, folder, "kept", "--log", "off") as server:
+            openai_client(server, "kept")
+            hub_client(server)
+            formats(server)
+            fuzz(sys.executable, server)
+    print("openai, huggingface_hub and schemathesis get what they expect")
+
+
+if __name__ == "__main__":
+    main()
