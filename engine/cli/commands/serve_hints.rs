@@ -60,7 +60,8 @@ fn hint(column: &str) -> Option<ColumnHint> {
         "cola" => ("Grammar", None),
         "cola_p" => ("Grammar, probability", Some((0.0, 1.0))),
         "generation_score" => ("Model's score", None),
-        "candidate" => ("Candidate", None),
+        // The order of the results says it.
+        "candidate" => ("", None),
         _ => return None,
     };
     Some(ColumnHint { column: column.to_owned(), label: label.to_owned(), scale })

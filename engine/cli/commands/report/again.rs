@@ -37,7 +37,11 @@ impl Subject<'_> {
             fact("Version", format!("paraloom {}", environment.version));
             fact("Machine", parts.join(", "));
             let (threads, jobs) = (environment.threads, environment.jobs);
-            fact("Threads", format!("{threads} per node, {jobs} nodes at once"));
+            let jobs = match jobs {
+                1 => "one node at a time".to_owned(),
+                jobs => format!("{jobs} nodes at once"),
+            };
+            fact("Threads", format!("{threads} per node, {jobs}"));
         }
         let backends: std::collections::BTreeSet<_> =
             self.graph.order().iter().map(|node| self.graph.node(*node).device.as_str()).collect();

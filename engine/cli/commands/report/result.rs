@@ -165,7 +165,7 @@ impl Subject<'_> {
         }
         let took = self.total_ms();
         if took > 0 {
-            figure(duration(took), "of work", "all results together".to_owned());
+            figure(glance(took), "of work", "all results together".to_owned());
         }
         figures.truncate(FIGURES);
         if !checks.is_empty() {
@@ -177,7 +177,7 @@ impl Subject<'_> {
         Ok(figures)
     }
 
-    /// The floats that the main chain adds to its rows, and that its end still has: those with a threshold first.
+    /// The floats that the main chain adds to its rows, and that its end still has: those with a threshold, or else the first.
     fn score_columns(&self, chain: &[Endpoint]) -> Vec<String> {
         let (Some(first), Some(last)) = (chain.first(), chain.last()) else { return Vec::new() };
         let (Some(first), Some(last)) = (self.graph.schema(*first), self.graph.schema(*last))
@@ -186,13 +186,14 @@ impl Subject<'_> {
         };
         let fields = last.fields().iter().filter(|field| field.data_type().is_floating());
         let new = fields.filter(|field| first.index_of(field.name()).is_err());
-        let mut names: Vec<_> = new.map(|field| field.name().clone()).collect();
+        let names: Vec<_> = new.map(|field| field.name().clone()).collect();
         let conditions = self.conditions();
         let bounds = conditions.iter().flat_map(|(_, condition)| condition.conditions());
-        let bounded: Vec<_> =
+        let bounds: Vec<_> =
             bounds.filter_map(|condition| condition.bound).map(|bound| bound.column).collect();
-        names.sort_by_key(|name| !bounded.contains(&name.as_str()));
-        names
+        let bounded: Vec<_> =
+            names.iter().filter(|name| bounds.contains(&name.as_str())).cloned().collect();
+        if bounded.is_empty() { names.into_iter().take(1).collect() } else { bounded }
     }
 
     /// The values of tables of metrics: a text and a number, and no more rows than can be looked at.
@@ -224,6 +225,15 @@ impl Subject<'_> {
         }
         measured.truncate(MEASURED);
         Ok(measured)
+    }
+}
+
+/// A time for a glance: "1.2 s", "27 min", "3 h 20 min".
+fn glance(ms: u64) -> String {
+    match ms / 60_000 {
+        0..10 => duration(ms),
+        minutes @ 10..120 => format!("{minutes} min"),
+        minutes => format!("{} h {:02} min", minutes / 60, minutes % 60),
     }
 }
 

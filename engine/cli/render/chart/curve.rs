@@ -7,7 +7,7 @@ use minijinja::HtmlEscape;
 use super::{Axis, Frame, LEFT, RIGHT, TOP};
 
 /// More columns than these cannot be told apart.
-const COLUMNS: usize = 280;
+const COLUMNS: usize = 250;
 /// Fewer points than these are marked.
 const MARKED: usize = 40;
 

@@ -65,7 +65,7 @@ impl Histogram<'_> {
             let (text, y) = (number(*count as f64), frame.y(*count as f64).min(BOTTOM - 2.0) - 3.0);
             let half = text.len() as f64 * LABEL.0 / 2.0;
             let collides = |(at, high): &(f64, f64)| {
-                (at - middle).abs() < 2.0 * half && (high - y).abs() < LABEL.1
+                (at - middle).abs() < 2.0 * half + 2.0 && (high - y).abs() < LABEL.1
             };
             if !labelled.iter().any(collides) {
                 labelled.push((middle, y));

@@ -15,9 +15,9 @@ use std::fmt::Write;
 use minijinja::HtmlEscape;
 
 /// Units of the drawing, which is scaled to its place.
-const WIDTH: f64 = 440.0;
-const HEIGHT: f64 = 230.0;
-const LEFT: f64 = 54.0;
+const WIDTH: f64 = 370.0;
+const HEIGHT: f64 = 212.0;
+const LEFT: f64 = 50.0;
 const RIGHT: f64 = WIDTH - 14.0;
 const TOP: f64 = 26.0;
 const BOTTOM: f64 = HEIGHT - 40.0;

@@ -20,19 +20,20 @@ pub(crate) struct Control {
     pub(crate) default: String,
     choices: Vec<String>,
     help: String,
+    /// Whether many look for it; the others are folded away.
+    is_common: bool,
 }
 
 /// How a parameter is called on the page, its ends where the schema has none, and the order of controls.
-const KNOWN: [(&str, &str, Option<f64>, Option<f64>); 10] = [
+const KNOWN: [(&str, &str, Option<f64>, Option<f64>); 9] = [
     ("candidates", "Number of sentences", Some(1.0), Some(20.0)),
     ("temperature", "Temperature", Some(0.0), Some(2.0)),
     ("top_p", "Top-p", Some(0.0), Some(1.0)),
     ("top_k", "Top-k", Some(0.0), Some(1000.0)),
-    ("beams", "Beams", Some(1.0), Some(20.0)),
-    ("max_new_tokens", "Maximum length in tokens", Some(32.0), Some(512.0)),
-    ("min_new_tokens", "Minimum length in tokens", Some(0.0), Some(512.0)),
-    ("early_stopping", "Stop early", None, None),
+    ("max_new_tokens", "Maximum length, tokens", Some(32.0), Some(512.0)),
     ("seed", "Seed", None, None),
+    ("beams", "Beams", Some(1.0), Some(20.0)),
+    ("early_stopping", "Stop early, with beams", None, None),
     ("keep", "Keep if", None, None),
 ];
 
@@ -73,13 +74,19 @@ fn types(schema: &Value) -> Vec<&str> {
     own.into_iter().chain(of_alternatives).collect()
 }
 
+/// The texts that a schema names, if it allows no others.
+fn choices(schema: &Value) -> Vec<String> {
+    let listed = schema.get("enum").and_then(Value::as_array).into_iter().flatten();
+    let alternatives = schema.get("oneOf").and_then(Value::as_array).into_iter().flatten();
+    let named = alternatives.filter_map(|one| one.get("const"));
+    listed.chain(named).filter_map(Value::as_str).map(str::to_owned).collect()
+}
+
 fn control(name: String, schema: &Value) -> Option<Control> {
     let inner = schema.get("schema").unwrap_or(schema);
     let types = types(inner);
     let known = KNOWN.iter().find(|(known, ..)| *known == setting(&name));
-    let choices = inner.get("enum").and_then(Value::as_array);
-    let choices: Vec<_> =
-        choices.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect();
+    let choices = choices(inner);
     let (kind, is_whole) = match () {
         () if !choices.is_empty() => ("choice", false),
         () if types.contains(&"boolean") => ("box", false),
@@ -115,6 +122,8 @@ fn control(name: String, schema: &Value) -> Option<Control> {
         default,
         choices,
         help: inner.get("description").and_then(Value::as_str).unwrap_or_default().to_owned(),
+        // A condition is moved by its sliders.
+        is_common: known.is_some_and(|known| known.0 != "keep"),
         name,
     })
 }
@@ -123,6 +132,11 @@ impl Control {
     /// Whether another value draws other texts.
     pub(crate) fn is_seed(&self) -> bool {
         setting(&self.name) == "seed"
+    }
+
+    /// Whether many look for it.
+    pub(crate) fn is_common(&self) -> bool {
+        self.is_common
     }
 
     /// Whether it is a box to tick.
@@ -167,7 +181,8 @@ mod tests {
             "temperature": {"type": ["number", "null"], "minimum": 0, "value": 0.7, "description": "How bold."},
             "candidates": {"type": "integer", "maximum": 8, "default": 1},
             "max_new_tokens": {"type": "integer", "default": 1000},
-            "early_stopping": {"type": "boolean", "default": false},
+            "early_stopping": {"oneOf": [{"const": "yes", "type": "string"}, {"const": "no"}], "default": null},
+            "mark": {"type": "boolean", "default": false},
             "way": {"enum": ["a", "b"]},
             "sample": {"type": "object"},
             "length_penalty": {"anyOf": [{"type": "number"}, {"type": "null"}], "default": null},
@@ -181,15 +196,19 @@ mod tests {
                 control.label, control.name, control.kind, control.default
             )
         };
-        insta::assert_snapshot!(found.iter().map(said).collect::<Vec<_>>().join("\n"), @r#"
-        Number of sentences "candidates" number 1..8 1
-        Temperature "temperature" number 0..2 0.7
-        Maximum length in tokens "max_new_tokens" number 32..1000 1000
-        Stop early "early_stopping" box -..- false
-        Seed "paraphrases.seed" number -..- 42
-        way "way" choice -..- 
-        length penalty "length_penalty" number -..- 
-        "#);
+        let said: Vec<_> = found.iter().map(said).collect();
+        let expected = [
+            "Number of sentences \"candidates\" number 1..8 1",
+            "Temperature \"temperature\" number 0..2 0.7",
+            "Maximum length, tokens \"max_new_tokens\" number 32..1000 1000",
+            "Seed \"paraphrases.seed\" number -..- 42",
+            "Stop early, with beams \"early_stopping\" choice -..- ",
+            "mark \"mark\" box -..- false folded",
+            "way \"way\" choice -..-  folded",
+            "length penalty \"length_penalty\" number -..-  folded",
+        ];
+        assert_eq!(said, expected);
+        assert_eq!(found[4].choices, ["yes", "no"]);
         let list = json!([{"name": "top_p", "schema": {"type": "number"}}]);
         assert_eq!(controls(&list)[0].label, "Top-p");
         assert!(controls(&Value::Null).is_empty());

@@ -20,7 +20,7 @@ pub struct Hints {
 pub struct ColumnHint {
     /// The column.
     pub column: String,
-    /// What a person calls it.
+    /// What a person calls it; empty for a column that need not be shown.
     pub label: String,
     /// The ends of its scale, if it has one.
     pub scale: Option<(f64, f64)>,

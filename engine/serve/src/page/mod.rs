@@ -64,7 +64,7 @@ struct Content<'a> {
     nodes: &'a [String],
     fields: Vec<Field<'a>>,
     controls: Vec<(&'a Control, String)>,
-    is_changed: bool,
+    has_more: bool,
     examples: Vec<&'a str>,
     results: Option<Results>,
     problem: Option<&'a str>,
@@ -106,6 +106,7 @@ impl Page {
         // The templates are compiled in and rendered by a test, so this cannot fail.
         let _ = templates.add_template(TEMPLATE, include_str!("page.html"));
         let _ = templates.add_template("results.html", include_str!("results.html"));
+        let _ = templates.add_template("control.html", include_str!("control.html"));
         let columns = text_columns(&about.input).into_iter().take(MAX_FIELDS);
         let input = about.input.fields().iter().map(|field| field.name().clone());
         Self {
@@ -186,7 +187,7 @@ impl Page {
             nodes: &self.nodes,
             fields: self.columns.iter().map(|name| field(name)).collect(),
             controls: controls.collect(),
-            is_changed: !filled.parameters.is_empty(),
+            has_more: !self.controls.iter().all(Control::is_common),
             // An example is one text, so it cannot fill in several columns.
             examples: match self.columns.len() {
                 1 => self.hints.examples.iter().map(String::as_str).take(MAX_EXAMPLES).collect(),
@@ -284,5 +285,122 @@ impl Filled {
             return json!({ "rows": rows });
         }
         json!({ "rows": rows, "parameters": self.parameters })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{ArrayRef, Float64Array, StringArray};
+    use arrow::datatypes::{DataType, Field, Schema};
+
+    use super::*;
+    use crate::{Checked, Parameter, ParameterSet};
+
+    /// A page for texts that are rewritten and judged, with a parameter.
+    fn page() -> Page {
+        let column = |name: &str| ColumnHint {
+            column: name.to_owned(),
+            label: "Similarity".to_owned(),
+            scale: Some((0.0, 5.0)),
+        };
+        let limit = Limit { column: "stsb".to_owned(), comparison: ">=".to_owned(), value: 4.0 };
+        let judge = Judge {
+            kept: "kept".to_owned(),
+            rejected: "rejected".to_owned(),
+            reason: "reason".to_owned(),
+            conditions: vec![Condition {
+                text: "stsb >= 4".to_owned(),
+                words: None,
+                limit: Some(limit),
+            }],
+        };
+        let parameter = Parameter {
+            name: "candidates".to_owned(),
+            nodes: vec!["p".to_owned()],
+            setting: "candidates".to_owned(),
+            schema: json!({"type": "integer", "minimum": 1, "default": 2}),
+        };
+        let schema = Arc::new(Schema::new(vec![Field::new("source", DataType::Utf8, false)]));
+        let about = About {
+            title: "<t>".to_owned(),
+            version: "1".to_owned(),
+            nodes: vec!["p".to_owned()],
+            input: Arc::clone(&schema),
+            outputs: ["kept", "rejected"].map(|port| (port.to_owned(), Arc::clone(&schema))).into(),
+            hints: Hints {
+                pair: Some(("source".to_owned(), "text".to_owned())),
+                columns: vec![column("stsb")],
+                judge: Some(judge),
+                examples: vec!["An <example>.".to_owned()],
+            },
+            batch_invariant: true,
+            parameters: ParameterSet::new(vec![parameter], |_| {
+                Ok(Checked { parameters: Map::new(), factor: 1 })
+            }),
+        };
+        Page::new(&about, true)
+    }
+
+    fn rows(text: &str, stsb: f64, reason: Option<&str>) -> RecordBatch {
+        let texts = |text: &str| Arc::new(StringArray::from(vec![text])) as ArrayRef;
+        let stsb = Arc::new(Float64Array::from(vec![stsb])) as ArrayRef;
+        let columns = [("source", texts("a b")), ("text", texts(text)), ("stsb", stsb)];
+        let reason = reason.map(|reason| ("reason", texts(reason)));
+        RecordBatch::try_from_iter(columns.into_iter().chain(reason)).expect("columns of one row")
+    }
+
+    #[test]
+    fn what_was_rewritten_stands_in_cards() {
+        let page = page();
+        let filled = page.fill(b"source=a+b&p.candidates=3&p.other=1");
+        assert_eq!(
+            filled.request(),
+            json!({"rows": [{"source": "a b"}], "parameters": {"candidates": 3}})
+        );
+        let outputs = [rows("a c", 4.5, None), rows("<b>", 1.0, Some("not stsb >= 4 (stsb = 1)"))];
+        let html = page.filled("host:1", &filled, Ok(&outputs));
+        for expected in [
+            "<del>b</del><ins>c</ins>",
+            "<bdi>&lt;b&gt;</bdi>",
+            "<li class=\"candidate kept\"",
+            "<li class=\"candidate rejected\"",
+            "Similarity 1 is below 4",
+            "<meter min=\"0.0\" max=\"5.0\" value=\"4.5\" aria-label=\"Similarity\"></meter>",
+            "1 kept, 1 rejected",
+            "type=\"range\" min=\"0.0\" max=\"5.0\"",
+            "name=\"p.candidates\" value=\"3\" data-default=\"2\"",
+            "Authorization: Bearer $TOKEN",
+            "\"parameters\":{\"candidates\":3}}'",
+            "<bdi>&lt;t&gt;</bdi>",
+        ] {
+            let plain = html.replace("&quot;", "\"").replace("&#x27;", "'").replace("&#x2f;", "/");
+            assert!(plain.contains(expected), "{expected}: {html}");
+        }
+    }
+
+    #[test]
+    fn the_empty_page_has_examples_and_controls() {
+        let html = page().empty("localhost");
+        assert!(html.contains("<bdi>An &lt;example&gt;.</bdi>"), "{html}");
+        assert!(html.contains("max=\"20.0\"") && html.contains("Number of sentences"), "{html}");
+        assert!(html.contains("Results appear here.") && !html.contains("id=\"rows\""), "{html}");
+    }
+
+    #[test]
+    fn code_for_programs_is_quoted() {
+        let body = json!({"rows": [{"text": "it's \"so\" \\ $x `y`"}]});
+        let shell = curl("h", &body, false);
+        assert!(
+            shell.contains(r#"-d '{"rows":[{"text":"it'\''s \"so\" \\ $x `y`"}]}'"#),
+            "{shell}"
+        );
+        let python = python("h", &body, true);
+        assert!(
+            python.contains(r#"body = "{\"rows\":[{\"text\":\"it's \\\"so\\\" \\\\ $x `y`\"}]}""#),
+            "{python}"
+        );
+        assert!(python.contains("import json, os, urllib.request"), "{python}");
     }
 }

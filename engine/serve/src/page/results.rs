@@ -155,6 +155,7 @@ impl Results {
             !name.starts_with('_')
                 && !input.contains(name)
                 && name != target
+                && !hints.label(name).is_empty()
                 && judge.is_none_or(|judge| name != &judge.reason)
         });
         let columns: Vec<usize> = fields.map(|(at, _)| at).collect();
