@@ -491,6 +491,9 @@ pub(crate) struct ReportArgs {
     /// The file to write; `-` is stdout.
     #[arg(long, value_name = "PATH", default_value = "report.html")]
     pub(crate) to: PathBuf,
+    /// Compare with what this run left; the start of its name is enough. `paraloom runs` lists them.
+    #[arg(long, value_name = "RUN")]
+    pub(crate) against: Option<String>,
 }
 
 #[derive(Debug, ClapArgs)]

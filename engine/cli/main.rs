@@ -7,6 +7,7 @@ use clap::Parser;
 mod args;
 mod commands;
 mod context;
+mod environment;
 mod error;
 mod hub;
 mod out;

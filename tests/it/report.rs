@@ -1,6 +1,57 @@
 //! `paraloom report`: what is on the page.
 
-use crate::common::tiny;
+use crate::common::{Project, tiny, tiny_with};
+
+/// The text between the first `from` and the `to` after it.
+fn between<'a>(text: &'a str, from: &str, to: &str) -> &'a str {
+    let rest = text.split_once(from).map_or("", |(_, rest)| rest);
+    rest.split_once(to).map_or("", |(found, _)| found)
+}
+
+fn section<'a>(page: &'a str, id: &str) -> &'a str {
+    between(page, &format!("<section id=\"{id}\""), "</section>")
+}
+
+/// A text without its tags, and without runs of spaces.
+fn plain(html: &str) -> String {
+    let parts = html.split('<').map(|part| part.split_once('>').map_or(part, |(_, rest)| rest));
+    parts.flat_map(str::split_whitespace).collect::<Vec<_>>().join(" ")
+}
+
+/// The cells of the rows of the table of work, by column.
+fn work(page: &str) -> Vec<Vec<String>> {
+    let rows = between(section(page, "work"), "<tbody>", "</tbody>").split("<tr ").skip(1);
+    let rows = rows.map(|row| row.split_once('>').map_or("", |(_, rest)| rest));
+    rows.map(|row| row.split("<t").skip(1).map(|cell| plain(&format!("<t{cell}"))).collect())
+        .collect()
+}
+
+fn report(project: &Project, more: &[&str]) -> String {
+    project.ok(&[&["report", "p.yaml", "--to", "-"][..], more].concat())
+}
+
+/// The page is whole, keeps to itself, and says what each drawing shows.
+fn assert_sound(page: &str) {
+    assert!(page.len() <= 1 << 20, "{} bytes", page.len());
+    assert!(!page.contains("<script"));
+    let links = page.replace("http://www.w3.org/2000/svg", "").replace("href=\"#", "");
+    for word in ["http:", "https:", "src=", "href=", "url(http"] {
+        assert!(!links.contains(word), "{word}");
+    }
+    for svg in page.split("<svg ").skip(1) {
+        let head = svg.split('>').next().unwrap_or_default();
+        assert!(head.contains("role=\"img\"") && head.contains("aria-label=\""), "{head}");
+    }
+    for table in page.split("<table").skip(1) {
+        assert!(between(table, "<caption", "</caption>").len() > 5, "a table without a name");
+    }
+    for link in page.split("href=\"#").skip(1).filter_map(|rest| rest.split('"').next()) {
+        assert!(page.contains(&format!(" id=\"{link}\"")), "nothing is called {link}");
+    }
+    for number in ["NaN", "inf%", "-inf"] {
+        assert!(!page.contains(number), "{number}");
+    }
+}
 
 #[test]
 fn the_report_has_everything_in_one_page() {
@@ -11,48 +62,174 @@ fn the_report_has_everything_in_one_page() {
     let said = project.transcript(&["report", "p.yaml"]);
     assert_eq!(said, "exit 0\n--- stdout\n--- stderr\nwrote report.html\n");
     let page = std::fs::read_to_string(project.file("report.html")).expect("it was written");
-    assert_eq!(project.ok(&["report", "p.yaml", "--to", "-"]).trim_end(), page.trim_end());
-    // Nothing of the data is a part of the page, and the page asks nobody for anything.
-    assert!(page.contains("&lt;script&gt;alert(1)") && !page.contains("<script"));
-    let links = page.replace("http://www.w3.org/2000/svg", "");
-    for word in ["http:", "https:", "src=", "href="] {
-        assert!(!links.contains(word), "{word}");
+    assert_sound(&page);
+    assert!(page.contains("&lt;script&gt;alert(1)") && page.contains("9 of 9 nodes are done"));
+    // Every node has a result, a time, some memory where the system says so, and a key.
+    let rows = work(&page);
+    for row in &rows {
+        assert!(!row[3].is_empty() && row[5].len() == 12, "{row:?}");
+        assert!(!row[4].is_empty() || !cfg!(target_os = "linux"), "{row:?}");
     }
-    let rows: Vec<_> = page
-        .split("<tr>")
-        .filter(|row| row.contains("<code>"))
-        .map(|row| row.split("<td>").skip(1).take(3).map(|cell| cell.split("</td>").next()))
-        .map(|cells| cells.flatten().collect::<Vec<_>>().join(" | "))
-        .collect();
     // Without the sizes of models, and how many rows passed: they hang on the processor.
-    let rows = rows.into_iter().map(|row| row.split(['(', ',']).next().map(str::to_owned));
-    let rows = rows.flatten().map(|row| row.split(" kept").next().map(str::to_owned));
-    let charts = page.split("<h3>").skip(1).filter_map(|rest| rest.split(" <").next());
-    let charts = charts.collect::<Vec<_>>().join(", ");
-    let rows = rows.flatten().collect::<Vec<_>>().join("\n");
-    insta::assert_snapshot!(format!("{rows}\n\n{charts}"));
+    let rows = rows.iter().map(|row| format!("{} | {}", row[0], row[1]));
+    let rows = rows
+        .filter_map(|row| Some(row.split(['(', ',']).next()?.split(" kept").next()?.to_owned()));
+    let captions = page.split("<figcaption>").skip(1);
+    let charts: Vec<_> =
+        captions.map(|rest| plain(rest.split("</strong>").next().unwrap_or_default())).collect();
+    let rows = rows.collect::<Vec<_>>().join("\n");
+    insta::assert_snapshot!(format!("{rows}\n\n{}", charts.join(", ")));
     // Every chart has as many values as there are rows or steps.
-    let bars = page.split("<h3>stsb <").nth(1).and_then(|rest| rest.split("</svg>").next());
-    let bars = bars.expect("a chart").split("</title>");
+    let bars = between(section(&page, "data"), "aria-label=\"Histogram of stsb:", "</svg>")
+        .split("</title>");
     let counts = bars.filter_map(|bar| bar.rsplit(": ").next()?.parse::<usize>().ok());
     assert_eq!(counts.sum::<usize>(), 12);
+}
+
+#[test]
+fn the_first_screen_says_what_came_of_it() {
+    let project = tiny_with(
+        "show:",
+        "expect:\n  - { node: qualified, least: 1 }\n  - { node: corpus, most: 3 }\n  - { node: t5p.metrics, every: 'loss < 1000' }\nshow:",
+    );
+    project.run(&["run", "p.yaml"]);
+    let page = report(&project, &[]);
+    assert_sound(&page);
+    let result = section(&page, "result");
+    assert!(page.contains("badge bad\">1 expectation is not met<"), "{result}");
+    let checks: Vec<_> =
+        result.split("<li class=\"").skip(1).filter_map(|item| item.split('"').next()).collect();
+    assert!(checks.ends_with(&["met", "unmet", "met"]), "{checks:?}");
+    assert!(
+        plain(result).contains("corpus at most 3 rows 12 rows of `corpus`, and at most 3 expected"),
+        "{}",
+        plain(result)
+    );
+    let funnel = plain(between(result, "<ol class=\"funnel\">", "</ol>"));
+    let steps = [
+        "corpus load 12 ",
+        "paraphrases generate 12 all, with paraphrase",
+        "similarity score-stsb 12 all, with stsb",
+        "grammar score-cola 12",
+        "qualified threshold",
+        "custom finetune 1 model",
+    ];
+    let places: Vec<_> = steps.iter().map(|step| funnel.find(step)).collect();
+    assert!(places.iter().all(Option::is_some) && places.is_sorted(), "{funnel}");
+}
+
+#[test]
+fn thresholds_reasons_and_changes_are_shown() {
+    let project =
+        tiny_with("cola_p > 0.0 and length(paraphrase) > 0", "cola_p > 0.0 and stsb_mean >= 99");
+    project.write(
+        "p.yaml",
+        &std::fs::read_to_string(project.file("p.yaml")).expect("it is there").replace("  custom:", "  other:\n    stage: threshold\n    inputs: { rows: grammar }\n    with: { keep: 'cola_p > 0.0' }\n  custom:").replace("examples: qualified", "examples: other"),
+    );
+    project.ok(&["run", "p.yaml"]);
+    let page = report(&project, &[]);
+    assert_sound(&page);
+    let data = section(&page, "data");
+    assert!(
+        data.contains("<code>stsb_mean &gt;= 99</code>") && data.contains("&gt;= 99: 0 (0 %)"),
+        "{}",
+        plain(data)
+    );
+    assert!(
+        data.contains("Rejected by qualified") && data.contains("not stsb_mean &gt;= 99 ("),
+        "{}",
+        plain(data)
+    );
+    assert!(data.contains("class=\"limit\"") && data.contains("<del>"), "{}", plain(data));
+    assert!(data.contains("Numbers other than in the source"), "{}", plain(data));
 }
 
 #[test]
 fn a_report_of_half_a_run_says_what_is_left() {
     let project = tiny();
     project.ok(&["run", "p.yaml", "--until", "corpus"]);
-    let page = project.ok(&["report", "p.yaml", "--to", "-"]);
+    let page = report(&project, &[]);
+    assert_sound(&page);
     assert!(page.contains("1 of 9 nodes are done") && page.contains("not done yet"), "{page}");
+    assert!(page.contains("badge quiet\">not complete<"));
     project.ok(&["report", "p.yaml", "--to", "new/folder/page.html"]);
     assert!(project.file("new/folder/page.html").is_file());
     project.ok(&["report", "p.yaml", "--to", "new/folder/page.html"]);
-    project.write("mine.html", "<!doctype html>\n<title>mine</title>\n");
-    let refused = project.transcript(&["report", "p.yaml", "--to", "mine.html"]);
-    assert!(refused.starts_with("exit 2") && refused.contains("is no report"), "{refused}");
+    for (name, text) in
+        [("mine.html", "<!doctype html>\n<title>mine</title>\n"), ("notes.txt", "x")]
+    {
+        project.write(name, text);
+        let refused = project.transcript(&["report", "p.yaml", "--to", name]);
+        assert!(
+            refused.starts_with("exit 2")
+                && refused.contains("is no report")
+                && refused.contains("--to"),
+            "{refused}"
+        );
+        assert_eq!(std::fs::read_to_string(project.file(name)).expect("it stays"), text);
+    }
     let said = project.transcript(&["report", "p.yaml", "--to", "p.yaml/page.html"]);
     assert!(
         said.starts_with("exit 1\n--- stdout\n--- stderr\nerror: cannot write p.yaml/page.html: "),
         "{said}"
     );
+}
+
+#[test]
+fn two_runs_are_compared() {
+    let project = tiny_with("nodes:", "vars: { steps: 8 }\nnodes:");
+    project.write(
+        "p.yaml",
+        &std::fs::read_to_string(project.file("p.yaml"))
+            .expect("it is there")
+            .replace("steps: 8,", "steps: \"${steps}\","),
+    );
+    project.ok(&["run", "p.yaml"]);
+    let runs = project.ok(&["runs", "--store", ".paraloom"]);
+    let run = runs.split_whitespace().next().expect("one run").to_owned();
+    let page = report(&project, &["--against", &run]);
+    assert!(section(&page, "against").contains("Every result is the same."));
+    let rows = std::fs::read_to_string(project.file("corpus.csv")).expect("it is there");
+    project.write("corpus.csv", &rows.replacen("sales rose", "sales soared", 1));
+    project.ok(&["run", "p.yaml", "--set", "steps=9"]);
+    let page = report(&project, &["--set", "steps=9", "--against", &run]);
+    assert_sound(&page);
+    let against = plain(section(&page, "against"));
+    for said in [
+        "corpus 12 rows 12 rows 1 gone, 1 new, 11 the same",
+        "steps : as in the pipeline then, 9 now",
+        "custom: last loss",
+    ] {
+        assert!(against.replace(" :", ":").contains(&said.replace(" :", ":")), "{said}: {against}");
+    }
+    // What is reused is told with when it was made.
+    let rows = work(&page);
+    let reused =
+        |node: &str| rows.iter().find(|row| row[0].starts_with(node)).map(|row| row[2].clone());
+    assert!(reused("t5p").is_some_and(|said| said.starts_with("reused, of 20")), "{rows:?}");
+    assert!(
+        rows.iter()
+            .any(|row| row[0].starts_with("paraphrases") && row[1].ends_with("11 rows reused")),
+        "{rows:?}"
+    );
+    // The other run is drawn too.
+    assert!(section(&page, "training").contains("class=\"before\""), "the loss of then");
+    let refused = project.transcript(&["report", "p.yaml", "--against", "19"]);
+    assert!(refused.starts_with("exit 2") && refused.contains("there is no run `19`"), "{refused}");
+}
+
+#[test]
+fn the_page_is_small_whatever_the_data() {
+    let project = Project::new(
+        "paraloom: 1\nnodes:\n  rows: { stage: load, with: { from: rows.csv } }\n  \
+         long: { stage: threshold, inputs: { rows: rows }, with: { keep: 'length(text) > 3' } }\n\
+         show: [ { node: long, limit: 20000 }, { node: rows, limit: 20000 } ]\n",
+    );
+    let word = "W".repeat(900);
+    let rows: Vec<_> = (0..3000).map(|row| format!("{row} {word} {word}")).collect();
+    project.write("rows.csv", &format!("text\n{}\n", rows.join("\n")));
+    project.ok(&["run", "p.yaml"]);
+    let page = report(&project, &[]);
+    assert_sound(&page);
+    assert!(page.contains("more characters)") && page.contains("of 3,000 rows"));
 }

@@ -69,6 +69,16 @@ pub fn free() -> Option<u64> {
     room::least().map(|room| room.free)
 }
 
+/// Bytes of physical memory that this process has now; `None` where nobody says.
+pub fn resident() -> Option<u64> {
+    room::resident()
+}
+
+/// Bytes of memory of the machine; `None` where nobody says.
+pub fn machine() -> Option<u64> {
+    room::machine()
+}
+
 /// Ends a process that aborts for want of memory in the same way. Rust and the C library abort where they find none for the
 /// few bytes that a thread begins or ends with; that it was this can only be told from how little is left.
 pub fn exit_when_aborted() {

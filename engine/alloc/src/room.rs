@@ -48,6 +48,19 @@ pub(crate) fn least() -> Option<Room> {
 }
 
 #[cfg(target_os = "linux")]
+pub(crate) use linux::{machine, resident};
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn resident() -> Option<u64> {
+    None
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn machine() -> Option<u64> {
+    None
+}
+
+#[cfg(target_os = "linux")]
 mod linux {
     use std::ffi::CStr;
     use std::fmt::Write as _;
@@ -84,10 +97,22 @@ mod linux {
 
     /// Address space and data in use, in bytes.
     fn used(statm: &str) -> Option<(u64, u64)> {
+        Some((pages(statm, 0)?, pages(statm, 5)?))
+    }
+
+    /// Bytes of the number of pages at a place of `/proc/self/statm`.
+    fn pages(statm: &str, at: usize) -> Option<u64> {
         // SAFETY: it takes nothing and gives a number.
         let page = u64::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).ok()?;
-        let pages = |at| statm.split(' ').nth(at)?.parse::<u64>().ok();
-        Some((pages(0)? * page, pages(5)? * page))
+        Some(statm.split(' ').nth(at)?.parse::<u64>().ok()? * page)
+    }
+
+    pub(crate) fn resident() -> Option<u64> {
+        pages(read(c"/proc/self/statm", &mut [0; 4096])?, 1)
+    }
+
+    pub(crate) fn machine() -> Option<u64> {
+        kib(read(c"/proc/meminfo", &mut [0; 4096])?, "MemTotal:")
     }
 
     fn promises(meminfo: &str) -> Option<Room> {

@@ -18,6 +18,7 @@ mod query;
 mod report;
 mod run;
 mod serve;
+mod serve_hints;
 mod serve_log;
 mod show;
 mod stages;

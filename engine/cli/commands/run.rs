@@ -11,6 +11,7 @@ use super::print;
 use super::show::{project, read_rows};
 use crate::args::{StageArgs, WorkArgs};
 use crate::context::{self, Project};
+use crate::environment::environment;
 use crate::error::{CliError, Result, UNEXPECTED};
 use crate::render::{self, Progress, duration};
 use crate::signals::Signals;
@@ -43,6 +44,7 @@ pub(crate) fn run(args: &WorkArgs, share: Option<Shard>, stages: &StageArgs) -> 
     options.checkpoint_every = args.checkpoint_every;
     options.keep_going = args.keep_going;
     options.share = share;
+    options.environment = Some(environment(&options));
     let host = &project_.workspace.host;
     let job = Job {
         graph,

@@ -19,6 +19,7 @@ use paraloom_store::{Event, LogLevel};
 use petgraph::graph::NodeIndex;
 
 use super::run::{find_node, options};
+use super::serve_hints::hints;
 use super::serve_log::AccessPrinter;
 use crate::args::{ServeArgs, StageArgs};
 use crate::context::Project;
@@ -54,6 +55,7 @@ pub(crate) fn run(args: &ServeArgs, stages: &StageArgs) -> Result<ExitCode> {
         nodes: names.clone(),
         input: Arc::clone(chain.input()),
         outputs: chain.outputs(),
+        hints: hints(&project, &nodes, &chain),
         batch_invariant: chain.is_batch_invariant(),
         parameters: parameters(&chain),
     };

@@ -2,17 +2,22 @@
 
 mod chart;
 mod diagnostics;
+mod drawing;
 mod graph;
 mod progress;
 pub(crate) mod reference;
 mod report;
 mod table;
 
-pub(crate) use chart::{curve, histogram, number};
+pub(crate) use chart::{Histogram, Series, curves, number, steps_per_column};
 pub(crate) use diagnostics::diagnostics;
-pub(crate) use graph::{dot, mermaid, svg, terminal};
+pub(crate) use drawing::{State, drawing, svg};
+pub(crate) use graph::{dot, mermaid, terminal};
 pub(crate) use progress::Progress;
-pub(crate) use report::{Chart, Group, NodeLine, Report, Table, report};
+pub(crate) use report::{
+    Again, Against, Badge, Chart, Check, Column, Compared, ComparedNumber, Example, Examples,
+    Figure, Finding, Group, Measured, NodeLine, Reason, Report, Step, Table, report,
+};
 pub(crate) use table::{Layout, cells, print_rows, width};
 
 use anstyle::{AnsiColor, Style};
@@ -37,14 +42,24 @@ pub(crate) fn error(message: &str, hint: Option<&str>) {
     }
 }
 
-/// Escapes control characters, so that text from files cannot control the terminal.
+/// Escapes control characters, so that text from files cannot control the terminal, and marks that change the direction of what
+/// follows, so that it reads as it is.
 pub(crate) fn printable(text: &str) -> String {
-    let escape = |c: char| c.is_control() && c != '\n' && c != '\t';
+    let escape = |c: char| (c.is_control() && c != '\n' && c != '\t') || is_direction(c);
     if !text.contains(escape) {
         return text.to_owned();
     }
-    let plain = |c: char| if escape(c) { c.escape_default().to_string() } else { c.to_string() };
+    let plain = |c: char| match c {
+        _ if is_direction(c) => c.escape_unicode().to_string(),
+        _ if escape(c) => c.escape_default().to_string(),
+        _ => c.to_string(),
+    };
     text.chars().map(plain).collect()
+}
+
+/// Embeddings, overrides and isolates of Unicode's bidirectional algorithm.
+fn is_direction(c: char) -> bool {
+    matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// "1.2 s", "3 min 05 s".

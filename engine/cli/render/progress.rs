@@ -146,7 +146,10 @@ impl State {
                 drop(self.bars.clear());
             }
             // Unmet expectations are reported with their position at the end of the run.
-            Event::RunStarted { .. } | Event::Metric { .. } | Event::Expectation { .. } => {}
+            Event::RunStarted { .. }
+            | Event::RunEnvironment(_)
+            | Event::Metric { .. }
+            | Event::Expectation { .. } => {}
         }
     }
 

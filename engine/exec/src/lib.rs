@@ -19,6 +19,7 @@ mod locate;
 mod lookup;
 mod map;
 mod memory;
+mod peaks;
 mod plan;
 mod reason;
 mod record;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use paraloom_host::Host;
 use paraloom_pipeline::Graph;
-use paraloom_store::{Event, Logged, Outcome, RunLog, Store, StoreError};
+use paraloom_store::{Environment, Event, Logged, Outcome, RunLog, Store, StoreError};
 use petgraph::graph::NodeIndex;
 
 use crate::crew::Crew;
@@ -15,6 +15,7 @@ use crate::error::{Result, RunError};
 use crate::event::Observer;
 use crate::expect::{Verdict, judge};
 use crate::lookup::{Lookup, Results, rows_of};
+use crate::peaks::Peaks;
 use crate::record::RunRecord;
 use crate::schedule::Schedule;
 use crate::share::Shard;
@@ -59,6 +60,8 @@ pub struct RunOptions {
     /// That several processes work on the same pipeline and store, and which this one is. Each node that reads its inputs whole
     /// is left to one of them; the parts of map nodes are divided.
     pub share: Option<Shard>,
+    /// Where and how it works, for the log.
+    pub environment: Option<Environment>,
     /// How long a call of `map()` may take before the stage's process is ended, if it has one of its own.
     pub map_limit: Option<Duration>,
 }
@@ -69,7 +72,17 @@ impl Default for RunOptions {
         let checkpoint_every = Duration::from_secs(10);
         let (threads, jobs) = (1, 1);
         let (keep_going, is_logged, share, map_limit) = (false, true, None, None);
-        Self { threads, jobs, keep_going, is_logged, checkpoint_every, share, map_limit }
+        let environment = None;
+        Self {
+            threads,
+            jobs,
+            keep_going,
+            is_logged,
+            checkpoint_every,
+            share,
+            environment,
+            map_limit,
+        }
     }
 }
 
@@ -145,6 +158,9 @@ pub fn run(
                 nodes: nodes.len(),
                 set: job.set.iter().cloned().collect(),
             });
+            if let Some(environment) = &options.environment {
+                emit(Event::RunEnvironment(environment.clone()));
+            }
         }
         let (results, outcome) = if left.is_empty() {
             (lookup.results().clone(), Ok(()))
@@ -271,12 +287,18 @@ const TICK: Duration = Duration::from_millis(50);
 
 /// Passes events on until all workers have ended, and passes a request to stop to them.
 fn follow(receiver: &Receiver<Event>, run: &Run, cancel: &Cancel, emit: &(dyn Fn(Event) + Sync)) {
+    let mut peaks = Peaks::default();
     loop {
         if cancel.is_set() {
             run.crew.stop();
         }
-        match receiver.recv_timeout(TICK) {
-            Ok(event) => emit(event),
+        let received = receiver.recv_timeout(TICK);
+        peaks.measure();
+        match received {
+            Ok(mut event) => {
+                peaks.note(&mut event);
+                emit(event);
+            }
             Err(RecvTimeoutError::Timeout) => run.crew.tick(),
             Err(RecvTimeoutError::Disconnected) => return,
         }

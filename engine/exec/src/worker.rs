@@ -165,6 +165,7 @@ impl<'a> Run<'a> {
             found,
             rows_found,
             ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            peak_memory: None,
         });
         let index = begun.context.index;
         drop(begun);

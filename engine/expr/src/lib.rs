@@ -14,6 +14,7 @@
 //! ```
 
 mod check;
+mod conditions;
 mod eval;
 mod lex;
 mod moment;
@@ -25,6 +26,7 @@ use arrow::array::{ArrayRef, BooleanArray, RecordBatch};
 use arrow::datatypes::Schema;
 
 pub use check::{Type, type_name};
+pub use conditions::{Bound, Condition};
 pub use normal::normalise;
 use parse::Node;
 

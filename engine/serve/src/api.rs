@@ -27,7 +27,7 @@ use crate::formats::{Format, query};
 use crate::guard::{Denied, Guard};
 use crate::listen::Peer;
 use crate::metrics::Metrics;
-use crate::page::Page;
+use crate::page::{self, Page};
 use crate::problem::{Code, Problem, quoted};
 use crate::queue::{Queue, Refused, Work};
 use crate::rows::{BadRows, decode, encode};
@@ -94,7 +94,7 @@ pub(crate) fn is_health_check(path: &str) -> bool {
 /// All routes.
 pub(crate) fn router(shared: &Arc<Shared>) -> Router {
     Router::new()
-        .route("/", get(page).post(root))
+        .route("/", get(empty_page).post(root))
         .route("/v1/rows", post(rows))
         .route("/v1/info", get(info))
         .route("/v1/models", get(openai::models))
@@ -104,6 +104,7 @@ pub(crate) fn router(shared: &Arc<Shared>) -> Router {
         .route("/openapi.json", get(openapi))
         .route("/docs", get(docs))
         .route("/metrics", get(metrics))
+        .merge(crate::page::assets())
         .method_not_allowed_fallback(wrong_method)
         .fallback(missing)
         .layer(CsrfLayer::new().with_rejection_response(|_| {
@@ -296,8 +297,8 @@ fn truncated(port: &str, output: &Mapped) -> Vec<Value> {
     marks.map(|(row, _)| warning(row)).collect()
 }
 
-async fn page(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Html<String> {
-    Html(shared.page.empty(&host(&headers)))
+async fn empty_page(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Response {
+    page::answer(shared.page.empty(&host(&headers)))
 }
 
 /// Texts from programs, or the page's form.
@@ -329,9 +330,17 @@ const FORM: &str = "application/x-www-form-urlencoded";
 /// Handles the page's form: returns the page with the results.
 async fn form(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, Problem> {
     let host = host(request.headers());
-    let received = read(&shared, request, FORM).await?;
+    let received = match read(&shared, request, FORM).await {
+        Ok(received) => received,
+        // A person gets an answer to look at.
+        Err(problem) => {
+            let mut response = page::answer(shared.page.refused(&host, &problem.message));
+            *response.status_mut() = problem.status;
+            return Ok(response);
+        }
+    };
     let filled = shared.page.fill(&received.bytes);
-    let outcome = match decoded(&shared, json!({"rows": filled.rows()}).to_string().as_bytes()) {
+    let outcome = match decoded(&shared, filled.request().to_string().as_bytes()) {
         Ok(rows) => ask(&shared, rows).await,
         Err(problem) => Err(problem),
     };
@@ -342,7 +351,9 @@ async fn form(State(shared): State<Arc<Shared>>, request: Request) -> Result<Res
         Err(problem) => (problem.status, Err(problem.message)),
     };
     let html = shared.page.filled(&host, &filled, outcome.as_deref().map_err(String::as_str));
-    Ok((status, Html(html)).into_response())
+    let mut response = page::answer(html);
+    *response.status_mut() = status;
+    Ok(response)
 }
 
 /// The host name in the request.

@@ -26,6 +26,8 @@ mod rows;
 mod texts;
 mod types;
 
+pub use page::{ColumnHint, Condition, Hints, Judge, Limit};
+
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -93,6 +95,8 @@ pub struct About {
     pub input: SchemaRef,
     /// Names and schemas of the output tables.
     pub outputs: Vec<(String, SchemaRef)>,
+    /// What the page says of the columns.
+    pub hints: Hints,
     /// A row's result does not depend on other rows, so requests may share a batch.
     pub batch_invariant: bool,
     /// What a request may set.

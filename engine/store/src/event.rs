@@ -89,6 +89,28 @@ impl std::fmt::Display for LogLevel {
     }
 }
 
+/// Where and how a run works.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Environment {
+    /// The version of paraloom.
+    pub version: String,
+    /// The command line, program first.
+    pub command: Vec<String>,
+    /// Operating system and architecture, such as `linux x86_64`.
+    pub system: String,
+    /// What the processor calls itself; empty where nobody says.
+    pub cpu: String,
+    /// Cores that this process may use.
+    pub cores: u32,
+    /// Bytes of memory of the machine; none where nobody says.
+    pub memory: Option<u64>,
+    /// Compute threads of one node.
+    pub threads: u32,
+    /// Nodes that compute at once.
+    pub jobs: usize,
+}
+
 /// One thing that happened. Times are in milliseconds, sizes in bytes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
@@ -109,6 +131,8 @@ pub enum Event {
         #[serde(default)]
         set: BTreeMap<String, String>,
     },
+    /// Where and how the run works. It decides no result.
+    RunEnvironment(Environment),
     /// A node's result was there already.
     NodeCached { node: String, key: Key, rows: Option<u64> },
     /// A node began to work.
@@ -139,6 +163,10 @@ pub enum Event {
         found: u64,
         rows_found: Option<u64>,
         ms: u64,
+        /// The most memory that the run's process had while this node was at work, other nodes at work included. Logs of
+        /// earlier versions, and of systems that do not say, have none.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        peak_memory: Option<u64>,
     },
     /// A node failed.
     NodeFailed { node: String, message: String, hint: Option<String> },
@@ -171,6 +199,7 @@ impl Event {
             | Self::FetchFinished { .. }
             | Self::HubNotice { .. }
             | Self::RunStarted { .. }
+            | Self::RunEnvironment(_)
             | Self::Damaged { .. }
             | Self::Expectation { .. }
             | Self::RunFinished { .. } => None,
@@ -210,6 +239,11 @@ mod tests {
                 nodes: 3,
                 set: [(text(), text())].into_iter().collect(),
             },
+            Event::RunEnvironment(Environment {
+                command: vec![text(), text()],
+                memory: Some(1),
+                ..Environment::default()
+            }),
             Event::NodeCached { node: node(), key: key(), rows: None },
             Event::NodeStarted { node: node(), key: key(), stage: text() },
             Event::NodeWaiting { node: node(), holder: text() },
@@ -228,6 +262,7 @@ mod tests {
                 found: 2,
                 rows_found: Some(3),
                 ms: 5,
+                peak_memory: Some(1 << 40),
             },
             Event::NodeFailed { node: node(), message: message(), hint: Some(text()) },
             Event::Damaged { message: message() },

@@ -53,7 +53,7 @@ pub use digest::{Digest, DigestCache};
 pub use disk::{Operation, Watch};
 pub use entry::{Entry, Manifest, Output, PartRecord};
 pub use error::{Result, StoreError, free_bytes};
-pub use event::{Event, LogLevel, Logged, Outcome};
+pub use event::{Environment, Event, LogLevel, Logged, Outcome};
 pub use gc::{Damage, Garbage, Waste};
 pub use key::{Key, Preimage};
 pub use lock::Lock;

@@ -1,5 +1,7 @@
 //! A server of a stub, and a client that can misbehave.
 
+#![allow(dead_code, reason = "each test binary uses some of it")]
+
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -133,6 +135,7 @@ fn start(settings: Settings, gate: Option<Receiver<()>>) -> Running {
         nodes: vec!["quiet".to_owned(), "loud".to_owned()],
         input: input(),
         outputs: vec![("rows".to_owned(), output())],
+        hints: paraloom_serve::Hints::default(),
         batch_invariant: true,
         parameters: parameters(),
     };

@@ -1,0 +1,406 @@
+//! The page to try it: a form that works without scripts, and a script that makes it quicker to use.
+//!
+//! Everything is rendered here. The script (`page.js`) sends the same form and puts the results of the answer into the page,
+//! so that both ways show the same.
+
+mod controls;
+mod hints;
+mod results;
+
+use arrow::array::RecordBatch;
+use axum::Router;
+use axum::http::HeaderValue;
+use axum::http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE};
+use axum::response::{Html, IntoResponse, Response};
+use axum::routing::get;
+use minijinja::Environment;
+use minijinja::value::Serde;
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+use self::controls::{Control, controls};
+pub use self::hints::{ColumnHint, Condition, Hints, Judge, Limit};
+use self::results::Results;
+use crate::rows::{MAX_ROWS, Row, text_columns};
+use crate::{About, is_told};
+
+const TEMPLATE: &str = "page.html";
+/// More columns than a person would fill in.
+const MAX_FIELDS: usize = 6;
+/// Examples that are offered.
+const MAX_EXAMPLES: usize = 5;
+/// Before the name of a parameter in the form.
+const PARAMETER: &str = "p.";
+/// Only what this server has: no script, style or picture from elsewhere, and no script in the page itself.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
+                      form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
+
+/// The page of a server.
+pub(crate) struct Page {
+    templates: Environment<'static>,
+    title: String,
+    nodes: Vec<String>,
+    columns: Vec<String>,
+    controls: Vec<Control>,
+    /// All columns that rows come with.
+    input: Vec<String>,
+    ports: Vec<String>,
+    hints: Hints,
+    asks_for_token: bool,
+}
+
+/// Content of the form: per column a text with one line per row, and the parameters that were set.
+pub(crate) struct Filled {
+    texts: Vec<(String, String)>,
+    parameters: Map<String, Value>,
+    /// What was written into the controls, to be shown again.
+    written: Vec<(String, String)>,
+}
+
+/// Context of the template.
+#[derive(Serialize)]
+struct Content<'a> {
+    title: &'a str,
+    nodes: &'a [String],
+    fields: Vec<Field<'a>>,
+    controls: Vec<(&'a Control, String)>,
+    has_more: bool,
+    examples: Vec<&'a str>,
+    results: Option<Results>,
+    problem: Option<&'a str>,
+    max_rows: usize,
+    can_draw_again: bool,
+    curl: String,
+    python: String,
+}
+
+#[derive(Serialize)]
+struct Field<'a> {
+    name: &'a str,
+    label: &'a str,
+    text: &'a str,
+}
+
+/// The files beside the page.
+pub(crate) fn assets<S: Clone + Send + Sync + 'static>() -> Router<S> {
+    let file = |kind: &'static str, text: &'static str| {
+        get(async move || ([(CONTENT_TYPE, HeaderValue::from_static(kind))], text))
+    };
+    Router::new()
+        .route("/page.js", file("text/javascript; charset=utf-8", include_str!("page.js")))
+        .route("/page.css", file("text/css; charset=utf-8", include_str!("page.css")))
+        .route("/favicon.svg", file("image/svg+xml", include_str!("favicon.svg")))
+        .route("/favicon.ico", file("image/svg+xml", include_str!("favicon.svg")))
+}
+
+/// A page as an answer, with the policy that it needs.
+pub(crate) fn answer(html: String) -> Response {
+    let mut response = Html(html).into_response();
+    response.headers_mut().insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
+    response
+}
+
+impl Page {
+    pub(crate) fn new(about: &About, asks_for_token: bool) -> Self {
+        let mut templates = Environment::new();
+        // The templates are compiled in and rendered by a test, so this cannot fail.
+        let _ = templates.add_template(TEMPLATE, include_str!("page.html"));
+        let _ = templates.add_template("results.html", include_str!("results.html"));
+        let _ = templates.add_template("control.html", include_str!("control.html"));
+        let columns = text_columns(&about.input).into_iter().take(MAX_FIELDS);
+        let input = about.input.fields().iter().map(|field| field.name().clone());
+        Self {
+            templates,
+            title: about.title.clone(),
+            nodes: about.nodes.clone(),
+            columns: columns.map(str::to_owned).collect(),
+            controls: controls(&about.json()["parameters"]),
+            input: input.collect(),
+            ports: about.outputs.iter().map(|(port, _)| port.clone()).collect(),
+            hints: about.hints.clone(),
+            asks_for_token,
+        }
+    }
+
+    /// The page to begin with.
+    pub(crate) fn empty(&self, host: &str) -> String {
+        self.render(host, &self.fill(&[]), None, None)
+    }
+
+    /// The page that says what is wrong with a form that could not be read.
+    pub(crate) fn refused(&self, host: &str, problem: &str) -> String {
+        self.render(host, &self.fill(&[]), None, Some(problem))
+    }
+
+    /// What was written into the form.
+    pub(crate) fn fill(&self, body: &[u8]) -> Filled {
+        let mut filled = Filled { texts: Vec::new(), parameters: Map::new(), written: Vec::new() };
+        for (name, text) in form_urlencoded::parse(body).into_owned() {
+            if self.columns.contains(&name) {
+                filled.texts.push((name, text));
+            } else if let Some(name) = name.strip_prefix(PARAMETER)
+                && let Some(control) = self.controls.iter().find(|control| control.name == name)
+            {
+                if let Some(value) = control.value_of(&text) {
+                    filled.parameters.insert(name.to_owned(), value);
+                }
+                filled.written.push((name.to_owned(), text));
+            }
+        }
+        filled
+    }
+
+    /// The page with what was asked and what came of it.
+    pub(crate) fn filled(
+        &self,
+        host: &str,
+        filled: &Filled,
+        outcome: Result<&[RecordBatch], &str>,
+    ) -> String {
+        match outcome {
+            Ok(outputs) => {
+                let outputs = self.ports.iter().map(String::as_str).zip(outputs);
+                let told: Vec<_> = outputs.filter(|(port, rows)| is_told(port, rows)).collect();
+                let results = Results::new(&self.hints, &self.input, &filled.rows(), &told);
+                self.render(host, filled, Some(results), None)
+            }
+            Err(problem) => self.render(host, filled, None, Some(problem)),
+        }
+    }
+
+    fn render(
+        &self,
+        host: &str,
+        filled: &Filled,
+        results: Option<Results>,
+        problem: Option<&str>,
+    ) -> String {
+        let label = |name| match self.columns.len() {
+            1 => "Your text",
+            _ => self.hints.label(name),
+        };
+        let field = |name| Field { name, label: label(name), text: filled.text(name) };
+        let body = filled.example().unwrap_or_else(|| self.example());
+        let controls = self.controls.iter().map(|control| (control, filled.shown(control)));
+        let content = Content {
+            title: &self.title,
+            nodes: &self.nodes,
+            fields: self.columns.iter().map(|name| field(name)).collect(),
+            controls: controls.collect(),
+            has_more: !self.controls.iter().all(Control::is_common),
+            // An example is one text, so it cannot fill in several columns.
+            examples: match self.columns.len() {
+                1 => self.hints.examples.iter().map(String::as_str).take(MAX_EXAMPLES).collect(),
+                _ => Vec::new(),
+            },
+            results,
+            problem,
+            max_rows: MAX_ROWS,
+            can_draw_again: self.controls.iter().any(Control::is_seed),
+            curl: curl(host, &body, self.asks_for_token),
+            python: python(host, &body, self.asks_for_token),
+        };
+        let template = self.templates.get_template(TEMPLATE);
+        let rendered = template.and_then(|page| page.render(Serde(content)));
+        rendered.unwrap_or_else(|error| error.to_string())
+    }
+
+    /// A request with an example, or with dots.
+    fn example(&self) -> Value {
+        let example = self.hints.examples.first().map_or("...", String::as_str);
+        let row: Row = self.columns.iter().map(|name| (name.clone(), example.into())).collect();
+        json!({ "rows": [row] })
+    }
+}
+
+/// The command that sends a request, for a shell.
+fn curl(host: &str, body: &Value, asks_for_token: bool) -> String {
+    let token = if asks_for_token { " \\\n  -H \"Authorization: Bearer $TOKEN\"" } else { "" };
+    let body = body.to_string().replace('\'', "'\\''");
+    format!(
+        "curl http://{host}/v1/rows \\\n  -H 'Content-Type: application/json'{token} \\\n  -d '{body}'"
+    )
+}
+
+/// The program that sends a request, with Python's own library.
+fn python(host: &str, body: &Value, asks_for_token: bool) -> String {
+    let (import, token) = if asks_for_token {
+        (
+            "import json, os, urllib.request",
+            ", \"Authorization\": \"Bearer \" + os.environ[\"TOKEN\"]",
+        )
+    } else {
+        ("import json, urllib.request", "")
+    };
+    // A text in JSON is one in Python; true, false and null are not.
+    let body = Value::from(body.to_string());
+    format!(
+        "{import}\n\nbody = {body}\nrequest = urllib.request.Request(\n    \"http://{host}/v1/rows\", body.encode(),\n    \
+         {{\"Content-Type\": \"application/json\"{token}}})\nprint(json.load(urllib.request.urlopen(request)))"
+    )
+}
+
+impl Filled {
+    fn text(&self, column: &str) -> &str {
+        self.texts.iter().find(|(name, _)| name == column).map_or("", |(_, text)| text)
+    }
+
+    /// What a control shows: what was written there, or else its default.
+    fn shown(&self, control: &Control) -> String {
+        let written = self.written.iter().find(|(name, _)| *name == control.name);
+        match written {
+            Some((_, text)) => text.clone(),
+            // Of a form that was sent, a box without a tick is not there.
+            None if control.is_box() && !self.written.is_empty() => "false".to_owned(),
+            None => control.default.clone(),
+        }
+    }
+
+    /// A row for every line; lines that are empty in all columns are left out.
+    pub(crate) fn rows(&self) -> Vec<Row> {
+        let lines = |text: &str| text.lines().map(|line| line.trim().to_owned()).collect();
+        let columns: Vec<(&String, Vec<String>)> =
+            self.texts.iter().map(|(name, text)| (name, lines(text))).collect();
+        let count = columns.iter().map(|(_, lines)| lines.len()).max().unwrap_or(0);
+        let row = |at: usize| -> Row {
+            let given = columns.iter().filter_map(|(name, lines)| Some((name, lines.get(at)?)));
+            let given = given.filter(|(_, line)| !line.is_empty());
+            given.map(|(name, line)| ((*name).clone(), line.as_str().into())).collect()
+        };
+        (0..count).map(row).filter(|row: &Row| !row.is_empty()).collect()
+    }
+
+    /// The request that the form stands for.
+    pub(crate) fn request(&self) -> Value {
+        self.of_rows(self.rows())
+    }
+
+    /// The same with its first row only.
+    fn example(&self) -> Option<Value> {
+        Some(self.of_rows(vec![self.rows().into_iter().next()?]))
+    }
+
+    fn of_rows(&self, rows: Vec<Row>) -> Value {
+        if self.parameters.is_empty() {
+            return json!({ "rows": rows });
+        }
+        json!({ "rows": rows, "parameters": self.parameters })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{ArrayRef, Float64Array, StringArray};
+    use arrow::datatypes::{DataType, Field, Schema};
+
+    use super::*;
+    use crate::{Checked, Parameter, ParameterSet};
+
+    /// A page for texts that are rewritten and judged, with a parameter.
+    fn page() -> Page {
+        let column = |name: &str| ColumnHint {
+            column: name.to_owned(),
+            label: "Similarity".to_owned(),
+            scale: Some((0.0, 5.0)),
+        };
+        let limit = Limit { column: "stsb".to_owned(), comparison: ">=".to_owned(), value: 4.0 };
+        let judge = Judge {
+            kept: "kept".to_owned(),
+            rejected: "rejected".to_owned(),
+            reason: "reason".to_owned(),
+            conditions: vec![Condition {
+                text: "stsb >= 4".to_owned(),
+                words: None,
+                limit: Some(limit),
+            }],
+        };
+        let parameter = Parameter {
+            name: "candidates".to_owned(),
+            nodes: vec!["p".to_owned()],
+            setting: "candidates".to_owned(),
+            schema: json!({"type": "integer", "minimum": 1, "default": 2}),
+        };
+        let schema = Arc::new(Schema::new(vec![Field::new("source", DataType::Utf8, false)]));
+        let about = About {
+            title: "<t>".to_owned(),
+            version: "1".to_owned(),
+            nodes: vec!["p".to_owned()],
+            input: Arc::clone(&schema),
+            outputs: ["kept", "rejected"].map(|port| (port.to_owned(), Arc::clone(&schema))).into(),
+            hints: Hints {
+                pair: Some(("source".to_owned(), "text".to_owned())),
+                columns: vec![column("stsb")],
+                judge: Some(judge),
+                examples: vec!["An <example>.".to_owned()],
+            },
+            batch_invariant: true,
+            parameters: ParameterSet::new(vec![parameter], |_| {
+                Ok(Checked { parameters: Map::new(), factor: 1 })
+            }),
+        };
+        Page::new(&about, true)
+    }
+
+    fn rows(text: &str, stsb: f64, reason: Option<&str>) -> RecordBatch {
+        let texts = |text: &str| Arc::new(StringArray::from(vec![text])) as ArrayRef;
+        let stsb = Arc::new(Float64Array::from(vec![stsb])) as ArrayRef;
+        let columns = [("source", texts("a b")), ("text", texts(text)), ("stsb", stsb)];
+        let reason = reason.map(|reason| ("reason", texts(reason)));
+        RecordBatch::try_from_iter(columns.into_iter().chain(reason)).expect("columns of one row")
+    }
+
+    #[test]
+    fn what_was_rewritten_stands_in_cards() {
+        let page = page();
+        let filled = page.fill(b"source=a+b&p.candidates=3&p.other=1");
+        assert_eq!(
+            filled.request(),
+            json!({"rows": [{"source": "a b"}], "parameters": {"candidates": 3}})
+        );
+        let outputs = [rows("a c", 4.5, None), rows("<b>", 1.0, Some("not stsb >= 4 (stsb = 1)"))];
+        let html = page.filled("host:1", &filled, Ok(&outputs));
+        for expected in [
+            "<del>b</del><ins>c</ins>",
+            "<bdi>&lt;b&gt;</bdi>",
+            "<li class=\"candidate kept\"",
+            "<li class=\"candidate rejected\"",
+            "Similarity 1 is below 4",
+            "<meter min=\"0.0\" max=\"5.0\" value=\"4.5\" aria-label=\"Similarity\"></meter>",
+            "1 kept, 1 rejected",
+            "type=\"range\" min=\"0.0\" max=\"5.0\"",
+            "name=\"p.candidates\" value=\"3\" data-default=\"2\"",
+            "Authorization: Bearer $TOKEN",
+            "\"parameters\":{\"candidates\":3}}'",
+            "<bdi>&lt;t&gt;</bdi>",
+        ] {
+            let plain = html.replace("&quot;", "\"").replace("&#x27;", "'").replace("&#x2f;", "/");
+            assert!(plain.contains(expected), "{expected}: {html}");
+        }
+    }
+
+    #[test]
+    fn the_empty_page_has_examples_and_controls() {
+        let html = page().empty("localhost");
+        assert!(html.contains("<bdi>An &lt;example&gt;.</bdi>"), "{html}");
+        assert!(html.contains("max=\"20.0\"") && html.contains("Number of sentences"), "{html}");
+        assert!(html.contains("Results appear here.") && !html.contains("id=\"rows\""), "{html}");
+    }
+
+    #[test]
+    fn code_for_programs_is_quoted() {
+        let body = json!({"rows": [{"text": "it's \"so\" \\ $x `y`"}]});
+        let shell = curl("h", &body, false);
+        assert!(
+            shell.contains(r#"-d '{"rows":[{"text":"it'\''s \"so\" \\ $x `y`"}]}'"#),
+            "{shell}"
+        );
+        let python = python("h", &body, true);
+        assert!(
+            python.contains(r#"body = "{\"rows\":[{\"text\":\"it's \\\"so\\\" \\\\ $x `y`\"}]}""#),
+            "{python}"
+        );
+        assert!(python.contains("import json, os, urllib.request"), "{python}");
+    }
+}

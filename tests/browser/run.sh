@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# The report and the page of `serve` as a browser shows them: pictures in two widths, light, dark and printed, with hostile
+# content, and what must hold of each (look.mjs). Playwright and axe come from npm, Chromium from Debian, all outside of the clone.
+# Exit code 75: they cannot be had. Usage: tests/browser/run.sh [DIRECTORY FOR THE PICTURES]
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+tools="${PARALOOM_BROWSER:-$HOME/.cache/paraloom/browser}"
+for program in node npm; do
+  command -v "$program" >/dev/null || { echo "there is no $program" >&2; exit 75; }
+done
+if ! ls "$tools"/node_modules/{playwright-core,axe-core}/package.json >/dev/null 2>&1; then
+  mkdir -p "$tools"
+  [ -e "$tools/package.json" ] || echo '{"private": true}' >"$tools/package.json"
+  PLAYWRIGHT_SKIP_BROWSER_DOWNLOAD=1 timeout 120 npm install --prefix "$tools" --no-audit --no-fund --loglevel error \
+    playwright-core@1 axe-core@4 >&2 || exit 75
+fi
+if ! command -v chromium >/dev/null; then
+  { apt-get update && apt-get install -y --no-install-recommends chromium fonts-dejavu-core; } >&2 || exit 75
+fi
+
+work="$(mktemp -d)"
+pictures="${1:-$work/pictures}"
+mkdir -p "$pictures"
+serving=
+trap '[ -z "$serving" ] || kill "$serving" 2>/dev/null || true; rm -rf "$work"' EXIT
+cargo build --release
+paraloom="${CARGO_TARGET_DIR:-target}/release/paraloom"
+
+# A small run of real stages: some rows of the corpus, some as nobody wants them, and a model that learns a little.
+cp tests/browser/*.yaml tests/browser/hostile.csv "$work"
+cp -r pipelines/quickstart-base "$work/base"
+{ cat "$work/hostile.csv"; sed -n 2,61p pipelines/corpus/business.csv; } >"$work/corpus.csv"
+head -n 400 pipelines/corpus/paraphrases.tsv >"$work/pairs.tsv"
+status=0
+"$paraloom" run "$work/pipeline.yaml" --set noise=0.9 >"$work/run.log" 2>&1 || true
+earlier="$("$paraloom" runs --store "$work/.paraloom" | awk 'NR == 1 { print $1 }')"
+"$paraloom" run "$work/pipeline.yaml" >>"$work/run.log" 2>&1 || status=$?
+# 4: an expectation is not met, which the report has to say.
+[ "$status" = 4 ] || { cat "$work/run.log" >&2; exit 1; }
+"$paraloom" report "$work/pipeline.yaml" --against "$earlier" --to "$work/report.html"
+
+"$paraloom" serve "$work/pipeline.yaml" qualified --bind 127.0.0.1:0 2>"$work/serve.log" &
+serving=$!
+for _ in $(seq 100); do
+  address="$(sed -n 's/.* at \(http:[^ ]*\)$/\1/p' "$work/serve.log")"
+  [ -z "$address" ] || break
+  kill -0 "$serving" 2>/dev/null || { cat "$work/serve.log" >&2; exit 1; }
+  sleep 0.2
+done
+
+PARALOOM_BROWSER="$tools" timeout 110 node tests/browser/look.mjs "$pictures" "$work/report.html" "$address/"
+echo "the pictures are in $pictures"
