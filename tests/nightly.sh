@@ -27,6 +27,11 @@ if [ "${1:-}" != middle ]; then
   tests/coverage/run.sh
 fi
 
+# Workers as a job array of Slurm, where its packages are (slurmctld, slurmd, slurm-client).
+if [ "${1:-}" != middle ]; then
+  tests/slurm/run.sh || [ $? = 75 ]
+fi
+
 # The T5 suites on wgpu, where there is Vulkan: Mesa's software one does (mesa-vulkan-drivers), in some ten minutes.
 if [ "${1:-}" != middle ] && compgen -G "/usr/share/vulkan/icd.d/*.json" >/dev/null; then
   cargo xtask wgpu

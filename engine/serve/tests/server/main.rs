@@ -4,3 +4,4 @@ mod apis;
 mod common;
 mod connections;
 mod http;
+mod page;
