@@ -1,6 +1,8 @@
 //! The same rows by other programs' words: texts, CSV, JSON lines, and the description of all that.
 
-use crate::common::{Running, parse, serve, settings};
+mod common;
+
+use common::{Running, parse, serve, settings};
 use serde_json::{Value, json};
 
 /// Sends a body of a media type; the whole answer.

@@ -1,5 +1,7 @@
 //! A server of a stub, and a client that can misbehave.
 
+#![allow(dead_code, reason = "each test binary uses some of it")]
+
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
