@@ -1,6 +1,8 @@
 //! The same rows by other programs' words: texts, CSV, JSON lines, and the description of all that.
 
-use crate::common::{Running, parse, serve, settings};
+mod common;
+
+use common::{Running, parse, serve, settings};
 use serde_json::{Value, json};
 
 /// Sends a body of a media type; the whole answer.
@@ -202,6 +204,8 @@ fn the_server_describes_itself() {
     assert_eq!(content("/v1/completions")["properties"]["model"], json!({"enum": ["loud"]}));
     let (status, page) = server.get("/docs");
     assert_eq!(status, 200);
-    assert!(page.contains("<code>POST /v1/rows</code>") && page.contains("<code>mark</code>"));
+    // Slashes are escaped.
+    assert!(page.contains("<code>POST &#x2f;v1&#x2f;rows</code>"), "{page}");
+    assert!(page.contains("<code>mark</code>"), "{page}");
     assert!(!page.contains("<script") && !page.contains("http://"), "{page}");
 }

@@ -1,10 +1,12 @@
 //! What the server answers: to what it is for, and to what it is not.
 
+mod common;
+
 use std::io::Write;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use crate::common::{Running, parse, post, read, serve, serve_gated, settings};
+use common::{Running, parse, post, read, serve, serve_gated, settings};
 use paraloom_serve::{ServeError, Server, Settings};
 
 /// Waits until the metrics say this.

@@ -1,10 +1,12 @@
 //! Clients that do not behave: they do not read, they do not go, they are too many. Health checks are answered all the while.
 
+mod common;
+
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use crate::common::{Running, parse, post, read, serve, serve_gated, settings};
+use common::{Running, parse, post, read, serve, serve_gated, settings};
 use paraloom_serve::{RESERVE, Settings};
 use rustix::net::sockopt::set_socket_recv_buffer_size;
 

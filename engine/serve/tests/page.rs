@@ -1,9 +1,11 @@
 //! The page and its form, as a browser asks for them.
 
-use crate::common::{parse, post, serve, settings};
+mod common;
+
+use common::{parse, post, serve, settings};
 
 /// The answer to a form, with its head.
-fn form(server: &crate::common::Running, body: &str) -> String {
+fn form(server: &common::Running, body: &str) -> String {
     let request = post(body).replace("/v1/rows", "/").replace("json", "x-www-form-urlencoded");
     server.send(request)
 }
