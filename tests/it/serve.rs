@@ -197,6 +197,41 @@ fn what_was_cut_is_told() {
     assert!(answer["error"]["message"].as_str().is_some_and(|what| what.contains("stsb")));
 }
 
+/// The best of several candidates, each of them once: among the rows of a request.
+#[test]
+fn the_best_of_a_request_can_be_served() {
+    let project = Project::new(
+        "paraloom: 1\nnodes:\n  rows: { stage: load, with: { from: rows.csv } }\n  \
+         long: { stage: derive, inputs: { rows: rows }, with: { columns: { size: length(text) } } }\n  \
+         once: { stage: dedup, inputs: { rows: long }, with: { by: [text] } }\n  \
+         best: { stage: rank, inputs: { rows: once }, with: { by: size, per: group } }\n",
+    );
+    project.write("rows.csv", "text,group\nlong enough,a\n");
+    project.ok(&["run", "p.yaml", "--until", "rows"]);
+    let serving = Serving::start(&project, &["best"]);
+    let texts = |table: &Value| -> Vec<String> {
+        let rows = table.as_array().expect("rows").iter();
+        rows.map(|row| row["text"].as_str().expect("text").to_owned()).collect()
+    };
+    let rows = [("one", "a"), ("three", "a"), ("THREE", "a"), ("two", "b")];
+    let rows = rows.map(|(text, group)| serde_json::json!({"text": text, "group": group}));
+    for _ in 0..2 {
+        let (status, answer) = serving.rows(&serde_json::json!({ "rows": rows }).to_string());
+        assert_eq!(status, 200, "{answer}");
+        assert_eq!(texts(&answer["kept"]), ["three", "two"], "{answer}");
+        assert_eq!(texts(&answer["rejected"]), ["one"], "{answer}");
+        assert_eq!(texts(&answer["once.rejected"]), ["THREE"], "{answer}");
+    }
+    let body = serde_json::json!({"rows": rows, "parameters": {"best.keep": 2}});
+    let (status, answer) = serving.rows(&body.to_string());
+    assert_eq!(status, 200, "{answer}");
+    assert_eq!(texts(&answer["kept"]), ["one", "three", "two"], "{answer}");
+    let (status, answer) =
+        serving.rows(r#"{"rows":[{"text":"x","group":"a"}],"parameters":{"by":"sise"}}"#);
+    assert_eq!(status, 400, "{answer}");
+    assert_eq!(serving.end(libc::SIGTERM).0, Some(0));
+}
+
 /// A row that leaves before the last node is not gone.
 #[test]
 fn rows_that_leave_on_the_way_are_told() {

@@ -48,8 +48,20 @@ impl<'a> NodeContext<'a> {
         output: impl Fn(Endpoint) -> Option<PortResult>,
         digests: &DigestCache,
     ) -> Result<std::result::Result<Self, Vec<NodeIndex>>> {
+        let mapped = graph.node(index).stage.mapped_input();
+        Self::bind_rows(graph, host, index, mapped, output, digests)
+    }
+
+    /// As [`NodeContext::bind`], where the rows of the input port `mapped` come one batch at a time, also into a whole stage.
+    pub(crate) fn bind_rows(
+        graph: &'a Graph,
+        host: &'a Host,
+        index: NodeIndex,
+        mapped: Option<usize>,
+        output: impl Fn(Endpoint) -> Option<PortResult>,
+        digests: &DigestCache,
+    ) -> Result<std::result::Result<Self, Vec<NodeIndex>>> {
         let node = graph.node(index);
-        let mapped = node.stage.mapped_input();
         let (mut inputs, mut missing) = (Vec::new(), Vec::new());
         for (from, edge) in graph.inputs(index) {
             let content = if Some(edge.input) == mapped {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use paraloom_host::{Level, ServiceError, Services};
 use paraloom_store::{Entry, Event, LogLevel, StoreError};
+use tempfile::TempDir;
 
 /// The services of one node. Events go through a channel, since a stage may keep its
 /// services longer than the observer is borrowed.
@@ -19,6 +20,8 @@ pub(crate) struct NodeServices {
     checkpoint_every: Duration,
     checkpoint: Mutex<Option<PathBuf>>,
     made: Mutex<Vec<PathBuf>>,
+    /// Directories of work that is not kept.
+    scratch: Mutex<Vec<TempDir>>,
 }
 
 impl NodeServices {
@@ -38,6 +41,7 @@ impl NodeServices {
             checkpoint_every,
             checkpoint: Mutex::default(),
             made: Mutex::default(),
+            scratch: Mutex::default(),
         })
     }
 
@@ -119,7 +123,14 @@ impl Services for NodeServices {
     }
 
     fn scratch_dir(&self) -> Result<PathBuf, ServiceError> {
-        let dir = self.entry()?.scratch().map_err(refused)?;
+        let Some(entry) = &self.entry else {
+            let dir = tempfile::tempdir()
+                .map_err(|error| ServiceError::new(format!("no scratch space: {error}")))?;
+            let path = dir.path().to_owned();
+            self.scratch.lock().unwrap_or_else(PoisonError::into_inner).push(dir);
+            return Ok(path);
+        };
+        let dir = entry.scratch().map_err(refused)?;
         self.remember(&dir);
         Ok(dir)
     }

@@ -5,6 +5,9 @@ use std::path::PathBuf;
 use arrow::datatypes::SchemaRef;
 use serde::{Deserialize, Serialize};
 
+/// Marks, in the schema of its configuration, a whole stage that compares rows of which those of one request are enough.
+const PER_REQUEST_KEYWORD: &str = "x-paraloom-per-request";
+
 /// What a port carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -95,6 +98,16 @@ impl StageInfo {
     /// Index of the first table input: where the rows come from.
     pub fn rows_input(&self) -> Option<usize> {
         self.inputs.iter().position(|port| port.kind == PortKind::Table)
+    }
+
+    /// Whether a whole stage can work on the rows of one request alone: it says so by `x-paraloom-per-request` in the schema of its
+    /// configuration, and all that comes of them are rows.
+    pub fn works_per_request(&self) -> bool {
+        self.shape == Shape::Whole
+            && self.config_schema.get(PER_REQUEST_KEYWORD) == Some(&serde_json::Value::Bool(true))
+            && self.rows == RowAccount::Divided
+            && self.rows_input().is_some()
+            && self.outputs.iter().all(|port| port.kind == PortKind::Table)
     }
 
     /// Index of the mapped input: the first table port of a map stage.

@@ -163,6 +163,12 @@ impl Graph {
         self.inputs(node).into_iter().find(|(_, edge)| edge.input == port).map(|(from, _)| from)
     }
 
+    /// The table from which the rows of a node come, whether it maps them or reads them whole.
+    pub fn rows_source(&self, node: NodeIndex) -> Option<Endpoint> {
+        let port = self.graph[node].stage.rows_input()?;
+        self.inputs(node).into_iter().find(|(_, edge)| edge.input == port).map(|(from, _)| from)
+    }
+
     /// The schema of an output; none if it is an artifact.
     pub fn schema(&self, output: Endpoint) -> Option<&SchemaRef> {
         self.graph[output.node].outputs.get(output.port)?.as_ref()

@@ -87,6 +87,10 @@ const PATHS: [&str; 12] = [
 const LIVEZ: &str = "/livez";
 const READYZ: &str = "/readyz";
 
+pub(crate) fn is_health_check(path: &str) -> bool {
+    [LIVEZ, READYZ].contains(&path)
+}
+
 /// All routes.
 pub(crate) fn router(shared: &Arc<Shared>) -> Router {
     Router::new()
@@ -182,7 +186,7 @@ async fn finish(State(shared): State<Arc<Shared>>, mut request: Request, next: N
     let mut response = next.run(request).await;
     let status = response.status();
     let problem = response.extensions().get::<Code>().map(|code| code.0);
-    if ![LIVEZ, READYZ].contains(&uri.path()) {
+    if !is_health_check(uri.path()) {
         shared.metrics.answered(label(uri.path()), status.as_u16(), started);
         problem.inspect(|problem| shared.metrics.refused(problem));
         if let Some(log) = &shared.log {

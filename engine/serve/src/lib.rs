@@ -191,10 +191,12 @@ impl Settings {
         self.max_batch_tokens.saturating_mul(64).max(body::MAX_BYTES)
     }
 
-    /// Bytes that requests take at most, while they are read, wait and are mapped; the work of the stages is not in it.
+    /// Bytes that requests take at most, while they are read, wait and are mapped; answers and the work of the stages are not in
+    /// it.
     pub fn memory(&self) -> usize {
+        let connections = (self.max_connections + RESERVE) * listen::MAX_BUFFER;
         // As JSON, and as rows.
-        body::BUDGET + 2 * self.waiting_tokens()
+        connections + body::BUDGET + 2 * self.waiting_tokens()
     }
 }
 

@@ -18,11 +18,13 @@ use hyper::service::Service;
 use hyper_util::rt::TokioIo;
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
+use rustix::net::sockopt::set_socket_send_buffer_size;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 use tokio::task::{AbortHandle, yield_now};
 use tokio::time::{sleep, timeout};
 
-use crate::api::{Shared, overload, router};
+use crate::api::{Shared, is_health_check, overload, router};
 use crate::connection::{Activity, Deadlines, InRequest, Stream};
 use crate::metrics::Metrics;
 
@@ -34,6 +36,13 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 const STALLED: Duration = Duration::from_secs(1);
 /// Bytes of the head of a request at most.
 const MAX_HEAD: usize = 64 << 10;
+/// Bytes that are read ahead on a connection.
+pub(crate) const MAX_BUFFER: usize = MAX_HEAD + (8 << 10);
+/// Bytes of answers that the system keeps for a client that does not read. Left alone, they grow to megabytes, which are
+/// thousands of answers.
+const SEND_BUFFER: usize = 256 << 10;
+/// Requests that are begun at a time: one for a health check, which does not wait for a place, is never behind more than these.
+const BEGUN: usize = 32;
 /// Connections beyond the limit, on which health checks are answered and everybody else is told that the server is full.
 pub const RESERVE: usize = 64;
 /// Each has one request, which comes at once.
@@ -69,6 +78,7 @@ pub(crate) async fn listen(
         deadlines,
         limit: max_connections,
         open: Arc::default(),
+        begun: Arc::new(Semaphore::new(BEGUN)),
         reserve: Mutex::default(),
         graceful: GracefulShutdown::new(),
     };
@@ -121,6 +131,8 @@ struct Acceptor {
     deadlines: Deadlines,
     limit: usize,
     open: Connections,
+    /// Places for requests that begin.
+    begun: Arc<Semaphore>,
     /// Connections beyond the limit, the oldest first.
     reserve: Mutex<VecDeque<AbortHandle>>,
     graceful: GracefulShutdown,
@@ -143,6 +155,7 @@ impl Acceptor {
     fn open(&self, stream: TcpStream, peer: IpAddr) {
         // TCP_NODELAY: small responses are sent at once.
         let _ = stream.set_nodelay(true);
+        let _ = set_socket_send_buffer_size(&stream, SEND_BUFFER);
         let mut open = lock(&self.open);
         if open.open.len() < self.limit || open.make_room() {
             let number = open.next;
@@ -181,10 +194,14 @@ impl Acceptor {
             router: TowerToHyperService::new(router.clone()),
             activity: Arc::clone(activity),
             peer: Peer(peer),
+            begun: Arc::clone(&self.begun),
         };
         let mut http = http1::Builder::new();
         // Deadlines are those of the stream.
-        http.header_read_timeout(None).max_header_size(MAX_HEAD).keep_alive(listed.is_some());
+        http.header_read_timeout(None)
+            .max_header_size(MAX_HEAD)
+            .max_buf_size(MAX_BUFFER)
+            .keep_alive(listed.is_some());
         let stream = Stream::new(stream, Arc::clone(activity), deadlines);
         let connection = self.graceful.watch(http.serve_connection(TokioIo::new(stream), service));
         let counted = Counted::new(&self.metrics);
@@ -230,6 +247,7 @@ struct Requests {
     router: TowerToHyperService<Router>,
     activity: Arc<Activity>,
     peer: Peer,
+    begun: Arc<Semaphore>,
 }
 
 /// The address of a client, as an extension of its requests.
@@ -245,11 +263,15 @@ impl Service<Request<Incoming>> for Requests {
         request.extensions_mut().insert(self.peer);
         let has_body = !request.body().is_end_stream();
         let (router, activity) = (self.router.clone(), Arc::clone(&self.activity));
+        let begun = (!is_health_check(request.uri().path())).then(|| Arc::clone(&self.begun));
         Box::pin(async move {
             let in_request = activity.request(has_body);
             activity.taken().await;
             // Requests that came in one go take turns with other connections.
-            yield_now().await;
+            if let Some(begun) = begun {
+                let _place = begun.acquire().await;
+                yield_now().await;
+            }
             let response = router.call(request).await?;
             Ok(response.map(|body| Answer { body, _in_request: in_request }))
         })

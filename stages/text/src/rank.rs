@@ -19,17 +19,18 @@ use crate::spool::Spool;
 /// Settings of `rank`.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(extend("x-paraloom-per-request" = true))]
 pub struct Config {
     /// A number for every row, such as `stsb_mean + cola_p`, or `-loss`. The highest is the best; rows without one come last, and
     /// of equals the earlier row is the better.
-    #[schemars(extend("x-paraloom-expression" = true))]
+    #[schemars(extend("x-paraloom-expression" = true, "x-paraloom-request" = true))]
     by: String,
     /// Rows that are equal in this column compete, such as all paraphrases of one `source`. Without it all rows do.
     #[serde(default)]
     per: Option<String>,
     /// How many are kept, of each group.
     #[serde(default = "one")]
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1), extend("x-paraloom-request" = true))]
     keep: usize,
     /// What the column of ranks is called. One that another `rank` has written is replaced.
     #[serde(default = "rank")]

@@ -6,15 +6,15 @@ use std::sync::mpsc::Sender;
 
 use arrow::array::{AsArray, BooleanArray, RecordBatch, StringArray};
 use arrow::datatypes::SchemaRef;
-use paraloom_host::{HostError, WorkInput, Worker};
-use paraloom_pipeline::{Node, RowAccount, with_id};
+use paraloom_host::{HostError, WorkInput, WorkOutput, WorkSettings, Worker};
+use paraloom_pipeline::{Node, RowAccount, Shape, with_id};
 use paraloom_store::{Event, Store};
 use serde_json::{Map, Value};
 
 use super::parameters::{Changes, MarkColumns, changed, mark_setting};
 use super::{Mapped, Mark};
 use crate::account::origins;
-use crate::context::NodeContext;
+use crate::context::{Bound, NodeContext};
 use crate::error::{Result, RunError};
 use crate::input::{ReadError, artifact_input};
 use crate::lookup::PortResult;
@@ -29,6 +29,9 @@ const KEPT_OPEN: usize = 4;
 pub(super) struct Link<'a> {
     context: NodeContext<'a>,
     options: RunOptions,
+    /// Has a stage said what it says.
+    events: Sender<Event>,
+    cancel: Cancel,
     services: Arc<NodeServices>,
     /// By input: the directory of an artifact, which was checked once.
     dirs: Vec<Option<PathBuf>>,
@@ -44,8 +47,39 @@ pub(super) struct Link<'a> {
 /// A stage at work, with certain settings.
 struct Instance {
     node: Node,
-    worker: Box<dyn Worker>,
+    work: Work,
     marks: Option<MarkColumns>,
+}
+
+/// How a stage gets rows.
+enum Work {
+    /// It maps them, with everything loaded.
+    Map(Box<dyn Worker>),
+    /// It runs for each batch.
+    Whole,
+}
+
+/// A whole stage, as if it mapped rows.
+struct Whole<'a> {
+    context: NodeContext<'a>,
+    dirs: &'a [Option<PathBuf>],
+    settings: WorkSettings,
+    services: Arc<NodeServices>,
+}
+
+impl Worker for Whole<'_> {
+    fn map(
+        &mut self,
+        rows: &RecordBatch,
+        outputs: Vec<WorkOutput<'_>>,
+    ) -> paraloom_host::Result<()> {
+        let mut planned = self.context.plan_anew()?;
+        let read_error = ReadError::default();
+        let inputs = inputs(&self.context, self.dirs, Some(rows), &read_error);
+        let inputs = inputs.map_err(|error| HostError::Engine(Box::new(error)))?;
+        let services = Arc::clone(&self.services);
+        planned.run(&self.settings, services as _, inputs, outputs)
+    }
 }
 
 impl<'a> Link<'a> {
@@ -57,9 +91,8 @@ impl<'a> Link<'a> {
         next: usize,
     ) -> Result<Self> {
         let node = context.node.clone();
-        let (events, stop) = (events.clone(), cancel.flag());
-        let services = NodeServices::new(&node.name, None, events, stop, options.checkpoint_every);
-        let dir = |input: &crate::context::Bound| match &input.content {
+        let services = services(&node.name, options, cancel, events);
+        let dir = |input: &Bound| match &input.content {
             Some(PortResult::Artifact { entry, port, artifact }) => {
                 match artifact_input(entry, port, artifact)? {
                     WorkInput::Artifact(dir) => Ok(Some(dir)),
@@ -70,13 +103,19 @@ impl<'a> Link<'a> {
         };
         let dirs = context.inputs.iter().map(dir).collect::<Result<Vec<_>>>()?;
         let mut planned = context.plan()?;
-        let read_error = ReadError::default();
-        let inputs = inputs(&context, &dirs, &read_error)?;
-        let worker = planned.open(&context.settings(options), Arc::clone(&services) as _, inputs);
-        let worker = worker.map_err(|error| read_error.or(&node.name, error))?;
-        let own = Instance { node, worker, marks: None };
+        let work = if node.stage.shape == Shape::Whole {
+            Work::Whole
+        } else {
+            let read_error = ReadError::default();
+            let inputs = inputs(&context, &dirs, None, &read_error)?;
+            let settings = context.settings(options);
+            let worker = planned.open(&settings, Arc::clone(&services) as _, inputs);
+            Work::Map(worker.map_err(|error| read_error.or(&node.name, error))?)
+        };
+        let own = Instance { node, work, marks: None };
         let (options, others, is_marking) = (options.clone(), Vec::new(), false);
-        Ok(Self { context, options, services, dirs, own, others, next, is_marking })
+        let (events, cancel) = (events.clone(), cancel.clone());
+        Ok(Self { context, options, events, cancel, services, dirs, own, others, next, is_marking })
     }
 
     /// The node as it is in the pipeline.
@@ -133,20 +172,21 @@ impl<'a> Link<'a> {
         {
             return Err(refused("these settings would change its columns".to_owned()));
         }
-        let read_error = ReadError::default();
-        let inputs = inputs(&context, &self.dirs, &read_error)?;
-        let settings = context.settings(&self.options);
-        let worker = planned.open(&settings, Arc::clone(&self.services) as _, inputs);
-        let worker = worker.map_err(|error| read_error.or(&original.name, error))?;
+        let work = if node.stage.shape == Shape::Whole {
+            Work::Whole
+        } else {
+            let read_error = ReadError::default();
+            let inputs = inputs(&context, &self.dirs, None, &read_error)?;
+            let settings = context.settings(&self.options);
+            let worker = planned.open(&settings, Arc::clone(&self.services) as _, inputs);
+            Work::Map(worker.map_err(|error| read_error.or(&original.name, error))?)
+        };
         node.outputs = outputs;
-        Ok(Instance { node, worker, marks })
+        Ok(Instance { node, work, marks })
     }
 
-    /// The stage with these settings, which is opened if it is not.
-    fn with(&mut self, changes: &Map<String, Value>) -> Result<&mut Instance> {
-        if changes.is_empty() {
-            return Ok(&mut self.own);
-        }
+    /// Has the stage opened with these settings, the last of the others.
+    fn open_with(&mut self, changes: &Map<String, Value>) -> Result<()> {
         let found = self.others.iter().position(|(known, _)| known == changes);
         let other = match found {
             Some(at) => self.others.remove(at),
@@ -156,8 +196,7 @@ impl<'a> Link<'a> {
             self.others.remove(0);
         }
         self.others.push(other);
-        // It was pushed just now.
-        Ok(self.others.last_mut().map_or(&mut self.own, |(_, instance)| instance))
+        Ok(())
     }
 
     /// The table outputs that the next link does not read, of a stage all of whose rows go somewhere: by their numbers.
@@ -179,9 +218,31 @@ impl<'a> Link<'a> {
         changes: &Changes,
     ) -> Result<Vec<Option<Mapped>>> {
         let original = self.node();
-        let services = Arc::clone(&self.services);
-        let Instance { node, worker, marks } = self.with(&changes.of(&original.name))?;
-        let tables = map_rows(node, &mut **worker, &services, &input.rows, |port, schema| {
+        let changes = changes.of(&original.name);
+        if !changes.is_empty() {
+            self.open_with(&changes)?;
+        }
+        let Self { context, options, events, cancel, services, dirs, own, others, .. } = self;
+        let other = others.last_mut().filter(|_| !changes.is_empty());
+        let Instance { node, work, marks } = other.map_or(own, |(_, instance)| instance);
+        let mut whole = match work {
+            Work::Map(_) => None,
+            Work::Whole => {
+                let context = context.with_node(node);
+                let settings = context.settings(options);
+                // Its scratch space goes with its services.
+                let services = self::services(&node.name, options, cancel, events);
+                Some(Whole { context, dirs, settings, services })
+            }
+        };
+        let worker: &mut dyn Worker = match (work, &mut whole) {
+            (Work::Map(worker), _) => &mut **worker,
+            (Work::Whole, Some(whole)) => whole,
+            (Work::Whole, None) => {
+                return Err(RunError::Internal { what: "a stage without work".to_owned() });
+            }
+        };
+        let tables = map_rows(node, worker, services, &input.rows, |port, schema| {
             let (stage, output) = (&node.stage.name, &node.stage.outputs[port].name);
             store.identify(Arc::clone(schema), format!("{stage}/{output}"))
         })?;
@@ -212,15 +273,29 @@ impl<'a> Link<'a> {
     }
 }
 
-/// What a stage reads, with directories that were checked before.
+fn services(
+    node: &str,
+    options: &RunOptions,
+    cancel: &Cancel,
+    events: &Sender<Event>,
+) -> Arc<NodeServices> {
+    NodeServices::new(node, None, events.clone(), cancel.flag(), options.checkpoint_every)
+}
+
+/// What a stage reads, with directories that were checked before. A whole stage reads the rows of a batch.
 fn inputs(
     context: &NodeContext,
     dirs: &[Option<PathBuf>],
+    rows: Option<&RecordBatch>,
     read_error: &ReadError,
 ) -> Result<Vec<WorkInput>> {
-    let input = |(input, dir): (_, &Option<PathBuf>)| match dir {
-        Some(dir) => Ok(WorkInput::Artifact(dir.clone())),
-        None => context.work_input(input, read_error),
+    let input = |(input, dir): (&Bound, &Option<PathBuf>)| match (dir, rows) {
+        (Some(dir), _) => Ok(WorkInput::Artifact(dir.clone())),
+        (None, Some(rows)) if input.content.is_none() => {
+            let batches = Box::new(std::iter::once(Ok(rows.clone())));
+            Ok(WorkInput::Table(rows.schema(), batches))
+        }
+        _ => context.work_input(input, read_error),
     };
     context.inputs.iter().zip(dirs).map(input).collect()
 }

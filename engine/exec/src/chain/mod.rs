@@ -47,13 +47,15 @@ pub struct Mark {
     pub is_unfinished: bool,
 }
 
-/// The longest chain of map nodes that ends in `last`; empty if it reads its input whole.
+/// The longest chain that ends in `last`, of map nodes and, behind the first of them, of whole ones that can work on the rows of one
+/// request; empty if there is none.
 pub fn chain_of(graph: &Graph, last: NodeIndex) -> Vec<NodeIndex> {
     let is_map = |index: &NodeIndex| graph.node(*index).stage.shape == Shape::Map;
-    let before = |index: &NodeIndex| graph.mapped(*index).map(|from| from.node).filter(is_map);
-    let mut nodes: Vec<_> = std::iter::successors(Some(last).filter(is_map), before).collect();
+    let fits = |index: &NodeIndex| is_map(index) || graph.node(*index).stage.works_per_request();
+    let before = |index: &NodeIndex| graph.rows_source(*index).map(|from| from.node).filter(fits);
+    let mut nodes: Vec<_> = std::iter::successors(Some(last).filter(fits), before).collect();
     nodes.reverse();
-    nodes
+    nodes.into_iter().skip_while(|index| !is_map(index)).collect()
 }
 
 impl<'a> Chain<'a> {
@@ -66,18 +68,19 @@ impl<'a> Chain<'a> {
         events: &Sender<Event>,
     ) -> Result<Self> {
         let Job { graph, nodes, host, store, .. } = *job;
-        let first = nodes.first().and_then(|first| graph.mapped(*first));
+        let first = nodes.first().and_then(|first| graph.rows_source(*first));
         let input = first.and_then(|from| graph.schema(from)).ok_or_else(|| {
             RunError::Internal { what: "a chain of map nodes has no rows to begin with".to_owned() }
         })?;
-        let readers = nodes.iter().skip(1).map(|node| graph.mapped(*node));
+        let readers = nodes.iter().skip(1).map(|node| graph.rows_source(*node));
         let next = readers.map(|from| from.map_or(0, |from| from.port)).chain([0]);
         let lookup = Lookup::new(graph, host, Some(store))?;
         let digests = DigestCache::load(store);
         let link = |(index, next): (&NodeIndex, usize)| {
             let node = graph.node(*index);
             let output = |from| lookup.output(from).cloned();
-            let bound = NodeContext::bind(graph, host, *index, output, &digests)?;
+            let rows = node.stage.rows_input();
+            let bound = NodeContext::bind_rows(graph, host, *index, rows, output, &digests)?;
             let context = bound.map_err(|missing| RunError::Missing {
                 node: node.name.clone(),
                 input: graph.node(missing[0]).name.clone(),
@@ -110,7 +113,10 @@ impl<'a> Chain<'a> {
 
     /// Whether a row comes out the same beside any neighbours.
     pub fn is_batch_invariant(&self) -> bool {
-        self.links.iter().all(|link| link.node().stage.batch_invariant)
+        self.links.iter().all(|link| {
+            let stage = &link.node().stage;
+            stage.shape == Shape::Map && stage.batch_invariant
+        })
     }
 
     /// The settings that may be changed for some rows.

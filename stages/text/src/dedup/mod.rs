@@ -19,6 +19,7 @@ use near::Neighbours;
 /// Settings of `dedup`.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(extend("x-paraloom-per-request" = true))]
 pub struct Config {
     /// The columns that rows are compared by. A value that is missing is the same as another one that is.
     #[schemars(length(min = 1))]
@@ -31,7 +32,7 @@ pub struct Config {
     /// are just as similar, one in a thousand may be missed; more similar ones hardly ever are. Left out, texts must be the same.
     /// Where nearly all rows are alike, as if made from one template, each is compared with each, and that takes its time.
     #[serde(default)]
-    #[schemars(range(min = 0.5, max = 1.0))]
+    #[schemars(range(min = 0.5, max = 1.0), extend("x-paraloom-request" = true))]
     near: Option<f64>,
     /// How many characters long these runs are.
     #[serde(default = "five")]

@@ -1,0 +1,150 @@
+#!/usr/bin/env python3
+"""A server under more load than it can carry: what of its capacity is left, and how soon the others are told no.
+
+    benches/overload.py HOST:PORT [--times 10] [--seconds 10] [--row '{"source": "..."}'] [--pid PID]
+
+First the capacity: --clients ask for a row each, again as soon as they have an answer. Then --times as many requests come at even
+distances, whether or not there were answers, over a pool of connections. Prints a line of JSON: rows a second of both, their
+ratio (goodput), the milliseconds that refusals and answers took, statuses, and with --pid the growth of the process's memory.
+"""
+
+import argparse
+import asyncio
+import collections
+import itertools
+import json
+import pathlib
+import time
+
+
+class Client(asyncio.Protocol):
+    """A connection that has one request at a time."""
+
+    def __init__(self, free):
+        self.free, self.buffer, self.answer, self.transport = free, b"", None, None
+
+    def connection_made(self, transport):
+        self.transport = transport
+
+    def data_received(self, data):
+        self.buffer += data
+        head, found, rest = self.buffer.partition(b"\r\n\r\n")
+        if not found:
+            return
+        at = head.find(b"content-length: ") + 16
+        if len(rest) < int(head[at:head.find(b"\r", at)]):
+            return
+        status, self.buffer = int(head[9:12]), b""
+        self.done(status)
+        if b"connection: close" in head:
+            self.transport.close()
+
+    def connection_lost(self, _):
+        self.transport = None
+        self.done(0)
+
+    def done(self, status):
+        if self.answer is not None:
+            answer, self.answer = self.answer, None
+            answer(status)
+            self.free.append(self)
+
+    def ask(self, request, answer):
+        self.answer = answer
+        self.transport.write(request)
+
+
+async def connect(host, port, free):
+    loop = asyncio.get_running_loop()
+    _, client = await loop.create_connection(lambda: Client(free), host, port)
+    return client
+
+
+async def capacity(host, port, request, clients, seconds):
+    """Answers a second, with some clients that ask again at once."""
+    count, end = 0, time.monotonic() + seconds
+
+    async def client():
+        nonlocal count
+        connection = await connect(host, port, [])
+        while time.monotonic() < end:
+            answered = asyncio.get_running_loop().create_future()
+            connection.ask(next(request), answered.set_result)
+            if await answered != 200:
+                raise SystemExit("the server does not answer with 200")
+            count += 1
+
+    started = time.monotonic()
+    await asyncio.gather(*(client() for _ in range(clients)))
+    return count / (time.monotonic() - started)
+
+
+async def overload(host, port, request, rate, seconds, connections):
+    """Seconds that answers took, by status; requests for which there was no connection count as status -1."""
+    free, took = [], collections.defaultdict(list)
+    for _ in range(connections):
+        free.append(await connect(host, port, free))
+    started = time.monotonic()
+    for number in range(int(rate * seconds)):
+        due = started + number / rate
+        if (wait := due - time.monotonic()) > 0:
+            await asyncio.sleep(wait)
+        elif number % 16 == 0:
+            await asyncio.sleep(0)
+        while free and free[-1].transport is None:
+            free.pop()
+            free.insert(0, await connect(host, port, free))
+        if not free:
+            took[-1].append(0)
+            continue
+        sent = time.monotonic()
+        free.pop().ask(next(request), lambda status, sent=sent: took[status].append(time.monotonic() - sent))
+    lasted = time.monotonic() - started
+    answered = len(took[200])
+    await asyncio.sleep(3)
+    return took, answered / lasted, lasted
+
+
+def memory(pid):
+    status = pathlib.Path(f"/proc/{pid}/status").read_text()
+    return int(status.split("VmRSS:")[1].split()[0]) / 1024
+
+
+def percentile(values, share):
+    values = sorted(values)
+    return round(values[min(len(values) - 1, int(len(values) * share))] * 1e3, 1) if values else None
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("address")
+    parser.add_argument("--times", type=float, default=10)
+    parser.add_argument("--seconds", type=float, default=10)
+    parser.add_argument("--clients", type=int, default=64)
+    parser.add_argument("--connections", type=int, default=900)
+    parser.add_argument("--row", default='{"source": "Sales fell in June at Ironwood."}')
+    parser.add_argument("--pid", type=int)
+    args = parser.parse_args()
+    host, port = args.address.rsplit(":", 1)
+    # Equal rows would be computed once, so each has an id of its own.
+    head = b"POST /v1/rows HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
+    bodies = (json.dumps({"rows": [{"_id": f"row-{number}", **json.loads(args.row)}]}).encode() for number in range(5000))
+    request = itertools.cycle([head % (len(body), body) for body in bodies])
+    carried = asyncio.run(capacity(host, port, request, args.clients, args.seconds))
+    before = memory(args.pid) if args.pid else None
+    took, rate, lasted = asyncio.run(overload(host, port, request, carried * args.times, args.seconds, args.connections))
+    offered = sum(len(times) for times in took.values()) / lasted
+    print(json.dumps({
+        "capacity": round(carried, 1),
+        "offered": round(offered, 1),
+        "answered": round(rate, 1),
+        "goodput": round(rate / carried, 3),
+        "refusals_ms": {"p50": percentile(took[429], 0.5), "p99": percentile(took[429], 0.99)},
+        "answers_ms": {"p50": percentile(took[200], 0.5), "p99": percentile(took[200], 0.99)},
+        "statuses": {str(status): len(times) for status, times in sorted(took.items()) if times},
+        **({"memory_mib": [round(before, 1), round(memory(args.pid), 1)]} if args.pid else {}),
+    }))
+
+
+if __name__ == "__main__":
+    main()
