@@ -35,6 +35,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         nodes: vec!["stub".to_owned()],
         input: Arc::clone(&schema),
         outputs: vec![("rows".to_owned(), schema)],
+        hints: paraloom_serve::Hints::default(),
         batch_invariant: true,
         parameters: ParameterSet::default(),
     };
