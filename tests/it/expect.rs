@@ -51,8 +51,11 @@ fn what_holds_is_quiet_and_what_does_not_is_told_with_exit_code_4() {
     insta::assert_snapshot!(rest);
     project.ok(&["show", "p.yaml", "good", "--csv"]);
     let page = project.ok(&["report", "p.yaml", "--to", "-"]);
-    assert!(page.contains("Not as expected") && page.contains("at least 3 expected"), "{page}");
-    assert!(!quiet.ok(&["report", "p.yaml", "--to", "-"]).contains("Not as expected"));
+    assert!(
+        page.contains("4 expectations are not met") && page.contains("at least 3 expected"),
+        "{page}"
+    );
+    assert!(!quiet.ok(&["report", "p.yaml", "--to", "-"]).contains("not met"));
     assert_eq!(told(&["run", "p.yaml", "--json"]).0, Some(4));
     // Of nodes that were not asked for nothing is expected.
     assert_eq!(told(&["run", "p.yaml", "--until", "rows"]).0, Some(4));

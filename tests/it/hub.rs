@@ -378,6 +378,7 @@ fn what_is_published_is_what_others_read() {
     let push = |args: &[&str]| {
         let mut command = project.command(&[&["push", "p.yaml"], args].concat());
         command
+            .env_remove("HF_HUB_OFFLINE")
             .env("HF_ENDPOINT", &server.address)
             .env("HF_TOKEN", TOKEN)
             .env("HF_HOME", project.file("hf"));
@@ -408,6 +409,7 @@ fn what_is_published_is_what_others_read() {
     );
     let mut command = project.command(&["run", "q.yaml"]);
     command
+        .env_remove("HF_HUB_OFFLINE")
         .env("HF_ENDPOINT", &server.address)
         .env("HF_TOKEN", TOKEN)
         .env("HF_HOME", project.file("hf"));

@@ -28,7 +28,8 @@ fn the_quickstart_needs_nothing_else() {
     // Its base model and texts are found, and are all that it needs.
     project.ok(&["run", "q/pipeline.yaml", "--until", "similar"]);
     project.ok(&["run", "q/pipeline.yaml", "--until", "base"]);
-    let pipeline = std::fs::read_to_string(project.file("q/pipeline.yaml")).expect("it was written");
+    let pipeline =
+        std::fs::read_to_string(project.file("q/pipeline.yaml")).expect("it was written");
     assert!(!pipeline.contains("../") && !pipeline.contains("hf://"), "{pipeline}");
 }
 
