@@ -159,6 +159,10 @@ def formats(server):
     equal((status, kind, len([json.loads(line) for line in text.splitlines()])), (200, "application/x-ndjson", 2), text)
     status, _, text = server.ask("/v1/rows?output=rejected", lines, Content_Type="application/jsonl", Accept="text/csv")
     equal(status, 200, text)
+    status, _, text = server.ask("/", {"inputs": TEXT, "parameters": {"keep": "cola_p > 2.0"}})
+    equal((status, json.loads(text)["error"]["code"]), (422, "nothing_kept"), text)
+    status, _, text = server.ask("/v1/rows", {"rows": [{"source": TEXT}], "parameters": {"keep": "cola_p > 2.0"}})
+    holds(status == 200 and "2" in json.loads(text)["rejected"][0]["reason"], text)
     status, kind, text = server.ask("/docs")
     holds(status == 200 and "<script" not in text and "max_new_tokens" in text, "the documentation")
 

@@ -469,3 +469,42 @@ fn plain(type_name: &str) -> &str {
         other => other,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_from_elsewhere_is_checked_as_one_of_a_file() {
+        let bounded = json!({"type": "integer", "minimum": 1, "maximum": 3});
+        let mapping = json!({"anyOf": [
+            {"type": "object", "properties": {"a": bounded, "b": {"type": "number", "default": 0.5}}, "additionalProperties": false},
+            {"type": "null"},
+        ]});
+        let path = json!({"type": "string", "x-paraloom-path": true});
+        let expression = json!({"type": "string", "x-paraloom-expression": true});
+        let cases = [
+            (&bounded, json!(2), Ok(json!(2))),
+            (&bounded, json!(4), Err("`n`: 4 is too large: the most is 3")),
+            (&bounded, json!(2.5), Err("`n` must be a whole number, not a decimal number")),
+            (&bounded, json!(u64::MAX), Err("`n` must be a whole number, not a decimal number")),
+            (&bounded, json!(null), Err("`n` must be a whole number, not nothing")),
+            (&mapping, json!(null), Ok(json!(null))),
+            (&mapping, json!({"a": 1}), Ok(json!({"a": 1, "b": 0.5}))),
+            (&mapping, json!({"c": 1}), Err("`n`: unknown setting `c`")),
+            (&path, json!("/etc/passwd"), Err("`n`: a file cannot be named here")),
+            (&expression, json!("a > 1"), Ok(json!("a > 1"))),
+            (&expression, json!("a >"), Err("`n`")),
+        ];
+        for (schema, value, expected) in cases {
+            let found = check_value("n", &value, schema);
+            match expected {
+                Ok(checked) => assert_eq!(found, Ok(checked), "{value}"),
+                Err(said) => {
+                    let message = found.expect_err("it is wrong");
+                    assert!(message.starts_with(said), "{value}: {message}");
+                }
+            }
+        }
+    }
+}

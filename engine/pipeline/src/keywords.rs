@@ -184,6 +184,8 @@ mod tests {
                 json!({"type": "array", "items": {"type": "number", "multipleOf": 0.5}, "uniqueItems": true}),
             ),
             property(json!(true)),
+            property(json!({"type": "integer", "x-paraloom-request": {"maximum": 3}})),
+            property(json!({"type": "boolean", "x-paraloom-marks": {"cut": "cut"}})),
         ];
         for schema in sound {
             assert_eq!(check_config_schema(&schema), Ok(()), "{schema}");
@@ -256,6 +258,14 @@ mod tests {
                 "`/properties/a/uniqueItems` must be true or false",
             ),
             (property(json!({"pattern": 1})), "`/properties/a/pattern` must be text"),
+            (
+                property(json!({"x-paraloom-request": "yes"})),
+                "`/properties/a/x-paraloom-request` must be true or an object",
+            ),
+            (
+                property(json!({"x-paraloom-marks": true})),
+                "`/properties/a/x-paraloom-marks` must be an object",
+            ),
         ];
         for (schema, told) in refused {
             assert_eq!(check_config_schema(&schema), Err(told.to_owned()), "{schema}");
