@@ -48,5 +48,5 @@ for _ in $(seq 100); do
   sleep 0.2
 done
 
-PARALOOM_BROWSER="$tools" timeout 110 node tests/browser/look.mjs "$pictures" "$work/report.html" "$address/"
+PARALOOM_BROWSER="$tools" timeout 180 node tests/browser/look.mjs "$pictures" "$work/report.html" "$address/"
 echo "the pictures are in $pictures"

@@ -159,9 +159,8 @@ impl Control {
             "box" => text.parse::<bool>().ok().map(Value::from),
             _ => None,
         };
-        if self.kind == "number"
-            && value.as_ref().and_then(Value::as_f64) == self.default.parse().ok()
-        {
+        let number = value.as_ref().and_then(Value::as_f64);
+        if number.is_some() && number == self.default.parse().ok() {
             return None;
         }
         Some(value.unwrap_or_else(|| text.into()))

@@ -359,11 +359,11 @@ mod tests {
             filled.request(),
             json!({"rows": [{"source": "a b"}], "parameters": {"candidates": 3}})
         );
-        let outputs = [rows("a c", 4.5, None), rows("<b>", 1.0, Some("not stsb >= 4 (stsb = 1)"))];
+        let outputs = [rows("a c", 4.5, None), rows("<q>", 1.0, Some("not stsb >= 4 (stsb = 1)"))];
         let html = page.filled("host:1", &filled, Ok(&outputs));
         for expected in [
             "<del>b</del><ins>c</ins>",
-            "<bdi>&lt;b&gt;</bdi>",
+            "<bdi>&lt;q&gt;</bdi>",
             "<li class=\"candidate kept\"",
             "<li class=\"candidate rejected\"",
             "Similarity 1 is below 4",
