@@ -190,8 +190,9 @@ mod tests {
         let said = |control: &Control| {
             let end = |end: Option<f64>| end.map_or("-".to_owned(), |end| end.to_string());
             let ends = format!("{}..{}", end(control.low), end(control.high));
+            let folded = if control.is_common { "" } else { " folded" };
             format!(
-                "{} {:?} {} {ends} {}",
+                "{} {:?} {} {ends} {}{folded}",
                 control.label, control.name, control.kind, control.default
             )
         };
