@@ -1,5 +1,7 @@
 //! The command line: commands, arguments and options. Comments are the text of `--help`.
 
+mod cluster;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -8,6 +10,8 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use paraloom_exec::Shard;
 
 use crate::commands::{Format, age};
+
+pub(crate) use cluster::{ClusterArgs, Engine};
 
 /// Weaves a small text corpus into a training set and a model: one YAML file names the
 /// stages, one command runs them, and a kill at any instant costs seconds.
@@ -175,38 +179,6 @@ pub(crate) struct RunArgs {
     pub(crate) cluster: ClusterArgs,
 }
 
-/// Where a pipeline runs, if not here.
-#[derive(Debug, ClapArgs)]
-#[command(next_help_heading = "On a cluster")]
-pub(crate) struct ClusterArgs {
-    /// Run workers on a cluster, against a store that it can reach, and wait until all is done.
-    #[arg(long, value_name = "ENGINE", requires = "store", conflicts_with_all = ["until", "json"])]
-    pub(crate) on: Option<Engine>,
-    /// The address of the cluster's dashboard, such as `http://HEAD:8265`. A token is taken from `RAY_AUTH_TOKEN`, or the
-    /// file that `RAY_AUTH_TOKEN_PATH` names, or `~/.ray/auth_token`.
-    #[arg(long, value_name = "URL", requires = "on")]
-    pub(crate) address: Option<String>,
-    /// Workers; as many as fit if left out.
-    #[arg(long, value_name = "N", requires = "on")]
-    pub(crate) workers: Option<u32>,
-    /// CPUs that a worker asks for; it computes with as many threads.
-    #[arg(long, value_name = "N", default_value_t = 1, requires = "on")]
-    pub(crate) worker_cpus: u32,
-    /// GPUs that a worker asks for.
-    #[arg(long, value_name = "N", default_value_t = 0.0, requires = "on")]
-    pub(crate) worker_gpus: f32,
-    /// The Python of the cluster's nodes, which has Ray.
-    #[arg(long, value_name = "PROGRAM", default_value = "python", requires = "on")]
-    pub(crate) python: String,
-}
-
-/// Something that runs workers.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub(crate) enum Engine {
-    /// A Ray cluster, through its Jobs API.
-    Ray,
-}
-
 #[derive(Debug, ClapArgs)]
 pub(crate) struct WorkArgs {
     #[command(flatten)]
@@ -253,25 +225,7 @@ pub(crate) struct PushArgs {
     #[arg(long, value_name = "PLACE")]
     pub(crate) to: PathBuf,
     #[command(flatten)]
-    pub(crate) publish: PublishArgs,
-}
-
-/// How to publish on a hub.
-#[derive(Debug, ClapArgs)]
-#[command(next_help_heading = "On a hub")]
-pub(crate) struct PublishArgs {
-    /// Say what would be sent, and send nothing.
-    #[arg(long, requires = "node")]
-    pub(crate) dry_run: bool,
-    /// Let everybody see the repository, if it is made; otherwise it is private.
-    #[arg(long, requires = "node")]
-    pub(crate) public: bool,
-    /// The licence that the card names, such as `mit` or `cc-by-4.0`.
-    #[arg(long, value_name = "ID", requires = "node")]
-    pub(crate) license: Option<String>,
-    /// What the commit is called.
-    #[arg(long, value_name = "TEXT", requires = "node")]
-    pub(crate) message: Option<String>,
+    pub(crate) publish: crate::commands::PublishArgs,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -32,6 +32,7 @@ mod try_node;
 
 pub(crate) use formats::Format;
 pub(crate) use gc::age;
+pub(crate) use publish::PublishArgs;
 pub(crate) use run::find_node;
 
 use std::process::ExitCode;

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::sync::atomic::AtomicBool;
 
 use arrow::datatypes::SchemaRef;
+use clap::Args as ClapArgs;
 use paraloom_exec::{Lookup, PortResult, TableRef};
 use paraloom_hub::{Hub, Kind, Notice, Reference, Upload, Watch};
 
@@ -18,6 +19,24 @@ use crate::signals::Signals;
 use crate::{hub, render};
 
 const CARD: &str = "README.md";
+
+/// How to publish on a hub.
+#[derive(Debug, ClapArgs)]
+#[command(next_help_heading = "On a hub")]
+pub(crate) struct PublishArgs {
+    /// Say what would be sent, and send nothing.
+    #[arg(long, requires = "node")]
+    pub(crate) dry_run: bool,
+    /// Let everybody see the repository, if it is made; otherwise it is private.
+    #[arg(long, requires = "node")]
+    pub(crate) public: bool,
+    /// The licence that the card names, such as `mit` or `cc-by-4.0`.
+    #[arg(long, value_name = "ID", requires = "node")]
+    pub(crate) license: Option<String>,
+    /// What the commit is called.
+    #[arg(long, value_name = "TEXT", requires = "node")]
+    pub(crate) message: Option<String>,
+}
 
 pub(super) fn run(args: &PushArgs, node: &str, to: &str, stages: &StageArgs) -> Result<ExitCode> {
     let reference = Reference::parse(to).map_err(|error| {

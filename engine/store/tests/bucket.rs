@@ -111,7 +111,7 @@ impl Blobs for Fake {
 
     fn put(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
         self.act(|objects, number| {
-            drop(objects.insert(name.to_owned(), Object::new(bytes, number)))
+            drop(objects.insert(name.to_owned(), Object::new(bytes, number)));
         })
     }
 

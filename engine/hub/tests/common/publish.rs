@@ -52,13 +52,11 @@ impl Server {
                 let text = |name: &str| said[name].as_str().unwrap_or_default().to_owned();
                 let name = format!("{}s/{}/{}", text("type"), text("organization"), text("name"));
                 let mut state = self.state();
-                match state.published.made.contains_key(&name) {
-                    true => (409, Vec::new(), json!({ "error": "it is there" })),
-                    false => {
-                        state.published.made.insert(name, said);
-                        fine(json!({ "url": "" }))
-                    }
+                if state.published.made.contains_key(&name) {
+                    return (409, Vec::new(), json!({ "error": "it is there" }));
                 }
+                state.published.made.insert(name, said);
+                fine(json!({ "url": "" }))
             }
             ["api", kind, owner, name, "preupload", revision] => {
                 fine(self.preupload(&format!("{kind}/{owner}/{name}"), revision, &json()))

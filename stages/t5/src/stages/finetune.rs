@@ -13,6 +13,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use super::adapter::LoraConfig;
 use super::card::{self, Card};
 use super::examples::{Kind, Pair, TableCount, Task, Tasks};
 use super::shared::{Loaded, MAX_SOURCE_TOKENS, pool};
@@ -23,9 +24,7 @@ use crate::folder::{self, Float, Format};
 use crate::memory::{self, Use};
 use crate::model::Model;
 use crate::tokenizer::Tokenizer;
-use crate::train::{
-    Example, Length, Lora, Optimizer, Options, Schedule, StepMetrics, Trainer, Warmup,
-};
+use crate::train::{Example, Length, Optimizer, Options, Schedule, StepMetrics, Trainer, Warmup};
 
 const METRICS_FILE: &str = "metrics.json";
 /// Where the adapter is by itself, in the directory of the model that it was merged into.
@@ -209,35 +208,6 @@ enum ScheduleName {
     Polynomial,
 }
 
-/// How low-rank adapters are learnt.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct LoraConfig {
-    /// Width of the adapters.
-    #[serde(default = "eight")]
-    #[schemars(range(min = 1, max = 4096))]
-    rank: usize,
-    /// The adapter counts `alpha / rank` times.
-    #[serde(default = "eight_point")]
-    #[schemars(range(min = 0.0, max = 100_000.0))]
-    alpha: f64,
-    /// Dropout before the adapters.
-    #[serde(default)]
-    #[schemars(range(min = 0.0, max = 0.9))]
-    dropout: f64,
-    /// Linear layers that get an adapter: q, k, v and o of attention, wi (or wi_0 and wi_1) and wo of the feed-forward layers.
-    #[serde(default = "q_and_v")]
-    #[schemars(length(min = 1))]
-    targets: Vec<String>,
-}
-
-fn eight_point() -> f64 {
-    8.0
-}
-fn q_and_v() -> Vec<String> {
-    ["q", "v"].map(str::to_owned).into()
-}
-
 /// The stage.
 pub struct Finetune {
     config: Config,
@@ -404,12 +374,7 @@ impl Finetune {
             dropout: config.dropout,
             label_smoothing: config.label_smoothing,
             shuffle: config.shuffle,
-            lora: config.lora.as_ref().map(|lora| Lora {
-                rank: lora.rank,
-                alpha: lora.alpha,
-                dropout: lora.dropout,
-                targets: lora.targets.clone(),
-            }),
+            lora: config.lora.as_ref().map(LoraConfig::options),
             freeze: config.freeze.clone(),
             precision: config.precision,
             seed,
@@ -450,7 +415,7 @@ impl Finetune {
         let (model, adapter) = trainer.into_best_model();
         let base = card::hub_name(model.config());
         if let Some(adapter) = adapter {
-            adapter.write(base.as_deref(), &out.join(ADAPTER))?;
+            adapter.write(base, &out.join(ADAPTER))?;
         }
         let format = Format {
             precision: self.config.dtype,

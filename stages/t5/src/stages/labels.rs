@@ -21,6 +21,7 @@ use crate::tokenizer::Tokenizer;
 /// Settings of `score-labels`.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a setting of its own")]
 pub struct Config {
     /// What the model is asked, with columns in braces, such as `mnli hypothesis: {hypothesis} premise: {premise}`.
     prompt: String,
@@ -175,10 +176,9 @@ impl MapStage for ScoreLabels {
         if config.each {
             columns.extend((0..config.labels.len()).map(|at| of(&|p| p[at])));
         }
-        let scored = config.fields().into_iter().zip(columns);
-        let scored = scored.fold(Ok(rows), |rows, (field, column)| {
-            rows.and_then(|rows| column::with_field(&rows, field, column))
-        })?;
+        let mut scored = config.fields().into_iter().zip(columns);
+        let scored = scored
+            .try_fold(rows, |rows, (field, column)| column::with_field(&rows, field, column))?;
         emit.push("rows", &marked(&scored, config.mark, &config.into, &judged)?)
     }
 }

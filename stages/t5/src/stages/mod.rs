@@ -1,5 +1,6 @@
 //! The stages: thin wrappers that bring the T5 library and the engine together.
 
+mod adapter;
 mod card;
 mod examples;
 mod finetune;

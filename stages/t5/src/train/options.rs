@@ -183,11 +183,11 @@ mod tests {
         let cases = [
             (Schedule::Constant, [0.5, 1.0, 1.0, 1.0]),
             (Schedule::Linear, [0.5, 1.0, 0.6875, 0.0625]),
-            (Schedule::Cosine, [0.5, 1.0, 0.7777851165098011, 0.009607359798384785]),
-            (Schedule::InverseSqrt, [0.5, 1.0, 0.6666666666666666, 0.4588314677411235]),
+            (Schedule::Cosine, [0.5, 1.0, 0.777_785_116_509_801_1, 0.009_607_359_798_384_785]),
+            (Schedule::InverseSqrt, [0.5, 1.0, 0.666_666_666_666_666_6, 0.458_831_467_741_123_5]),
             (
                 Schedule::Polynomial { power: 2.0 },
-                [0.5, 1.0, 0.47265630273437503, 0.003906349609375],
+                [0.5, 1.0, 0.472_656_302_734_375_03, 0.003_906_349_609_375],
             ),
         ];
         for (schedule, expected) in cases {
@@ -204,6 +204,9 @@ mod tests {
         }
         let options =
             Options { schedule: Schedule::InverseSqrt, learning_rate: 1.0, ..Options::default() };
-        assert!((options.rate(30, 20) - 0.9985033665845889).abs() < 1e-12, "without a warm-up");
+        assert!(
+            (options.rate(30, 20) - 0.998_503_366_584_588_9).abs() < 1e-12,
+            "without a warm-up"
+        );
     }
 }

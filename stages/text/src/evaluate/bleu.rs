@@ -51,21 +51,18 @@ impl Counts {
         }
         let mut logs = [f64::NEG_INFINITY; ORDER];
         let (mut smoothing, mut orders) = (1.0, ORDER);
-        for order in 0..ORDER {
-            if self.total[order] == 0 {
-                break;
-            }
+        let counts = self.correct.iter().zip(&self.total).take_while(|(_, total)| **total > 0);
+        for (order, ((correct, total), log)) in counts.zip(&mut logs).enumerate() {
             if single {
                 orders = order + 1;
             }
-            let total = self.total[order] as f64;
-            logs[order] = if self.correct[order] == 0 {
+            let precision = if *correct == 0 {
                 smoothing *= 2.0;
-                100.0 / (smoothing * total)
+                100.0 / (smoothing * *total as f64)
             } else {
-                100.0 * self.correct[order] as f64 / total
-            }
-            .ln();
+                100.0 * *correct as f64 / *total as f64
+            };
+            *log = precision.ln();
         }
         let brevity = match (self.length as f64, self.reference as f64) {
             (length, reference) if length < reference => (1.0 - reference / length).exp(),

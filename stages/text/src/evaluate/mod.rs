@@ -63,12 +63,15 @@ enum Compared {
     Nothing,
 }
 
+/// What a metric is of some rows.
+type OfRows<'a> = Box<dyn Fn(&[usize]) -> f64 + 'a>;
+
 /// A metric as a function of rows, which may be some of them, and some more than once.
 struct Measure<'a> {
     name: String,
     /// How many there are.
     rows: usize,
-    of: Box<dyn Fn(&[usize]) -> f64 + 'a>,
+    of: OfRows<'a>,
     /// Whether it can be measured on rows that are drawn anew.
     varies: bool,
 }

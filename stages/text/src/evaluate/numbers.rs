@@ -2,7 +2,7 @@
 
 use super::{Measure, Pairs};
 
-pub(super) fn measures<'a>(pairs: &'a Pairs<f64>) -> Vec<Measure<'a>> {
+pub(super) fn measures(pairs: &Pairs<f64>) -> Vec<Measure<'_>> {
     let of = |name: &str, measure: fn(&[f64], &[f64]) -> f64| {
         let of = move |rows: &[usize]| {
             let [predicted, gold] = [&pairs.predicted, &pairs.gold]
