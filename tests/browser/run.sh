@@ -49,4 +49,4 @@ for _ in $(seq 100); do
 done
 
 PARALOOM_BROWSER="$tools" timeout 180 node tests/browser/look.mjs "$pictures" "$work/report.html" "$address/"
-echo "the pictures are in $pictures"
+[ -z "${1:-}" ] || echo "the pictures are in $pictures"
