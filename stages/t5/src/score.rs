@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use crate::{
     Error, Result,
     batch::in_batches,
-    kernels,
+    kernels::Peaks,
     model::{Lane, Model, Network, Packed, Session},
     tokenizer::{Encoded, Tokenizer},
 };
@@ -245,10 +245,15 @@ impl Edges {
             .map_err(|error| Error::Weights(format!("{error:?}")))?;
         let normalisers = match &self.tokens {
             Some(_) => vec![0.0; values.len() / width],
-            None => values.par_chunks_exact(width).map(kernels::log_sum_exp).collect(),
+            None => values.par_chunks_exact(width).map(normaliser).collect(),
         };
         Ok(Logits { values, width, normalisers })
     }
+}
+
+/// The logarithm of the sum of the exponentials of a row.
+fn normaliser(logits: &[f32]) -> f64 {
+    Peaks::of(logits).log_sum_exp(logits)
 }
 
 impl Logits {

@@ -7,7 +7,7 @@ use super::{Candidate, EarlyStopping, Options, Row, choose, choose::Context, not
 use crate::{
     Error, Result,
     config::Config,
-    kernels,
+    kernels::{self, Peaks, add_to_all},
     model::{Lane, Model, Packed, Session},
 };
 
@@ -179,18 +179,16 @@ impl Rules<'_> {
         taken: &[u32],
         context: Context<'_>,
     ) -> Vec<(f32, usize)> {
-        let log_total = kernels::log_sum_exp(logits) as f32;
-        for score in logits.iter_mut() {
-            *score -= log_total;
-        }
+        let log_total = Peaks::of(logits).log_sum_exp(logits) as f32;
+        add_to_all(logits, -log_total);
         for token in taken {
             logits[*token as usize] -= self.diversity_penalty as f32;
         }
         choose::penalise(logits, &beam.tokens, self.options, context);
-        for score in logits.iter_mut() {
-            *score += beam.score;
-        }
-        choose::top(logits, 2 * self.beams)
+        add_to_all(logits, beam.score);
+        let mut best = Peaks::of(logits).top(logits, 2 * self.beams);
+        best.truncate(2 * self.beams);
+        best
     }
 
     /// A score by length, as candidates are compared.

@@ -1,6 +1,7 @@
 //! From logits to the next token, with the filters of `transformers` in its order.
 
 use super::{Draw, Options};
+use crate::kernels::Peaks;
 use crate::random::{Stream, mix};
 
 /// What decides what a sequence may go on with, beside the options.
@@ -60,28 +61,14 @@ pub(super) fn penalise(
     }
 }
 
-/// The `count` highest scores with their tokens, best first; of equals the first.
-pub(super) fn top(scores: &[f32], count: usize) -> Vec<(f32, usize)> {
-    let mut found: Vec<(f32, usize)> = Vec::with_capacity(count + 1);
-    for (token, &score) in scores.iter().enumerate() {
-        if found.len() == count && found.last().is_some_and(|worst| score <= worst.0) {
-            continue;
-        }
-        let place = found.partition_point(|other| other.0 >= score);
-        found.insert(place, (score, token));
-        found.truncate(count);
-    }
-    found
-}
-
 /// The randomness of one draw: nothing but the row's seed, the candidate and the position counts.
 pub(super) fn draw(seed: u64, candidate: usize, position: usize) -> f64 {
     Stream::new(mix(mix(seed, candidate as u64), position as u64)).next_f64()
 }
 
 /// Draws a token: `random`, in [0, 1), picks from the filtered distribution.
-pub(super) fn sample(scores: &[f32], draw: &Draw, random: f64) -> usize {
-    let kept = filtered(scores, draw);
+pub(super) fn sample(scores: &[f32], peaks: &Peaks, draw: &Draw, random: f64) -> usize {
+    let kept = filtered(scores, peaks, draw);
     let total: f64 = kept.iter().map(|token| token.weight).sum();
     let mut left = random * total;
     for token in &kept {
@@ -102,22 +89,10 @@ struct Likely {
 }
 
 /// The tokens that the filters leave, the most probable first.
-fn filtered(scores: &[f32], draw: &Draw) -> Vec<Likely> {
-    let kept: Vec<(f32, usize)> = if draw.top_k > 0 && draw.top_k < scores.len() {
-        let mut kept = top(scores, draw.top_k);
-        // Tokens that tie with the last one stay too.
-        let (least, last) = kept[kept.len() - 1];
-        kept.extend(
-            (last + 1..scores.len())
-                .filter(|&token| scores[token] == least)
-                .map(|token| (least, token)),
-        );
-        kept
-    } else {
-        let mut all: Vec<(f32, usize)> = scores.iter().copied().zip(0..).collect();
-        all.sort_by(|a, b| b.0.total_cmp(&a.0));
-        all
-    };
+fn filtered(scores: &[f32], peaks: &Peaks, draw: &Draw) -> Vec<Likely> {
+    let count = if draw.top_k > 0 { draw.top_k } else { scores.len() };
+    // Tokens that tie with the last one stay too.
+    let kept = peaks.top(scores, count);
     let highest = f64::from(kept[0].0);
     let weight = |score: f32| ((f64::from(score) - highest) / draw.temperature).exp();
     let likely = |(score, token)| Likely { token, weight: weight(score) };
@@ -197,11 +172,11 @@ mod tests {
         let weights: Vec<f64> =
             scores[..3].iter().map(|&score: &f32| f64::from(score / 0.8).exp()).collect();
         let (total, draws) = (weights.iter().sum::<f64>(), 40_000);
-        let mut counts = [0.0f64; 6];
+        let (peaks, mut counts) = (Peaks::of(&scores), [0.0f64; 6]);
         for index in 0..draws {
             // top_k leaves four tokens; top_p then drops the last of them.
             let how = Draw { temperature: 0.8, top_k: 4, top_p: 0.94, ..Draw::default() };
-            counts[sample(&scores, &how, draw(7, index, 0))] += 1.0;
+            counts[sample(&scores, &peaks, &how, draw(7, index, 0))] += 1.0;
         }
         assert_eq!(counts[3..], [0.0; 3]);
         let expected = weights.iter().map(|weight| weight / total * draws as f64);
@@ -249,7 +224,7 @@ mod tests {
         ];
         for (how, expected) in cases {
             let mut kept: Vec<_> =
-                filtered(&scores, &how).iter().map(|token| token.token).collect();
+                filtered(&scores, &Peaks::of(&scores), &how).iter().map(|token| token.token).collect();
             kept.sort_unstable();
             assert_eq!(kept, expected, "{how:?}");
         }
@@ -279,11 +254,5 @@ mod tests {
         for (options, written, expected) in cases {
             assert_eq!(forbidden(options.clone(), written), expected, "{options:?}");
         }
-    }
-
-    #[test]
-    fn top_keeps_the_first_of_equals() {
-        assert_eq!(top(&[1.0, 3.0, 3.0, 2.0], 3), [(3.0, 1), (3.0, 2), (2.0, 3)]);
-        assert_eq!(crate::kernels::highest(&[1.0, 3.0, 3.0]), 1);
     }
 }

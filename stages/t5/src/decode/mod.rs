@@ -144,6 +144,16 @@ impl Options {
         }
     }
 
+    /// Whether any option changes what the model computes for a token.
+    fn changes_scores(&self) -> bool {
+        self.repetition_penalty != 1.0
+            || self.no_repeat_ngram_size > 0
+            || self.encoder_no_repeat_ngram_size > 0
+            || self.min_new_tokens > 0
+            || !self.bad_words.is_empty()
+            || !self.begin.is_empty()
+    }
+
     /// Positions that are likely to be decoded for so many sources.
     fn positions(&self, sources: usize) -> usize {
         sources * self.lanes() * self.max_new_tokens.min(SENTENCE)

@@ -4,7 +4,8 @@ use rayon::prelude::*;
 
 use super::{Candidate, Options, Row, Strategy, choose, choose::Context, not_numbers};
 use crate::{
-    Error, Result, kernels,
+    Error, Result,
+    kernels::{self, Peaks},
     model::{Lane, Model, Packed, Session},
 };
 
@@ -81,17 +82,21 @@ pub(super) fn search(
 impl Writing {
     /// Chooses the next token by its logits.
     fn go_on(&mut self, logits: &mut [f32], options: &Options, context: Context<'_>) {
-        let log_total = kernels::log_sum_exp(logits) as f32;
+        let mut peaks = Peaks::of(logits);
+        let log_total = peaks.log_sum_exp(logits) as f32;
         let untouched = |token: usize, scores: &[f32]| scores[token] - log_total;
         let changes = options.repetition_penalty != 1.0 || !options.begin.is_empty();
         let original = changes.then(|| logits.to_vec());
-        choose::penalise(logits, &self.tokens, options, context);
+        if options.changes_scores() {
+            choose::penalise(logits, &self.tokens, options, context);
+            peaks = Peaks::of(logits);
+        }
         let token = match options.strategy {
             Strategy::Sample(how) => {
                 let random = choose::draw(self.seed, self.candidate, self.tokens.len());
-                choose::sample(logits, &how, random)
+                choose::sample(logits, &peaks, &how, random)
             }
-            _ => kernels::highest(logits),
+            _ => peaks.position(logits),
         };
         self.score += untouched(token, original.as_deref().unwrap_or(logits));
         self.tokens.push(token as u32);

@@ -14,6 +14,7 @@ mod ops;
 mod padding;
 mod plan;
 mod portable;
+mod several;
 pub mod update;
 mod values;
 
@@ -28,7 +29,9 @@ use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor, TensorData};
 
+pub use self::cpu::{Peaks, add_to_all};
 pub use self::plan::{AttentionPlan, Keys, Segment};
+pub use self::several::{linear_three, linear_two};
 pub use self::values::{read_values, with_values};
 use crate::{config::Activation, device::has_fused, random::Dropout};
 
@@ -45,6 +48,13 @@ pub enum Order {
     HalfPanels,
     /// The same in whole numbers of 8 bits, four in the place of one, and a scale for each row.
     BytePanels,
+}
+
+impl Order {
+    /// Whether it is one for weights that do not change.
+    fn is_panels(self) -> bool {
+        matches!(self, Self::Panels | Self::HalfPanels | Self::BytePanels)
+    }
 }
 
 /// What the loss counts.
@@ -117,6 +127,17 @@ pub fn attend(
     }
 }
 
+/// Keys or values, `[rows, width]`, as [`attend`] reads them faster where products are in this order of weights: in bf16,
+/// two numbers in the place of one, `[rows, width / 2]`. In other orders they stay as they are.
+pub fn cached(rows: Tensor<2>, order: Order) -> Tensor<2> {
+    let [count, width] = rows.dims();
+    if !matches!(order, Order::HalfPanels | Order::BytePanels) || width % 2 == 1 || count == 0 {
+        return rows;
+    }
+    let words = read_values(&rows, |rows| cpu::half_rows(rows, width));
+    matrix(words.expect("activations are of f32"), count, &rows.device())
+}
+
 /// Cross-entropy of `logits` (`[rows, vocab]`) against one target per row, summed and scaled.
 pub fn cross_entropy(logits: Tensor<2>, targets: &[u32], scale: LossScale) -> Tensor<1> {
     if is_fused(&logits) {
@@ -129,16 +150,6 @@ pub fn cross_entropy(logits: Tensor<2>, targets: &[u32], scale: LossScale) -> Te
 /// Whether an operation on this tensor is one of [`fused`].
 fn is_fused(tensor: &Tensor<2>) -> bool {
     has_fused(&tensor.device())
-}
-
-/// The logarithm of the sum of the exponentials of a row of logits.
-pub fn log_sum_exp(logits: &[f32]) -> f64 {
-    cpu::log_sum_exp(logits)
-}
-
-/// Where the highest of a row of logits is; the first of equals.
-pub fn highest(logits: &[f32]) -> usize {
-    cpu::highest(logits)
 }
 
 /// Whether the matrix product on this device has an order of its own for weights.

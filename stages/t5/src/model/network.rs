@@ -229,6 +229,27 @@ impl<'a, P: Parameter> Network<'a, P> {
         kernels::linear(x, w.weight(), self.order) + added * adapter.scale
     }
 
+    /// Two linear layers of one input.
+    pub(super) fn linear_two(&self, x: Tensor<2>, layers: [&P; 2]) -> [Tensor<2>; 2] {
+        if layers.iter().any(|layer| layer.adapter().is_some()) {
+            return layers.map(|layer| self.linear(x.clone(), layer));
+        }
+        kernels::linear_two(x, layers.map(Parameter::weight), self.order)
+    }
+
+    /// The same of three.
+    pub(super) fn linear_three(&self, x: Tensor<2>, layers: [&P; 3]) -> [Tensor<2>; 3] {
+        if layers.iter().any(|layer| layer.adapter().is_some()) {
+            return layers.map(|layer| self.linear(x.clone(), layer));
+        }
+        kernels::linear_three(x, layers.map(Parameter::weight), self.order)
+    }
+
+    /// Keys or values as they are kept for many steps.
+    pub(super) fn cached(&self, rows: Tensor<2>) -> Tensor<2> {
+        kernels::cached(rows, self.order)
+    }
+
     /// RMS norm.
     pub(super) fn norm(&self, x: Tensor<2>, w: &P) -> Tensor<2> {
         kernels::norm(x, w.weight(), self.config.layer_norm_epsilon)
@@ -237,13 +258,14 @@ impl<'a, P: Parameter> Network<'a, P> {
     /// The feed-forward layer with its residual.
     pub(super) fn feed_forward(&self, x: Tensor<2>, layer: &FeedForward<P>) -> Tensor<2> {
         let normed = self.norm(x.clone(), &layer.norm);
-        let gate = layer.gate.as_ref().map(|gate| self.linear(normed.clone(), gate));
-        let inner = kernels::activate(
-            self.linear(normed, &layer.wi),
-            gate,
-            self.config.activation,
-            self.site(),
-        );
+        let (inner, gate) = match &layer.gate {
+            Some(gate) => {
+                let [gate, inner] = self.linear_two(normed, [gate, &layer.wi]);
+                (inner, Some(gate))
+            }
+            None => (self.linear(normed, &layer.wi), None),
+        };
+        let inner = kernels::activate(inner, gate, self.config.activation, self.site());
         kernels::add(x, self.linear(inner, &layer.wo), self.site())
     }
 
@@ -255,9 +277,7 @@ impl<'a, P: Parameter> Network<'a, P> {
         plan: AttentionPlan,
     ) -> Tensor<2> {
         let normed = self.norm(x.clone(), &layer.norm);
-        let q = self.linear(normed.clone(), &layer.q);
-        let k = self.linear(normed.clone(), &layer.k);
-        let v = self.linear(normed, &layer.v);
+        let [q, k, v] = self.linear_three(normed, [&layer.q, &layer.k, &layer.v]);
         let attended = kernels::attend(q, k, v, bias.map(Parameter::weight), &Arc::new(plan));
         kernels::add(x, self.linear(attended, &layer.o), self.site())
     }
@@ -271,8 +291,7 @@ impl<'a, P: Parameter> Network<'a, P> {
     ) -> Tensor<2> {
         let Some(layer) = &block.cross else { return x };
         let q = self.linear(self.norm(x.clone(), &layer.norm), &layer.q);
-        let k = self.linear(encoded.clone(), &layer.k);
-        let v = self.linear(encoded.clone(), &layer.v);
+        let [k, v] = self.linear_two(encoded.clone(), [&layer.k, &layer.v]);
         let attended = kernels::attend(q, k, v, None, &Arc::new(plan));
         kernels::add(x, self.linear(attended, &layer.o), self.site())
     }

@@ -39,9 +39,9 @@ impl Lane {
 /// Keys and values of one decoder block.
 #[derive(Debug)]
 struct Memory {
-    /// Of the source tokens, `[tokens, inner]`.
+    /// Of the source tokens, `[tokens, inner]`; in bf16 half as wide.
     source: [Tensor<2>; 2],
-    /// Of the decoded positions, in the order they were computed, `[capacity, inner]`.
+    /// Of the decoded positions, in the order they were computed, `[capacity, inner]`, as wide as those.
     decoded: [Tensor<2>; 2],
 }
 
@@ -63,11 +63,12 @@ impl<'a> Session<'a> {
         let network = model.network();
         let encoded = network.encode(&source);
         let cross = model.weights.decoder.blocks.iter().filter_map(|block| block.cross.as_ref());
-        let empty = || zeros([positions, model.config.inner_dim()], &encoded);
         let memory = cross
-            .map(|layer| Memory {
-                source: [&layer.k, &layer.v].map(|w| network.linear(encoded.clone(), w)),
-                decoded: [empty(), empty()],
+            .map(|layer| {
+                let rows = network.linear_two(encoded.clone(), [&layer.k, &layer.v]);
+                let source = rows.map(|rows| network.cached(rows));
+                let decoded = source.each_ref().map(|like| zeros([positions, like.dims()[1]], like));
+                Memory { source, decoded }
             })
             .collect();
         Self { network, source, memory, used: 0, capacity: positions }
@@ -160,9 +161,9 @@ fn attend_to_own(
     plan: &Arc<AttentionPlan>,
 ) -> Tensor<2> {
     let normed = network.norm(x.clone(), &layer.norm);
-    let q = network.linear(normed.clone(), &layer.q);
-    for (tensor, w) in memory.decoded.iter_mut().zip([&layer.k, &layer.v]) {
-        let rows = network.linear(normed.clone(), w);
+    let [q, k, v] = network.linear_three(normed, [&layer.q, &layer.k, &layer.v]);
+    for (tensor, rows) in memory.decoded.iter_mut().zip([k, v]) {
+        let rows = network.cached(rows);
         let [count, width] = rows.dims();
         // Taking the tensor out leaves it with one owner, so that the backend writes into it instead of copying.
         let cache = std::mem::replace(tensor, rows.clone());

@@ -300,9 +300,9 @@ impl MapStage for Generate {
 }
 
 fn options(config: &Config) -> Result<Options> {
-    if config.min_new_tokens >= config.max_new_tokens {
-        let message =
-            format!("`min_new_tokens` has to be below `max_new_tokens`, {}", config.max_new_tokens);
+    if config.min_new_tokens > config.max_new_tokens {
+        let most = config.max_new_tokens;
+        let message = format!("`min_new_tokens` has to be at most `max_new_tokens`, {most}");
         return Err(Error::config(message).at("/min_new_tokens"));
     }
     if let Some(at) = config.bad_words.iter().position(|word| word.trim().is_empty()) {

@@ -3,12 +3,16 @@
 //! Queries, keys and values are rows of `heads * d_kv`. A segment is worked on by one thread, head by head, with
 //! everything it touches in cache; segments are independent, so the thread count never changes a bit.
 
-use pulp::{Arch, Simd, WithSimd};
+mod few;
+
+use pulp::Arch;
 use rayon::prelude::*;
 
+use self::few::Few;
 use super::{
+    arithmetic::pair_rows,
     panel::{Panel, multiply},
-    simd::{LANES, add_to, dot, softmax, vectorized},
+    simd::{LANES, add_to, dot, made_in_blocks, softmax, vectorized},
 };
 use crate::kernels::{AttentionPlan, Keys, Segment};
 
@@ -20,6 +24,8 @@ pub(super) struct Inputs<'a> {
     pub(super) v: &'a [f32],
     /// Heads together.
     pub(super) width: usize,
+    /// Whether keys and values are in words, as [`half_rows`] gives them.
+    pub(super) halves: bool,
     /// The bias of every bucket, `[buckets, heads]`.
     pub(super) bias: Option<&'a [f32]>,
 }
@@ -41,6 +47,27 @@ fn score_offsets(plan: &AttentionPlan) -> Vec<usize> {
 
 /// The attended values, `[queries, width]`, into zeros, and each segment's probabilities for [`backward`].
 pub(super) fn forward(inputs: Inputs<'_>, plan: &AttentionPlan, out: &mut [f32]) -> Vec<Vec<f32>> {
+    attend(inputs, plan, out, |work, scratch, out| {
+        let mut kept = Vec::with_capacity(scores(work.segment, plan.heads));
+        work.forward(scratch, out, |of_head| kept.extend_from_slice(of_head));
+        kept
+    })
+}
+
+/// The attended values alone.
+pub(super) fn result(inputs: Inputs<'_>, plan: &AttentionPlan, out: &mut [f32]) {
+    let _: Vec<()> = attend(inputs, plan, out, |work, scratch, out| {
+        work.forward(scratch, out, |_| {});
+    });
+}
+
+/// What `of_segment` makes of each segment and its rows of `out`.
+fn attend<T: Send>(
+    inputs: Inputs<'_>,
+    plan: &AttentionPlan,
+    out: &mut [f32],
+    of_segment: impl Fn(Work<'_>, &mut Scratch, &mut [f32]) -> T + Sync,
+) -> Vec<T> {
     let bias = BiasByDistance::new(inputs.bias, plan);
     let offsets = score_offsets(plan);
     let rows =
@@ -50,14 +77,7 @@ pub(super) fn forward(inputs: Inputs<'_>, plan: &AttentionPlan, out: &mut [f32])
         .zip(&offsets)
         .with_min_len(segments_per_task(plan, inputs.width))
         .map_init(Scratch::default, |scratch, ((out, segment), &offset)| {
-            let work = Work { inputs, plan, segment, bias: &bias, offset };
-            match segment.keys {
-                Keys::Run(_) if segment.queries.len() > 1 => vectorized(
-                    #[inline(always)]
-                    || work.forward(scratch, out),
-                ),
-                _ => Arch::new().dispatch(RowByRow { work, out }),
-            }
+            of_segment(Work { inputs, plan, segment, bias: &bias, offset }, scratch, out)
         })
         .collect()
 }
@@ -167,6 +187,26 @@ impl BiasByDistance {
     }
 }
 
+/// Queries of a segment up to which each is a row by itself: to bring the keys in order would cost more.
+const FEW: usize = 8;
+
+/// Rows of keys or values as words of two numbers in bf16, half as wide: the first half of a row in the lower halves of its
+/// words, the second in the upper ones.
+pub(in crate::kernels) fn half_rows(rows: &[f32], width: usize) -> Vec<f32> {
+    made_in_blocks(rows.len() / 2, width / 2, |first, block| {
+        let rows = rows.chunks_exact(width).skip(first);
+        vectorized(
+            #[inline(always)]
+            || {
+                for (to, row) in block.chunks_exact_mut(width / 2).zip(rows) {
+                    let (lower, upper) = row.split_at(width / 2);
+                    pair_rows(to, lower, Some(upper));
+                }
+            },
+        );
+    })
+}
+
 /// Buffers that a thread uses again and again.
 #[derive(Default)]
 struct Scratch {
@@ -214,26 +254,37 @@ impl Work<'_> {
         &rows[row * self.inputs.width..][..self.inputs.width]
     }
 
+    /// Writes the attended values of the segment; `keep` gets the probabilities of each head, before dropout.
+    fn forward(&self, scratch: &mut Scratch, out: &mut [f32], mut keep: impl FnMut(&[f32])) {
+        match self.segment.keys {
+            Keys::Run(_) if self.segment.queries.len() > FEW => vectorized(
+                #[inline(always)]
+                || self.many(scratch, out, keep),
+            ),
+            _ => {
+                Arch::new().dispatch(Few { work: *self, scratch, out, keep: &mut keep });
+            }
+        }
+    }
+
     /// Many queries over a run of keys, by products of small matrices.
     #[inline(always)]
-    fn forward(&self, scratch: &mut Scratch, out: &mut [f32]) -> Vec<f32> {
+    fn many(&self, scratch: &mut Scratch, out: &mut [f32], mut keep: impl FnMut(&[f32])) {
         let (queries, keys, d, width) =
             (self.segment.queries.len(), self.segment.keys.len(), self.d_kv(), self.inputs.width);
         let first_key = self.segment.keys.row(0);
-        let mut kept = Vec::with_capacity(scores(self.segment, self.plan.heads));
         for head in 0..self.plan.heads {
             let Scratch { a, b, c, scores, out: attended, .. } = scratch;
             a.copy(queries, d, self.head(self.inputs.q, self.segment.queries.start, head), width);
             b.transpose(keys, d, self.head(self.inputs.k, first_key, head), width);
             multiply(scores, a.view(), queries, d, b);
             self.normalise(&mut scores.data, scores.stride, head);
-            kept.extend_from_slice(&scores.data);
+            keep(&scores.data);
             self.drop(&mut scores.data, head);
             c.copy(keys, d, self.head(self.inputs.v, first_key, head), width);
             multiply(attended, scores.view(), queries, keys, c);
             attended.copy_to(d, &mut out[head * d..], width);
         }
-        kept
     }
 
     /// Bias, mask and softmax over the rows of a head's scores; what a query does not see becomes 0.
@@ -316,120 +367,6 @@ impl Work<'_> {
         for row in 0..self.segment.queries.len() {
             let start = head * self.bias.distances + self.bias.zero - (self.segment.position + row);
             add_to(&mut by_distance[start..], slopes.row(row, self.visible(row)));
-        }
-    }
-}
-
-/// Few queries, or keys from anywhere: one dot product after the other. Keys and values are most of what is read, so the
-/// outer loop is over them, and each comes from memory once and in order.
-struct RowByRow<'a> {
-    work: Work<'a>,
-    out: &'a mut [f32],
-}
-
-impl WithSimd for RowByRow<'_> {
-    type Output = Vec<f32>;
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) -> Vec<f32> {
-        let Self { work, out } = self;
-        let (segment, inputs, d) = (work.segment, work.inputs, work.d_kv());
-        let (queries, heads) = (segment.queries.len(), work.plan.heads);
-        let stride = segment.keys.len().next_multiple_of(LANES);
-        let of_head = queries * stride;
-        let mut kept = vec![0.0; scores(segment, heads)];
-        for row in 0..queries {
-            let query = work.row(inputs.q, segment.queries.start + row);
-            for position in 0..work.visible(row) {
-                let key = work.row(inputs.k, segment.keys.row(position));
-                let heads = query.chunks_exact(d).zip(key.chunks_exact(d));
-                for (head, (query, key)) in heads.enumerate() {
-                    kept[head * of_head + row * stride + position] = dot_product(simd, query, key);
-                }
-            }
-        }
-        for (head, kept) in kept.chunks_exact_mut(of_head.max(1)).enumerate() {
-            work.normalise(kept, stride, head);
-        }
-        let mut dropped = Vec::new();
-        let mut weights: &[f32] = &kept;
-        if work.plan.dropout.is_some() {
-            dropped.extend_from_slice(&kept);
-            for (head, weights) in dropped.chunks_exact_mut(of_head.max(1)).enumerate() {
-                work.drop(weights, head);
-            }
-            weights = &dropped;
-        }
-        for (row, out) in out.chunks_exact_mut(inputs.width).enumerate() {
-            for first in (0..work.visible(row)).step_by(VALUES) {
-                let count = VALUES.min(work.visible(row) - first);
-                let mut values: [&[f32]; VALUES] = [&[]; VALUES];
-                for (offset, values) in values[..count].iter_mut().enumerate() {
-                    *values = work.row(inputs.v, segment.keys.row(first + offset));
-                }
-                for (head, out) in out.chunks_exact_mut(d).enumerate() {
-                    let weights = &weights[head * of_head + row * stride + first..][..count];
-                    add_weighted(simd, weights, &values[..count], head * d, out);
-                }
-            }
-        }
-        kept
-    }
-}
-
-/// Values that are summed up together; their rows stay in the first-level cache.
-const VALUES: usize = 8;
-/// Registers that a weighted sum is collected in at a time.
-const SUMS: usize = 4;
-
-/// The dot product of two equally long slices, in registers.
-#[inline(always)]
-fn dot_product<S: Simd>(simd: S, a: &[f32], b: &[f32]) -> f32 {
-    let ((a, a_rest), (b, b_rest)) = (S::as_simd_f32s(a), S::as_simd_f32s(b));
-    let mut sum = simd.splat_f32s(0.0);
-    for (a, b) in a.iter().zip(b) {
-        sum = simd.mul_add_e_f32s(*a, *b, sum);
-    }
-    let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();
-    simd.reduce_sum_f32s(sum) + rest
-}
-
-/// Adds rows, from a column on, each times its weight.
-#[inline(always)]
-fn add_weighted<S: Simd>(
-    simd: S,
-    weights: &[f32],
-    rows: &[&[f32]],
-    column: usize,
-    out: &mut [f32],
-) {
-    let width = out.len();
-    let (registers, rest) = S::as_mut_simd_f32s(out);
-    let whole = registers.len();
-    let (blocks, single) = registers.as_chunks_mut::<SUMS>();
-    for (block, out) in blocks.iter_mut().enumerate() {
-        // Of its own, so that it stays in registers.
-        let mut sums = *out;
-        for (weight, row) in weights.iter().zip(rows) {
-            let (row, _) = S::as_simd_f32s(&row[column..][..width]);
-            let Some(row) = row[block * SUMS..].first_chunk::<SUMS>() else { break };
-            let weight = simd.splat_f32s(*weight);
-            for index in 0..SUMS {
-                sums[index] = simd.mul_add_e_f32s(weight, row[index], sums[index]);
-            }
-        }
-        *out = sums;
-    }
-    for (index, out) in single.iter_mut().enumerate() {
-        let index = whole / SUMS * SUMS + index;
-        for (weight, row) in weights.iter().zip(rows) {
-            let (row, _) = S::as_simd_f32s(&row[column..][..width]);
-            *out = simd.mul_add_e_f32s(simd.splat_f32s(*weight), row[index], *out);
-        }
-    }
-    for (weight, row) in weights.iter().zip(rows) {
-        for (sum, value) in rest.iter_mut().zip(&row[column + whole * S::F32_LANES..]) {
-            *sum += weight * value;
         }
     }
 }

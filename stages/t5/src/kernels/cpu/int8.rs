@@ -1,103 +1,116 @@
-//! Products of whole numbers: weights in 8 bits, what they are multiplied with in up to 16, sums in 32, all exact.
+//! Products of whole numbers: both factors in 8 bits, sums in 32, all exact.
 //!
-//! A weight, `[columns, depth]`, has a scale for each of its rows, and `x` one for each of its own; both are made of the
-//! largest number there. Rows of `x` get as many bits as sums can hold at that depth (14 at a depth of 2,048), so that
-//! nearly all of the error is that of the weights.
-//!
-//! In registers a word is a pair, as in bf16: the first number in its lower half. In memory weights take half of that.
+//! A weight, `[columns, depth]`, has a scale for each of its rows, and `x` one for each of its own; each is made of the
+//! largest number there. A word is four numbers that lie one after another along the depth, the first in its lowest bits.
+//! Weights are kept 128 above what they are, since the instruction multiplies numbers without a sign with such that have
+//! one; what that adds to a sum is 128 times the sum of the row of `x`, which is taken off at the end.
 
 use std::mem::MaybeUninit;
 
 use pulp::{Arch, Simd, WithSimd};
 
 use super::arithmetic::Arithmetic;
-use super::operands::{Depth, Left, Right, SHORT_STRIP, STRIP};
-use super::product::{PANEL, Run, Strips, share};
-use super::simd::{made_in_blocks, vectorized};
+use super::operands::{Depth, Left, Right, SHORT_STRIP, STRIP, panels};
+use super::product::{Products, Run, Scales, Strips, share};
+use super::simd::{LANES, made_in_blocks, vectorized};
 
-/// The largest weight.
+/// The largest number.
 const LARGEST: f32 = i8::MAX as f32;
-/// Weights in a word of memory.
+/// What weights are kept above themselves.
+const OFFSET: u8 = 128;
+/// Numbers in a word.
 const BYTES: usize = size_of::<f32>();
 
-/// The product of `x`, rows of `depth`, and the transpose of a weight that [`byte_panels`] gave, into `out`.
-pub(super) fn multiply_int8(x: &[f32], w: &[f32], depth: usize, out: &mut [MaybeUninit<f32>]) {
+/// The products of `x`, rows of `depth`, and the transposes of weights in panels that [`byte_panels`] gave.
+pub(super) fn multiply_int8(x: &[f32], depth: usize, products: Products<'_, '_>) {
     #[cfg(target_arch = "x86_64")]
     {
         use pulp::x86::{V3, V4};
-        if let Some(work) = vnni::in_long_pairs() {
-            return multiply_by(x, w, depth, out, STRIP, work);
+        if let Some(work) = vnni::in_long_vectors() {
+            return multiply_by(x, depth, products, STRIP, work);
         }
         if let Some(v4) = V4::try_new() {
             let work = |run: Run<'_>| {
                 v4.vectorize(
                     #[inline(always)]
-                    || run.vectors::<V4, x86::Pairs>(v4),
+                    || run.vectors::<V4, x86::Quads>(v4),
                 );
             };
-            return multiply_by(x, w, depth, out, STRIP, work);
+            return multiply_by(x, depth, products, STRIP, work);
         }
-        if let Some(work) = vnni::in_short_pairs() {
-            return multiply_by(x, w, depth, out, SHORT_STRIP, work);
+        if let Some(work) = vnni::in_short_vectors() {
+            return multiply_by(x, depth, products, SHORT_STRIP, work);
         }
         if let Some(v3) = V3::try_new() {
             let work = |run: Run<'_>| {
                 v3.vectorize(
                     #[inline(always)]
-                    || run.vectors::<V3, x86::Pairs>(v3),
+                    || run.vectors::<V3, x86::Quads>(v3),
                 );
             };
-            return multiply_by(x, w, depth, out, SHORT_STRIP, work);
+            return multiply_by(x, depth, products, SHORT_STRIP, work);
         }
     }
-    multiply_by(x, w, depth, out, SHORT_STRIP, |run| Arch::new().dispatch(InPairs(run)));
+    multiply_by(x, depth, products, SHORT_STRIP, |run| Arch::new().dispatch(InQuads(run)));
 }
 
 /// By `work`, in strips of `height` rows.
 fn multiply_by(
     x: &[f32],
-    w: &[f32],
     depth: usize,
-    out: &mut [MaybeUninit<f32>],
+    products: Products<'_, '_>,
     height: usize,
     work: impl Fn(Run<'_>) + Sync,
 ) {
-    if out.is_empty() {
-        return;
+    let words = depth.div_ceil(BYTES);
+    let left = whole_rows(x, depth, 0);
+    let offsets: Vec<i32> = left.quads.chunks_exact(words).map(offset).collect();
+    let strips = Left::Rows(&left.quads).strips(offsets.len(), Depth::Singles(words), height);
+    for (right, out) in products {
+        let Right::Panels(w) = right else { unreachable!("weights of whole numbers are in panels") };
+        let (values, columns) = w.split_at(w.len() / (words + 1) * words);
+        let scales = Scales { rows: &left.scales, offsets: &offsets, columns };
+        let left = Strips { words: &strips, height, scales: Some(scales) };
+        share(left, Right::Panels(values), Depth::Singles(words), out, &work);
     }
-    let columns = w.len() / (depth.div_ceil(BYTES) + 1);
-    let (values, scales) = w.split_at(w.len() - columns);
-    let (pairs, row_scales) = whole_rows(x, depth);
-    let depth = Depth::Singles(filled(depth) / 2);
-    let words = Left::Rows(&pairs).strips(row_scales.len(), depth, height);
-    let left = Strips { words: &words, height, scales: &row_scales };
-    share(left, Right::Bytes { values, scales }, depth, columns, out, work);
 }
 
-/// Numbers of a row with the zeros after it.
-fn filled(depth: usize) -> usize {
-    depth.next_multiple_of(BYTES)
+/// What a sum with this row has too much.
+fn offset(quads: &[f32]) -> i32 {
+    let numbers: &[i8] = bytemuck::cast_slice(quads);
+    vectorized(
+        #[inline(always)]
+        || numbers.iter().map(|x| i32::from(*x)).sum::<i32>() * i32::from(OFFSET),
+    )
 }
 
-/// Rows of `depth` numbers as rows of pairs, filled up with zeros, and the scale of each.
-fn whole_rows(rows: &[f32], depth: usize) -> (Vec<f32>, Vec<f32>) {
-    // The sum of so many products with the largest weight is an i32.
-    let largest = (i32::MAX / (i32::from(i8::MAX) * filled(depth) as i32)).min(i16::MAX.into());
-    let largest = largest as f32;
-    let scales: Vec<f32> = rows.chunks_exact(depth).map(|row| scale(row, largest)).collect();
-    let words = filled(depth) / 2;
-    let pairs = made_in_blocks(scales.len() * words, words, |first, block| {
+/// Rows of whole numbers, four to a word, and what those of each row are multiples of.
+struct Whole {
+    quads: Vec<f32>,
+    scales: Vec<f32>,
+}
+
+/// What a row is multiplied with so that its numbers are whole, from what they are then multiples of.
+fn inverse(scale: f32) -> f32 {
+    1.0 / scale
+}
+
+/// Rows of `depth` numbers as whole ones, filled up with zeros, with some bits of each turned over.
+fn whole_rows(rows: &[f32], depth: usize, turned: u8) -> Whole {
+    let words = depth.div_ceil(BYTES);
+    let scales: Vec<f32> = rows.chunks_exact(depth).map(scale).collect();
+    let quads = made_in_blocks(scales.len() * words, words, |first, block| {
         let rows = rows.chunks_exact(depth).zip(&scales).skip(first);
         for (to, (row, scale)) in block.chunks_exact_mut(words).zip(rows) {
-            round(bytemuck::cast_slice_mut(to), row, *scale, |x| x as i16);
+            round(bytemuck::cast_slice_mut(to), row, inverse(*scale), turned);
         }
     });
-    (pairs, scales)
+    Whole { quads, scales }
 }
 
-/// Numbers as multiples of a scale, to the nearest and of two to the even one; `whole` takes the lower bits. What is no
-/// number, nothing divided by nothing among them, may become anything: its scale is none either, or zero.
-fn round<T>(to: &mut [T], numbers: &[f32], scale: f32, whole: impl Fn(u32) -> T) {
+/// Numbers times a factor as whole ones, to the nearest and of two to the even one. What is no number, nothing times infinity
+/// among them, may become anything: its scale is none either, or next to nothing.
+fn round(to: &mut [u8], numbers: &[f32], factor: f32, turned: u8) {
     /// Between two to the 23 and the 24, whole numbers alone are floats, and their lower bits are as in an integer. This
     /// one has none, so what is added to it is rounded and found there: in a few instructions for 16, which a cast is not.
     const LOWER_BITS_ARE_WHOLE: f32 = (3 << 22) as f32;
@@ -105,99 +118,91 @@ fn round<T>(to: &mut [T], numbers: &[f32], scale: f32, whole: impl Fn(u32) -> T)
         #[inline(always)]
         || {
             for (to, x) in to.iter_mut().zip(numbers) {
-                *to = whole((x / scale + LOWER_BITS_ARE_WHOLE).to_bits());
+                *to = (x * factor + LOWER_BITS_ARE_WHOLE).to_bits() as u8 ^ turned;
             }
         },
     );
 }
 
-/// What numbers are divided by so that none is above `largest`; not finite where one of them is not.
-fn scale(numbers: &[f32], largest: f32) -> f32 {
+/// What numbers are divided by so that none is above the largest; not finite where one of them is not.
+fn scale(numbers: &[f32]) -> f32 {
     // Ordered as their bits are: first what is finite, then infinity, then NaN.
     let bits = vectorized(
         #[inline(always)]
         || numbers.iter().map(|x| x.abs().to_bits()).fold(0, u32::max),
     );
-    f32::from_bits(bits) / largest
+    f32::from_bits(bits) / LARGEST
 }
 
 /// A weight `[columns, depth]` in panels of whole numbers, four to a word, and then the scale of each column:
 /// `[columns, depth / 4 + 1]`.
 pub(in crate::kernels) fn byte_panels(rows: &[f32], depth: usize) -> Vec<f32> {
-    let words = depth.div_ceil(BYTES);
-    let scales: Vec<f32> = rows.chunks_exact(depth).map(|row| scale(row, LARGEST)).collect();
-    let panel = PANEL * words;
-    let mut made = made_in_blocks(scales.len() * words, panel, |block, to| {
-        let mut whole = vec![0; depth];
-        for (number, to) in (block..).zip(to.chunks_mut(panel)) {
-            let width = to.len() / words;
-            let columns = rows.chunks_exact(depth).zip(&scales).skip(number * PANEL);
-            let to: &mut [i8] = bytemuck::cast_slice_mut(to);
-            for (column, (row, scale)) in columns.take(width).enumerate() {
-                round(&mut whole, row, *scale, |x| x as i8);
-                for (to, pair) in to[2 * column..].chunks_mut(2 * width).zip(whole.chunks(2)) {
-                    to[..pair.len()].copy_from_slice(pair);
-                }
-            }
-        }
-    });
+    let Whole { quads, scales } = whole_rows(rows, depth, OFFSET);
+    let mut made = panels(&quads, depth.div_ceil(BYTES));
     made.extend(scales);
     made
 }
 
-/// Takes a panel of bytes apart into rows of pairs, `stride` words apart.
-#[inline(always)]
-pub(super) fn unpack(to: &mut [f32], stride: usize, panel: &[f32], width: usize) {
-    let bytes: &[i8] = bytemuck::cast_slice(panel);
-    for (to, from) in to.chunks_exact_mut(stride).zip(bytes.chunks_exact(2 * width)) {
-        for (to, from) in bytemuck::cast_slice_mut(to).iter_mut().zip(from) {
-            *to = i16::from(*from);
-        }
-    }
-}
-
-/// Writes sums of whole numbers, as many as there are columns, each times the scale of its row and that of its column.
+/// Writes sums of whole numbers, as many as there are columns, each less what its row has too much and times the scale of
+/// the row and that of the column.
 #[inline(always)]
 pub(super) fn store_scaled<S: Simd, const C: usize>(
     out: &mut [MaybeUninit<f32>],
     sums: [S::f32s; C],
+    offset: i32,
     row_scale: f32,
     column_scales: &[f32],
 ) {
+    let number = |sum: i32, scale: f32| sum.wrapping_sub(offset) as f32 * (row_scale * scale);
     let sums: &[i32] = bytemuck::cast_slice(&sums);
-    for ((out, sum), scale) in out.iter_mut().zip(sums).zip(column_scales) {
-        out.write(*sum as f32 * (row_scale * scale));
+    let (whole, rest) = out.as_chunks_mut::<LANES>();
+    let (scales, last_scales) = column_scales.as_chunks::<LANES>();
+    let last_sums = &sums[whole.len() * LANES..];
+    // Of a width that the compiler knows: vectors.
+    for ((out, sums), scales) in whole.iter_mut().zip(sums.as_chunks::<LANES>().0).zip(scales) {
+        let mut numbers = [0.0; LANES];
+        for lane in 0..LANES {
+            numbers[lane] = number(sums[lane], scales[lane]);
+        }
+        *out = numbers.map(MaybeUninit::new);
+    }
+    for ((out, sum), scale) in rest.iter_mut().zip(last_sums).zip(last_scales) {
+        out.write(number(*sum, *scale));
     }
 }
 
-/// A word is a pair, and a sum is whole too.
-struct Pairs;
+/// A word is four numbers, and a sum is whole too. Of weights and rows of any depth only the difference to the offset need
+/// be an i32: what is above that wraps around, and back.
+struct Quads;
 
-impl<S: Simd> Arithmetic<S> for Pairs {
+impl<S: Simd> Arithmetic<S> for Quads {
     #[inline(always)]
     fn add_product(_: S, factor: f32, row: S::f32s, mut sum: S::f32s) -> S::f32s {
-        let [first, second] = bytemuck::cast::<f32, [i16; 2]>(factor).map(i32::from);
-        let row: &[[i16; 2]] = bytemuck::cast_slice(std::slice::from_ref(&row));
+        let factor = bytemuck::cast::<f32, [i8; BYTES]>(factor).map(i32::from);
+        let row: &[[u8; BYTES]] = bytemuck::cast_slice(std::slice::from_ref(&row));
         let lanes: &mut [i32] = bytemuck::cast_slice_mut(std::slice::from_mut(&mut sum));
-        for (sum, pair) in lanes.iter_mut().zip(row) {
-            *sum += first * i32::from(pair[0]) + second * i32::from(pair[1]);
+        for (sum, quad) in lanes.iter_mut().zip(row) {
+            for place in 0..BYTES {
+                *sum = sum.wrapping_add(factor[place] * i32::from(quad[place]));
+            }
         }
         sum
     }
 }
 
-struct InPairs<'a>(Run<'a>);
+struct InQuads<'a>(Run<'a>);
 
-impl WithSimd for InPairs<'_> {
+impl WithSimd for InQuads<'_> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        self.0.vectors::<S, Pairs>(simd);
+        self.0.vectors::<S, Quads>(simd);
     }
 }
 
-/// The same by an instruction that multiplies pairs and adds them up.
+/// The same by an instruction that multiplies pairs of 16 bits and adds them up: of the numbers at even places, and of
+/// those at odd ones.
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use pulp::x86::{V3, V4};
@@ -205,31 +210,44 @@ mod x86 {
 
     use super::Arithmetic;
 
-    pub(super) struct Pairs;
+    /// The lower bits of 16.
+    const LOWER: i16 = 0xff;
 
-    impl Arithmetic<V3> for Pairs {
+    pub(super) struct Quads;
+
+    impl Arithmetic<V3> for Quads {
         #[inline(always)]
         fn add_product(v3: V3, factor: f32, row: f32x8, sum: f32x8) -> f32x8 {
-            let product = v3.avx2._mm256_madd_epi16(cast(v3.splat_f32s(factor)), cast(row));
-            cast(v3.avx2._mm256_add_epi32(cast(sum), product))
+            let (avx2, factor, row) = (v3.avx2, cast(v3.splat_f32s(factor)), cast(row));
+            let lower = cast(v3.splat_i16x16(LOWER));
+            let even = avx2._mm256_srai_epi16::<8>(avx2._mm256_slli_epi16::<8>(factor));
+            let even = avx2._mm256_madd_epi16(avx2._mm256_and_si256(row, lower), even);
+            let odd = avx2._mm256_srai_epi16::<8>(factor);
+            let odd = avx2._mm256_madd_epi16(avx2._mm256_srli_epi16::<8>(row), odd);
+            cast(avx2._mm256_add_epi32(cast(sum), avx2._mm256_add_epi32(even, odd)))
         }
     }
 
-    impl Arithmetic<V4> for Pairs {
+    impl Arithmetic<V4> for Quads {
         #[inline(always)]
         fn add_product(v4: V4, factor: f32, row: f32x16, sum: f32x16) -> f32x16 {
-            let product = v4.avx512bw._mm512_madd_epi16(cast(v4.splat_f32s(factor)), cast(row));
-            cast(v4.avx512f._mm512_add_epi32(cast(sum), product))
+            let (f, bw) = (v4.avx512f, v4.avx512bw);
+            let (factor, row) = (cast(v4.splat_f32s(factor)), cast(row));
+            let lower = cast(v4.splat_i16x32(LOWER));
+            let even = bw._mm512_srai_epi16::<8>(bw._mm512_slli_epi16::<8>(factor));
+            let even = bw._mm512_madd_epi16(f._mm512_and_si512(row, lower), even);
+            let odd = bw._mm512_srai_epi16::<8>(factor);
+            let odd = bw._mm512_madd_epi16(bw._mm512_srli_epi16::<8>(row), odd);
+            cast(f._mm512_add_epi32(cast(sum), f._mm512_add_epi32(even, odd)))
         }
     }
 }
 
-/// The same by an instruction that adds to the sum as well: of AVX-512 on some processors, of AVX2 on some that have no
-/// AVX-512.
+/// The same by one instruction: of AVX-512 on some processors, of AVX2 on some that have no AVX-512.
 #[cfg(target_arch = "x86_64")]
 #[expect(unsafe_code, reason = "instructions that not every processor has")]
 mod vnni {
-    use std::arch::x86_64::{__m256i, __m512i, _mm256_dpwssd_avx_epi32, _mm512_dpwssd_epi32};
+    use std::arch::x86_64::{__m256i, __m512i, _mm256_dpbusd_avx_epi32, _mm512_dpbusd_epi32};
     use std::mem::transmute;
     use std::sync::LazyLock;
 
@@ -240,35 +258,35 @@ mod vnni {
 
     use super::{Arithmetic, Run};
 
-    /// What runs products of pairs on a processor that has the instruction, by AVX-512.
-    pub(super) fn in_long_pairs() -> Option<impl Fn(Run<'_>) + Sync> {
+    /// What runs products on a processor that has the instruction, by AVX-512.
+    pub(super) fn in_long_vectors() -> Option<impl Fn(Run<'_>) + Sync> {
         static THERE: LazyLock<Option<V4>> =
             LazyLock::new(|| V4::try_new().filter(|_| is_x86_feature_detected!("avx512vnni")));
         #[target_feature(
             enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512vnni,avx2,fma,bmi1,bmi2,lzcnt,popcnt"
         )]
         fn with_instruction(v4: V4, run: Run<'_>) {
-            run.vectors::<V4, Pairs>(v4);
+            run.vectors::<V4, Quads>(v4);
         }
         // SAFETY: the processor has been seen to have all of these.
         THERE.map(|v4| move |run: Run<'_>| unsafe { with_instruction(v4, run) })
     }
 
     /// The same by AVX2.
-    pub(super) fn in_short_pairs() -> Option<impl Fn(Run<'_>) + Sync> {
+    pub(super) fn in_short_vectors() -> Option<impl Fn(Run<'_>) + Sync> {
         static THERE: LazyLock<Option<V3>> =
             LazyLock::new(|| V3::try_new().filter(|_| is_x86_feature_detected!("avxvnni")));
         #[target_feature(enable = "avx2,fma,avxvnni,bmi1,bmi2,lzcnt,popcnt")]
         fn with_instruction(v3: V3, run: Run<'_>) {
-            run.vectors::<V3, Pairs>(v3);
+            run.vectors::<V3, Quads>(v3);
         }
         // SAFETY: the processor has been seen to have all of these.
         THERE.map(|v3| move |run: Run<'_>| unsafe { with_instruction(v3, run) })
     }
 
-    struct Pairs;
+    struct Quads;
 
-    impl Arithmetic<V4> for Pairs {
+    impl Arithmetic<V4> for Quads {
         #[inline(always)]
         fn add_product(v4: V4, factor: f32, row: f32x16, sum: f32x16) -> f32x16 {
             let factor = v4.splat_f32s(factor);
@@ -276,19 +294,19 @@ mod vnni {
             unsafe {
                 let [sum, factor, row] =
                     [sum, factor, row].map(|x| transmute::<f32x16, __m512i>(x));
-                transmute(_mm512_dpwssd_epi32(sum, factor, row))
+                transmute(_mm512_dpbusd_epi32(sum, row, factor))
             }
         }
     }
 
-    impl Arithmetic<V3> for Pairs {
+    impl Arithmetic<V3> for Quads {
         #[inline(always)]
         fn add_product(v3: V3, factor: f32, row: f32x8, sum: f32x8) -> f32x8 {
             let factor = v3.splat_f32s(factor);
             // SAFETY: all are 256 bits without any meaning of their own; only what has the instruction comes here.
             unsafe {
                 let [sum, factor, row] = [sum, factor, row].map(|x| transmute::<f32x8, __m256i>(x));
-                transmute(_mm256_dpwssd_avx_epi32(sum, factor, row))
+                transmute(_mm256_dpbusd_avx_epi32(sum, row, factor))
             }
         }
     }
@@ -302,11 +320,11 @@ mod tests {
     fn product(x: &[f32], w: &[f32], depth: usize) -> Vec<f32> {
         let panels = byte_panels(w, depth);
         let count = x.len() / depth * (w.len() / depth);
-        written(count, |out| multiply_int8(x, &panels, depth, out))
+        written(count, |out| multiply_int8(x, depth, &mut [(Right::Panels(&panels), out)]))
     }
 
     #[test]
-    fn errors_are_those_of_rounding_the_weights() {
+    fn errors_are_those_of_rounding() {
         for [rows, depth, columns] in
             [[1, 1, 1], [3, 5, 7], [13, 33, 50], [70, 64, 130], [300, 21, 95], [65, 2048, 33]]
         {
@@ -314,14 +332,13 @@ mod tests {
             let products = product(&x, &w, depth);
             for (index, product) in products.iter().enumerate() {
                 let (x, w) = (&x[index / columns * depth..], &w[index % columns * depth..]);
-                let (mut exact, mut bound, mut sizes) = (0.0_f64, 1e-5_f64, 0.0_f64);
+                let (mut exact, mut bound) = (0.0_f64, 1e-5_f64);
                 for (x, w) in x[..depth].iter().zip(&w[..depth]) {
                     exact += f64::from(x * w);
-                    // Half a step of a weight, which is at most 1; and at this depth one of `x` is 1 / 8,000 at most.
-                    bound += f64::from(x.abs()) * 0.5 / 127.0;
-                    sizes += f64::from(w.abs());
+                    // Half a step of each, which is 1 / 127 at most.
+                    let half = 0.5 / 127.0;
+                    bound += f64::from(x.abs() + w.abs()) * half + half * half;
                 }
-                bound += sizes * 0.5 / 8000.0;
                 let off = (f64::from(*product) - exact).abs();
                 assert!(off <= bound, "{product} is off {exact} by {off}, more than {bound}");
             }
@@ -335,11 +352,8 @@ mod tests {
             (0..count).map(|i| (i * seed % 255) as f32 - 127.0).collect()
         };
         let (mut x, mut w) = (whole(rows * depth, 89), whole(columns * depth, 53));
-        // With scales of powers of two nothing is rounded.
-        for row in x.chunks_mut(depth) {
-            row[0] = 32767.0;
-        }
-        for row in w.chunks_mut(depth) {
+        // With a scale of 1 nothing is rounded.
+        for row in x.chunks_mut(depth).chain(w.chunks_mut(depth)) {
             row[0] = 127.0;
         }
         let exact = |index: usize| -> f32 {
@@ -348,8 +362,8 @@ mod tests {
         };
         let panels = byte_panels(&w, depth);
         let slow = written(rows * columns, |out| {
-            let work = |run: Run<'_>| Arch::new().dispatch(InPairs(run));
-            multiply_by(&x, &panels, depth, out, SHORT_STRIP, work);
+            let work = |run: Run<'_>| Arch::new().dispatch(InQuads(run));
+            multiply_by(&x, depth, &mut [(Right::Panels(&panels), out)], SHORT_STRIP, work);
         });
         assert_eq!(slow, (0..rows * columns).map(exact).collect::<Vec<_>>());
         assert_eq!(slow, product(&x, &w, depth));
@@ -359,17 +373,17 @@ mod tests {
             use pulp::x86::{V3, V4};
             let check = |height: usize, work: &(dyn Fn(Run<'_>) + Sync)| {
                 let fast = written(rows * columns, |out| {
-                    multiply_by(&x, &panels, depth, out, height, work);
+                    multiply_by(&x, depth, &mut [(Right::Panels(&panels), out)], height, work);
                 });
                 assert_eq!(slow, fast);
             };
             if let Some(v4) = V4::try_new() {
-                check(STRIP, &|run| v4.vectorize(|| run.vectors::<_, x86::Pairs>(v4)));
+                check(STRIP, &|run| v4.vectorize(|| run.vectors::<_, x86::Quads>(v4)));
             }
             if let Some(v3) = V3::try_new() {
-                check(SHORT_STRIP, &|run| v3.vectorize(|| run.vectors::<_, x86::Pairs>(v3)));
+                check(SHORT_STRIP, &|run| v3.vectorize(|| run.vectors::<_, x86::Quads>(v3)));
             }
-            if let Some(work) = vnni::in_short_pairs() {
+            if let Some(work) = vnni::in_short_vectors() {
                 check(SHORT_STRIP, &work);
             }
         }

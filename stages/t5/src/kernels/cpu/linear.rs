@@ -7,21 +7,23 @@ use super::operands::{Left, Right};
 use super::product::{multiply, multiply_half};
 use crate::kernels::Order;
 
-/// The product of `x`, rows of `depth`, and the transpose of `w`, into `out`.
+/// The products of `x`, rows of `depth`, and the transposes of weights, each into its place.
 pub(super) fn forward(
     x: &[f32],
-    w: &[f32],
     depth: usize,
     order: Order,
-    out: &mut [MaybeUninit<f32>],
+    products: &mut [(&[f32], &mut [MaybeUninit<f32>])],
 ) {
-    let rows = Left::Rows(x);
+    let right = match order {
+        Order::Plain | Order::Halves => Right::Transposed,
+        Order::Panels | Order::HalfPanels | Order::BytePanels => Right::Panels,
+    };
+    let mut products: Vec<_> =
+        products.iter_mut().map(|(w, out)| (right(w), &mut **out)).collect();
     match order {
-        Order::Plain => multiply(rows, Right::Transposed(w), depth, out),
-        Order::Halves => multiply_half(rows, Right::Transposed(w), depth, out),
-        Order::Panels => multiply(rows, Right::Panels(w), depth, out),
-        Order::HalfPanels => multiply_half(rows, Right::Panels(w), depth, out),
-        Order::BytePanels => multiply_int8(x, w, depth, out),
+        Order::Plain | Order::Panels => multiply(Left::Rows(x), depth, &mut products),
+        Order::Halves | Order::HalfPanels => multiply_half(Left::Rows(x), depth, &mut products),
+        Order::BytePanels => multiply_int8(x, depth, &mut products),
     }
 }
 
@@ -33,7 +35,7 @@ pub(super) fn backward_x(
     order: Order,
     out: &mut [MaybeUninit<f32>],
 ) {
-    product(order)(Left::Rows(grad), Right::Rows(w), columns, out);
+    backward(order, Left::Rows(grad), columns, (Right::Rows(w), out));
 }
 
 /// The gradient of `w`, into `out`.
@@ -44,13 +46,18 @@ pub(super) fn backward_w(
     order: Order,
     out: &mut [MaybeUninit<f32>],
 ) {
-    product(order)(Left::Transposed(grad), Right::Rows(x), x.len() / depth, out);
+    backward(order, Left::Transposed(grad), x.len() / depth, (Right::Rows(x), out));
 }
 
-fn product(order: Order) -> impl Fn(Left<'_>, Right<'_>, usize, &mut [MaybeUninit<f32>]) {
+fn backward(
+    order: Order,
+    left: Left<'_>,
+    depth: usize,
+    product: (Right<'_>, &mut [MaybeUninit<f32>]),
+) {
     match order {
-        Order::Plain => multiply,
-        Order::Halves => multiply_half,
+        Order::Plain => multiply(left, depth, &mut [product]),
+        Order::Halves => multiply_half(left, depth, &mut [product]),
         Order::Panels | Order::HalfPanels | Order::BytePanels => {
             unreachable!("weights in panels are only read")
         }

@@ -17,13 +17,15 @@ mod operands;
 mod ops;
 mod panel;
 mod part;
+mod peaks;
 mod product;
 mod simd;
 mod tiles;
 pub(super) mod update;
 
+pub(super) use self::attention::half_rows;
 pub(super) use self::int8::byte_panels;
 pub(super) use self::operands::{half_panels, panels};
-pub(super) use self::ops::zeros_like;
+pub(super) use self::ops::{linear_each, zeros_like};
+pub use self::peaks::{Peaks, add_to_all};
 pub(super) use self::product::has_half_instructions;
-pub(super) use self::simd::{highest, log_sum_exp};

@@ -1,7 +1,6 @@
 //! What the matrix product multiplies: either side as it lies in memory, and the orders in which the loops want it.
 
 use super::arithmetic::{first_of_pair, halved, pair, pair_rows, pairs, second_of_pair};
-use super::int8::unpack;
 use super::product::PANEL;
 use super::simd::{LANES, made_in_blocks, prefetch, vectorized};
 
@@ -68,11 +67,10 @@ impl Left<'_> {
     }
 
     /// The same row by row, with zeros up to whole tiles in both directions.
-    pub(super) fn tiles(&self, rows: usize, depth: usize) -> Vec<f32> {
-        let words = Depth::Tiles(depth).filled();
-        let filled = rows.next_multiple_of(LANES);
+    pub(super) fn tiles(&self, rows: usize, depth: Depth) -> Vec<f32> {
+        let (words, filled) = (depth.filled(), rows.next_multiple_of(LANES));
         match self {
-            Left::Rows(values) => pairs(values, depth, [filled, words]),
+            Left::Rows(values) => pairs(values, depth.numbers(), [filled, words]),
             Left::Transposed(values) => {
                 made_in_blocks(filled * words, words * TURNED, |block, to| {
                     for (number, to) in (block..).zip(to.chunks_mut(words * TURNED)) {
@@ -138,19 +136,15 @@ pub(super) enum Right<'a> {
     Panels(&'a [f32]),
     /// In panels with all their padding, as [`Right::packed`] gives them.
     Packed(&'a [f32]),
-    /// In panels of whole numbers, four to a word, and what those of each column are multiples of.
-    Bytes { values: &'a [f32], scales: &'a [f32] },
 }
 
 impl<'a> Right<'a> {
-    /// Numbers or words, in whatever order.
-    pub(super) fn values(&self) -> &'a [f32] {
+    /// Columns of the matrix; of weights in panels, which are of as many bits as the product reads.
+    pub(super) fn columns(&self, depth: Depth) -> usize {
         match self {
-            Self::Rows(values)
-            | Self::Transposed(values)
-            | Self::Panels(values)
-            | Self::Packed(values)
-            | Self::Bytes { values, .. } => values,
+            Self::Panels(values) => values.len() / depth.kept(),
+            Self::Rows(values) | Self::Transposed(values) => values.len() / depth.numbers(),
+            Self::Packed(values) => values.len() / depth.filled(),
         }
     }
 
@@ -178,9 +172,6 @@ impl<'a> Right<'a> {
             }
             Self::Transposed(values) => {
                 Some(values.as_ptr().wrapping_add((place.first + place.width) * depth.numbers()))
-            }
-            Self::Bytes { values, .. } => {
-                Some(values.as_ptr().wrapping_add((place.first + place.width) * depth.words() / 2))
             }
             Self::Rows(_) | Self::Packed(_) => None,
         }
@@ -222,7 +213,7 @@ impl<'a> Right<'a> {
     /// Copies the words of the panel at a place.
     #[inline(always)]
     fn fill(&self, to: &mut [f32], depth: Depth, columns: usize, place: Place) {
-        let (Place { first, width, stride }, words) = (place, depth.words());
+        let Place { first, width, stride } = place;
         match self {
             Self::Rows(values) => from_rows(to, values, depth, columns, place),
             Self::Transposed(values) => from_columns(to, values, depth, place),
@@ -233,9 +224,6 @@ impl<'a> Right<'a> {
                     Depth::Apart(_) => take_apart(to, stride, from, width),
                     _ => copy_rows(to, stride, from, width, width),
                 }
-            }
-            Self::Bytes { values, .. } => {
-                unpack(to, stride, &values[first * words / 2..][..words * width / 2], width);
             }
         }
     }

@@ -7,8 +7,9 @@ use rayon::prelude::*;
 
 use super::{attention, elementwise, embedding, linear, loss, norm};
 use crate::kernels::{
+    Order,
     graph::{Array, Operation},
-    native::{matrix, scalar, values, values_mut, written},
+    native::{dense, matrix, scalar, values, values_mut, written},
     ops::{Activate, Add, Attend, CrossEntropy, Drop, Embed, Linear, Norm},
 };
 
@@ -75,7 +76,9 @@ impl Operation<2> for Linear {
         let [rows, depth, width] = [x.shape()[0], columns(x), w.shape()[0]];
         // SAFETY: the product writes all of it.
         let out = unsafe {
-            written(rows, width, |out| linear::forward(values(x), values(w), depth, self.0, out))
+            written(rows, width, |out| {
+                linear::forward(values(x), depth, self.0, &mut [(values(w), out)]);
+            })
         };
         (out, inputs)
     }
@@ -99,6 +102,44 @@ impl Operation<2> for Linear {
             ]
         }
     }
+}
+
+/// The products of a matrix and the transposes of several weights.
+pub(in crate::kernels) fn linear_each<const N: usize>(
+    x: Array,
+    weights: [Array; N],
+    order: Order,
+) -> [Array; N] {
+    let (x, weights) = (dense(x), weights.map(dense));
+    let mut products = linear_into(&x, order, &weights, Vec::new()).into_iter().rev();
+    std::array::from_fn(|_| products.next().expect("there is one of each weight"))
+}
+
+/// Weights, and where their products go.
+type Places<'a> = Vec<(&'a [f32], &'a mut [MaybeUninit<f32>])>;
+
+/// The products with the rest of the weights, last to first, once there is a place for each.
+#[expect(unsafe_code, reason = "memory that is written before it is read")]
+fn linear_into<'a>(
+    x: &Array,
+    order: Order,
+    rest: &'a [Array],
+    mut places: Places<'a>,
+) -> Vec<Array> {
+    let Some((w, rest)) = rest.split_first() else {
+        linear::forward(values(x), columns(x), order, &mut places);
+        return Vec::new();
+    };
+    let mut others = Vec::new();
+    let write = |out: &mut [MaybeUninit<f32>]| {
+        let mut places: Places<'_> = places;
+        places.push((values(w), out));
+        others = linear_into(x, order, rest, places);
+    };
+    // SAFETY: the product that the last of them comes to writes all of it.
+    let own = unsafe { written(x.shape()[0], w.shape()[0], write) };
+    others.push(own);
+    others
 }
 
 impl Operation<1> for Activate {
@@ -195,8 +236,15 @@ impl Attend {
             k: values(&inputs[1]),
             v: values(&inputs[2]),
             width: columns(&inputs[0]),
+            halves: columns(&inputs[1]) < columns(&inputs[0]),
             bias: inputs.get(3).map(values),
         }
+    }
+
+    fn attended(&self, inputs: &[Array]) -> Array {
+        let mut out = zeros_like(&inputs[0]);
+        attention::result(Self::inputs(inputs), &self.0, values_mut(&mut out));
+        out
     }
 
     fn attend<const N: usize>(&self, inputs: [Array; N]) -> (Array, AttendKept<N>) {
@@ -221,6 +269,10 @@ impl Attend {
 impl Operation<3> for Attend {
     type Kept = AttendKept<3>;
 
+    fn result(&self, inputs: [Array; 3]) -> Array {
+        self.attended(&inputs)
+    }
+
     fn forward(&self, inputs: [Array; 3]) -> (Array, Self::Kept) {
         self.attend(inputs)
     }
@@ -232,6 +284,10 @@ impl Operation<3> for Attend {
 
 impl Operation<4> for Attend {
     type Kept = AttendKept<4>;
+
+    fn result(&self, inputs: [Array; 4]) -> Array {
+        self.attended(&inputs)
+    }
 
     fn forward(&self, inputs: [Array; 4]) -> (Array, Self::Kept) {
         self.attend(inputs)

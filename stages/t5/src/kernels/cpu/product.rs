@@ -35,37 +35,23 @@ thread_local! {
     static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
-/// `left` times `right`, into `out`, `[rows, columns]`, all of which is written.
-pub(super) fn multiply(
-    left: Left<'_>,
-    right: Right<'_>,
-    depth: usize,
-    out: &mut [MaybeUninit<f32>],
-) {
-    if out.is_empty() {
-        return;
-    }
-    let columns = right.values().len() / depth;
-    multiply_strips(left, right, Depth::Singles(depth), columns, out, in_singles);
+/// Right-hand matrices, and where the product of the same left-hand one and each goes: `[rows, columns]`, all of which is
+/// written.
+pub(super) type Products<'a, 'b> = &'a mut [(Right<'b>, &'b mut [MaybeUninit<f32>])];
+
+/// Products of `left`, which is brought into its order once for all of them.
+pub(super) fn multiply(left: Left<'_>, depth: usize, products: Products<'_, '_>) {
+    multiply_strips(left, Depth::Singles(depth), products, in_singles);
 }
 
 /// The same of numbers that are rounded to bf16. Panels are those of [`half_panels`](super::half_panels).
-pub(super) fn multiply_half(
-    left: Left<'_>,
-    right: Right<'_>,
-    depth: usize,
-    out: &mut [MaybeUninit<f32>],
-) {
-    if out.is_empty() {
-        return;
-    }
+pub(super) fn multiply_half(left: Left<'_>, depth: usize, products: Products<'_, '_>) {
     if let Some(tiles) = tiles::available() {
-        return multiply_tiles(left, right, depth, out, tiles);
+        return multiply_tiles(left, depth, products, tiles);
     }
-    let columns = half_columns(right, depth);
     match arithmetic::in_fast_pairs() {
-        Some(work) => multiply_strips(left, right, Depth::Pairs(depth), columns, out, work),
-        None => multiply_strips(left, right, Depth::Apart(depth), columns, out, in_singles),
+        Some(work) => multiply_strips(left, Depth::Pairs(depth), products, work),
+        None => multiply_strips(left, Depth::Apart(depth), products, in_singles),
     }
 }
 
@@ -82,49 +68,38 @@ fn in_singles(run: Run<'_>) {
 /// By instructions for vectors.
 fn multiply_strips(
     left: Left<'_>,
-    right: Right<'_>,
     depth: Depth,
-    columns: usize,
-    out: &mut [MaybeUninit<f32>],
+    products: Products<'_, '_>,
     work: impl Fn(Run<'_>) + Sync,
 ) {
     let height = strip_height();
-    let strips = left.strips(out.len() / columns, depth, height);
-    share(Strips { words: &strips, height, scales: &[] }, right, depth, columns, out, work);
+    let words = left.strips(rows(products, depth), depth, height);
+    let strips = Strips { words: &words, height, scales: None };
+    for (right, out) in products {
+        share(strips, *right, depth, out, &work);
+    }
 }
 
 /// By instructions for tiles.
-fn multiply_tiles(
-    left: Left<'_>,
-    right: Right<'_>,
-    depth: usize,
-    out: &mut [MaybeUninit<f32>],
-    tiles: impl Tiles,
-) {
-    let columns = half_columns(right, depth);
-    let left = left.tiles(out.len() / columns, depth);
+fn multiply_tiles(left: Left<'_>, depth: usize, products: Products<'_, '_>, tiles: impl Tiles) {
+    let depth = Depth::Tiles(depth);
+    let words = left.tiles(rows(products, depth), depth);
+    let strips = Strips { words: &words, height: SIDE, scales: None };
     let work = |run: Run<'_>| {
         vectorized(
             #[inline(always)]
             || run.tiles(tiles),
         );
     };
-    share(
-        Strips { words: &left, height: SIDE, scales: &[] },
-        right,
-        Depth::Tiles(depth),
-        columns,
-        out,
-        work,
-    );
+    for (right, out) in products {
+        share(strips, *right, depth, out, work);
+    }
 }
 
-/// Columns of a matrix of `depth` rows, whose panels are of pairs.
-fn half_columns(right: Right<'_>, depth: usize) -> usize {
-    match right {
-        Right::Panels(values) => values.len() / depth.div_ceil(2),
-        _ => right.values().len() / depth,
-    }
+/// Rows of the products, and of what they share.
+fn rows(products: Products<'_, '_>, depth: Depth) -> usize {
+    let rows = products.iter().map(|(right, out)| out.len().checked_div(right.columns(depth)));
+    rows.flatten().next().unwrap_or_default()
 }
 
 /// Rows of a register tile on this machine.
@@ -147,8 +122,19 @@ pub(super) struct Strips<'a> {
     pub(super) words: &'a [f32],
     /// Rows of each but the last.
     pub(super) height: usize,
-    /// Of whole numbers: what those of each row are multiples of.
-    pub(super) scales: &'a [f32],
+    /// Of whole numbers.
+    pub(super) scales: Option<Scales<'a>>,
+}
+
+/// What sums of whole numbers stand for.
+#[derive(Clone, Copy)]
+pub(super) struct Scales<'a> {
+    /// What the numbers of each row are multiples of.
+    pub(super) rows: &'a [f32],
+    /// What its sums have too much.
+    pub(super) offsets: &'a [i32],
+    /// What the numbers of each column are multiples of.
+    pub(super) columns: &'a [f32],
 }
 
 /// Shares the work out.
@@ -156,10 +142,13 @@ pub(super) fn share(
     left: Strips<'_>,
     right: Right<'_>,
     depth: Depth,
-    columns: usize,
     out: &mut [MaybeUninit<f32>],
     work: impl Fn(Run<'_>) + Sync,
 ) {
+    if out.is_empty() {
+        return;
+    }
+    let columns = right.columns(depth);
     let rows = out.len() / columns;
     let work_to_do = rows * columns * depth.words();
     let threads = if work_to_do < PARALLEL_FROM { 1 } else { rayon::current_num_threads() };
@@ -171,7 +160,7 @@ pub(super) fn share(
     let group = columns.div_ceil(PANEL).div_ceil(TASKS * threads) * PANEL;
     let [high, wide] = match right {
         Right::Packed(_) => [FEW_ROWS, columns],
-        Right::Panels(_) | Right::Bytes { .. } => [ROWS, group],
+        Right::Panels(_) => [ROWS, group],
         Right::Rows(_) | Right::Transposed(_) => [rows, group],
     };
     let tasks = Part::whole(out, columns).cut(high, wide);
@@ -333,17 +322,14 @@ impl Task<'_> {
                     continue;
                 }
                 let out = &mut self.out.row(row)[panel.column + first..][..width];
-                match self.right {
-                    Right::Bytes { scales, .. } => {
-                        let scales = &scales[self.first_column + panel.column + first..][..width];
-                        store_scaled::<S, C>(
-                            out,
-                            sums,
-                            self.left.scales[self.first_row + row],
-                            scales,
-                        );
+                match self.left.scales {
+                    Some(scales) => {
+                        let row = self.first_row + row;
+                        let columns = &scales.columns[self.first_column + panel.column + first..];
+                        let (offset, scale) = (scales.offsets[row], scales.rows[row]);
+                        store_scaled::<S, C>(out, sums, offset, scale, &columns[..width]);
                     }
-                    _ => store(simd, out, sums),
+                    None => store(simd, out, sums),
                 }
             }
         }
@@ -472,7 +458,7 @@ pub(super) mod tests {
             let forms = [Right::Rows(&right), Right::Transposed(&b), Right::Panels(&panels)];
             let lefts = [Left::Rows(&a), Left::Transposed(&left)];
             for (left, right) in lefts.iter().flat_map(|left| forms.map(|right| (*left, right))) {
-                let out = written(rows * columns, |out| multiply(left, right, depth, out));
+                let out = written(rows * columns, |out| multiply(left, depth, &mut [(right, out)]));
                 for (index, value) in out.iter().enumerate() {
                     let exact = exact(index / columns, index % columns);
                     assert!((f64::from(*value) - exact).abs() < 1e-4, "{value} is not {exact}");
@@ -484,7 +470,7 @@ pub(super) mod tests {
     /// `multiply` of halves agrees with the definition in every form, and all forms with each other to the bit: the
     /// products.
     fn halves(
-        multiply: impl Fn(Left<'_>, Right<'_>, usize, &mut [MaybeUninit<f32>]),
+        multiply: impl Fn(Left<'_>, usize, Products<'_, '_>),
     ) -> Vec<Vec<f32>> {
         let round = |x: f32| f64::from(half::bf16::from_f32(x));
         let products = SHAPES.map(|[rows, depth, columns]| {
@@ -495,7 +481,7 @@ pub(super) mod tests {
             let lefts = [Left::Rows(&a), Left::Transposed(&left)];
             let products = lefts.iter().flat_map(|left| forms.map(|right| (*left, right)));
             let products = products.map(|(left, right)| {
-                written(rows * columns, |out| multiply(left, right, depth, out))
+                written(rows * columns, |out| multiply(left, depth, &mut [(right, out)]))
             });
             let products: Vec<_> = products.collect();
             for (index, value) in products[0].iter().enumerate() {
@@ -520,30 +506,28 @@ pub(super) mod tests {
             let (left, right) = (Left::Rows(&a), Right::Transposed(&b));
             let narrow = |depth| {
                 let strips = left.strips(rows, depth, SHORT_STRIP);
-                let left = Strips { words: &strips, height: SHORT_STRIP, scales: &[] };
+                let left = Strips { words: &strips, height: SHORT_STRIP, scales: None };
                 let work = |run: Run<'_>| Simd::vectorize(v3, InSingles(run));
-                written(rows * columns, |out| share(left, right, depth, columns, out, work))
+                written(rows * columns, |out| share(left, right, depth, out, work))
             };
-            let widest = written(rows * columns, |out| multiply(left, right, depth, out));
+            let widest = written(rows * columns, |out| multiply(left, depth, &mut [(right, out)]));
             assert_eq!(widest, narrow(Depth::Singles(depth)));
-            let widest = written(rows * columns, |out| apart(left, right, depth, out));
+            let widest = written(rows * columns, |out| apart(left, depth, &mut [(right, out)]));
             assert_eq!(widest, narrow(Depth::Apart(depth)));
         }
     }
 
     /// Products of pairs that are taken apart.
-    fn apart(left: Left<'_>, right: Right<'_>, depth: usize, out: &mut [MaybeUninit<f32>]) {
-        let columns = half_columns(right, depth);
-        multiply_strips(left, right, Depth::Apart(depth), columns, out, in_singles);
+    fn apart(left: Left<'_>, depth: usize, products: Products<'_, '_>) {
+        multiply_strips(left, Depth::Apart(depth), products, in_singles);
     }
 
     #[test]
     fn pairs_are_summed_in_singles_with_the_instruction_and_without_it() {
         let emulated = halves(apart);
         if let Some(work) = arithmetic::in_pairs() {
-            let fastest = halves(|left, right, depth, out| {
-                let columns = half_columns(right, depth);
-                multiply_strips(left, right, Depth::Pairs(depth), columns, out, &work);
+            let fastest = halves(|left, depth, products| {
+                multiply_strips(left, Depth::Pairs(depth), products, &work);
             });
             assert_eq!(emulated, fastest);
         }
@@ -551,12 +535,12 @@ pub(super) mod tests {
 
     #[test]
     fn tiles_are_summed_in_singles_with_the_instruction_and_without_it() {
-        let emulated = halves(|left, right, depth, out| {
-            multiply_tiles(left, right, depth, out, tiles::Emulated);
+        let emulated = halves(|left, depth, products| {
+            multiply_tiles(left, depth, products, tiles::Emulated);
         });
         if let Some(tiles) = tiles::available() {
-            let fastest = halves(|left, right, depth, out| {
-                multiply_tiles(left, right, depth, out, tiles);
+            let fastest = halves(|left, depth, products| {
+                multiply_tiles(left, depth, products, tiles);
             });
             assert_eq!(emulated, fastest);
         }
@@ -565,8 +549,8 @@ pub(super) mod tests {
     #[test]
     fn matrices_without_rows_or_columns_have_no_product() {
         for multiply in [multiply, multiply_half] {
-            multiply(Left::Rows(&[]), Right::Transposed(&[1.0; 12]), 4, &mut []);
-            multiply(Left::Rows(&[1.0; 12]), Right::Rows(&[]), 4, &mut []);
+            multiply(Left::Rows(&[]), 4, &mut [(Right::Transposed(&[1.0; 12]), &mut [])]);
+            multiply(Left::Rows(&[1.0; 12]), 4, &mut [(Right::Rows(&[]), &mut [])]);
         }
     }
 
@@ -582,9 +566,9 @@ pub(super) mod tests {
         let of = |rows: usize| {
             let x = &x[..rows * depth];
             [
-                written(rows * columns, |out| multiply(Left::Rows(x), panels, depth, out)),
-                written(rows * columns, |out| multiply_half(Left::Rows(x), halves, depth, out)),
-                written(rows * columns, |out| multiply_int8(x, &bytes, depth, out)),
+                written(rows * columns, |out| multiply(Left::Rows(x), depth, &mut [(panels, out)])),
+                written(rows * columns, |out| multiply_half(Left::Rows(x), depth, &mut [(halves, out)])),
+                written(rows * columns, |out| multiply_int8(x, depth, &mut [(Right::Panels(&bytes), out)])),
             ]
         };
         let all = of(77);

@@ -200,40 +200,6 @@ pub(super) fn softmax(scores: &mut [f32]) {
     }
 }
 
-/// Numbers whose exponentials are added up in f32 before the sum goes on in f64.
-const EXPONENTIALS: usize = 1 << 10;
-
-/// The logarithm of the sum of the exponentials.
-pub(in crate::kernels) fn log_sum_exp(scores: &[f32]) -> f64 {
-    vectorized(
-        #[inline(always)]
-        || {
-            let top = max(scores);
-            let mut total = 0.0;
-            let mut block = [0.0; EXPONENTIALS];
-            for scores in scores.chunks(EXPONENTIALS) {
-                let block = &mut block[..scores.len()];
-                for (to, score) in block.iter_mut().zip(scores) {
-                    *to = exp(score - top);
-                }
-                total += f64::from(sum(block));
-            }
-            f64::from(top) + total.ln()
-        },
-    )
-}
-
-/// Where the highest score is; the first of equals.
-pub(in crate::kernels) fn highest(scores: &[f32]) -> usize {
-    vectorized(
-        #[inline(always)]
-        || {
-            let top = max(scores);
-            scores.iter().position(|&score| score >= top).unwrap_or_default()
-        },
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -256,11 +222,8 @@ mod tests {
             let exact: f64 = a.iter().zip(&b).map(|(&x, &y)| f64::from(x) * f64::from(y)).sum();
             assert!((f64::from(dot(&a, &b)) - exact).abs() < 1e-5);
             assert!((sum(&a) - a.iter().sum::<f32>()).abs() < 1e-5);
-            let exact: f64 = a.iter().map(|&x| f64::from(x).exp()).sum::<f64>().ln();
-            assert!(length == 0 || (log_sum_exp(&a) - exact).abs() < 1e-6);
             let largest = a.iter().copied().fold(f32::NEG_INFINITY, f32::max);
             assert!(max(&a).total_cmp(&largest).is_eq());
-            assert!(length == 0 || a[highest(&a)].total_cmp(&largest).is_eq());
         }
     }
 }

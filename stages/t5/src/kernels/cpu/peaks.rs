@@ -1,0 +1,148 @@
+//! The highest logits of a row, found without sorting it.
+
+use super::simd::{LANES, exp, sum, vectorized};
+
+/// Logits that are looked at together: few enough to look at all of them where one of them is among the highest.
+const BLOCK: usize = 4 * LANES;
+
+/// Numbers whose exponentials are added up in f32 before the sum goes on in f64.
+const EXPONENTIALS: usize = 1 << 10;
+
+/// The highest of each block of a row of logits. What is no number counts as the lowest.
+#[derive(Debug, Clone)]
+pub struct Peaks(Vec<f32>);
+
+impl Peaks {
+    /// Of a row of logits.
+    pub fn of(logits: &[f32]) -> Self {
+        vectorized(
+            #[inline(always)]
+            || Self(logits.chunks(BLOCK).map(block_max).collect()),
+        )
+    }
+
+    /// The highest logit; negative infinity of none.
+    pub fn highest(&self) -> f32 {
+        self.0.iter().copied().fold(f32::NEG_INFINITY, f32::max)
+    }
+
+    /// Where it is in the `logits` that these are of; the first of equals.
+    pub fn position(&self, logits: &[f32]) -> usize {
+        let top = self.highest();
+        let block = self.0.iter().position(|peak| *peak >= top).unwrap_or_default();
+        let first = block * BLOCK;
+        let place = logits.iter().skip(first).position(|logit| *logit >= top);
+        first + place.unwrap_or_default()
+    }
+
+    /// The `count` highest of the `logits` that these are of, with their places, best first and of equals the first; and
+    /// all that are equal to the last of them.
+    pub fn top(&self, logits: &[f32], count: usize) -> Vec<(f32, usize)> {
+        // As many blocks have a logit at least as high, so that the one asked for is not lower.
+        let mut peaks = self.0.clone();
+        let least = match count {
+            0 => return Vec::new(),
+            _ if count <= peaks.len() => *peaks.select_nth_unstable_by(count - 1, descending).1,
+            _ => f32::NEG_INFINITY,
+        };
+        let blocks = self.0.iter().zip(logits.chunks(BLOCK)).enumerate();
+        let likely = blocks.filter(|(_, (peak, _))| **peak >= least);
+        let mut found: Vec<(f32, usize)> = likely
+            .flat_map(|(number, (_, block))| block.iter().copied().zip(number * BLOCK..))
+            .filter(|(logit, _)| *logit >= least)
+            .collect();
+        found.sort_by(|(one, _), (other, _)| descending(one, other));
+        if let Some(&(last, _)) = found.get(count - 1) {
+            found.truncate(found.partition_point(|(logit, _)| *logit >= last));
+        }
+        found
+    }
+
+    /// The logarithm of the sum of the exponentials of the `logits` that these are of.
+    pub fn log_sum_exp(&self, logits: &[f32]) -> f64 {
+        let top = self.highest();
+        vectorized(
+            #[inline(always)]
+            || {
+                let mut total = 0.0;
+                let mut block = [0.0; EXPONENTIALS];
+                for logits in logits.chunks(EXPONENTIALS) {
+                    let block = &mut block[..logits.len()];
+                    for (to, logit) in block.iter_mut().zip(logits) {
+                        *to = exp(logit - top);
+                    }
+                    total += f64::from(sum(block));
+                }
+                f64::from(top) + total.ln()
+            },
+        )
+    }
+}
+
+/// Numbers from the highest to the lowest; there is nothing else among them.
+fn descending(one: &f32, other: &f32) -> std::cmp::Ordering {
+    other.partial_cmp(one).unwrap_or(std::cmp::Ordering::Equal)
+}
+
+#[inline(always)]
+fn block_max(block: &[f32]) -> f32 {
+    let (registers, rest) = block.as_chunks::<LANES>();
+    let mut tops = [f32::NEG_INFINITY; LANES];
+    for register in registers {
+        for lane in 0..LANES {
+            tops[lane] = if register[lane] > tops[lane] { register[lane] } else { tops[lane] };
+        }
+    }
+    tops.iter().chain(rest).fold(f32::NEG_INFINITY, |best, &x| if x > best { x } else { best })
+}
+
+/// Adds a number to each.
+pub fn add_to_all(logits: &mut [f32], number: f32) {
+    vectorized(
+        #[inline(always)]
+        || logits.iter_mut().for_each(|logit| *logit += number),
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn peaks_are_those_of_a_sorted_row(
+            // Few different numbers, so that there are equal ones.
+            logits in prop::collection::vec((-9_i8..9).prop_map(|x| f32::from(x) / 4.0), 1..700),
+            count in 1_usize..300,
+            hidden in prop::collection::vec(0_usize..700, 0..9),
+        ) {
+            let mut logits = logits;
+            for place in hidden {
+                if let Some(logit) = logits.get_mut(place) {
+                    *logit = f32::NEG_INFINITY;
+                }
+            }
+            let peaks = Peaks::of(&logits);
+            let mut sorted: Vec<(f32, usize)> = logits.iter().copied().zip(0..).collect();
+            sorted.sort_by(|(one, _), (other, _)| descending(one, other));
+            prop_assert_eq!(peaks.position(&logits), sorted[0].1);
+            let last = sorted[count.min(sorted.len()) - 1].0;
+            sorted.retain(|(logit, _)| *logit >= last);
+            prop_assert_eq!(peaks.top(&logits, count), sorted);
+            let exact: f64 = logits.iter().map(|&x| f64::from(x).exp()).sum::<f64>().ln();
+            let close = (peaks.log_sum_exp(&logits) - exact).abs() < 1e-6;
+            prop_assert!(close || exact.is_infinite());
+        }
+    }
+
+    #[test]
+    fn a_sum_with_what_is_no_number_is_none() {
+        let mut logits = vec![0.5; 200];
+        logits[77] = f32::NAN;
+        let peaks = Peaks::of(&logits);
+        assert!(peaks.log_sum_exp(&logits).is_nan());
+        assert_eq!(peaks.position(&logits), 0);
+    }
+}
