@@ -5,13 +5,13 @@
 
 mod few;
 
-use pulp::Arch;
+use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use self::few::Few;
 use super::{
     arithmetic::pair_rows,
-    panel::{Panel, multiply},
+    panel::{Panel, View, multiply},
     simd::{LANES, add_to, dot, made_in_blocks, softmax, vectorized},
 };
 use crate::kernels::{AttentionPlan, Keys, Segment};
@@ -107,10 +107,7 @@ pub(super) fn backward(
         .with_min_len(segments_per_task(plan, width))
         .map_init(Scratch::default, |scratch, (((dq, dk), dv), ((segment, &offset), kept))| {
             let work = Work { inputs, plan, segment, bias: &bias, offset };
-            vectorized(
-                #[inline(always)]
-                || work.backward(scratch, kept, grad, [dq, dk, dv]),
-            )
+            Arch::new().dispatch(Gradients { work, scratch, kept, grad, out: [dq, dk, dv] })
         })
         .collect();
     bias.gather(plan, &by_distance)
@@ -187,6 +184,57 @@ impl BiasByDistance {
     }
 }
 
+/// Many queries over a run of keys, by products of small matrices.
+struct Many<'a> {
+    work: Work<'a>,
+    scratch: &'a mut Scratch,
+    out: &'a mut [f32],
+    /// Gets the probabilities of each head, before dropout.
+    keep: &'a mut dyn FnMut(&[f32]),
+}
+
+impl WithSimd for Many<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { work, scratch, out, keep } = self;
+        let (segment, inputs, d) = (work.segment, work.inputs, work.d_kv());
+        let (queries, keys, width) = (segment.queries.len(), segment.keys.len(), inputs.width);
+        let first_key = segment.keys.row(0);
+        for head in 0..work.plan.heads {
+            let Scratch { b, c, scores, out: attended, .. } = scratch;
+            let q = work.head(inputs.q, segment.queries.start, head);
+            b.transpose(keys, d, work.head(inputs.k, first_key, head), width);
+            multiply(simd, scores, View { data: q, row: width, column: 1 }, [queries, d], b);
+            work.normalise(&mut scores.data, scores.stride, head);
+            keep(&scores.data);
+            work.drop(&mut scores.data, head);
+            c.copy(keys, d, work.head(inputs.v, first_key, head), width);
+            multiply(simd, attended, scores.view(), [queries, keys], c);
+            attended.copy_to(d, &mut out[head * d..], width);
+        }
+    }
+}
+
+/// What [`Work::backward`] gives.
+struct Gradients<'a, 'b> {
+    work: Work<'a>,
+    scratch: &'b mut Scratch,
+    kept: &'b [f32],
+    grad: &'b [f32],
+    out: [&'b mut [f32]; 3],
+}
+
+impl WithSimd for Gradients<'_, '_> {
+    type Output = Vec<f32>;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) -> Vec<f32> {
+        self.work.backward(simd, self.scratch, self.kept, self.grad, self.out)
+    }
+}
+
 /// Queries of a segment up to which each is a row by itself: to bring the keys in order would cost more.
 const FEW: usize = 8;
 
@@ -257,33 +305,10 @@ impl Work<'_> {
     /// Writes the attended values of the segment; `keep` gets the probabilities of each head, before dropout.
     fn forward(&self, scratch: &mut Scratch, out: &mut [f32], mut keep: impl FnMut(&[f32])) {
         match self.segment.keys {
-            Keys::Run(_) if self.segment.queries.len() > FEW => vectorized(
-                #[inline(always)]
-                || self.many(scratch, out, keep),
-            ),
-            _ => {
-                Arch::new().dispatch(Few { work: *self, scratch, out, keep: &mut keep });
+            Keys::Run(_) if self.segment.queries.len() > FEW => {
+                Arch::new().dispatch(Many { work: *self, scratch, out, keep: &mut keep });
             }
-        }
-    }
-
-    /// Many queries over a run of keys, by products of small matrices.
-    #[inline(always)]
-    fn many(&self, scratch: &mut Scratch, out: &mut [f32], mut keep: impl FnMut(&[f32])) {
-        let (queries, keys, d, width) =
-            (self.segment.queries.len(), self.segment.keys.len(), self.d_kv(), self.inputs.width);
-        let first_key = self.segment.keys.row(0);
-        for head in 0..self.plan.heads {
-            let Scratch { a, b, c, scores, out: attended, .. } = scratch;
-            a.copy(queries, d, self.head(self.inputs.q, self.segment.queries.start, head), width);
-            b.transpose(keys, d, self.head(self.inputs.k, first_key, head), width);
-            multiply(scores, a.view(), queries, d, b);
-            self.normalise(&mut scores.data, scores.stride, head);
-            keep(&scores.data);
-            self.drop(&mut scores.data, head);
-            c.copy(keys, d, self.head(self.inputs.v, first_key, head), width);
-            multiply(attended, scores.view(), queries, keys, c);
-            attended.copy_to(d, &mut out[head * d..], width);
+            _ => Arch::new().dispatch(Few { work: *self, scratch, out, keep: &mut keep }),
         }
     }
 
@@ -313,8 +338,9 @@ impl Work<'_> {
 
     /// Writes the segment's gradients of q, k and v; returns that of the bias by distance.
     #[inline(always)]
-    fn backward(
+    fn backward<S: Simd>(
         &self,
+        simd: S,
         scratch: &mut Scratch,
         kept: &[f32],
         grad: &[f32],
@@ -335,11 +361,11 @@ impl Work<'_> {
             scores.data.extend_from_slice(kept);
             self.drop(&mut scores.data, head);
             a.copy(queries, d, self.head(grad, first_query, head), width);
-            multiply(out, scores.transposed(), keys, queries, a);
+            multiply(simd, out, scores.transposed(), [keys, queries], a);
             out.copy_to(d, &mut dv[column..], width);
             // dP = dO V^T, then through dropout and softmax to dS.
             b.transpose(keys, d, self.head(self.inputs.v, first_key, head), width);
-            multiply(slopes, a.view(), queries, d, b);
+            multiply(simd, slopes, a.view(), [queries, d], b);
             self.drop(&mut slopes.data, head);
             for (slope, p) in slopes.data.chunks_exact_mut(stride).zip(kept.chunks_exact(stride)) {
                 let pull = dot(slope, p);
@@ -350,10 +376,10 @@ impl Work<'_> {
             self.add_by_distance(&mut by_distance, slopes, head);
             // dQ = dS K and dK = dS^T Q.
             c.copy(keys, d, self.head(self.inputs.k, first_key, head), width);
-            multiply(out, slopes.view(), queries, keys, c);
+            multiply(simd, out, slopes.view(), [queries, keys], c);
             out.copy_to(d, &mut dq[column..], width);
             a.copy(queries, d, self.head(self.inputs.q, first_query, head), width);
-            multiply(out, slopes.transposed(), keys, queries, a);
+            multiply(simd, out, slopes.transposed(), [keys, queries], a);
             out.copy_to(d, &mut dk[column..], width);
         }
         by_distance

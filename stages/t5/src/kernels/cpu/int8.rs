@@ -80,8 +80,9 @@ fn offset(quads: &[f32]) -> i32 {
     let numbers: &[i8] = bytemuck::cast_slice(quads);
     vectorized(
         #[inline(always)]
-        || numbers.iter().map(|x| i32::from(*x)).sum::<i32>() * i32::from(OFFSET),
+        || numbers.iter().fold(0_i32, |sum, x| sum.wrapping_add((*x).into())),
     )
+    .wrapping_mul(OFFSET.into())
 }
 
 /// Rows of whole numbers, four to a word, and what those of each row are multiples of.
@@ -183,7 +184,7 @@ impl<S: Simd> Arithmetic<S> for Quads {
         let lanes: &mut [i32] = bytemuck::cast_slice_mut(std::slice::from_mut(&mut sum));
         for (sum, quad) in lanes.iter_mut().zip(row) {
             for place in 0..BYTES {
-                *sum = sum.wrapping_add(factor[place] * i32::from(quad[place]));
+                *sum = sum.wrapping_add(factor[place].wrapping_mul(quad[place].into()));
             }
         }
         sum

@@ -1,9 +1,11 @@
 //! Products of the small matrices inside attention, where the general matrix product spends its time on setup.
 
+use pulp::Simd;
+
 use super::simd::LANES;
 
 /// Rows of the register tile.
-const TILE: usize = 4;
+const TILE: usize = 6;
 
 /// A matrix read in place: element `(i, j)` is `data[i * row + j * column]`.
 #[derive(Clone, Copy)]
@@ -85,41 +87,70 @@ impl Panel {
 
 /// `out = a * b`, for `a` of `rows` x `depth` and `b` of `depth` rows; `out` is sized here.
 #[inline(always)]
-pub(super) fn multiply(out: &mut Panel, a: View<'_>, rows: usize, depth: usize, b: &Panel) {
+pub(super) fn multiply<S: Simd>(
+    simd: S,
+    out: &mut Panel,
+    a: View<'_>,
+    [rows, depth]: [usize; 2],
+    b: &Panel,
+) {
     out.stride = b.stride;
-    out.data.clear();
     out.data.resize(rows * b.stride, 0.0);
     let mut first = 0;
     while first + TILE <= rows {
-        tile_columns::<TILE>(out, a, first, depth, b);
+        tile_columns::<S, TILE>(simd, out, a, [first, depth], b);
         first += TILE;
     }
-    for row in first..rows {
-        tile_columns::<1>(out, a, row, depth, b);
+    while first < rows {
+        tile_columns::<S, 1>(simd, out, a, [first, depth], b);
+        first += 1;
+    }
+}
+
+/// Some rows of it, as many registers side by side as there are sums for.
+#[inline(always)]
+fn tile_columns<S: Simd, const ROWS: usize>(
+    simd: S,
+    out: &mut Panel,
+    a: View<'_>,
+    [first, depth]: [usize; 2],
+    b: &Panel,
+) {
+    let registers = b.stride / S::F32_LANES;
+    let (right, _) = S::as_simd_f32s(&b.data);
+    let (sums, _) = S::as_mut_simd_f32s(&mut out.data[first * b.stride..]);
+    let mut column = 0;
+    while column < registers {
+        let right = right[column..].chunks(registers).take(depth);
+        let sums = sums[column..].chunks_mut(registers);
+        if column + 2 <= registers {
+            tile::<S, ROWS, 2>(simd, a, first, right, sums);
+        } else {
+            tile::<S, ROWS, 1>(simd, a, first, right, sums);
+        }
+        column += 2;
     }
 }
 
 #[inline(always)]
-fn tile_columns<const ROWS: usize>(
-    out: &mut Panel,
+fn tile<'a, S: Simd, const ROWS: usize, const WIDTH: usize>(
+    simd: S,
     a: View<'_>,
     first: usize,
-    depth: usize,
-    b: &Panel,
+    right: impl Iterator<Item = &'a [S::f32s]>,
+    out: impl Iterator<Item = &'a mut [S::f32s]>,
 ) {
-    for column in (0..b.stride).step_by(LANES) {
-        let mut sums = [[0.0f32; LANES]; ROWS];
-        for k in 0..depth {
-            let from = &b.data[k * b.stride + column..][..LANES];
-            for (row, sums) in sums.iter_mut().enumerate() {
-                let factor = a.data[(first + row) * a.row + k * a.column];
-                for lane in 0..LANES {
-                    sums[lane] += factor * from[lane];
-                }
+    let mut sums = [[simd.splat_f32s(0.0); WIDTH]; ROWS];
+    for (k, right) in right.enumerate() {
+        let Some(right) = right.first_chunk::<WIDTH>() else { break };
+        for row in 0..ROWS {
+            let factor = simd.splat_f32s(a.data[(first + row) * a.row + k * a.column]);
+            for place in 0..WIDTH {
+                sums[row][place] = simd.mul_add_e_f32s(factor, right[place], sums[row][place]);
             }
         }
-        for (row, sums) in sums.iter().enumerate() {
-            out.data[(first + row) * out.stride + column..][..LANES].copy_from_slice(sums);
-        }
+    }
+    for (out, sums) in out.zip(sums) {
+        out[..WIDTH].copy_from_slice(&sums);
     }
 }

@@ -36,9 +36,9 @@ impl WithSimd for Few<'_> {
             for row in (0..queries).filter(|row| position < work.visible(*row)) {
                 let query = work.row(inputs.q, segment.queries.start + row);
                 let heads = query.chunks_exact(d).zip(key.chunks_exact(d));
-                for (head, (query, key)) in heads.enumerate() {
-                    weights[head * of_head + row * stride + position] =
-                        dot_product(simd, query, key);
+                let scores = weights[row * stride + position..].chunks_mut(of_head);
+                for ((query, key), score) in heads.zip(scores) {
+                    score[0] = dot_product(simd, query, key);
                 }
             }
         }
