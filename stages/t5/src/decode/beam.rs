@@ -180,6 +180,9 @@ impl Rules<'_> {
         context: Context<'_>,
     ) -> Vec<(f32, usize)> {
         let log_total = Peaks::of(logits).log_sum_exp(logits) as f32;
+        if log_total.is_nan() {
+            return vec![(log_total, 0)];
+        }
         add_to_all(logits, -log_total);
         for token in taken {
             logits[*token as usize] -= self.diversity_penalty as f32;

@@ -223,8 +223,10 @@ mod tests {
             ),
         ];
         for (how, expected) in cases {
-            let mut kept: Vec<_> =
-                filtered(&scores, &Peaks::of(&scores), &how).iter().map(|token| token.token).collect();
+            let mut kept: Vec<_> = filtered(&scores, &Peaks::of(&scores), &how)
+                .iter()
+                .map(|token| token.token)
+                .collect();
             kept.sort_unstable();
             assert_eq!(kept, expected, "{how:?}");
         }

@@ -84,6 +84,11 @@ impl Writing {
     fn go_on(&mut self, logits: &mut [f32], options: &Options, context: Context<'_>) {
         let mut peaks = Peaks::of(logits);
         let log_total = peaks.log_sum_exp(logits) as f32;
+        if log_total.is_nan() {
+            self.score = log_total;
+            self.tokens.push(context.eos);
+            return;
+        }
         let untouched = |token: usize, scores: &[f32]| scores[token] - log_total;
         let changes = options.repetition_penalty != 1.0 || !options.begin.is_empty();
         let original = changes.then(|| logits.to_vec());
@@ -113,5 +118,25 @@ impl Writing {
             self.tokens.pop();
         }
         Candidate { ids: self.tokens, ended, score: self.score }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Draw;
+    use super::*;
+
+    #[test]
+    fn what_is_no_number_is_no_score() {
+        let strategies = [Strategy::Greedy, Strategy::Sample(Draw { top_k: 3, ..Draw::default() })];
+        for (strategy, logit) in
+            strategies.into_iter().flat_map(|one| [(one, f32::NAN), (one, f32::INFINITY)])
+        {
+            let mut writing =
+                Writing { row: 0, candidate: 0, seed: 1, tokens: vec![0], score: 0.0 };
+            let options = Options { strategy, ..Options::default() };
+            writing.go_on(&mut [logit; 70], &options, Context { source: &[1], eos: 1 });
+            assert!(writing.score.is_nan(), "{strategy:?}, {logit}");
+        }
     }
 }

@@ -52,7 +52,7 @@ pub enum Order {
 
 impl Order {
     /// Whether it is one for weights that do not change.
-    fn is_panels(self) -> bool {
+    pub(crate) fn is_panels(self) -> bool {
         matches!(self, Self::Panels | Self::HalfPanels | Self::BytePanels)
     }
 }

@@ -19,6 +19,9 @@ use crate::{
     random::{Dropout, mix},
 };
 
+/// Rows that are worth reading a weight for.
+const LEAST_ROWS: usize = 48;
+
 /// Token sequences of different lengths, one after the other.
 #[derive(Debug, Clone, Default)]
 pub struct Packed {
@@ -255,8 +258,24 @@ impl<'a, P: Parameter> Network<'a, P> {
         kernels::norm(x, w.weight(), self.config.layer_norm_epsilon)
     }
 
-    /// The feed-forward layer with its residual.
+    /// The feed-forward layer with its residual, of some rows after the others where there are many: what is between its two
+    /// linear layers is wide, and then stays in the processor's cache.
     pub(super) fn feed_forward(&self, x: Tensor<2>, layer: &FeedForward<P>) -> Tensor<2> {
+        /// Numbers between the layers at a time.
+        const WIDE: usize = 1 << 18;
+        let [rows, width] = x.dims();
+        let some = (WIDE / self.config.d_ff.max(1)).max(LEAST_ROWS);
+        if !self.order.is_panels() || rows < 2 * some {
+            return self.feed_rows_forward(x, layer);
+        }
+        let parts = (0..rows).step_by(some).map(|first| {
+            let part = x.clone().slice([first..rows.min(first + some), 0..width]);
+            self.feed_rows_forward(part, layer)
+        });
+        Tensor::cat(parts.collect(), 0)
+    }
+
+    fn feed_rows_forward(&self, x: Tensor<2>, layer: &FeedForward<P>) -> Tensor<2> {
         let normed = self.norm(x.clone(), &layer.norm);
         let (inner, gate) = match &layer.gate {
             Some(gate) => {

@@ -67,7 +67,8 @@ impl<'a> Session<'a> {
             .map(|layer| {
                 let rows = network.linear_two(encoded.clone(), [&layer.k, &layer.v]);
                 let source = rows.map(|rows| network.cached(rows));
-                let decoded = source.each_ref().map(|like| zeros([positions, like.dims()[1]], like));
+                let decoded =
+                    source.each_ref().map(|like| zeros([positions, like.dims()[1]], like));
                 Memory { source, decoded }
             })
             .collect();

@@ -67,7 +67,9 @@ fn multiply_by(
     let offsets: Vec<i32> = left.quads.chunks_exact(words).map(offset).collect();
     let strips = Left::Rows(&left.quads).strips(offsets.len(), Depth::Singles(words), height);
     for (right, out) in products {
-        let Right::Panels(w) = right else { unreachable!("weights of whole numbers are in panels") };
+        let Right::Panels(w) = right else {
+            unreachable!("weights of whole numbers are in panels")
+        };
         let (values, columns) = w.split_at(w.len() / (words + 1) * words);
         let scales = Scales { rows: &left.scales, offsets: &offsets, columns };
         let left = Strips { words: &strips, height, scales: Some(scales) };

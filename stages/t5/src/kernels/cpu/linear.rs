@@ -18,8 +18,7 @@ pub(super) fn forward(
         Order::Plain | Order::Halves => Right::Transposed,
         Order::Panels | Order::HalfPanels | Order::BytePanels => Right::Panels,
     };
-    let mut products: Vec<_> =
-        products.iter_mut().map(|(w, out)| (right(w), &mut **out)).collect();
+    let mut products: Vec<_> = products.iter_mut().map(|(w, out)| (right(w), &mut **out)).collect();
     match order {
         Order::Plain | Order::Panels => multiply(Left::Rows(x), depth, &mut products),
         Order::Halves | Order::HalfPanels => multiply_half(Left::Rows(x), depth, &mut products),

@@ -1,11 +1,13 @@
 //! RMS layer norm: `y = w * x / sqrt(mean(x^2) + eps)` over rows.
 
-use super::simd::{dot, for_row_blocks, reduce_rows, vectorized};
+use std::mem::MaybeUninit;
+
+use super::simd::{dot, for_row_blocks, in_blocks, reduce_rows, vectorized};
 
 /// The norm of every `w.len()`-wide row of `x`, into `out`.
-pub(super) fn forward(x: &[f32], w: &[f32], eps: f32, out: &mut [f32]) {
+pub(super) fn forward(x: &[f32], w: &[f32], eps: f32, out: &mut [MaybeUninit<f32>]) {
     let width = w.len();
-    for_row_blocks(out, width, |first, block| {
+    in_blocks(out, width, |first, block| {
         vectorized(
             #[inline(always)]
             || {
@@ -14,7 +16,7 @@ pub(super) fn forward(x: &[f32], w: &[f32], eps: f32, out: &mut [f32]) {
                 {
                     let scale = inverse_rms(x, eps);
                     for ((y, x), w) in y.iter_mut().zip(x).zip(w) {
-                        *y = w * (x * scale);
+                        y.write(w * (x * scale));
                     }
                 }
             },

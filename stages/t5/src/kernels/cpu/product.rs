@@ -469,9 +469,7 @@ pub(super) mod tests {
 
     /// `multiply` of halves agrees with the definition in every form, and all forms with each other to the bit: the
     /// products.
-    fn halves(
-        multiply: impl Fn(Left<'_>, usize, Products<'_, '_>),
-    ) -> Vec<Vec<f32>> {
+    fn halves(multiply: impl Fn(Left<'_>, usize, Products<'_, '_>)) -> Vec<Vec<f32>> {
         let round = |x: f32| f64::from(half::bf16::from_f32(x));
         let products = SHAPES.map(|[rows, depth, columns]| {
             let (a, b) = (matrix(rows, depth, 0.37), matrix(columns, depth, 0.73));
@@ -567,8 +565,12 @@ pub(super) mod tests {
             let x = &x[..rows * depth];
             [
                 written(rows * columns, |out| multiply(Left::Rows(x), depth, &mut [(panels, out)])),
-                written(rows * columns, |out| multiply_half(Left::Rows(x), depth, &mut [(halves, out)])),
-                written(rows * columns, |out| multiply_int8(x, depth, &mut [(Right::Panels(&bytes), out)])),
+                written(rows * columns, |out| {
+                    multiply_half(Left::Rows(x), depth, &mut [(halves, out)])
+                }),
+                written(rows * columns, |out| {
+                    multiply_int8(x, depth, &mut [(Right::Panels(&bytes), out)])
+                }),
             ]
         };
         let all = of(77);

@@ -41,7 +41,8 @@ pub(super) fn for_row_blocks(out: &mut [f32], width: usize, f: impl Fn(usize, &m
     in_blocks(out, width, f);
 }
 
-fn in_blocks<T: Send>(out: &mut [T], width: usize, f: impl Fn(usize, &mut [T]) + Sync) {
+/// The same of anything.
+pub(super) fn in_blocks<T: Send>(out: &mut [T], width: usize, f: impl Fn(usize, &mut [T]) + Sync) {
     if out.len() < PARALLEL_FROM {
         return f(0, out);
     }
