@@ -1,0 +1,32 @@
+"""Writes, scores and trains with `transformers`.
+
+Job: `work`, `folder` (of inputs), `precision`, `batch`, `threads`, `out`; of writing `least` and `most` new tokens; of training `examples`.
+"""
+
+import common
+from transformers_engine import SEARCHES, Engine
+
+
+def main():
+    job = common.job()
+    work = job["work"]
+    with common.Clock() as clock:
+        engine = Engine(f"{job['folder']}/model", job["precision"], job["threads"])
+        if work.startswith("finetune") or work == "lora":
+            rows = common.read(f"{job['folder']}/train.csv")[: job["examples"]]
+            engine.train([row["source"] for row in rows], [row["target"] for row in rows], job["batch"], work == "lora")
+            engine.save(job["out"])
+        else:
+            texts = common.prompts(job)
+            if work in SEARCHES:
+                done = engine.write(texts, work, job["batch"], job["least"], job["most"])
+                common.write(job["out"], ["row", "text"], [(row, text) for row, all_of in enumerate(done) for text in all_of])
+            else:
+                labels = common.STSB_LABELS if work == "stsb" else common.COLA_LABELS
+                done = engine.score(texts, labels, job["batch"])
+                common.write(job["out"], ["row", "label", "probability"], [(row, labels[label], p) for row, (label, p) in enumerate(done)])
+    common.report(seconds=clock.seconds)
+
+
+if __name__ == "__main__":
+    main()
