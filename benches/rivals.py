@@ -80,9 +80,9 @@ def measure(work, contenders, repeat):
     figures = [report.Figures(engine, work) for engine in contenders if engine.does(work)]
     for repetition in range(repeat):
         for one in figures:
-            seconds, taken = one.engine.measure(work)
-            one.add(seconds, taken)
-            print(f"{work.name} {repetition + 1}/{repeat} {one.engine.name} {one.engine.variant}: {seconds:.2f} s, {taken.peak:.0f} MB, "
+            taken = one.engine.measure(work)
+            one.taken.append(taken)
+            print(f"{work.name} {repetition + 1}/{repeat} {one.engine.name} {one.engine.variant}: {taken.seconds:.2f} s, {taken.peak:.0f} MB, "
                   f"others {taken.others:.0%}", file=sys.stderr, flush=True)
     return figures
 

@@ -43,12 +43,13 @@ class Rival:
                     out=self.folder / "out", **self.limits, **self.settings)
 
     def measure(self, work):
-        """Seconds from loading the model to results on disk, and what the process took."""
+        """What a process took, and the seconds from loading the model to results on disk, of which the first so many for loading."""
         out = self.folder / "out"
         shutil.rmtree(out, ignore_errors=True)
-        out.unlink(missing_ok=True) if out.is_file() else None
+        if out.is_file():
+            out.unlink()
         reported, taken = worker(self.python, self.script, self.job(work), self.threads)
-        return (taken.wall if work.name == "article" else reported["seconds"]), taken
+        return taken.counted(reported["seconds"], reported.get("load"))
 
 
 class Transformers(Rival):
@@ -65,7 +66,7 @@ class Transformers(Rival):
 
     def job(self, work):
         batch = work.batch if work.by == "precision" else self.settings["batch"]
-        return dict(super().job(work), batch=batch, precision=self.variant or self.precision)
+        return dict(super().job(work), batch=batch, precision="autocast" if self.variant == "autocast" else self.precision)
 
 
 class CTranslate2(Rival):
@@ -95,13 +96,38 @@ class CTranslate2(Rival):
         return dict(super().job(work), model=self.converted, precision=self.compute, replicas=self.threads, threads=1)
 
 
+class Diverse(Transformers):
+    """The last transformers that has diverse beam search; the other engines have none."""
+
+    works = ("diverse",)
+
+
+class OpenVino(Rival):
+    """OpenVINO, its keys and values in f32. What is compiled is kept, so all but the first process load it ready-made."""
+
+    family = "OpenVINO"
+    script = "openvino_infer.py"
+    works = ("greedy", "stsb", "cola")
+
+    def prepare(self):
+        """Exports the model, once for all settings."""
+        weights = "int8" if self.precision == "int8" else "f32"
+        self.exported = self.inputs / f"openvino-{weights}"
+        if not (self.exported / "openvino_decoder_model.xml").exists():
+            job = dict(model=self.inputs / "model", to=self.exported, precision=weights)
+            worker(self.python, "openvino_convert.py", job, self.threads)
+
+    def job(self, work):
+        return dict(super().job(work), model=self.exported, cache=self.inputs / "openvino-compiled")
+
+
 def rivals(pythons, inputs, folder, threads, limits):
     """All engines in all settings, of those whose environment there is."""
     made = []
 
-    def add(kind, environment, precision, variant, **settings):
+    def add(kind, environment, mode, variant, **settings):
         if pythons.get(environment):
-            made.append(kind(pythons[environment], precision, variant, settings, inputs, folder, threads, limits))
+            made.append(kind(pythons[environment], mode, variant, settings, inputs, folder, threads, limits))
 
     for precision, variant in (("f32", ""), ("bf16", ""), ("bf16", "autocast")):
         add(Transformers, "transformers", precision, variant, batch=64)
@@ -110,4 +136,11 @@ def rivals(pythons, inputs, folder, threads, limits):
             add(CTranslate2, "transformers", precision, f"batches of {batch}", batch=batch)
         for way in ("logits", "score"):
             add(CTranslate2, "transformers", precision, way, batch=64, way=way)
+    add(Diverse, "diverse", "f32", "transformers 4.56", batch=64)
+    add(Diverse, "diverse", "bf16", "transformers 4.56", batch=64)
+    # Weights in 8 bits are multiplied in the precision that is asked for.
+    for weights, precision in (("f32", "f32"), ("bf16", "bf16"), ("int8", "f32"), ("int8", "bf16")):
+        for streams in (1, threads):
+            note = f", computed in {precision}" if weights == "int8" else ""
+            add(OpenVino, "openvino", weights, f"{streams} streams{note}", batch=64, streams=streams, precision=precision)
     return made

@@ -10,12 +10,21 @@ import time
 
 @dataclasses.dataclass(frozen=True)
 class Taken:
-    """`wall` seconds, `peak` MB of resident memory, `others`: the share of all cores that other processes used meanwhile, and what was printed."""
+    """`wall` seconds, `peak` MB of resident memory, `others`: the share of all cores that other processes used meanwhile, and what was printed.
+
+    `seconds` are those that count, and `load` those of them that went by until the model was there, where that is known.
+    """
 
     wall: float
     peak: float
     others: float
     printed: str
+    seconds: float | None = None
+    load: float | None = None
+
+    def counted(self, seconds, load=None):
+        """The same with the seconds that count."""
+        return dataclasses.replace(self, seconds=seconds, load=load)
 
 
 def busy():

@@ -9,17 +9,14 @@ def spread(values, digits=1):
 
 
 class Figures:
-    """What one engine took for one work, in one setting: seconds, MB and the share of others, of each repetition."""
+    """What one engine took for one work, in one setting, in each repetition."""
 
     def __init__(self, engine, work):
-        self.engine, self.work = engine, work
-        self.seconds, self.peaks, self.others = [], [], []
+        self.engine, self.work, self.taken = engine, work, []
 
-    def add(self, seconds, taken):
-        """Notes one repetition."""
-        self.seconds.append(seconds)
-        self.peaks.append(taken.peak)
-        self.others.append(taken.others)
+    @property
+    def seconds(self):
+        return [one.seconds for one in self.taken]
 
     @property
     def median(self):
@@ -27,7 +24,7 @@ class Figures:
 
     @property
     def peak(self):
-        return statistics.median(self.peaks)
+        return statistics.median(one.peak for one in self.taken)
 
     def in_unit(self, count):
         """The values of all repetitions in the unit of the work; `count` is how many rows or examples it has."""
@@ -36,8 +33,8 @@ class Figures:
 
     def as_json(self, count):
         return dict(work=self.work.name, engine=self.engine.name, family=self.engine.family, precision=self.engine.precision,
-                    variant=self.engine.variant, unit=self.work.unit, values=self.in_unit(count), seconds=self.seconds, peak_mb=self.peaks,
-                    others=self.others)
+                    variant=self.engine.variant, unit=self.work.unit, values=self.in_unit(count), seconds=self.seconds, load=[one.load for one in self.taken],
+                    peak_mb=[one.peak for one in self.taken], others=[one.others for one in self.taken])
 
 
 def fastest(figures):
@@ -52,11 +49,14 @@ def fastest(figures):
 
 def details(work, figures, count):
     """A table of all settings of one work."""
-    lines = [f"\n### {work.title} ({work.unit})\n", f"| engine | setting | {work.unit}, median (least to most) | peak MB | others' share of the CPU |",
-             "|---|---|---:|---:|---:|"]
+    lines = [f"\n### {work.title} ({work.unit})\n", f"| engine | setting | {work.unit}, median (least to most) | s, of it loading | peak MB | others' share of the CPU |",
+             "|---|---|---:|---:|---:|---:|"]
     for one in figures:
         values = spread(one.in_unit(count))
-        lines.append(f"| {one.engine.name} | {one.engine.variant} | {values} | {one.peak:.0f} | {max(one.others):.0%} |")
+        loads = [taken.load for taken in one.taken if taken.load is not None]
+        seconds = f"{one.median:.2f}" + (f", {statistics.median(loads):.2f}" if loads else "")
+        others = max(taken.others for taken in one.taken)
+        lines.append(f"| {one.engine.name} | {one.engine.variant} | {values} | {seconds} | {one.peak:.0f} | {others:.0%} |")
     return "\n".join(lines)
 
 

@@ -66,4 +66,8 @@ class Clock:
         return self
 
     def __exit__(self, *_):
-        self.seconds = time.perf_counter() - self.start
+        self.seconds = self.passed()
+
+    def passed(self):
+        """Seconds since the start."""
+        return time.perf_counter() - self.start

@@ -61,12 +61,13 @@ def main():
     with common.Clock() as clock:
         texts = common.prompts(job)
         engine = Engine(job)
+        load = clock.passed()
         if work in SEARCHES:
             column = engine.write(texts, job["least"], job["most"])
         else:
             column = engine.score(texts, common.STSB_LABELS if work == "stsb" else common.COLA_LABELS)
         common.write(job["out"], ["source", work], list(zip(texts, column, strict=True)))
-    common.report(seconds=clock.seconds)
+    common.report(seconds=clock.seconds, load=load)
 
 
 if __name__ == "__main__":

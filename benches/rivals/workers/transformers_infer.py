@@ -12,6 +12,7 @@ def main():
     work = job["work"]
     with common.Clock() as clock:
         engine = Engine(f"{job['folder']}/model", job["precision"], job["threads"])
+        load = clock.passed()
         if work.startswith("finetune") or work == "lora":
             rows = common.read(f"{job['folder']}/train.csv")[: job["examples"]]
             engine.train([row["source"] for row in rows], [row["target"] for row in rows], job["batch"], work == "lora")
@@ -25,7 +26,7 @@ def main():
                 labels = common.STSB_LABELS if work == "stsb" else common.COLA_LABELS
                 done = engine.score(texts, labels, job["batch"])
                 common.write(job["out"], ["row", "label", "probability"], [(row, labels[label], p) for row, (label, p) in enumerate(done)])
-    common.report(seconds=clock.seconds)
+    common.report(seconds=clock.seconds, load=load)
 
 
 if __name__ == "__main__":
