@@ -51,6 +51,29 @@ def prompts(job):
     return [(COLA.format(row["source"]) if job["work"] == "cola" else PREFIX + row["source"]) for row in rows]
 
 
+def write_texts(path, texts):
+    """Writes a row for each text; `texts` has a list of them for each source."""
+    write(path, ["row", "text"], [(row, text) for row, all_of in enumerate(texts) for text in all_of])
+
+
+def write_scores(path, work, labels, judged):
+    """Writes each row's most likely label and, as `score-stsb` and `score-cola` do, the expected value or the probability of `acceptable`.
+
+    `judged` has, of each row, probabilities by the index of the label, of the labels that were looked at.
+    """
+    rows = []
+    for row, probabilities in enumerate(judged):
+        label = labels[max(probabilities, key=probabilities.get)]
+        value = probabilities.get(1, 0.0) if work == "cola" else sum(p * float(labels[index]) for index, p in probabilities.items())
+        rows.append((row, label, value))
+    write(path, ["row", "label", "value"], rows)
+
+
+def labels_of(work):
+    """The labels of a score."""
+    return STSB_LABELS if work == "stsb" else COLA_LABELS
+
+
 def label_tokens(labels):
     """The tokens that most labels begin with, and of each label that begins so its index and its last token."""
     begins = [tuple(tokens[:-1]) for tokens in labels]

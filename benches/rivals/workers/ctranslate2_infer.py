@@ -5,6 +5,8 @@ Job: `work`, `folder` (of inputs), `model` (converted), `precision` (float32, in
 one label's tokens scored, which is less than the others do.
 """
 
+import math
+
 import common
 import ctranslate2
 import numpy
@@ -37,21 +39,27 @@ class Engine:
             self.sources(texts), min_decoding_length=least, max_decoding_length=most, return_scores=False,
             disable_unk=False, **SEARCHES[self.job["work"]], **self.batching)
         ids = [[self.tokenizer.token_to_id(token) for token in result.hypotheses[0]] for result in done]
-        return self.tokenizer.decode_batch(ids, skip_special_tokens=True)
+        return [[text] for text in self.tokenizer.decode_batch(ids, skip_special_tokens=True)]
 
     def score(self, texts, labels):
-        """The index of a label for each text, or the log probability of the middle one."""
+        """The probability of each label for each text, by its index; where one label alone is scored, of that."""
         tokens = [self.tokenizer.encode(label, add_special_tokens=False).tokens for label in labels]
         if self.job["way"] == "score":
-            target = tokens[len(tokens) // 2]
+            middle = len(tokens) // 2
+            target = tokens[middle]
             done = self.translator.score_batch(self.sources(texts), [target] * len(texts), **self.batching)
-            return [sum(result.log_probs[: len(target)]) for result in done]
+            return [{middle: math.exp(sum(result.log_probs[: len(target)]))} for result in done]
         begin, last = common.label_tokens(tokens)
         columns = [self.tokenizer.token_to_id(token) for _, token in last]
         done = self.translator.translate_batch(
             self.sources(texts), target_prefix=[begin] * len(texts), beam_size=1, max_decoding_length=1, min_decoding_length=1,
             return_logits_vocab=True, disable_unk=False, **self.batching)
-        return [last[int(numpy.argmax(numpy.array(result.logits[0][-1])[columns]))][0] for result in done]
+        judged = []
+        for result in done:
+            logits = numpy.array(result.logits[0][-1], dtype=numpy.float64)[columns]
+            shares = numpy.exp(logits - logits.max())
+            judged.append({index: share for (index, _), share in zip(last, (shares / shares.sum()).tolist(), strict=True)})
+        return judged
 
 
 def main():
@@ -63,10 +71,10 @@ def main():
         engine = Engine(job)
         load = clock.passed()
         if work in SEARCHES:
-            column = engine.write(texts, job["least"], job["most"])
+            common.write_texts(job["out"], engine.write(texts, job["least"], job["most"]))
         else:
-            column = engine.score(texts, common.STSB_LABELS if work == "stsb" else common.COLA_LABELS)
-        common.write(job["out"], ["source", work], list(zip(texts, column, strict=True)))
+            labels = common.labels_of(work)
+            common.write_scores(job["out"], work, labels, engine.score(texts, labels))
     common.report(seconds=clock.seconds, load=load)
 
 

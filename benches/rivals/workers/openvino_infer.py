@@ -46,7 +46,7 @@ class Engine:
         return {"encoder_hidden_states": hidden, "encoder_attention_mask": mask, "beam_idx": numpy.arange(len(rows), dtype=numpy.int32)}
 
     def write(self, requests, rows):
-        """The ids that are most probable, [rows, new tokens]."""
+        """The text of the most probable tokens, for each row."""
         given, done = self.begin(requests, rows), []
         last = numpy.full((len(rows), 1), PAD, numpy.int64)
         ended = numpy.zeros(len(rows), bool)
@@ -60,14 +60,17 @@ class Engine:
             ended |= last[:, 0] == EOS
             if ended.all():
                 break
-        return self.tokenizer.decode_batch(numpy.stack(done, 1).tolist(), skip_special_tokens=True)
+        return [[text] for text in self.tokenizer.decode_batch(numpy.stack(done, 1).tolist(), skip_special_tokens=True)]
 
     def score(self, requests, rows, begin, last):
-        """The index of the label of each row, by its last token after those that the labels begin with."""
+        """The probability of each label for each row, by its last token after those that the labels begin with."""
         given = self.begin(requests, rows)
         ids = numpy.array([[PAD, *begin]] * len(rows), numpy.int64)
         logits = requests[1].infer({**given, "input_ids": ids}, share_inputs=True, share_outputs=True)["logits"][:, -1]
-        return [last[at][0] for at in logits[:, [token for _, token in last]].argmax(-1)]
+        logits = logits[:, [token for _, token in last]].astype(numpy.float64)
+        shares = numpy.exp(logits - logits.max(-1, keepdims=True))
+        shares /= shares.sum(-1, keepdims=True)
+        return [{index: share for (index, _), share in zip(last, row, strict=True)} for row in shares.tolist()]
 
     def all(self, texts, compute):
         """What `compute` makes of the rows of each batch; as many batches side by side as there are streams."""
@@ -101,13 +104,13 @@ def main():
         engine = Engine(job)
         load = clock.passed()
         if job["work"] == "greedy":
-            column = engine.all(texts, engine.write)
+            common.write_texts(job["out"], engine.all(texts, engine.write))
         else:
-            labels = common.STSB_LABELS if job["work"] == "stsb" else common.COLA_LABELS
+            labels = common.labels_of(job["work"])
             tokens = [engine.tokenizer.encode(label, add_special_tokens=False).ids for label in labels]
             begin, last = common.label_tokens(tokens)
-            column = engine.all(texts, lambda requests, rows: engine.score(requests, rows, begin, last))
-        common.write(job["out"], ["source", job["work"]], list(zip(texts, column, strict=True)))
+            judged = engine.all(texts, lambda requests, rows: engine.score(requests, rows, begin, last))
+            common.write_scores(job["out"], job["work"], labels, judged)
     common.report(seconds=clock.seconds, load=load)
 
 

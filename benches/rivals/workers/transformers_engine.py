@@ -14,6 +14,7 @@ from transformers import AutoTokenizer, T5ForConditionalGeneration
 SEARCHES = {
     "greedy": dict(do_sample=False, num_beams=1),
     "sample": dict(do_sample=True, top_k=120, top_p=0.95, num_beams=1),
+    "article": dict(do_sample=True, top_k=120, top_p=0.98, num_beams=1),
     "beam": dict(do_sample=False, num_beams=4),
     "diverse": dict(do_sample=False, num_beams=4, num_beam_groups=4, diversity_penalty=1.0, num_return_sequences=4),
 }
@@ -63,13 +64,13 @@ class Engine:
         return written
 
     def score(self, texts, labels, batch):
-        """Which label each text gets, as an index among `labels`, and its probability among them.
+        """The probability of each label for each text, by its index.
 
         The decoder reads the tokens that most labels begin with, and gives the rows of the labels' last tokens alone: one pass. Labels
         that begin otherwise are left out, which is less than what the stages of Paraloom do.
         """
         begin, last = common.label_tokens([self.tokenizer(label, add_special_tokens=False).input_ids for label in labels])
-        model, choice = self.model.eval(), [None] * len(texts)
+        model, judged = self.model.eval(), [None] * len(texts)
         columns = torch.tensor([token for _, token in last])
         scale = model.model_dim**-0.5 if model.config.tie_word_embeddings else 1.0
         with torch.inference_mode(), self.precision():
@@ -79,10 +80,9 @@ class Engine:
                 begins = torch.tensor([[model.config.decoder_start_token_id, *begin]] * len(rows))
                 decoded = model.decoder(input_ids=begins, encoder_hidden_states=encoded, encoder_attention_mask=mask, use_cache=False)
                 logits = (decoded.last_hidden_state[:, -1] * scale) @ head.T
-                best = logits.float().softmax(-1).max(-1)
-                for at, row in enumerate(rows):
-                    choice[row] = last[best.indices[at]][0], best.values[at].item()
-        return choice
+                for row, shares in zip(rows, logits.float().softmax(-1).tolist(), strict=True):
+                    judged[row] = {index: share for (index, _), share in zip(last, shares, strict=True)}
+        return judged
 
     def train(self, sources, targets, batch, lora=False, rate=1e-4):
         """Trains by AdamW on the pairs in their order, each once; gradients are clipped at 1. Gives the loss of each step."""

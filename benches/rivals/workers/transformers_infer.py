@@ -15,17 +15,15 @@ def main():
         load = clock.passed()
         if work.startswith("finetune") or work == "lora":
             rows = common.read(f"{job['folder']}/train.csv")[: job["examples"]]
-            engine.train([row["source"] for row in rows], [row["target"] for row in rows], job["batch"], work == "lora")
+            engine.train([common.PREFIX + row["source"] for row in rows], [row["target"] for row in rows], job["batch"], work == "lora")
             engine.save(job["out"])
         else:
             texts = common.prompts(job)
             if work in SEARCHES:
-                done = engine.write(texts, work, job["batch"], job["least"], job["most"])
-                common.write(job["out"], ["row", "text"], [(row, text) for row, all_of in enumerate(done) for text in all_of])
+                common.write_texts(job["out"], engine.write(texts, work, job["batch"], job["least"], job["most"]))
             else:
-                labels = common.STSB_LABELS if work == "stsb" else common.COLA_LABELS
-                done = engine.score(texts, labels, job["batch"])
-                common.write(job["out"], ["row", "label", "probability"], [(row, labels[label], p) for row, (label, p) in enumerate(done)])
+                labels = common.labels_of(work)
+                common.write_scores(job["out"], work, labels, engine.score(texts, labels, job["batch"]))
     common.report(seconds=clock.seconds, load=load)
 
 
