@@ -20,8 +20,8 @@ import platform
 import sys
 import tempfile
 
-from rivals import engines, environments, report, works
-from rivals.paraloom import Paraloom
+from rivals import agreement, engines, environments, report, works
+from rivals.paraloom import Paraloom, Quickstart
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PRECISIONS = ("f32", "bf16", "int8")
@@ -34,13 +34,15 @@ def arguments():
     target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
     parser.add_argument("--tokenizer", type=pathlib.Path, default=data and pathlib.Path(data) / "t5-tokenizer")
     parser.add_argument("--shape", choices=["small", "base"], default="small")
-    parser.add_argument("--work", default=",".join(works.WORKS), help="with commas (default: all of them)")
+    parser.add_argument("--work", default=",".join([*works.WORKS, "agreement"]), help="with commas (default: all of them)")
     parser.add_argument("--engine", help="families or modes with commas, such as paraloom,CTranslate2:int8 (default: all of them)")
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--rows", type=int, default=330)
     parser.add_argument("--examples", type=int, default=320, help="that training works on")
+    parser.add_argument("--steps", type=int, default=works.STEPS, help="of the article's first training")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--paraloom", type=pathlib.Path, default=target / "release" / "paraloom")
+    parser.add_argument("--before", type=pathlib.Path, help="an earlier binary, which the quickstart is compared with")
     parser.add_argument("--json", type=pathlib.Path, help="also writes all figures to this file")
     args = parser.parse_args()
     if not args.tokenizer:
@@ -62,8 +64,9 @@ def inputs(args, python):
 
 
 def wanted(engine, names):
-    """Whether an engine was asked for, by its family or as FAMILY:PRECISION."""
-    known = {engine.family.lower(), f"{engine.family}:{engine.precision}".lower()}
+    """Whether an engine was asked for, by the first word of its family or as FAMILY:PRECISION."""
+    family = engine.family.lower().split()[0]
+    known = {family, f"{family}:{engine.precision}"}
     return names is None or bool(known & set(names.lower().split(",")))
 
 
@@ -87,14 +90,36 @@ def measure(work, contenders, repeat):
     return figures
 
 
+def everyone(args, pythons, folder, given, limits):
+    """Paraloom in its precisions and the rivals in theirs, of those that were asked for."""
+    contenders = [Paraloom(args.paraloom.resolve(), precision, folder, given, args.threads, limits) for precision in PRECISIONS]
+    contenders += engines.rivals(pythons, given, folder, args.threads, limits)
+    return [engine for engine in contenders if wanted(engine, args.engine)]
+
+
+def agree(args, pythons, folder):
+    """Prints how far the precisions of each engine are from its f32; gives the same for JSON."""
+    writer, judge = agreement.inputs(args.paraloom.resolve(), ROOT, environments.cache() / "rivals-quickstart")
+    contenders = []
+    for part, given, names in (("writer", writer, ["greedy"]), ("judge", judge, ["stsb", "cola"])):
+        (folder / part).mkdir()
+        contenders += [(engine, names) for engine in everyone(args, pythons, folder / part, given, agreement.LIMITS)]
+    made = agreement.outputs(contenders)
+    ids = agreement.tokens(pythons["transformers"], writer / "model/tokenizer.json", made, folder)
+    lines, figures = agreement.table(made, ids)
+    print(lines, flush=True)
+    return figures
+
+
 def main():
     args = arguments()
-    chosen = works.chosen(args.work)
+    names = args.work.split(",")
+    chosen = works.chosen([name for name in names if name != "agreement"])
     pythons = {name: environments.environment(name) for name in environments.REQUIREMENTS}
     if not pythons["transformers"]:
         raise SystemExit("the model is made by `transformers`, which is not there")
     given = inputs(args, pythons["transformers"])
-    limits = dict(rows=args.rows, examples=args.examples)
+    limits = dict(rows=args.rows, examples=args.examples, least=works.NEW_TOKENS, most=works.NEW_TOKENS, steps=args.steps)
     print(f"T5-{args.shape} shape, {args.rows} rows, {args.threads} threads, {processor()}, medians of {args.repeat}")
     for name, python in pythons.items():
         if python:
@@ -102,9 +127,9 @@ def main():
     measured, counts = {}, {}
     with tempfile.TemporaryDirectory(dir=environments.cache()) as folder:
         folder = pathlib.Path(folder)
-        contenders = [Paraloom(args.paraloom.resolve(), precision, folder, given, args.threads, limits) for precision in PRECISIONS]
-        contenders += engines.rivals(pythons, given, folder, args.threads, limits)
-        contenders = [engine for engine in contenders if wanted(engine, args.engine)]
+        contenders = everyone(args, pythons, folder, given, limits)
+        quickstart = ROOT / "pipelines/quickstart.yaml"
+        contenders += [Quickstart(binary.resolve(), quickstart, folder, binary is args.before) for binary in (args.paraloom, args.before) if binary]
         for engine in contenders:
             if engine.rival and any(engine.does(work) for work in chosen):
                 engine.prepare()
@@ -112,9 +137,11 @@ def main():
             counts[work.name] = args.examples if work.unit == "examples/s" else args.rows
             measured[work] = measure(work, contenders, args.repeat)
             print(report.details(work, measured[work], counts[work.name]), flush=True)
-    print(report.summary(measured, counts))
+        agreed = agree(args, pythons, folder) if "agreement" in names else []
+    if measured:
+        print(report.summary(measured, counts))
     if args.json:
-        lines = [one.as_json(counts[work.name]) for work, figures in measured.items() for one in figures]
+        lines = [one.as_json(counts[work.name]) for work, figures in measured.items() for one in figures] + agreed
         args.json.write_text(json.dumps(lines, indent=1))
 
 

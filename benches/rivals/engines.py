@@ -1,12 +1,13 @@
 """The rivals: how each is set up, and what it is asked to do."""
 
+import csv
 import json
 import os
 import pathlib
 import shutil
 
-from . import process
-from .works import NEW_TOKENS
+from . import process, serving
+from .works import REQUESTS
 
 WORKERS = pathlib.Path(__file__).resolve().parent / "workers"
 
@@ -39,8 +40,13 @@ class Rival:
 
     def job(self, work):
         """What the worker is told."""
-        return dict(work=work.name, folder=self.inputs, threads=self.threads, least=NEW_TOKENS, most=NEW_TOKENS,
-                    out=self.folder / "out", **self.limits, **self.settings)
+        return dict(work=work.name, folder=self.inputs, threads=self.threads, out=self.folder / "out", **self.limits, **self.settings)
+
+    def outputs(self, work):
+        """What has just been made: texts, or labels with their values."""
+        with (self.folder / "out").open(newline="") as lines:
+            rows = list(csv.DictReader(lines))
+        return [row["text"] if "text" in row else (row["label"], float(row["value"])) for row in rows]
 
     def measure(self, work):
         """What a process took, and the seconds from loading the model to results on disk, of which the first so many for loading."""
@@ -57,12 +63,22 @@ class Transformers(Rival):
 
     family = "transformers"
     script = "transformers_infer.py"
-    works = ("greedy", "sample", "beam", "stsb", "cola", "finetune8", "finetune16", "lora")
+    works = ("greedy", "sample", "beam", "stsb", "cola", "finetune8", "finetune16", "lora", "article")
 
     def does(self, work):
         if self.variant == "autocast":
             return work.by == "precision"
         return super().does(work)
+
+    def measure(self, work):
+        if work.name != "article":
+            return super().measure(work)
+        # All of the process counts, as it does of Paraloom.
+        shutil.rmtree(self.folder / "article", ignore_errors=True)
+        job = dict(self.job(work), out=self.folder / "article")
+        job["out"].mkdir()
+        _, taken = worker(self.python, "transformers_article.py", job, self.threads)
+        return taken.counted(taken.wall)
 
     def job(self, work):
         batch = work.batch if work.by == "precision" else self.settings["batch"]
@@ -94,6 +110,31 @@ class CTranslate2(Rival):
 
     def job(self, work):
         return dict(super().job(work), model=self.converted, precision=self.compute, replicas=self.threads, threads=1)
+
+
+class Served(CTranslate2):
+    """CTranslate2 with one sentence at a time, on all cores: called within the process (`variant`), or behind a plain HTTP server."""
+
+    works = ("serve",)
+
+    def __init__(self, python, precision, variant, *others):
+        self.family = f"CTranslate2 {variant}"
+        super().__init__(python, precision, variant, *others)
+
+    def does(self, work):
+        return work.name in self.works
+
+    def job(self, work):
+        job = dict(super().job(work), way=self.variant, work="greedy", requests=REQUESTS, replicas=1, threads=self.threads)
+        return dict(job, texts=serving.texts(self.inputs, REQUESTS))
+
+    def measure(self, work):
+        job = self.job(work)
+        if self.variant == "in process":
+            reported, taken = worker(self.python, "ctranslate2_serve.py", job, self.threads)
+            return taken.counted(reported["seconds"])
+        command = [self.python, WORKERS / "ctranslate2_serve.py", json.dumps(job, default=str)]
+        return serving.measure(command, self.folder, "/", [dict(text=text) for text in job["texts"]])
 
 
 class Diverse(Transformers):
@@ -136,6 +177,8 @@ def rivals(pythons, inputs, folder, threads, limits):
             add(CTranslate2, "transformers", precision, f"batches of {batch}", batch=batch)
         for way in ("logits", "score"):
             add(CTranslate2, "transformers", precision, way, batch=64, way=way)
+        for way in ("in process", "over HTTP"):
+            add(Served, "transformers", precision, way, batch=1)
     add(Diverse, "diverse", "f32", "transformers 4.56", batch=64)
     add(Diverse, "diverse", "bf16", "transformers 4.56", batch=64)
     # Weights in 8 bits are multiplied in the precision that is asked for.

@@ -90,7 +90,8 @@ def comparisons(work, best):
         return pairs
     if work.by == "best":
         return [("best", faster(ours, theirs)), ("f32", faster(same(ours, "f32"), same(theirs, "f32")))]
-    return [("best", faster(ours, theirs))]
+    families = dict.fromkeys(one.engine.family for one in theirs)
+    return [(family, faster(ours, [one for one in theirs if one.engine.family == family])) for family in families]
 
 
 def summary(measured, counts):

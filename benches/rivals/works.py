@@ -2,8 +2,14 @@
 
 import dataclasses
 
+# Of every text that is written; no more and no less.
 NEW_TOKENS = 32
+# Of the article's first training.
 STEPS = 200
+# Of the trainings whose batches have other sizes too; the article's.
+TRAIN_BATCH = 8
+# Requests whose median counts.
+REQUESTS = 60
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,8 +52,8 @@ GROUPS = {"finetune": ["finetune8", "finetune16"]}
 
 
 def chosen(names):
-    """The works of a list of names with commas."""
-    works = [work for name in names.split(",") for work in GROUPS.get(name, [name])]
+    """The works of these names, and of these groups of them."""
+    works = [work for name in names for work in GROUPS.get(name, [name])]
     unknown = [name for name in works if name not in WORKS]
     if unknown:
         raise SystemExit(f"no work is called {', '.join(unknown)}; there are {', '.join([*GROUPS, *WORKS])}")
