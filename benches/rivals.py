@@ -36,6 +36,7 @@ def arguments():
     parser.add_argument("--shape", choices=["small", "base"], default="small")
     parser.add_argument("--work", default=",".join([*works.WORKS, "agreement"]), help="with commas (default: all of them)")
     parser.add_argument("--engine", help="families or modes with commas, such as paraloom,CTranslate2:int8 (default: all of them)")
+    parser.add_argument("--backend", default="cpu", help="of Paraloom, with commas")
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--rows", type=int, default=330)
     parser.add_argument("--examples", type=int, default=320, help="that training works on")
@@ -92,7 +93,8 @@ def measure(work, contenders, repeat):
 
 def everyone(args, pythons, folder, given, limits):
     """Paraloom in its precisions and the rivals in theirs, of those that were asked for."""
-    contenders = [Paraloom(args.paraloom.resolve(), precision, folder, given, args.threads, limits) for precision in PRECISIONS]
+    contenders = [Paraloom(args.paraloom.resolve(), backend, precision, folder, given, args.threads, limits)
+                  for backend in args.backend.split(",") for precision in PRECISIONS]
     contenders += engines.rivals(pythons, given, folder, args.threads, limits)
     return [engine for engine in contenders if wanted(engine, args.engine)]
 

@@ -59,16 +59,20 @@ class Rival:
 
 
 class Transformers(Rival):
-    """transformers on torch. Its bf16 is tried with all that is stored in bf16, and (training) with f32 weights under autocast."""
+    """transformers on torch, in bf16 with all that is stored, too."""
 
     family = "transformers"
     script = "transformers_infer.py"
     works = ("greedy", "sample", "beam", "stsb", "cola", "finetune8", "finetune16", "lora", "article")
 
+    @property
+    def compute(self):
+        """What the worker calls the precision."""
+        return self.precision
+
     def does(self, work):
-        if self.variant == "autocast":
-            return work.by == "precision"
-        return super().does(work)
+        # Batches of 128 are faster on some machines where little is computed for each row; training has batches of its own.
+        return super().does(work) and (self.settings["batch"] == 64 or work.name in ("greedy", "sample"))
 
     def measure(self, work):
         if work.name != "article":
@@ -82,7 +86,14 @@ class Transformers(Rival):
 
     def job(self, work):
         batch = work.batch if work.by == "precision" else self.settings["batch"]
-        return dict(super().job(work), batch=batch, precision="autocast" if self.variant == "autocast" else self.precision)
+        return dict(super().job(work), batch=batch, precision=self.compute)
+
+
+class Autocast(Transformers):
+    """As the `Trainer` does with `bf16=True`: products in bf16, weights and the optimizer's state in f32."""
+
+    compute = "autocast"
+    works = ("finetune8", "finetune16", "lora", "article")
 
 
 class CTranslate2(Rival):
@@ -170,8 +181,10 @@ def rivals(pythons, inputs, folder, threads, limits):
         if pythons.get(environment):
             made.append(kind(pythons[environment], mode, variant, settings, inputs, folder, threads, limits))
 
-    for precision, variant in (("f32", ""), ("bf16", ""), ("bf16", "autocast")):
-        add(Transformers, "transformers", precision, variant, batch=64)
+    for precision in ("f32", "bf16"):
+        for batch in (64, 128):
+            add(Transformers, "transformers", precision, f"batches of {batch}", batch=batch)
+    add(Autocast, "transformers", "bf16", "autocast", batch=64)
     for precision in ("f32", "int8"):
         for batch in (32, 64):
             add(CTranslate2, "transformers", precision, f"batches of {batch}", batch=batch)

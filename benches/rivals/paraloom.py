@@ -23,10 +23,10 @@ class Paraloom:
     family = "paraloom"
     rival = False
 
-    def __init__(self, binary, precision, folder, inputs, threads, limits):
-        self.binary, self.precision, self.inputs, self.threads = binary, precision, inputs, threads
-        self.name, self.variant = f"paraloom {precision}", ""
-        self.folder = folder / f"paraloom-{precision}"
+    def __init__(self, binary, backend, precision, folder, inputs, threads, limits):
+        self.binary, self.backend, self.precision, self.inputs, self.threads = binary, backend, precision, inputs, threads
+        self.name, self.variant = f"paraloom {precision}", "" if backend == "cpu" else backend
+        self.folder = folder / f"paraloom-{backend}-{precision}"
         self.folder.mkdir(parents=True, exist_ok=True)
         self.limits = limits
         (self.folder / "p.yaml").write_text(json.dumps(dict(paraloom=1, name="rivals", seed=1, nodes=self.nodes())))
@@ -36,7 +36,7 @@ class Paraloom:
         """Whether there is such a mode."""
         if work.by == "before":
             return False
-        return self.precision != "int8" or work.by in ("best", "latency") and work.name != "article"
+        return self.precision != "int8" or work.by in ("best", "latency")
 
     def nodes(self):
         """A node for each work, beside those that read its inputs."""
@@ -69,8 +69,8 @@ class Paraloom:
     def article(self):
         """The article's steps: to learn, to write, to judge, to choose, and to learn from what was chosen, which is all there is."""
         given, train, steps = dict(precision=self.precision), dict(TRAINING, batch_size=TRAIN_BATCH), self.limits["steps"]
-        if self.precision != "int8":
-            train["precision"] = self.precision
+        # Training knows no int8.
+        train["precision"] = "bf16" if self.precision == "int8" else self.precision
         drawn = dict(self.lengths(), sample=dict(top_k=120, top_p=0.98), **given)
         keep = "stsb_mean >= 0 and cola_p >= 0 and lower(paraphrase) != lower(source)"
         return dict(
@@ -85,7 +85,7 @@ class Paraloom:
 
     def command(self, pipeline, *options):
         """Runs a pipeline in a store of this engine's own; only the end of a training writes a checkpoint."""
-        return [self.binary, "run", pipeline, "--store", self.folder / "store", "--backend", "cpu", "--json", "--jobs", "1",
+        return [self.binary, "run", pipeline, "--store", self.folder / "store", "--backend", self.backend, "--json", "--jobs", "1",
                 "--threads", self.threads, "--checkpoint-every", "3600", *options]
 
     def measure(self, work):
@@ -109,7 +109,7 @@ class Paraloom:
     def serve(self):
         """The median of requests of one row each, one after the other."""
         process.run(self.command("p.yaml", "--until", "model"), cwd=self.folder)
-        command = [self.binary, "serve", "p.yaml", "greedy", "--store", self.folder / "store", "--backend", "cpu", "--bind", "127.0.0.1:0",
+        command = [self.binary, "serve", "p.yaml", "greedy", "--store", self.folder / "store", "--backend", self.backend, "--bind", "127.0.0.1:0",
                    "--threads", self.threads, "--log", "off"]
         texts = serving.texts(self.inputs, REQUESTS)
         return serving.measure(command, self.folder, "/v1/rows", [dict(rows=[dict(source=text)]) for text in texts])
