@@ -86,7 +86,7 @@ def measure(work, contenders, repeat):
         for one in figures:
             taken = one.engine.measure(work)
             one.taken.append(taken)
-            print(f"{work.name} {repetition + 1}/{repeat} {one.engine.name} {one.engine.variant}: {taken.seconds:.2f} s, {taken.peak:.0f} MB, "
+            print(f"{work.name} {repetition + 1}/{repeat} {one.engine.name} {one.engine.setting(work)}: {taken.seconds:.2f} s, {taken.peak:.0f} MB, "
                   f"others {taken.others:.0%}", file=sys.stderr, flush=True)
     return figures
 

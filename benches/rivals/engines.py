@@ -35,6 +35,10 @@ class Rival:
         """Whether this engine, in this setting, has such a mode."""
         return work.name in self.works
 
+    def setting(self, work):
+        """What tells this one from others of its name at this work."""
+        return self.variant
+
     def prepare(self):
         """What is done once, and not counted."""
 
@@ -73,6 +77,9 @@ class Transformers(Rival):
     def does(self, work):
         # Batches of 128 are faster on some machines where little is computed for each row; training has batches of its own.
         return super().does(work) and (self.settings["batch"] == 64 or work.name in ("greedy", "sample"))
+
+    def setting(self, work):
+        return "" if work.by == "precision" and self.compute != "autocast" else self.variant
 
     def measure(self, work):
         if work.name != "article":

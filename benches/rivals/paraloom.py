@@ -38,6 +38,10 @@ class Paraloom:
             return False
         return self.precision != "int8" or work.by in ("best", "latency")
 
+    def setting(self, _work):
+        """The backend, where it is another than usual."""
+        return self.variant
+
     def nodes(self):
         """A node for each work, beside those that read its inputs."""
         given = dict(precision=self.precision)
@@ -134,6 +138,10 @@ class Quickstart:
         self.binary, self.pipeline, self.store, self.rival = binary, pipeline, folder / "quickstart", before
         self.family = "paraloom before" if before else "paraloom"
         self.name = f"{self.family} quickstart"
+
+    def setting(self, _work):
+        """There is one alone."""
+        return self.variant
 
     def does(self, work):
         """Nothing else."""

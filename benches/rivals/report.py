@@ -2,6 +2,9 @@
 
 import statistics
 
+# The share of the machine that others may use.
+QUIET = 0.1
+
 
 def spread(values, digits=1):
     """The median, and between which values it lies."""
@@ -33,7 +36,7 @@ class Figures:
 
     def as_json(self, count):
         return dict(work=self.work.name, engine=self.engine.name, family=self.engine.family, precision=self.engine.precision,
-                    variant=self.engine.variant, unit=self.work.unit, values=self.in_unit(count), seconds=self.seconds, load=[one.load for one in self.taken],
+                    setting=self.engine.setting(self.work), unit=self.work.unit, values=self.in_unit(count), seconds=self.seconds, load=[one.load for one in self.taken],
                     peak_mb=[one.peak for one in self.taken], others=[one.others for one in self.taken])
 
 
@@ -56,7 +59,7 @@ def details(work, figures, count):
         loads = [taken.load for taken in one.taken if taken.load is not None]
         seconds = f"{one.median:.2f}" + (f", {statistics.median(loads):.2f}" if loads else "")
         others = max(taken.others for taken in one.taken)
-        lines.append(f"| {one.engine.name} | {one.engine.variant} | {values} | {seconds} | {one.peak:.0f} | {others:.0%} |")
+        lines.append(f"| {one.engine.name} | {one.engine.setting(work)} | {values} | {seconds} | {one.peak:.0f} | {others:.0%} |")
     return "\n".join(lines)
 
 
@@ -108,4 +111,7 @@ def summary(measured, counts):
             if ratio is not None:
                 ratios.append(f"{name} {verdict(ratio, 1 if name.startswith('memory') else work.bar)}")
         lines.append(f"| {work.title} | {work.unit} | {' | '.join(cells)} | {'; '.join(ratios) or '-'} | {work.bar:.2f} |")
+    others = max((taken.others for figures in measured.values() for one in figures for taken in one.taken), default=0)
+    if others > QUIET:
+        lines.append(f"\nOther processes used up to {others:.0%} of the machine: these figures say little.")
     return "\n".join(lines)

@@ -43,7 +43,7 @@ WORKS = {
         Work("finetune16", "finetune, batch 16", "examples/s", 1.8, "precision", 16),
         Work("lora", "LoRA, rank 8, batch 8", "examples/s", 1.8, "precision", 8),
         Work("serve", "one sentence, p50", "ms", 1 / 0.7, "latency"),
-        Work("article", f"the article's pipeline, {STEPS} steps", "s", 3.0),
+        Work("article", "the article's pipeline", "s", 3.0),
         Work("quickstart", "quickstart, cold", "s", 2.0, "before"),
     ]
 }
