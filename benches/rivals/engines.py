@@ -131,24 +131,25 @@ class CTranslate2(Rival):
 
 
 class Served(CTranslate2):
-    """CTranslate2 with one sentence at a time, on all cores: called within the process (`variant`), or behind a plain HTTP server."""
+    """CTranslate2 with one sentence at a time, on one core or on all: called within the process, or behind a plain HTTP server."""
 
     works = ("serve",)
 
     def __init__(self, python, precision, variant, *others):
-        self.family = f"CTranslate2 {variant}"
         super().__init__(python, precision, variant, *others)
+        self.family = f"CTranslate2 {self.settings['way']}"
+        self.name = f"{self.family} {precision}"
 
     def does(self, work):
         return work.name in self.works
 
     def job(self, work):
-        job = dict(super().job(work), way=self.variant, work="greedy", requests=REQUESTS, replicas=1, threads=self.threads)
+        job = dict(super().job(work), work="greedy", replicas=1, threads=self.settings["cores"])
         return dict(job, texts=serving.texts(self.inputs, REQUESTS))
 
     def measure(self, work):
         job = self.job(work)
-        if self.variant == "in process":
+        if self.settings["way"] == "in process":
             reported, taken = worker(self.python, "ctranslate2_serve.py", job, self.threads)
             return taken.counted(reported["seconds"])
         command = [self.python, WORKERS / "ctranslate2_serve.py", json.dumps(job, default=str)]
@@ -198,7 +199,8 @@ def rivals(pythons, inputs, folder, threads, limits):
         for way in ("logits", "score"):
             add(CTranslate2, "transformers", precision, way, batch=64, way=way)
         for way in ("in process", "over HTTP"):
-            add(Served, "transformers", precision, way, batch=1)
+            for cores in sorted({1, threads}):
+                add(Served, "transformers", precision, f"{cores} threads", batch=1, way=way, cores=cores)
     add(Diverse, "diverse", "f32", "transformers 4.56", batch=64)
     add(Diverse, "diverse", "bf16", "transformers 4.56", batch=64)
     # Weights in 8 bits are multiplied in the precision that is asked for.
