@@ -1,0 +1,57 @@
+"""Python environments, one for each set of rivals whose packages can live together, outside of the clone."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+TORCH = "torch==2.15.*"
+# optimum-intel exports no model with transformers 5 and with none before 4.57; 4.56 is the last with diverse beam search.
+REQUIREMENTS = {
+    "transformers": [TORCH, "transformers==5.24.*", "peft==0.21.*", "ctranslate2==4.8.5", "safetensors", "sentencepiece", "protobuf", "numpy"],
+    "openvino": [TORCH, "transformers==4.57.*", "openvino==2026.4.*", "optimum-intel==2.2.*", "nncf", "sentencepiece", "protobuf", "numpy"],
+    "diverse": [TORCH, "transformers==4.56.*", "sentencepiece", "protobuf", "numpy"],
+}
+CHECKS = {
+    "transformers": "import torch, transformers, peft, ctranslate2",
+    "openvino": "import torch, transformers, openvino, nncf, optimum.intel",
+    "diverse": "import torch, transformers",
+}
+VERSIONS = {
+    "transformers": ["transformers", "torch", "peft", "ctranslate2"],
+    "openvino": ["openvino", "optimum-intel", "transformers", "torch"],
+    "diverse": ["transformers", "torch"],
+}
+
+
+def cache():
+    """The directory that holds the environments and the models that are made for them."""
+    return pathlib.Path(os.environ.get("PARALOOM_RIVALS", pathlib.Path.home() / ".cache" / "paraloom"))
+
+
+def environment(name):
+    """The Python of an environment, made where there is none yet; nothing where its packages cannot be installed."""
+    folder = cache() / f"rivals-{name}"
+    python = folder / "bin" / "python"
+    wanted = "\n".join(REQUIREMENTS[name])
+    # What was asked for when it was last whole: another list of packages is installed over it.
+    stamp = folder / "requirements.txt"
+    if stamp.exists() and stamp.read_text() == wanted:
+        return python
+    print(f"installing {', '.join(REQUIREMENTS[name])} into {folder}", file=sys.stderr, flush=True)
+    try:
+        if not python.exists():
+            subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+        subprocess.run([python, "-m", "pip", "install", "--quiet", *REQUIREMENTS[name]], check=True, stdout=sys.stderr)
+        subprocess.run([python, "-c", CHECKS[name]], check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        print(f"skipped: the engines of `{name}` cannot be installed ({error})", flush=True)
+        return None
+    stamp.write_text(wanted)
+    return python
+
+
+def versions(name, python):
+    """The packages of an environment that a figure depends on, with their versions."""
+    code = f"import importlib.metadata as m; print(', '.join(f'{{p}} {{m.version(p)}}' for p in {VERSIONS[name]!r}))"
+    return subprocess.run([python, "-c", code], check=True, capture_output=True, text=True).stdout.strip()
