@@ -241,7 +241,7 @@ impl Stage for Finetune {
     type Config = Config;
 
     fn about() -> About {
-        About::new("finetune", "1.3.0", "Teaches a T5 model from examples.")
+        About::new("finetune", "1.4.0", "Teaches a T5 model from examples.")
             .input(Port::artifact("model", "The model to start from."))
             .input(
                 Port::table("examples", "What to learn: a source and a target column each.").many(),

@@ -239,7 +239,7 @@ impl MapStage for Generate {
     fn about() -> About {
         row_by_row(About::new(
             "generate",
-            "1.2.0",
+            "1.3.0",
             "Writes text for every row: greedily, by beam search or by sampling.",
         ))
         .input(Port::table("rows", "The rows to write for."))

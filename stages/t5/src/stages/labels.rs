@@ -117,7 +117,7 @@ impl MapStage for ScoreLabels {
     fn about() -> About {
         row_by_row(About::new(
             "score-labels",
-            "1.0.0",
+            "1.1.0",
             "Which of some labels a model chooses for a row, and how sure it is. `score-stsb` and `score-cola` do this with T5's own prompts.",
         ))
         .input(Port::table("rows", "The rows to judge."))

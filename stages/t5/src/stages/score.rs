@@ -113,7 +113,7 @@ pub(super) fn judged_text(text: &str, strip_eos: bool) -> &str {
 }
 
 fn about(name: &'static str, doc: &'static str, rows: &'static str) -> About {
-    row_by_row(About::new(name, "1.1.0", doc))
+    row_by_row(About::new(name, "1.2.0", doc))
         .input(Port::table("rows", "The rows to judge."))
         .input(Port::artifact(
             "model",
@@ -412,7 +412,7 @@ impl MapStage for ScoreLoss {
     type Worker = Judge<LossConfig>;
 
     fn about() -> About {
-        About::new("score-loss", "1.1.0", "How surprised a model is by a target text.")
+        About::new("score-loss", "1.2.0", "How surprised a model is by a target text.")
             .input(Port::table("rows", "Rows with a source and a target."))
             .input(Port::artifact("model", "The model."))
             .output(Port::table("rows", "The same rows with `loss`."))

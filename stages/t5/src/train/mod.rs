@@ -306,7 +306,8 @@ impl Trainer {
                 loss += shard_loss;
                 total = Some(match total {
                     Some(old) => {
-                        old.into_iter().zip(gradients).map(|(old, new)| old + new).collect()
+                        let sums = old.into_iter().zip(gradients);
+                        sums.map(|(old, new)| kernels::add(old, new, None)).collect()
                     }
                     None => gradients,
                 });

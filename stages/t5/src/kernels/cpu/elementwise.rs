@@ -117,7 +117,7 @@ pub(super) fn add_dropped(sum: &mut [f32], x: &[f32], drop: Dropout) {
         #[inline(always)]
         |first, y| {
             for (offset, (y, x)) in y.iter_mut().zip(&x[first..]).enumerate() {
-                *y += x * drop.factor((first + offset) as u32);
+                *y += x * drop.factor((first as u32).wrapping_add(offset as u32));
             }
         },
     );
@@ -145,7 +145,7 @@ fn each(out: &mut [f32], f: impl Fn(usize, &mut [f32]) + Sync) {
 fn apply(drop: Option<Dropout>, first: usize, block: &mut [f32]) {
     if let Some(drop) = drop {
         for (offset, value) in block.iter_mut().enumerate() {
-            *value *= drop.factor((first + offset) as u32);
+            *value *= drop.factor((first as u32).wrapping_add(offset as u32));
         }
     }
 }
