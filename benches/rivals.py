@@ -127,7 +127,7 @@ def main():
         if python:
             print(f"{name}: {environments.versions(name, python)}")
     measured, counts = {}, {}
-    with tempfile.TemporaryDirectory(dir=environments.cache()) as folder:
+    with tempfile.TemporaryDirectory(dir=environments.cache(), prefix="rivals-run-") as folder:
         folder = pathlib.Path(folder)
         contenders = everyone(args, pythons, folder, given, limits)
         quickstart = ROOT / "pipelines/quickstart.yaml"
