@@ -17,6 +17,7 @@ import json
 import os
 import pathlib
 import platform
+import signal
 import sys
 import tempfile
 
@@ -114,6 +115,8 @@ def agree(args, pythons, folder):
 
 
 def main():
+    # So that the engine at hand ends as well, and the folder goes.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     args = arguments()
     names = args.work.split(",")
     chosen = works.chosen([name for name in names if name != "agreement"])
@@ -127,7 +130,7 @@ def main():
         if python:
             print(f"{name}: {environments.versions(name, python)}")
     measured, counts = {}, {}
-    with tempfile.TemporaryDirectory(dir=environments.cache()) as folder:
+    with tempfile.TemporaryDirectory(dir=environments.cache(), prefix="rivals-run-") as folder:
         folder = pathlib.Path(folder)
         contenders = everyone(args, pythons, folder, given, limits)
         quickstart = ROOT / "pipelines/quickstart.yaml"

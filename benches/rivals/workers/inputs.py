@@ -6,6 +6,7 @@ paraphrase) and `train.csv` (source, target). Lengths are lognormal, in tokens w
 """
 
 import csv
+import math
 import pathlib
 import random
 import shutil
@@ -23,8 +24,6 @@ SHAPES = {
 
 def lengths(draw, count, mean, sigma, least, most):
     """Whole numbers of a lognormal distribution with this mean."""
-    import math
-
     mu = math.log(mean) - sigma * sigma / 2
     return [min(max(round(draw.lognormvariate(mu, sigma)), least), most) for _ in range(count)]
 
