@@ -15,6 +15,7 @@ use safetensors::{Dtype, tensor::Metadata};
 use serde_json::Value;
 
 use super::{HEAD, INDEX, PICKLED, PICKLED_INDEX, SHARED_ALIASES, WEIGHTS, pickled};
+use crate::kernels::not_finite;
 use crate::{Error, Result, model::Slot};
 
 /// Numbers that a thread reads or looks at in one go: where a file is in memory already, to copy it is most of the work.
@@ -218,7 +219,6 @@ impl TensorFiles {
     pub(super) fn values(&self, slot: &Slot) -> Result<Vec<f32>> {
         let (name, place) = self.place(slot)?;
         let values = place.values(name)?;
-        let not_finite = |piece: &[f32]| piece.iter().filter(|value| !value.is_finite()).count();
         match values.par_chunks(PIECE).map(not_finite).sum() {
             0 => Ok(values),
             // A model with a single one computes nothing but NaN.

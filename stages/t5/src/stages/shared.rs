@@ -25,7 +25,7 @@ pub(super) fn row_by_row(about: About) -> About {
 
 /// Rows that are given at once and committed together: as many as are written side by side, which is when T5 is fastest, and
 /// few enough that a kill costs seconds.
-pub(super) const PART_ROWS: u32 = 128;
+pub(super) const PART_ROWS: u32 = 192;
 
 /// Longer sources are cut. T5 was trained on 512 tokens.
 pub(super) const MAX_SOURCE_TOKENS: usize = 512;

@@ -29,3 +29,4 @@ pub(super) use self::operands::{half_panels, panels};
 pub(super) use self::ops::{linear_each, zeros_like};
 pub use self::peaks::{Peaks, add_to_all};
 pub(super) use self::product::has_half_instructions;
+pub use self::simd::not_finite;

@@ -174,6 +174,19 @@ pub(super) fn exp(x: f32) -> f32 {
     ((p * r).mul_add(r, r) + 1.0) * scale
 }
 
+/// How many numbers are NaN or infinite.
+pub fn not_finite(numbers: &[f32]) -> usize {
+    /// So many fit into the sum that the compiler has in a lane.
+    const BLOCK: usize = 1 << 16;
+    vectorized(
+        #[inline(always)]
+        || {
+            let count = |sum: u32, x: &f32| sum.wrapping_add(u32::from(!x.is_finite()));
+            numbers.chunks(BLOCK).map(|block| block.iter().fold(0, count) as usize).sum()
+        },
+    )
+}
+
 /// Turns scores into probabilities, in place. The rows are whole registers, so that no loop has a rest: what there is no
 /// score for is negative infinity.
 #[inline(always)]
