@@ -4,6 +4,15 @@ use super::arithmetic::{first_of_pair, halved, pair, pair_rows, pairs, second_of
 use super::product::PANEL;
 use super::simd::{LANES, made_in_blocks, prefetch, vectorized};
 
+/// A function as a closure that is compiled into the loop around it: a function by its name is called by another one, which is
+/// compiled for the oldest machine.
+macro_rules! inlined {
+    ($function:ident, $($argument:ident),+) => {
+        #[inline(always)]
+        |$($argument),+| $function($($argument),+)
+    };
+}
+
 /// The left-hand matrix, `[rows, depth]`.
 #[derive(Clone, Copy)]
 pub(super) enum Left<'a> {
@@ -236,9 +245,13 @@ fn from_columns(to: &mut [f32], values: &[f32], depth: Depth, place: Place) {
     let numbers = depth.numbers();
     let columns = &values[first * numbers..][..width * numbers];
     match depth {
-        Depth::Singles(_) => transpose(to, stride, columns, numbers, singles_at),
-        Depth::Pairs(_) | Depth::Tiles(_) => transpose(to, stride, columns, numbers, pairs_at),
-        Depth::Apart(_) => transpose(to, stride, columns, numbers, halves_at),
+        Depth::Singles(_) => {
+            transpose(to, stride, columns, numbers, inlined!(singles_at, row, first))
+        }
+        Depth::Pairs(_) | Depth::Tiles(_) => {
+            transpose(to, stride, columns, numbers, inlined!(pairs_at, row, first))
+        }
+        Depth::Apart(_) => transpose(to, stride, columns, numbers, inlined!(halves_at, row, first)),
     }
 }
 
@@ -260,7 +273,7 @@ fn from_rows(to: &mut [f32], values: &[f32], depth: Depth, columns: usize, place
         }
         Depth::Apart(numbers) => {
             let (from, seconds) = (&values[first..], numbers / 2 * 2 * stride);
-            map_rows(&mut to[stride..], 2 * stride, from, 2 * columns, width, halved);
+            map_rows(&mut to[stride..], 2 * stride, from, 2 * columns, width, inlined!(halved, x));
             if numbers > 1 {
                 map_rows(
                     &mut to[..seconds],
@@ -268,7 +281,7 @@ fn from_rows(to: &mut [f32], values: &[f32], depth: Depth, columns: usize, place
                     &from[columns..],
                     2 * columns,
                     width,
-                    halved,
+                    inlined!(halved, x),
                 );
             }
             if numbers % 2 == 1 {
@@ -344,8 +357,8 @@ fn map_rows_of<const WIDTH: usize>(
 /// Takes rows of `width` pairs apart, each into two rows `stride` words apart.
 #[inline(always)]
 fn take_apart(to: &mut [f32], stride: usize, pairs: &[f32], width: usize) {
-    map_rows(to, 2 * stride, pairs, width, width, second_of_pair);
-    map_rows(&mut to[stride..], 2 * stride, pairs, width, width, first_of_pair);
+    map_rows(to, 2 * stride, pairs, width, width, inlined!(second_of_pair, x));
+    map_rows(&mut to[stride..], 2 * stride, pairs, width, width, inlined!(first_of_pair, x));
 }
 
 /// Copies the transpose of rows of `depth` to rows `stride` apart; `words` gives some words of a row.
@@ -461,7 +474,7 @@ pub(in crate::kernels) fn panels(rows: &[f32], depth: usize) -> Vec<f32> {
     let panel = PANEL * depth;
     made_in_blocks(rows.len(), panel, |block, to| {
         for (panel, rows) in to.chunks_mut(panel).zip(rows[block * panel..].chunks(panel)) {
-            transpose(panel, rows.len() / depth, rows, depth, singles_at);
+            transpose(panel, rows.len() / depth, rows, depth, inlined!(singles_at, row, first));
         }
     })
 }
