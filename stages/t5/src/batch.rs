@@ -35,6 +35,7 @@ pub(crate) fn in_batches<T: Send>(
     let batches = batches(&order, lengths, most, sides);
     let mut results: Vec<(usize, T)> = Vec::with_capacity(lengths.len());
     for batches in batches.chunks(sides) {
+        let batches = dealt(batches);
         let done: Vec<Vec<T>> =
             batches.par_iter().map(|batch| work(batch)).collect::<Result<_>>()?;
         for (batch, done) in batches.iter().zip(done) {
@@ -43,6 +44,13 @@ pub(crate) fn in_batches<T: Send>(
     }
     results.sort_by_key(|(index, _)| *index);
     Ok(results.into_iter().map(|(_, result)| result).collect())
+}
+
+/// The sequences of batches that are computed side by side, such that each has as many long ones as the others.
+fn dealt(batches: &[&[usize]]) -> Vec<Vec<usize>> {
+    let all = batches.concat();
+    let of_side = |side| all.iter().skip(side).step_by(batches.len()).copied().collect();
+    (0..batches.len()).map(of_side).collect()
 }
 
 /// Cuts an order, long ones first, into batches of about the same size.

@@ -7,7 +7,7 @@ use super::{Candidate, EarlyStopping, Options, Row, choose, choose::Context, not
 use crate::{
     Error, Result,
     config::Config,
-    kernels::{self, Peaks, add_to_all},
+    kernels::{Again, Peaks, add_to_all},
     model::{Lane, Model, Packed, Session},
 };
 
@@ -55,6 +55,13 @@ struct Group {
     done: bool,
 }
 
+/// The logits of some beams, which are the lanes of a batch from one on.
+struct Lanes<'a> {
+    logits: &'a mut [f32],
+    first: usize,
+    again: Again<'a>,
+}
+
 /// A way to go on: the beam, the token and the score of both.
 struct Continuation {
     beam: usize,
@@ -85,15 +92,17 @@ pub(super) fn search(
         let decoded = session.step(&mut lanes);
         let open = sentences.iter_mut().flat_map(Sentence::beams_mut);
         open.zip(lanes).for_each(|(beam, lane)| beam.lane = lane);
-        kernels::with_values(session.network().logits(decoded), |mut logits| {
-            let mut steps = Vec::new();
+        session.network().with_logits(decoded, |mut logits, again| {
+            let (mut steps, mut first) = (Vec::new(), 0);
             for (sentence, row) in sentences.iter_mut().zip(rows) {
-                let own = sentence.beams().count() * config.vocab_size;
+                let beams = sentence.beams().count();
+                let own = logits.split_off_mut(..beams * config.vocab_size).unwrap_or_default();
                 let context = Context { source: &row.ids, eos: config.eos_token_id };
-                steps.push((sentence, logits.split_off_mut(..own).unwrap_or_default(), context));
+                steps.push((sentence, Lanes { logits: own, first, again }, context));
+                first += beams;
             }
-            steps.into_par_iter().for_each(|(sentence, logits, context)| {
-                sentence.go_on(logits, rules, config, context);
+            steps.into_par_iter().for_each(|(sentence, lanes, context)| {
+                sentence.go_on(lanes, rules, config, context);
             });
         })?;
         if let Some(broken) = sentences.iter().position(Sentence::has_nan) {
@@ -128,14 +137,15 @@ impl Sentence {
         self.0.iter_mut().filter(|group| !group.done).flat_map(|group| &mut group.open)
     }
 
-    /// One step of all groups; `logits` are those of [`Sentence::beams`].
+    /// One step of all groups; `lanes` are those of [`Sentence::beams`].
     fn go_on(
         &mut self,
-        mut logits: &mut [f32],
+        lanes: Lanes<'_>,
         rules: &Rules<'_>,
         config: &Config,
         context: Context<'_>,
     ) {
+        let Lanes { mut logits, mut first, again } = lanes;
         // With what the groups before go on at this place.
         let mut taken = Vec::new();
         for group in &mut self.0 {
@@ -148,8 +158,13 @@ impl Sentence {
             let own = logits.split_off_mut(..own).unwrap_or_default();
             let tops: Vec<_> = (group.open.par_iter())
                 .zip(own.par_chunks_exact_mut(config.vocab_size))
-                .map(|(beam, logits)| rules.best_tokens(beam, logits, &taken, context))
+                .enumerate()
+                .map(|(lane, (beam, logits))| {
+                    let peaks = again.peaks(first + lane, logits);
+                    rules.best_tokens(beam, logits, &peaks, &taken, context)
+                })
                 .collect();
+            first += group.open.len();
             taken.extend(group.go_on(&tops, rules, config.eos_token_id));
         }
     }
@@ -176,10 +191,11 @@ impl Rules<'_> {
         &self,
         beam: &Beam,
         logits: &mut [f32],
+        peaks: &Peaks,
         taken: &[u32],
         context: Context<'_>,
     ) -> Vec<(f32, usize)> {
-        let log_total = Peaks::of(logits).log_sum_exp(logits) as f32;
+        let log_total = peaks.log_sum_exp(logits) as f32;
         if log_total.is_nan() {
             return vec![(log_total, 0)];
         }

@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use super::{Candidate, Options, Row, Strategy, choose, choose::Context, not_numbers};
 use crate::{
     Error, Result,
-    kernels::{self, Peaks},
+    kernels::Peaks,
     model::{Lane, Model, Packed, Session},
 };
 
@@ -47,13 +47,15 @@ pub(super) fn search(
             return Err(Error::Cancelled);
         }
         let decoded = session.step(&mut lanes);
-        kernels::with_values(session.network().logits(decoded), |logits| {
+        session.network().with_logits(decoded, |logits, again| {
             writings
                 .par_iter_mut()
                 .zip(logits.par_chunks_exact_mut(model.config().vocab_size))
-                .for_each(|(writing, logits)| {
+                .enumerate()
+                .for_each(|(lane, (writing, logits))| {
                     let source = rows[writing.row].ids.as_slice();
-                    writing.go_on(logits, options, Context { source, eos });
+                    let peaks = again.peaks(lane, logits);
+                    writing.go_on(logits, peaks, options, Context { source, eos });
                 });
         })?;
         if let Some(broken) = writings.iter().find(|writing| !writing.score.is_finite()) {
@@ -81,8 +83,13 @@ pub(super) fn search(
 
 impl Writing {
     /// Chooses the next token by its logits.
-    fn go_on(&mut self, logits: &mut [f32], options: &Options, context: Context<'_>) {
-        let mut peaks = Peaks::of(logits);
+    fn go_on(
+        &mut self,
+        logits: &mut [f32],
+        mut peaks: Peaks,
+        options: &Options,
+        context: Context<'_>,
+    ) {
         let log_total = peaks.log_sum_exp(logits) as f32;
         if log_total.is_nan() {
             self.score = log_total;
@@ -135,7 +142,9 @@ mod tests {
             let mut writing =
                 Writing { row: 0, candidate: 0, seed: 1, tokens: vec![0], score: 0.0 };
             let options = Options { strategy, ..Options::default() };
-            writing.go_on(&mut [logit; 70], &options, Context { source: &[1], eos: 1 });
+            let (mut logits, context) = ([logit; 70], Context { source: &[1], eos: 1 });
+            let peaks = Peaks::of(&logits);
+            writing.go_on(&mut logits, peaks, &options, context);
             assert!(writing.score.is_nan(), "{strategy:?}, {logit}");
         }
     }

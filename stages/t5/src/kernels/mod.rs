@@ -29,7 +29,7 @@ use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor, TensorData};
 
-pub use self::cpu::{Peaks, add_to_all, not_finite};
+pub use self::cpu::{Again, Peaks, add_to_all, not_finite};
 pub use self::plan::{AttentionPlan, Keys, Segment};
 pub use self::several::{linear_three, linear_two};
 pub use self::values::{read_values, with_values};

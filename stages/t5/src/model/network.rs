@@ -13,9 +13,10 @@ use super::{
     weights::{Attention, Block, FeedForward, Stack, Weights},
 };
 use crate::{
+    Result,
     config::Config,
     folder::Float,
-    kernels::{self, AttentionPlan, Keys, Order, Segment},
+    kernels::{self, Again, AttentionPlan, Keys, Order, Segment},
     random::{Dropout, mix},
 };
 
@@ -173,6 +174,29 @@ impl<'a, P: Parameter> Network<'a, P> {
     /// The logits of decoder outputs, in f32: `[rows, d_model]` gives `[rows, vocab]`.
     pub fn logits(&self, decoded: Tensor<2>) -> Tensor<2> {
         in_f32(kernels::linear(decoded, self.output, self.order))
+    }
+
+    /// Calls `work` with the logits of decoder outputs, row after row, which it may change, and with what it gets their peaks
+    /// from: in eight bits the highest are computed again, since it is among them that a token is chosen.
+    ///
+    /// # Errors
+    /// As [`kernels::with_values`].
+    pub fn with_logits<R>(
+        &self,
+        decoded: Tensor<2>,
+        work: impl FnOnce(&mut [f32], Again<'_>) -> R,
+    ) -> Result<R> {
+        if self.order != Order::BytePanels {
+            return kernels::with_values(self.logits(decoded), |logits| {
+                work(logits, Again::default())
+            });
+        }
+        let (logits, depth) = (self.logits(decoded.clone()), self.config.d_model);
+        kernels::read_values(self.weights.output().weight(), |table| {
+            kernels::read_values(&decoded, |x| {
+                kernels::with_values(logits, |logits| work(logits, Again::new(x, table, depth)))
+            })
+        })??
     }
 
     /// The logits of some tokens alone, `[rows, tokens]`.

@@ -11,6 +11,12 @@ use super::simd::{made_in_blocks, vectorized};
 pub(super) trait Arithmetic<S: Simd> {
     /// What a sum becomes with the product of a factor, which is one word for all lanes, and a register.
     fn add_product(simd: S, factor: f32, row: S::f32s, sum: S::f32s) -> S::f32s;
+
+    /// Sums in f32, each less what whole ones have too much; sums of floats are so already.
+    #[inline(always)]
+    fn number(_: S, sum: S::f32s, _offset: i32) -> S::f32s {
+        sum
+    }
 }
 
 /// A word is a number.
@@ -123,7 +129,7 @@ pub(super) use self::in_fast_pairs as in_pairs;
 #[cfg(target_arch = "x86_64")]
 #[expect(unsafe_code, reason = "instructions that not every processor has")]
 mod avx512 {
-    use std::arch::x86_64::{__cpuid, __m512, __m512bh, _mm512_dpbf16_ps};
+    use std::arch::x86_64::{__cpuid, __m512bh, _mm512_dpbf16_ps};
     use std::mem::transmute;
     use std::sync::LazyLock;
 
@@ -167,11 +173,11 @@ mod avx512 {
     impl Arithmetic<V4> for Pairs {
         #[inline(always)]
         fn add_product(v4: V4, factor: f32, row: f32x16, sum: f32x16) -> f32x16 {
-            let factor = pulp::Simd::splat_f32s(v4, factor);
+            let factor: f32x16 = pulp::Simd::splat_f32s(v4, factor);
             // SAFETY: all are 512 bits without any meaning of their own, and only `with_instruction` comes here.
             unsafe {
-                let [factor, row] = [factor, row].map(|x| transmute::<f32x16, __m512bh>(x));
-                transmute(_mm512_dpbf16_ps(transmute::<f32x16, __m512>(sum), factor, row))
+                let row = transmute::<f32x16, __m512bh>(row);
+                transmute(_mm512_dpbf16_ps(transmute(sum), transmute(factor), row))
             }
         }
     }

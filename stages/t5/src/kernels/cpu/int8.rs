@@ -5,14 +5,12 @@
 //! Weights are kept 128 above what they are, since the instruction multiplies numbers without a sign with such that have
 //! one; what that adds to a sum is 128 times the sum of the row of `x`, which is taken off at the end.
 
-use std::mem::MaybeUninit;
-
 use pulp::{Arch, Simd, WithSimd};
 
 use super::arithmetic::Arithmetic;
 use super::operands::{Depth, Left, Right, SHORT_STRIP, STRIP, panels};
 use super::product::{Products, Run, Scales, Strips, share};
-use super::simd::{LANES, made_in_blocks, vectorized};
+use super::simd::{made_in_blocks, vectorized};
 
 /// The largest number.
 const LARGEST: f32 = i8::MAX as f32;
@@ -146,32 +144,22 @@ pub(in crate::kernels) fn byte_panels(rows: &[f32], depth: usize) -> Vec<f32> {
     made
 }
 
-/// Writes sums of whole numbers, as many as there are columns, each less what its row has too much and times the scale of
-/// the row and that of the column.
+/// What sums of whole numbers stand for: each less what its row has too much, times the scale of the row and that of its
+/// column, of which there are as many as columns.
 #[inline(always)]
-pub(super) fn store_scaled<S: Simd, const C: usize>(
-    out: &mut [MaybeUninit<f32>],
-    sums: [S::f32s; C],
+pub(super) fn scaled<S: Simd, A: Arithmetic<S>, const C: usize>(
+    simd: S,
+    mut sums: [S::f32s; C],
     offset: i32,
     row_scale: f32,
     column_scales: &[f32],
-) {
-    let number = |sum: i32, scale: f32| sum.wrapping_sub(offset) as f32 * (row_scale * scale);
-    let sums: &[i32] = bytemuck::cast_slice(&sums);
-    let (whole, rest) = out.as_chunks_mut::<LANES>();
-    let (scales, last_scales) = column_scales.as_chunks::<LANES>();
-    let last_sums = &sums[whole.len() * LANES..];
-    // Of a width that the compiler knows: vectors.
-    for ((out, sums), scales) in whole.iter_mut().zip(sums.as_chunks::<LANES>().0).zip(scales) {
-        let mut numbers = [0.0; LANES];
-        for lane in 0..LANES {
-            numbers[lane] = number(sums[lane], scales[lane]);
-        }
-        *out = numbers.map(MaybeUninit::new);
+) -> [S::f32s; C] {
+    let row_scale = simd.splat_f32s(row_scale);
+    for (sum, scales) in sums.iter_mut().zip(column_scales.chunks(S::F32_LANES)) {
+        let scale = simd.mul_f32s(row_scale, simd.partial_load_f32s(scales));
+        *sum = simd.mul_f32s(A::number(simd, *sum, offset), scale);
     }
-    for ((out, sum), scale) in rest.iter_mut().zip(last_sums).zip(last_scales) {
-        out.write(number(*sum, *scale));
-    }
+    sums
 }
 
 /// A word is four numbers, and a sum is whole too. Of weights and rows of any depth only the difference to the offset need
@@ -188,6 +176,15 @@ impl<S: Simd> Arithmetic<S> for Quads {
             for place in 0..BYTES {
                 *sum = sum.wrapping_add(factor[place].wrapping_mul(quad[place].into()));
             }
+        }
+        sum
+    }
+
+    #[inline(always)]
+    fn number(_: S, mut sum: S::f32s, offset: i32) -> S::f32s {
+        let lanes: &mut [i32] = bytemuck::cast_slice_mut(std::slice::from_mut(&mut sum));
+        for sum in lanes {
+            *sum = (sum.wrapping_sub(offset) as f32).to_bits().cast_signed();
         }
         sum
     }
@@ -229,6 +226,12 @@ mod x86 {
             let odd = avx2._mm256_madd_epi16(avx2._mm256_srli_epi16::<8>(row), odd);
             cast(avx2._mm256_add_epi32(cast(sum), avx2._mm256_add_epi32(even, odd)))
         }
+
+        #[inline(always)]
+        fn number(v3: V3, sum: f32x8, offset: i32) -> f32x8 {
+            let whole = v3.avx2._mm256_sub_epi32(cast(sum), cast(v3.splat_i32x8(offset)));
+            cast(v3.avx._mm256_cvtepi32_ps(whole))
+        }
     }
 
     impl Arithmetic<V4> for Quads {
@@ -242,6 +245,12 @@ mod x86 {
             let odd = bw._mm512_srai_epi16::<8>(factor);
             let odd = bw._mm512_madd_epi16(bw._mm512_srli_epi16::<8>(row), odd);
             cast(f._mm512_add_epi32(cast(sum), f._mm512_add_epi32(even, odd)))
+        }
+
+        #[inline(always)]
+        fn number(v4: V4, sum: f32x16, offset: i32) -> f32x16 {
+            let whole = v4.avx512f._mm512_sub_epi32(cast(sum), cast(v4.splat_i32x16(offset)));
+            cast(v4.avx512f._mm512_cvtepi32_ps(whole))
         }
     }
 }
@@ -259,7 +268,7 @@ mod vnni {
         x86::{V3, V4},
     };
 
-    use super::{Arithmetic, Run};
+    use super::{Arithmetic, Run, x86};
 
     /// What runs products on a processor that has the instruction, by AVX-512.
     pub(super) fn in_long_vectors() -> Option<impl Fn(Run<'_>) + Sync> {
@@ -292,25 +301,34 @@ mod vnni {
     impl Arithmetic<V4> for Quads {
         #[inline(always)]
         fn add_product(v4: V4, factor: f32, row: f32x16, sum: f32x16) -> f32x16 {
-            let factor = v4.splat_f32s(factor);
+            let factor: f32x16 = v4.splat_f32s(factor);
             // SAFETY: all are 512 bits without any meaning of their own; only what has the instruction comes here.
             unsafe {
-                let [sum, factor, row] =
-                    [sum, factor, row].map(|x| transmute::<f32x16, __m512i>(x));
-                transmute(_mm512_dpbusd_epi32(sum, row, factor))
+                let row = transmute::<f32x16, __m512i>(row);
+                transmute(_mm512_dpbusd_epi32(transmute(sum), row, transmute(factor)))
             }
+        }
+
+        #[inline(always)]
+        fn number(v4: V4, sum: f32x16, offset: i32) -> f32x16 {
+            <x86::Quads as Arithmetic<V4>>::number(v4, sum, offset)
         }
     }
 
     impl Arithmetic<V3> for Quads {
         #[inline(always)]
         fn add_product(v3: V3, factor: f32, row: f32x8, sum: f32x8) -> f32x8 {
-            let factor = v3.splat_f32s(factor);
+            let factor: f32x8 = v3.splat_f32s(factor);
             // SAFETY: all are 256 bits without any meaning of their own; only what has the instruction comes here.
             unsafe {
-                let [sum, factor, row] = [sum, factor, row].map(|x| transmute::<f32x8, __m256i>(x));
-                transmute(_mm256_dpbusd_avx_epi32(sum, row, factor))
+                let row = transmute::<f32x8, __m256i>(row);
+                transmute(_mm256_dpbusd_avx_epi32(transmute(sum), row, transmute(factor)))
             }
+        }
+
+        #[inline(always)]
+        fn number(v3: V3, sum: f32x8, offset: i32) -> f32x8 {
+            <x86::Quads as Arithmetic<V3>>::number(v3, sum, offset)
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The highest logits of a row, found without sorting it.
 
-use super::simd::{LANES, exp, sum, vectorized};
+use super::simd::{LANES, dot, exp, sum, vectorized};
 
 /// Logits that are looked at together: few enough to look at all of them where one of them is among the highest.
 const BLOCK: usize = 4 * LANES;
@@ -9,7 +9,7 @@ const BLOCK: usize = 4 * LANES;
 const EXPONENTIALS: usize = 1 << 10;
 
 /// The highest of each block of a row of logits. What is no number counts as the lowest.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Peaks(Vec<f32>);
 
 impl Peaks {
@@ -96,6 +96,45 @@ fn block_max(block: &[f32]) -> f32 {
     tops.iter().chain(rest).fold(f32::NEG_INFINITY, |best, &x| if x > best { x } else { best })
 }
 
+/// What the highest logits of a batch are computed again from, in f32, where all of them are only near enough to find those.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Again<'a>(Option<Factors<'a>>);
+
+/// Logits are the product of `x`, rows of `depth`, and the transpose of `table`.
+#[derive(Debug, Clone, Copy)]
+struct Factors<'a> {
+    x: &'a [f32],
+    table: &'a [f32],
+    depth: usize,
+}
+
+impl<'a> Again<'a> {
+    /// From `x`, rows of `depth`, and `table`, such rows too.
+    pub fn new(x: &'a [f32], table: &'a [f32], depth: usize) -> Self {
+        Self(Some(Factors { x, table, depth }))
+    }
+
+    /// The peaks of the row of this number, whose highest logits are computed again before.
+    pub fn peaks(&self, row: usize, logits: &mut [f32]) -> Peaks {
+        /// So many of a row: a token is among them unless there are many beams, or the choice is at random.
+        const HIGHEST: usize = 8;
+        let mut peaks = Peaks::of(logits);
+        if let Some(Factors { x, table, depth }) = self.0 {
+            let x = &x[row * depth..][..depth];
+            for (_, token) in peaks.top(logits, HIGHEST).into_iter().take(HIGHEST) {
+                let w = &table[token * depth..][..depth];
+                logits[token] = vectorized(
+                    #[inline(always)]
+                    || dot(x, w),
+                );
+                let block = logits.chunks(BLOCK).nth(token / BLOCK).unwrap_or_default();
+                peaks.0[token / BLOCK] = block_max(block);
+            }
+        }
+        peaks
+    }
+}
+
 /// Adds a number to each.
 pub fn add_to_all(logits: &mut [f32], number: f32) {
     vectorized(
@@ -135,6 +174,34 @@ mod tests {
             let close = (peaks.log_sum_exp(&logits) - exact).abs() < 1e-6;
             prop_assert!(close || exact.is_infinite());
         }
+    }
+
+    #[test]
+    fn the_highest_are_computed_again() {
+        let (depth, rows, tokens) = (20, 3, 150);
+        let number = |seed: f32| move |i: usize| (i as f32 * seed).sin();
+        let x: Vec<f32> = (0..rows * depth).map(number(0.37)).collect();
+        let table: Vec<f32> = (0..tokens * depth).map(number(0.73)).collect();
+        let of_row = |x: &[f32]| -> Vec<f32> {
+            table.chunks(depth).map(|w| x.iter().zip(w).map(|(x, w)| x * w).sum()).collect()
+        };
+        let exact: Vec<f32> = x.chunks(depth).flat_map(of_row).collect();
+        let rounded: Vec<f32> = exact.iter().map(|x| (x * 50.0).round() / 50.0).collect();
+        let (mut logits, again) = (rounded.clone(), Again::new(&x, &table, depth));
+        for (row, logits) in logits.chunks_mut(tokens).enumerate() {
+            let peaks = again.peaks(row, logits);
+            assert_eq!(peaks.top(logits, tokens), Peaks::of(logits).top(logits, tokens));
+        }
+        let rows = exact.chunks(tokens).zip(rounded.chunks(tokens)).zip(logits.chunks(tokens));
+        for ((exact, rounded), logits) in rows {
+            let highest = Peaks::of(rounded).top(rounded, 8);
+            for (token, logit) in logits.iter().enumerate() {
+                let is_again = highest.iter().take(8).any(|(_, place)| *place == token);
+                let (expected, most) = if is_again { (exact, 1e-5) } else { (rounded, 0.0) };
+                assert!((logit - expected[token]).abs() <= most, "{token}: {logit}");
+            }
+        }
+        assert_eq!(Again::default().peaks(0, &mut logits), Peaks::of(&logits));
     }
 
     #[test]

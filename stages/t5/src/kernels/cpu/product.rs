@@ -13,7 +13,7 @@ use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::arithmetic::{self, Arithmetic, InSingles};
-use super::int8::store_scaled;
+use super::int8::scaled;
 use super::operands::{Depth, Left, Place, Right, SHORT_STRIP, STRIP, height};
 use super::part::Part;
 use super::simd::{LANES, prefetch, vectorized};
@@ -321,16 +321,16 @@ impl Task<'_> {
                 if row >= self.out.rows() {
                     continue;
                 }
-                let out = &mut self.out.row(row)[panel.column + first..][..width];
-                match self.left.scales {
+                let sums = match self.left.scales {
                     Some(scales) => {
-                        let row = self.first_row + row;
-                        let columns = &scales.columns[self.first_column + panel.column + first..];
+                        let place = self.first_column + panel.column + first;
+                        let (row, columns) = (self.first_row + row, &scales.columns[place..]);
                         let (offset, scale) = (scales.offsets[row], scales.rows[row]);
-                        store_scaled::<S, C>(out, sums, offset, scale, &columns[..width]);
+                        scaled::<S, A, C>(simd, sums, offset, scale, &columns[..width])
                     }
-                    None => store(simd, out, sums),
-                }
+                    None => sums,
+                };
+                store(simd, &mut self.out.row(row)[panel.column + first..][..width], sums);
             }
         }
     }
