@@ -32,6 +32,17 @@ if [ "${1:-}" != middle ]; then
   tests/slurm/run.sh || [ $? = 75 ]
 fi
 
+# The numbers of torch's own operations, live against the newest transformers.
+if [ "${1:-}" != middle ]; then
+  python="$(tests/fidelity/venv.sh)" && venv=0 || venv=$?
+  if [ "$venv" = 0 ]; then
+    cargo xtask torch
+    PARALOOM_TORCH_KERNELS=1 "$python" tests/fidelity/live.py --backend torch
+  elif [ "$venv" != 75 ]; then
+    exit "$venv"
+  fi
+fi
+
 # The T5 suites on wgpu, where there is Vulkan: Mesa's software one does (mesa-vulkan-drivers), in some ten minutes.
 if [ "${1:-}" != middle ] && compgen -G "/usr/share/vulkan/icd.d/*.json" >/dev/null; then
   cargo xtask wgpu
