@@ -129,7 +129,7 @@ pub(super) use self::in_fast_pairs as in_pairs;
 #[cfg(target_arch = "x86_64")]
 #[expect(unsafe_code, reason = "instructions that not every processor has")]
 mod avx512 {
-    use std::arch::x86_64::{__cpuid, __m512bh, _mm512_dpbf16_ps};
+    use std::arch::x86_64::{__cpuid, __m512, __m512bh, _mm512_dpbf16_ps};
     use std::mem::transmute;
     use std::sync::LazyLock;
 
@@ -173,11 +173,13 @@ mod avx512 {
     impl Arithmetic<V4> for Pairs {
         #[inline(always)]
         fn add_product(v4: V4, factor: f32, row: f32x16, sum: f32x16) -> f32x16 {
-            let factor: f32x16 = pulp::Simd::splat_f32s(v4, factor);
+            let factor = pulp::Simd::splat_f32s(v4, factor);
             // SAFETY: all are 512 bits without any meaning of their own, and only `with_instruction` comes here.
             unsafe {
-                let row = transmute::<f32x16, __m512bh>(row);
-                transmute(_mm512_dpbf16_ps(transmute(sum), transmute(factor), row))
+                let sum = transmute::<f32x16, __m512>(sum);
+                let (row, factor) =
+                    (transmute::<f32x16, __m512bh>(row), transmute::<f32x16, __m512bh>(factor));
+                transmute(_mm512_dpbf16_ps(sum, factor, row))
             }
         }
     }

@@ -301,11 +301,13 @@ mod vnni {
     impl Arithmetic<V4> for Quads {
         #[inline(always)]
         fn add_product(v4: V4, factor: f32, row: f32x16, sum: f32x16) -> f32x16 {
-            let factor: f32x16 = v4.splat_f32s(factor);
+            let factor = v4.splat_f32s(factor);
             // SAFETY: all are 512 bits without any meaning of their own; only what has the instruction comes here.
             unsafe {
-                let row = transmute::<f32x16, __m512i>(row);
-                transmute(_mm512_dpbusd_epi32(transmute(sum), row, transmute(factor)))
+                let sum = transmute::<f32x16, __m512i>(sum);
+                let (row, factor) =
+                    (transmute::<f32x16, __m512i>(row), transmute::<f32x16, __m512i>(factor));
+                transmute(_mm512_dpbusd_epi32(sum, row, factor))
             }
         }
 
@@ -318,11 +320,13 @@ mod vnni {
     impl Arithmetic<V3> for Quads {
         #[inline(always)]
         fn add_product(v3: V3, factor: f32, row: f32x8, sum: f32x8) -> f32x8 {
-            let factor: f32x8 = v3.splat_f32s(factor);
+            let factor = v3.splat_f32s(factor);
             // SAFETY: all are 256 bits without any meaning of their own; only what has the instruction comes here.
             unsafe {
-                let row = transmute::<f32x8, __m256i>(row);
-                transmute(_mm256_dpbusd_avx_epi32(transmute(sum), row, transmute(factor)))
+                let sum = transmute::<f32x8, __m256i>(sum);
+                let (row, factor) =
+                    (transmute::<f32x8, __m256i>(row), transmute::<f32x8, __m256i>(factor));
+                transmute(_mm256_dpbusd_avx_epi32(sum, row, factor))
             }
         }
 

@@ -246,10 +246,10 @@ fn from_columns(to: &mut [f32], values: &[f32], depth: Depth, place: Place) {
     let columns = &values[first * numbers..][..width * numbers];
     match depth {
         Depth::Singles(_) => {
-            transpose(to, stride, columns, numbers, inlined!(singles_at, row, first))
+            transpose(to, stride, columns, numbers, inlined!(singles_at, row, first));
         }
         Depth::Pairs(_) | Depth::Tiles(_) => {
-            transpose(to, stride, columns, numbers, inlined!(pairs_at, row, first))
+            transpose(to, stride, columns, numbers, inlined!(pairs_at, row, first));
         }
         Depth::Apart(_) => transpose(to, stride, columns, numbers, inlined!(halves_at, row, first)),
     }

@@ -143,10 +143,10 @@ fn tile<'a, S: Simd, const ROWS: usize, const WIDTH: usize>(
     let mut sums = [[simd.splat_f32s(0.0); WIDTH]; ROWS];
     for (k, right) in right.enumerate() {
         let Some(right) = right.first_chunk::<WIDTH>() else { break };
-        for row in 0..ROWS {
+        for (row, sums) in sums.iter_mut().enumerate() {
             let factor = simd.splat_f32s(a.data[(first + row) * a.row + k * a.column]);
             for place in 0..WIDTH {
-                sums[row][place] = simd.mul_add_e_f32s(factor, right[place], sums[row][place]);
+                sums[place] = simd.mul_add_e_f32s(factor, right[place], sums[place]);
             }
         }
     }

@@ -42,7 +42,9 @@ impl Peaks {
         let mut peaks = self.0.clone();
         let least = match count {
             0 => return Vec::new(),
-            _ if count <= peaks.len() => *peaks.select_nth_unstable_by(count - 1, descending).1,
+            _ if count <= peaks.len() => {
+                *peaks.select_nth_unstable_by(count - 1, |one, other| descending(*one, *other)).1
+            }
             _ => f32::NEG_INFINITY,
         };
         let blocks = self.0.iter().zip(logits.chunks(BLOCK)).enumerate();
@@ -51,7 +53,7 @@ impl Peaks {
             .flat_map(|(number, (_, block))| block.iter().copied().zip(number * BLOCK..))
             .filter(|(logit, _)| *logit >= least)
             .collect();
-        found.sort_by(|(one, _), (other, _)| descending(one, other));
+        found.sort_by(|(one, _), (other, _)| descending(*one, *other));
         if let Some(&(last, _)) = found.get(count - 1) {
             found.truncate(found.partition_point(|(logit, _)| *logit >= last));
         }
@@ -80,8 +82,8 @@ impl Peaks {
 }
 
 /// Numbers from the highest to the lowest; there is nothing else among them.
-fn descending(one: &f32, other: &f32) -> std::cmp::Ordering {
-    other.partial_cmp(one).unwrap_or(std::cmp::Ordering::Equal)
+fn descending(one: f32, other: f32) -> std::cmp::Ordering {
+    other.partial_cmp(&one).unwrap_or(std::cmp::Ordering::Equal)
 }
 
 #[inline(always)]
@@ -165,7 +167,7 @@ mod tests {
             }
             let peaks = Peaks::of(&logits);
             let mut sorted: Vec<(f32, usize)> = logits.iter().copied().zip(0..).collect();
-            sorted.sort_by(|(one, _), (other, _)| descending(one, other));
+            sorted.sort_by(|(one, _), (other, _)| descending(*one, *other));
             prop_assert_eq!(peaks.position(&logits), sorted[0].1);
             let last = sorted[count.min(sorted.len()) - 1].0;
             sorted.retain(|(logit, _)| *logit >= last);

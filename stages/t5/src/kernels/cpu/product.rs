@@ -566,10 +566,10 @@ pub(super) mod tests {
             [
                 written(rows * columns, |out| multiply(Left::Rows(x), depth, &mut [(panels, out)])),
                 written(rows * columns, |out| {
-                    multiply_half(Left::Rows(x), depth, &mut [(halves, out)])
+                    multiply_half(Left::Rows(x), depth, &mut [(halves, out)]);
                 }),
                 written(rows * columns, |out| {
-                    multiply_int8(x, depth, &mut [(Right::Panels(&bytes), out)])
+                    multiply_int8(x, depth, &mut [(Right::Panels(&bytes), out)]);
                 }),
             ]
         };
