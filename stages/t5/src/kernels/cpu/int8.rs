@@ -5,12 +5,15 @@
 //! Weights are kept 128 above what they are, since the instruction multiplies numbers without a sign with such that have
 //! one; what that adds to a sum is 128 times the sum of the row of `x`, which is taken off at the end.
 
+use std::mem::MaybeUninit;
+
 use pulp::{Arch, Simd, WithSimd};
 
 use super::arithmetic::Arithmetic;
 use super::operands::{Depth, Left, Right, SHORT_STRIP, STRIP, panels};
 use super::product::{Products, Run, Scales, Strips, share};
 use super::simd::{made_in_blocks, vectorized};
+use super::tiles::{self, SIDE, Tiles};
 
 /// The largest number.
 const LARGEST: f32 = i8::MAX as f32;
@@ -21,6 +24,11 @@ const BYTES: usize = size_of::<f32>();
 
 /// The products of `x`, rows of `depth`, and the transposes of weights in panels that [`byte_panels`] gave.
 pub(super) fn multiply_int8(x: &[f32], depth: usize, products: Products<'_, '_>) {
+    if let Some(tiles) = tiles::of_bytes()
+        && fits_tiles(depth)
+    {
+        return multiply_tiles(x, depth, products, tiles);
+    }
     #[cfg(target_arch = "x86_64")]
     {
         use pulp::x86::{V3, V4};
@@ -60,18 +68,49 @@ fn multiply_by(
     height: usize,
     work: impl Fn(Run<'_>) + Sync,
 ) {
-    let words = depth.div_ceil(BYTES);
-    let left = whole_rows(x, depth, 0);
-    let offsets: Vec<i32> = left.quads.chunks_exact(words).map(offset).collect();
-    let strips = Left::Rows(&left.quads).strips(offsets.len(), Depth::Singles(words), height);
+    let left = whole_rows(x, depth, 0, 1);
+    let rows = left.scales.len();
+    let strips =
+        Left::Rows(&left.quads).strips(rows, Depth::Singles(depth.div_ceil(BYTES)), height);
+    multiply_whole(&left, &strips, height, depth, products, work);
+}
+
+/// Whether rows are whole tiles: their words are then read as they are.
+fn fits_tiles(depth: usize) -> bool {
+    depth.is_multiple_of(BYTES * SIDE)
+}
+
+/// By instructions for tiles.
+fn multiply_tiles(x: &[f32], depth: usize, products: Products<'_, '_>, tiles: impl Tiles) {
+    let left = whole_rows(x, depth, 0, SIDE);
+    let work = |run: Run<'_>| {
+        vectorized(
+            #[inline(always)]
+            || run.tiles(tiles),
+        );
+    };
+    multiply_whole(&left, &left.quads, SIDE, depth, products, work);
+}
+
+/// By `work`, from the words of the rows in the order that it wants.
+fn multiply_whole(
+    left: &Whole,
+    words: &[f32],
+    height: usize,
+    depth: usize,
+    products: Products<'_, '_>,
+    work: impl Fn(Run<'_>) + Sync,
+) {
+    let row_words = depth.div_ceil(BYTES);
+    let offsets: Vec<i32> = left.quads.chunks_exact(row_words).map(offset).collect();
     for (right, out) in products {
         let Right::Panels(w) = right else {
             unreachable!("weights of whole numbers are in panels")
         };
-        let (values, columns) = w.split_at(w.len() / (words + 1) * words);
+        let (values, columns) = w.split_at(w.len() / (row_words + 1) * row_words);
         let scales = Scales { rows: &left.scales, offsets: &offsets, columns };
-        let left = Strips { words: &strips, height, scales: Some(scales) };
-        share(left, Right::Panels(values), Depth::Singles(words), out, &work);
+        let left = Strips { words, height, scales: Some(scales) };
+        share(left, Right::Panels(values), Depth::Singles(row_words), out, &work);
     }
 }
 
@@ -96,11 +135,13 @@ fn inverse(scale: f32) -> f32 {
     1.0 / scale
 }
 
-/// Rows of `depth` numbers as whole ones, filled up with zeros, with some bits of each turned over.
-fn whole_rows(rows: &[f32], depth: usize, turned: u8) -> Whole {
+/// Rows of `depth` numbers as whole ones, filled up with zeros, with some bits of each turned over; and rows of zeros up to
+/// a multiple of `side` of them.
+fn whole_rows(rows: &[f32], depth: usize, turned: u8, side: usize) -> Whole {
     let words = depth.div_ceil(BYTES);
     let scales: Vec<f32> = rows.chunks_exact(depth).map(scale).collect();
-    let quads = made_in_blocks(scales.len() * words, words, |first, block| {
+    let filled = scales.len().next_multiple_of(side);
+    let quads = made_in_blocks(filled * words, words, |first, block| {
         let rows = rows.chunks_exact(depth).zip(&scales).skip(first);
         for (to, (row, scale)) in block.chunks_exact_mut(words).zip(rows) {
             round(bytemuck::cast_slice_mut(to), row, inverse(*scale), turned);
@@ -138,7 +179,7 @@ fn scale(numbers: &[f32]) -> f32 {
 /// A weight `[columns, depth]` in panels of whole numbers, four to a word, and then the scale of each column:
 /// `[columns, depth / 4 + 1]`.
 pub(in crate::kernels) fn byte_panels(rows: &[f32], depth: usize) -> Vec<f32> {
-    let Whole { quads, scales } = whole_rows(rows, depth, OFFSET);
+    let Whole { quads, scales } = whole_rows(rows, depth, OFFSET, 1);
     let mut made = panels(&quads, depth.div_ceil(BYTES));
     made.extend(scales);
     made
@@ -160,6 +201,21 @@ pub(super) fn scaled<S: Simd, A: Arithmetic<S>, const C: usize>(
         *sum = simd.mul_f32s(A::number(simd, *sum, offset), scale);
     }
     sums
+}
+
+/// The same for sums in the words of floats: one of each column of `out`.
+#[inline(always)]
+pub(super) fn write_scaled(
+    out: &mut [MaybeUninit<f32>],
+    sums: &[f32],
+    offset: i32,
+    row_scale: f32,
+    column_scales: &[f32],
+) {
+    for ((out, sum), column_scale) in out.iter_mut().zip(sums).zip(column_scales) {
+        let number = sum.to_bits().cast_signed().wrapping_sub(offset) as f32;
+        out.write(number * (row_scale * column_scale));
+    }
 }
 
 /// A word is four numbers, and a sum is whole too. Of weights and rows of any depth only the difference to the offset need
@@ -410,6 +466,26 @@ mod tests {
             }
             if let Some(work) = vnni::in_short_vectors() {
                 check(SHORT_STRIP, &work);
+            }
+        }
+    }
+
+    #[test]
+    fn tiles_give_what_vectors_give() {
+        for [rows, depth, columns] in [[1, 64, 1], [29, 128, 70], [33, 64, 64], [70, 512, 33]] {
+            let (x, w) = (matrix(rows, depth, 0.37), matrix(columns, depth, 0.73));
+            let panels = byte_panels(&w, depth);
+            let by = |multiply: &dyn Fn(Products<'_, '_>)| {
+                written(rows * columns, |out| multiply(&mut [(Right::Panels(&panels), out)]))
+            };
+            let vectors = by(&|products| {
+                let work = |run: Run<'_>| Arch::new().dispatch(InQuads(run));
+                multiply_by(&x, depth, products, SHORT_STRIP, work);
+            });
+            let emulated = tiles::emulated::Bytes;
+            assert_eq!(vectors, by(&|products| multiply_tiles(&x, depth, products, emulated)));
+            if let Some(tiles) = tiles::of_bytes() {
+                assert_eq!(vectors, by(&|products| multiply_tiles(&x, depth, products, tiles)));
             }
         }
     }

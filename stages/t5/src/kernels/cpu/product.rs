@@ -13,7 +13,7 @@ use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::arithmetic::{self, Arithmetic, InSingles};
-use super::int8::scaled;
+use super::int8::{scaled, write_scaled};
 use super::operands::{Depth, Left, Place, Right, SHORT_STRIP, STRIP, height};
 use super::part::Part;
 use super::simd::{LANES, prefetch, vectorized};
@@ -46,7 +46,7 @@ pub(super) fn multiply(left: Left<'_>, depth: usize, products: Products<'_, '_>)
 
 /// The same of numbers that are rounded to bf16. Panels are those of [`half_panels`](super::half_panels).
 pub(super) fn multiply_half(left: Left<'_>, depth: usize, products: Products<'_, '_>) {
-    if let Some(tiles) = tiles::available() {
+    if let Some(tiles) = tiles::of_halves() {
         return multiply_tiles(left, depth, products, tiles);
     }
     match arithmetic::in_fast_pairs() {
@@ -57,7 +57,7 @@ pub(super) fn multiply_half(left: Left<'_>, depth: usize, products: Products<'_,
 
 /// Whether this processor has fast instructions for that; without them it is as fast as in f32 at most.
 pub(in crate::kernels) fn has_half_instructions() -> bool {
-    tiles::available().is_some() || arithmetic::in_fast_pairs().is_some()
+    tiles::of_halves().is_some() || arithmetic::in_fast_pairs().is_some()
 }
 
 /// Runs products of f32.
@@ -229,7 +229,7 @@ impl Run<'_> {
 
     /// By products of tiles.
     #[inline(always)]
-    fn tiles(self, tiles: impl Tiles) {
+    pub(super) fn tiles(self, tiles: impl Tiles) {
         tiles.with_registers(
             #[inline(always)]
             || {
@@ -354,15 +354,24 @@ impl Task<'_> {
                     |next| next.wrapping_add(number * panel.values.len() / 2),
                 ),
             };
-            if rows == whole && panel.width == panel.stride {
+            let scales = self.left.scales;
+            if rows == whole && panel.width == panel.stride && scales.is_none() {
                 tiles.multiply(factors, self.out.area([row, rows], [panel.column, panel.width]));
                 continue;
             }
-            let padded = &mut padded[..whole * panel.stride];
-            tiles.multiply(factors, Part::whole(padded, panel.stride));
-            for (row, sums) in (row..row + rows).zip(padded.chunks_exact(panel.stride)) {
+            let sums = tiles.product(factors, &mut padded[..whole * panel.stride]);
+            for (row, sums) in (row..row + rows).zip(sums.chunks_exact(panel.stride)) {
                 let out = &mut self.out.row(row)[panel.column..][..panel.width];
-                out.copy_from_slice(&sums[..panel.width]);
+                match scales {
+                    Some(scales) => {
+                        let columns = &scales.columns[self.first_column + panel.column..];
+                        let row = self.first_row + row;
+                        write_scaled(out, sums, scales.offsets[row], scales.rows[row], columns);
+                    }
+                    None => {
+                        out.write_copy_of_slice(&sums[..panel.width]);
+                    }
+                }
             }
         }
     }
@@ -534,9 +543,9 @@ pub(super) mod tests {
     #[test]
     fn tiles_are_summed_in_singles_with_the_instruction_and_without_it() {
         let emulated = halves(|left, depth, products| {
-            multiply_tiles(left, depth, products, tiles::Emulated);
+            multiply_tiles(left, depth, products, tiles::emulated::Halves);
         });
-        if let Some(tiles) = tiles::available() {
+        if let Some(tiles) = tiles::of_halves() {
             let fastest = halves(|left, depth, products| {
                 multiply_tiles(left, depth, products, tiles);
             });

@@ -1,15 +1,18 @@
-//! Products of bf16 by tiles: matrices of sixteen rows of sixteen pairs that stand in registers, as AMX has them.
+//! Products by tiles: matrices of sixteen rows of sixteen words that stand in registers, as AMX has them. A word is a pair
+//! of bf16, or four whole numbers.
 //!
-//! An element of the product is summed up tile after tile: the first numbers of the pairs of a tile in one chain, the
+//! An element of a product of bf16 is summed up tile after tile: the first numbers of the pairs of a tile in one chain, the
 //! second in another, and the sum of the two is added to what the tiles before gave. So it is in any batch and on any
-//! number of threads, but not what multiply-adds of vectors give, to the bit.
+//! number of threads, but not what multiply-adds of vectors give, to the bit. Sums of whole numbers are exact.
+
+use std::mem::MaybeUninit;
 
 use super::part::Part;
 
 /// Rows of a tile, and words of a row.
 pub(super) const SIDE: usize = super::simd::LANES;
 
-/// What [`Tiles::multiply`] multiplies: words, each a pair of numbers.
+/// What [`Tiles::multiply`] multiplies.
 #[derive(Clone, Copy)]
 pub(super) struct Factors<'a> {
     /// One or two tiles of rows; a row is a whole number of tiles long.
@@ -31,16 +34,30 @@ pub(super) trait Tiles: Copy + Sync {
 
     /// The product, into all of `out`, which is as many whole tiles.
     fn multiply(self, factors: Factors<'_>, out: Part<'_>);
+
+    /// The same into rows that lie one after another.
+    #[expect(unsafe_code, reason = "what is written is initialized")]
+    fn product<'a>(self, factors: Factors<'_>, out: &'a mut [MaybeUninit<f32>]) -> &'a mut [f32] {
+        self.multiply(factors, Part::whole(out, factors.right_stride));
+        // SAFETY: the line above has written all of it.
+        unsafe { out.assume_init_mut() }
+    }
 }
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-pub(super) use self::amx::available;
+pub(super) use self::amx::{of_bytes, of_halves};
 
-/// No processor has tiles.
 #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
-pub(super) fn available() -> Option<impl Tiles> {
+pub(super) use self::absent::{of_bytes, of_halves};
+
+/// Of processors without tiles.
+#[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+mod absent {
+    use super::{Factors, Part, Tiles};
+
     #[derive(Clone, Copy)]
-    enum Absent {}
+    pub(in super::super) enum Absent {}
+
     impl Tiles for Absent {
         fn with_registers(self, _: impl FnOnce()) {
             match self {}
@@ -49,7 +66,14 @@ pub(super) fn available() -> Option<impl Tiles> {
             match self {}
         }
     }
-    None::<Absent>
+
+    pub(in super::super) fn of_halves() -> Option<Absent> {
+        None
+    }
+
+    pub(in super::super) fn of_bytes() -> Option<Absent> {
+        None
+    }
 }
 
 /// Intel's instructions for tiles, from the processors of 2023 on.
@@ -62,18 +86,33 @@ mod amx {
     use super::super::part::Part;
     use super::{Factors, SIDE, Tiles};
 
-    /// AMX, on a processor that has it, under a kernel that saves its registers.
-    #[derive(Clone, Copy)]
-    pub(in super::super) struct Amx(());
+    /// What the processor says of itself, in the seventh of its answers.
+    const TILES: u32 = 1 << 24;
+    const PRODUCTS_OF_HALVES: u32 = 1 << 22;
+    const PRODUCTS_OF_BYTES: u32 = 1 << 25;
 
-    pub(in super::super) fn available() -> Option<Amx> {
-        static THERE: LazyLock<bool> = LazyLock::new(|| is_in_processor() && is_permitted());
-        THERE.then_some(Amx(()))
+    /// Products of pairs of bf16, summed up in f32.
+    #[derive(Clone, Copy)]
+    pub(in super::super) struct Halves(());
+
+    pub(in super::super) fn of_halves() -> Option<Halves> {
+        static THERE: LazyLock<bool> = LazyLock::new(|| is_there(PRODUCTS_OF_HALVES));
+        THERE.then_some(Halves(()))
     }
 
-    fn is_in_processor() -> bool {
-        const BF16_AND_TILES: u32 = 1 << 22 | 1 << 24;
-        __cpuid_count(0, 0).eax >= 7 && __cpuid_count(7, 0).edx & BF16_AND_TILES == BF16_AND_TILES
+    /// Products of four numbers of 8 bits, those on the left with a sign, summed up in 32 bits.
+    #[derive(Clone, Copy)]
+    pub(in super::super) struct Bytes(());
+
+    pub(in super::super) fn of_bytes() -> Option<Bytes> {
+        static THERE: LazyLock<bool> = LazyLock::new(|| is_there(PRODUCTS_OF_BYTES));
+        THERE.then_some(Bytes(()))
+    }
+
+    /// Whether the processor has tiles and such products, and the kernel saves the registers.
+    fn is_there(products: u32) -> bool {
+        let wanted = TILES | products;
+        __cpuid_count(0, 0).eax >= 7 && __cpuid_count(7, 0).edx & wanted == wanted && is_permitted()
     }
 
     /// Linux wants to be asked by every process, since the registers take 8 KiB of each signal's stack.
@@ -108,51 +147,19 @@ mod amx {
 
     impl Drop for Release {
         fn drop(&mut self) {
-            // SAFETY: there is an `Amx`, so there is the instruction.
+            // SAFETY: there are tiles, so there is the instruction.
             unsafe { asm!("tilerelease", options(nomem, nostack, preserves_flags)) }
         }
     }
 
-    impl Tiles for Amx {
-        #[inline(always)]
-        fn with_registers(self, work: impl FnOnce()) {
-            // SAFETY: `self` says that the instruction is there. Nothing but `multiply` uses these registers.
-            unsafe {
-                asm!("ldtilecfg [{}]", in(reg) &raw const WHOLE, options(readonly, nostack, preserves_flags));
-            }
-            let _release = Release;
-            work();
+    #[inline(always)]
+    fn with_registers(work: impl FnOnce()) {
+        // SAFETY: only what is there when there are tiles calls this. Nothing but the loops uses these registers.
+        unsafe {
+            asm!("ldtilecfg [{}]", in(reg) &raw const WHOLE, options(readonly, nostack, preserves_flags));
         }
-
-        fn multiply(self, factors: Factors<'_>, mut out: Part<'_>) {
-            let Factors { left, left_stride, right, right_stride, next } = factors;
-            let (rows, columns) = (left.len() / left_stride / SIDE, right_stride / SIDE);
-            assert!(left_stride.is_multiple_of(SIDE) && left.len() == rows * SIDE * left_stride);
-            assert!(right_stride.is_multiple_of(SIDE) && right.len() >= left_stride * right_stride);
-            assert!(out.rows() == rows * SIDE && out.columns() == columns * SIDE);
-            let pointers = Pointers {
-                left: left.as_ptr(),
-                right: right.as_ptr(),
-                out: out.first(),
-                left_stride: left_stride * size_of::<f32>(),
-                right_stride: right_stride * size_of::<f32>(),
-                out_stride: out.stride() * size_of::<f32>(),
-                steps: left_stride / SIDE,
-                next: next.unwrap_or(std::ptr::null()),
-            };
-            // SAFETY: all three are as large as the assertions say, which is what the loops read and write.
-            unsafe {
-                match (rows, columns, next) {
-                    (1, 1, _) => pointers.one_by_one(),
-                    (1, 2, None) => pointers.one_by_two(),
-                    (1, 2, Some(_)) => pointers.one_by_two_and_next(),
-                    (2, 1, _) => pointers.two_by_one(),
-                    (2, 2, None) => pointers.two_by_two(),
-                    (2, 2, Some(_)) => pointers.two_by_two_and_next(),
-                    _ => unreachable!("{rows} by {columns} tiles"),
-                }
-            }
-        }
+        let _release = Release;
+        work();
     }
 
     /// Where a loop reads and writes, with the strides in bytes.
@@ -167,135 +174,216 @@ mod amx {
         next: *const f32,
     }
 
-    /// A loop over the depth. The left-hand tiles are in tmm4 and, of two, tmm5; the right-hand ones after them.
-    macro_rules! loops {
-        ($($name:ident: [$($zero:literal)*] [$($step:literal)*] [$($store:literal)*])*) => {
-            impl Pointers {$(
-                /// # Safety
-                ///
-                /// The pointers are good for so many tiles, and the registers are set up.
-                unsafe fn $name(self) {
-                    let left_below = self.left.wrapping_byte_add(SIDE * self.left_stride);
-                    let out_below = self.out.wrapping_byte_add(SIDE * self.out_stride);
-                    // SAFETY: as the caller says. A step goes on by the sixteen words of a left-hand tile, and by the
-                    // sixteen rows of a right-hand one.
-                    unsafe {
-                        asm!(
-                            $($zero,)*
-                            "2:",
-                            $($step,)*
-                            "add rsi, 64",
-                            "add rdi, 64",
-                            "add rdx, rax",
-                            "dec rcx",
-                            "jnz 2b",
-                            $($store,)*
-                            inout("rsi") self.left => _,
-                            inout("rdi") left_below => _,
-                            inout("rdx") self.right => _,
-                            inout("rcx") self.steps => _,
-                            inout("r12") self.next => _,
-                            in("rax") SIDE * self.right_stride,
-                            in("r8") self.left_stride,
-                            in("r9") self.right_stride,
-                            in("r10") self.out,
-                            in("r11") self.out_stride,
-                            in("r13") out_below,
-                            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
-                            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
-                            options(nostack),
-                        );
-                    }
-                }
-            )*}
+    impl Pointers {
+        /// Those of a product, of so many tiles.
+        fn new(factors: Factors<'_>, out: &mut Part<'_>) -> (Self, [usize; 2]) {
+            let Factors { left, left_stride, right, right_stride, next } = factors;
+            let (rows, columns) = (left.len() / left_stride / SIDE, right_stride / SIDE);
+            assert!(left_stride.is_multiple_of(SIDE) && left.len() == rows * SIDE * left_stride);
+            assert!(right_stride.is_multiple_of(SIDE) && right.len() >= left_stride * right_stride);
+            assert!(out.rows() == rows * SIDE && out.columns() == columns * SIDE);
+            let pointers = Self {
+                left: left.as_ptr(),
+                right: right.as_ptr(),
+                out: out.first(),
+                left_stride: left_stride * size_of::<f32>(),
+                right_stride: right_stride * size_of::<f32>(),
+                out_stride: out.stride() * size_of::<f32>(),
+                steps: left_stride / SIDE,
+                next: next.unwrap_or(std::ptr::null()),
+            };
+            (pointers, [rows, columns])
+        }
+    }
+
+    /// The text of a line; of one that multiplies, with the instruction.
+    macro_rules! line {
+        ($instruction:literal, multiply, $text:literal) => {
+            concat!($instruction, " ", $text)
+        };
+        ($instruction:literal, $what:ident, $text:literal) => {
+            $text
         };
     }
 
-    /// The loops for tiles that there are two of beside each other, with and without asking for what comes next: for
-    /// sixteen cache lines a step, so that those of 64 rows ask for the whole of the next panel.
+    /// A loop over the depth. The left-hand tiles are in tmm4 and, of two, tmm5; the right-hand ones after them.
+    macro_rules! over_depth {
+        ($pointers:ident, $instruction:literal:
+            [$($zero:literal)*] [$($what:ident $step:literal)*] [$($store:literal)*]) => {{
+            let pointers: Pointers = $pointers;
+            let left_below = pointers.left.wrapping_byte_add(SIDE * pointers.left_stride);
+            let out_below = pointers.out.wrapping_byte_add(SIDE * pointers.out_stride);
+            // SAFETY: the pointers are good for so many tiles, and the registers are set up. A step goes on by the sixteen
+            // words of a left-hand tile, and by the sixteen rows of a right-hand one.
+            unsafe {
+                asm!(
+                    $($zero,)*
+                    "2:",
+                    $(line!($instruction, $what, $step),)*
+                    "add rsi, 64",
+                    "add rdi, 64",
+                    "add rdx, rax",
+                    "dec rcx",
+                    "jnz 2b",
+                    $($store,)*
+                    inout("rsi") pointers.left => _,
+                    inout("rdi") left_below => _,
+                    inout("rdx") pointers.right => _,
+                    inout("rcx") pointers.steps => _,
+                    inout("r12") pointers.next => _,
+                    in("rax") SIDE * pointers.right_stride,
+                    in("r8") pointers.left_stride,
+                    in("r9") pointers.right_stride,
+                    in("r10") pointers.out,
+                    in("r11") pointers.out_stride,
+                    in("r13") out_below,
+                    out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                    out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                    options(nostack),
+                );
+            }
+        }};
+    }
+
+    /// The loop for tiles of which two are beside each other, with and without asking for what comes next: for sixteen cache
+    /// lines a step, so that those of 64 rows ask for the whole of the next panel.
     macro_rules! with_next {
-        ($($name:ident, $asking:ident: [$($zero:literal)*] [$($step:literal)*] [$($store:literal)*])*) => {
-            loops! {
-                $($name: [$($zero)*] [$($step)*] [$($store)*]
-                $asking: [$($zero)*] [
-                    $($step)*
-                    "prefetcht1 [r12]" "prefetcht1 [r12 + 64]"
-                    "prefetcht1 [r12 + 128]" "prefetcht1 [r12 + 192]"
-                    "prefetcht1 [r12 + 256]" "prefetcht1 [r12 + 320]"
-                    "prefetcht1 [r12 + 384]" "prefetcht1 [r12 + 448]"
-                    "prefetcht1 [r12 + 512]" "prefetcht1 [r12 + 576]"
-                    "prefetcht1 [r12 + 640]" "prefetcht1 [r12 + 704]"
-                    "prefetcht1 [r12 + 768]" "prefetcht1 [r12 + 832]"
-                    "prefetcht1 [r12 + 896]" "prefetcht1 [r12 + 960]"
-                    "add r12, 1024"
-                ] [$($store)*])*
+        ($pointers:ident, $instruction:literal:
+            [$($zero:literal)*] [$($what:ident $step:literal)*] [$($store:literal)*]) => {
+            if $pointers.next.is_null() {
+                over_depth!($pointers, $instruction: [$($zero)*] [$($what $step)*] [$($store)*])
+            } else {
+                over_depth!($pointers, $instruction: [$($zero)*] [
+                    $($what $step)*
+                    ask "prefetcht1 [r12]" ask "prefetcht1 [r12 + 64]"
+                    ask "prefetcht1 [r12 + 128]" ask "prefetcht1 [r12 + 192]"
+                    ask "prefetcht1 [r12 + 256]" ask "prefetcht1 [r12 + 320]"
+                    ask "prefetcht1 [r12 + 384]" ask "prefetcht1 [r12 + 448]"
+                    ask "prefetcht1 [r12 + 512]" ask "prefetcht1 [r12 + 576]"
+                    ask "prefetcht1 [r12 + 640]" ask "prefetcht1 [r12 + 704]"
+                    ask "prefetcht1 [r12 + 768]" ask "prefetcht1 [r12 + 832]"
+                    ask "prefetcht1 [r12 + 896]" ask "prefetcht1 [r12 + 960]"
+                    ask "add r12, 1024"
+                ] [$($store)*])
             }
         };
     }
 
-    loops! {
-        one_by_one: ["tilezero tmm0"] [
-            "tileloadd tmm4, [rsi + r8]"
-            "tileloadd tmm5, [rdx + r9]" "tdpbf16ps tmm0, tmm4, tmm5"
-        ] ["tilestored [r10 + r11], tmm0"]
-        two_by_one: ["tilezero tmm0" "tilezero tmm1"] [
-            "tileloadd tmm4, [rsi + r8]" "tileloadd tmm6, [rdx + r9]" "tdpbf16ps tmm0, tmm4, tmm6"
-            "tileloadd tmm5, [rdi + r8]" "tdpbf16ps tmm1, tmm5, tmm6"
-        ] [
-            "tilestored [r10 + r11], tmm0"
-            "tilestored [r13 + r11], tmm1"
-        ]
+    macro_rules! tiles {
+        ($($name:ident: $instruction:literal)*) => {$(
+            impl Tiles for $name {
+                #[inline(always)]
+                fn with_registers(self, work: impl FnOnce()) {
+                    with_registers(work);
+                }
+
+                fn multiply(self, factors: Factors<'_>, mut out: Part<'_>) {
+                    let (pointers, tiles) = Pointers::new(factors, &mut out);
+                    match tiles {
+                        [1, 1] => over_depth!(pointers, $instruction: ["tilezero tmm0"] [
+                            load "tileloadd tmm4, [rsi + r8]"
+                            load "tileloadd tmm5, [rdx + r9]" multiply "tmm0, tmm4, tmm5"
+                        ] ["tilestored [r10 + r11], tmm0"]),
+                        [2, 1] => over_depth!(pointers, $instruction: ["tilezero tmm0" "tilezero tmm1"] [
+                            load "tileloadd tmm4, [rsi + r8]"
+                            load "tileloadd tmm6, [rdx + r9]" multiply "tmm0, tmm4, tmm6"
+                            load "tileloadd tmm5, [rdi + r8]" multiply "tmm1, tmm5, tmm6"
+                        ] [
+                            "tilestored [r10 + r11], tmm0"
+                            "tilestored [r13 + r11], tmm1"
+                        ]),
+                        [1, 2] => with_next!(pointers, $instruction: ["tilezero tmm0" "tilezero tmm1"] [
+                            load "tileloadd tmm4, [rsi + r8]"
+                            load "tileloadd tmm5, [rdx + r9]" multiply "tmm0, tmm4, tmm5"
+                            load "tileloadd tmm6, [rdx + r9 + 64]" multiply "tmm1, tmm4, tmm6"
+                        ] [
+                            "tilestored [r10 + r11], tmm0"
+                            "tilestored [r10 + r11 + 64], tmm1"
+                        ]),
+                        [2, 2] => with_next!(pointers, $instruction:
+                        ["tilezero tmm0" "tilezero tmm1" "tilezero tmm2" "tilezero tmm3"] [
+                            load "tileloadd tmm4, [rsi + r8]"
+                            load "tileloadd tmm6, [rdx + r9]" multiply "tmm0, tmm4, tmm6"
+                            load "tileloadd tmm7, [rdx + r9 + 64]" multiply "tmm1, tmm4, tmm7"
+                            load "tileloadd tmm5, [rdi + r8]" multiply "tmm2, tmm5, tmm6"
+                            multiply "tmm3, tmm5, tmm7"
+                        ] [
+                            "tilestored [r10 + r11], tmm0"
+                            "tilestored [r10 + r11 + 64], tmm1"
+                            "tilestored [r13 + r11], tmm2"
+                            "tilestored [r13 + r11 + 64], tmm3"
+                        ]),
+                        [rows, columns] => unreachable!("{rows} by {columns} tiles"),
+                    }
+                }
+            }
+        )*};
     }
 
-    with_next! {
-        one_by_two, one_by_two_and_next: ["tilezero tmm0" "tilezero tmm1"] [
-            "tileloadd tmm4, [rsi + r8]"
-            "tileloadd tmm5, [rdx + r9]" "tdpbf16ps tmm0, tmm4, tmm5"
-            "tileloadd tmm6, [rdx + r9 + 64]" "tdpbf16ps tmm1, tmm4, tmm6"
-        ] ["tilestored [r10 + r11], tmm0" "tilestored [r10 + r11 + 64], tmm1"]
-        two_by_two, two_by_two_and_next:
-        ["tilezero tmm0" "tilezero tmm1" "tilezero tmm2" "tilezero tmm3"] [
-            "tileloadd tmm4, [rsi + r8]" "tileloadd tmm6, [rdx + r9]" "tdpbf16ps tmm0, tmm4, tmm6"
-            "tileloadd tmm7, [rdx + r9 + 64]" "tdpbf16ps tmm1, tmm4, tmm7"
-            "tileloadd tmm5, [rdi + r8]" "tdpbf16ps tmm2, tmm5, tmm6"
-            "tdpbf16ps tmm3, tmm5, tmm7"
-        ] [
-            "tilestored [r10 + r11], tmm0"
-            "tilestored [r10 + r11 + 64], tmm1"
-            "tilestored [r13 + r11], tmm2"
-            "tilestored [r13 + r11 + 64], tmm3"
-        ]
+    tiles! {
+        Halves: "tdpbf16ps"
+        Bytes: "tdpbsud"
     }
 }
 
 /// The same sums by ordinary arithmetic.
 #[cfg(test)]
-#[derive(Clone, Copy)]
-pub(super) struct Emulated;
+pub(super) mod emulated {
+    use super::{Factors, Part, SIDE, Tiles};
 
-#[cfg(test)]
-impl Tiles for Emulated {
-    fn with_registers(self, work: impl FnOnce()) {
-        work();
-    }
+    #[derive(Clone, Copy)]
+    pub(in super::super) struct Halves;
 
-    fn multiply(self, factors: Factors<'_>, mut out: Part<'_>) {
-        let Factors { left, left_stride, right, right_stride, .. } = factors;
-        let number = |word: f32, place: u32| f32::from_bits(word.to_bits() >> (16 * place) << 16);
-        for (row, left) in left.chunks_exact(left_stride).enumerate() {
-            for (column, out) in out.row(row).iter_mut().enumerate() {
-                let mut sum = 0.0;
-                let right = right[column..].iter().step_by(right_stride);
-                let words: Vec<_> = left.iter().zip(right).collect();
-                for tile in words.chunks(SIDE) {
+    #[derive(Clone, Copy)]
+    pub(in super::super) struct Bytes;
+
+    impl Tiles for Halves {
+        fn with_registers(self, work: impl FnOnce()) {
+            work();
+        }
+
+        fn multiply(self, factors: Factors<'_>, out: Part<'_>) {
+            let number =
+                |word: f32, place: u32| f32::from_bits(word.to_bits() >> (16 * place) << 16);
+            each(factors, out, |words| {
+                words.chunks(SIDE).fold(0.0, |sum, tile| {
                     let chain = |place| {
                         let products =
-                            tile.iter().map(|(a, b)| [number(**a, place), number(**b, place)]);
+                            tile.iter().map(|(a, b)| [number(*a, place), number(*b, place)]);
                         products.fold(0.0, |sum: f32, [a, b]| a.mul_add(b, sum))
                     };
-                    sum += chain(0) + chain(1);
-                }
-                out.write(sum);
+                    sum + (chain(0) + chain(1))
+                })
+            });
+        }
+    }
+
+    impl Tiles for Bytes {
+        fn with_registers(self, work: impl FnOnce()) {
+            work();
+        }
+
+        fn multiply(self, factors: Factors<'_>, out: Part<'_>) {
+            each(factors, out, |words| {
+                let product = |(a, b): &(f32, f32)| -> i32 {
+                    let pairs =
+                        a.to_bits().to_le_bytes().into_iter().zip(b.to_bits().to_le_bytes());
+                    pairs.map(|(a, b)| i32::from(a.cast_signed()) * i32::from(b)).sum()
+                };
+                let sum = words.iter().map(product).fold(0, i32::wrapping_add);
+                f32::from_bits(sum.cast_unsigned())
+            });
+        }
+    }
+
+    /// Each element of the product, from the words of its row and its column.
+    fn each(factors: Factors<'_>, mut out: Part<'_>, f: impl Fn(&[(f32, f32)]) -> f32) {
+        let Factors { left, left_stride, right, right_stride, .. } = factors;
+        for (row, left) in left.chunks_exact(left_stride).enumerate() {
+            for (column, out) in out.row(row).iter_mut().enumerate() {
+                let right = right[column..].iter().step_by(right_stride);
+                let words: Vec<_> = left.iter().copied().zip(right.copied()).collect();
+                out.write(f(&words));
             }
         }
     }
