@@ -78,8 +78,9 @@ fn training(model: Model, batch: usize) -> Result<()> {
 fn generation(model: &Model) -> Result<()> {
     let (vocab, d_model) = (model.config().vocab_size, model.config().d_model);
     let mut stream = Stream::new(8);
-    let rows: Vec<Row> =
-        (0..64).map(|_| Row { ids: sequence(&mut stream, vocab, 28), seed: 1 }).collect();
+    let rows: Vec<Row> = (0..64)
+        .map(|_| Row { ids: sequence(&mut stream, vocab, 28), seed: 1, ..Row::default() })
+        .collect();
     let options =
         decode::Options { max_new_tokens: 32, batch_size: 32, ..decode::Options::default() };
     let start = Instant::now();

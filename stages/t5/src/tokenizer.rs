@@ -251,6 +251,41 @@ impl Tokenizer {
         self.inner.decode(&plain, false).map_err(|error| Error::Tokenizer(error.to_string()))
     }
 
+    /// A token as the vocabulary has it; nothing for a number that is none.
+    pub fn name(&self, id: u32) -> String {
+        self.inner.id_to_token(id).unwrap_or_default()
+    }
+
+    /// What each token adds to a text that has begun; special tokens add nothing.
+    ///
+    /// # Errors
+    /// When the tokenizer's decoder fails.
+    pub fn texts(&self) -> Result<Vec<Vec<u8>>> {
+        let of_bytes = (self.json["decoder"]["type"] == "ByteLevel").then(byte_level::characters);
+        // In front of a first token, decoders may take off a space.
+        let first = self.pieces("a")?;
+        let begun = self.decode(&first)?;
+        let text = |id: u32| -> Result<Vec<u8>> {
+            if self.special.contains(&id) {
+                return Ok(Vec::new());
+            }
+            if let Some(byte) = self.bytes.as_ref().and_then(|bytes| bytes.get(&id)) {
+                return Ok(vec![*byte]);
+            }
+            if let Some(bytes) = &of_bytes {
+                // Of other characters are the names of added tokens.
+                let name = self.name(id);
+                let of_name = name.chars().map(|char| bytes.get(&char).copied());
+                return Ok(of_name
+                    .collect::<Option<_>>()
+                    .unwrap_or_else(|| name.clone().into_bytes()));
+            }
+            let both = self.decode(&[first.as_slice(), &[id]].concat())?;
+            Ok(both.strip_prefix(&begun).unwrap_or_default().into())
+        };
+        (0..self.vocab_size() as u32).into_par_iter().map(text).collect()
+    }
+
     /// The number of tokens, which the model's vocabulary has to reach.
     pub fn vocab_size(&self) -> usize {
         let pieces = match self.json.pointer("/model/vocab") {

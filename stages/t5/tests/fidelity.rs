@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::Tensor;
 use paraloom_stages_t5::{
-    decode::{self as generation, Candidate, EarlyStopping, Row, Strategy, generate},
+    decode::{self as generation, Candidate, EarlyStopping, End, Row, Strategy, generate},
     device::{check_precision, default_device},
     folder::{self, Float, Format},
     kernels::{LossScale, cross_entropy},
@@ -392,13 +392,18 @@ fn generated_tokens_are_the_reference_s() -> TestResult {
 
 fn compare_searches(fixture: &Fixture, model: &Model, recorded: &Value) -> TestResult {
     let rows: Vec<Row> =
-        ids(&recorded["inputs"]).into_iter().map(|ids| Row { ids, seed: 0 }).collect();
+        ids(&recorded["inputs"]).into_iter().map(|ids| Row { ids, ..Row::default() }).collect();
     let eos = model.config().eos_token_id;
     for search in recorded["generated"].as_array().ok_or("searches")? {
         let found = generate(model, &rows, &search_options(search), &|| false)?;
         let found: Vec<&Candidate> = found.iter().flatten().collect();
         let with_end = |candidate: &&Candidate| -> Vec<u32> {
-            candidate.ids.iter().copied().chain(candidate.ended.then_some(eos)).collect()
+            candidate
+                .ids
+                .iter()
+                .copied()
+                .chain((candidate.end == End::Eos).then_some(eos))
+                .collect()
         };
         let theirs = ids(&search["rows"]);
         assert_eq!(found.len(), theirs.len());

@@ -75,7 +75,11 @@ fn tokens_are_drawn_from_the_distribution_that_transformers_draws_from() -> Test
                 ..Options::default()
             };
             let rows: Vec<Row> = (0..draws)
-                .map(|seed| Row { ids: source.clone(), seed: mix(77, seed.into()) })
+                .map(|seed| Row {
+                    ids: source.clone(),
+                    seed: mix(77, seed.into()),
+                    ..Row::default()
+                })
                 .collect();
             let mut counts = vec![0.0; model.config().vocab_size];
             for candidate in generate(&model, &rows, &options, &|| false)?.iter().flatten() {
@@ -101,7 +105,7 @@ fn draws_of_one_row_are_independent_of_each_other() -> TestResult {
         max_new_tokens: 1,
         ..Options::default()
     };
-    let found = generate(&model, &[Row { ids, seed: 5 }], &options, &|| false)?;
+    let found = generate(&model, &[Row { ids, seed: 5, ..Row::default() }], &options, &|| false)?;
     let first = found[0][0].ids.clone();
     let drawn: Vec<bool> = found[0].iter().map(|candidate| candidate.ids == first).collect();
     let share = drawn.iter().filter(|&&one| one).count() as f64 / drawn.len() as f64;
@@ -144,7 +148,7 @@ fn rows() -> Vec<Row> {
     let mut row = |seed| {
         let length = 1 + stream.below(40);
         let words = (0..length).map(|_| 2 + stream.below(38) as u32);
-        Row { ids: words.chain([1]).collect(), seed }
+        Row { ids: words.chain([1]).collect(), seed, ..Row::default() }
     };
     (100..148).map(&mut row).collect()
 }

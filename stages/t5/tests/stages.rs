@@ -239,6 +239,68 @@ fn what_is_cut_is_counted_and_marked() -> TestResult {
 }
 
 #[test]
+fn texts_keep_what_they_must_and_end_where_they_are_told() -> TestResult {
+    let model = model()?;
+    let long = "a dog and a cat ".repeat(30);
+    let rows = rows(&[
+        (Some("a dog of 25"), Some("rain")),
+        (Some("a cat"), Some(r#"["sun", "a dog"]"#)),
+        (Some("a cat"), Some("\u{2603}")),
+        (Some("2 or 3.5"), Some(&long)),
+        (Some("rain"), None),
+    ]);
+    let with = |config| harness(config, model.path(), &rows);
+    let kept = [[Some("rain"), Some("25")], [Some("sun"), Some("a dog")], [None, None]];
+    for search in [json!({}), json!({ "sample": {} }), json!({ "beam": { "beams": 3 } })] {
+        let mut config =
+            json!({ "max_new_tokens": 24, "keep": { "numbers": true, "column": "target" } });
+        config
+            .as_object_mut()
+            .ok_or("an object")?
+            .extend(search.as_object().cloned().ok_or("too")?);
+        let (outputs, _) = told::<Generate>(with(config.clone()))?;
+        let written = texts(&outputs[0], "paraphrase");
+        assert_eq!(texts(&outputs[0], "_parent"), [Some("r0"), Some("r1"), Some("r4")]);
+        for (text, kept) in written.iter().zip(kept) {
+            let has = |span: &str| text.is_some_and(|text| text.contains(span));
+            assert!(kept.iter().flatten().all(|span| has(span)), "{text:?} lacks one of {kept:?}");
+        }
+        let no_numbers = |text: &&str| !text.contains(|char: char| char.is_ascii_digit());
+        assert_eq!(written[1..].iter().flatten().filter(|text| no_numbers(text)).count(), 2);
+        let reasons = texts(&outputs[1], "reason");
+        assert_eq!(reasons[0], Some("the model's tokenizer cannot write `\u{2603}`"));
+        let room = "what `keep` asks for takes ";
+        assert!(reasons[1].is_some_and(|reason| reason.starts_with(room)), "{reasons:?}");
+        with(config).conforms::<Generate>()?;
+    }
+    let (free, _) = told::<Generate>(with(json!({ "max_new_tokens": 9, "min_new_tokens": 9 })))?;
+    let free = texts(&free[0], "paraphrase");
+    let stop = free[0].and_then(|text| text.get(3..4)).ok_or("a text")?;
+    let config = json!({ "max_new_tokens": 9, "min_new_tokens": 9, "stop": [stop], "mark": true, "token_scores": true });
+    let (outputs, _) = told::<Generate>(with(config))?;
+    let cut = free.iter().flatten().map(|text| text.split(stop).next());
+    assert_eq!(texts(&outputs[0], "paraphrase"), cut.collect::<Vec<_>>());
+    assert_eq!(texts(&outputs[0], "ended")[0], Some("stop"));
+    for row in 0..outputs[0].num_rows() {
+        let lists =
+            ["tokens", "token_scores"].map(|name| outputs[0][name].as_list::<i32>().value(row));
+        assert_eq!(lists[0].len(), lists[1].len(), "no end among them");
+        let scores = lists[1].as_primitive::<arrow::datatypes::Float64Type>();
+        let score = outputs[0]["generation_score"].as_primitive::<arrow::datatypes::Float64Type>();
+        assert!((scores.values().iter().sum::<f64>() - score.value(row)).abs() < 1e-4);
+    }
+    for (config, expected) in [
+        (json!({ "keep": {} }), "`keep` keeps nothing"),
+        (json!({ "keep": { "column": "_i" } }), "has no column `_i`"),
+        (json!({ "stop": ["a", ""] }), "an empty text ends nothing"),
+    ] {
+        let (said, _) = refusal(with(config).map::<Generate>());
+        assert!(said.contains(expected), "{said}");
+    }
+    Ok(())
+}
+
+#[test]
 fn any_labels_are_chosen_from_as_those_of_t5() -> TestResult {
     let model = model()?;
     let rows = rows(&[(Some("a dog"), Some("a cat {source}")), (Some("rain"), None), (None, None)]);

@@ -1,9 +1,11 @@
 //! Beam search, step for step as `transformers` (from 4.50 on) does it, one sentence at a time; with groups of beams, as
 //! it did until 4.56 (diverse beam search, Vijayakumar et al. 2016).
 
+use std::{cmp::Reverse, collections::BTreeMap};
+
 use rayon::prelude::*;
 
-use super::{Candidate, EarlyStopping, Options, Row, choose, choose::Context, not_numbers};
+use super::{Candidate, EarlyStopping, End, Options, Row, choose, choose::Context, not_numbers};
 use crate::{
     Error, Result,
     config::Config,
@@ -33,6 +35,7 @@ struct Beam {
     tokens: Vec<u32>,
     /// Sum of log probabilities.
     score: f32,
+    token_scores: Vec<f32>,
     lane: Lane,
 }
 
@@ -41,6 +44,7 @@ struct Beam {
 struct Ended {
     tokens: Vec<u32>,
     score: f32,
+    token_scores: Vec<f32>,
 }
 
 /// The search for one row: groups of beams, each of which keeps away from what those before it write.
@@ -67,6 +71,8 @@ struct Continuation {
     beam: usize,
     token: u32,
     score: f32,
+    /// Tokens of spans that the text must have which it then has.
+    progress: usize,
 }
 
 pub(super) fn search(
@@ -79,7 +85,8 @@ pub(super) fn search(
     let sources = Packed::new(rows.iter().map(|row| row.ids.as_slice()));
     let mut session = Session::new(model, sources, rules.options.positions(rows.len()));
     let begin = |row| {
-        let beam = Beam { tokens: vec![start], score: 0.0, lane: Lane::new(row, start) };
+        let lane = Lane::new(row, start);
+        let beam = Beam { tokens: vec![start], score: 0.0, token_scores: Vec::new(), lane };
         Sentence(vec![Group { open: vec![beam], ended: Vec::new(), done: false }; rules.groups])
     };
     let mut sentences: Vec<Sentence> = (0..rows.len()).map(begin).collect();
@@ -97,7 +104,7 @@ pub(super) fn search(
             for (sentence, row) in sentences.iter_mut().zip(rows) {
                 let beams = sentence.beams().count();
                 let own = logits.split_off_mut(..beams * config.vocab_size).unwrap_or_default();
-                let context = Context { source: &row.ids, eos: config.eos_token_id };
+                let context = Context { row, eos: config.eos_token_id };
                 steps.push((sentence, Lanes { logits: own, first, again }, context));
                 first += beams;
             }
@@ -109,9 +116,26 @@ pub(super) fn search(
             return Err(not_numbers(broken));
         }
     }
-    let candidates =
-        |sentence: Sentence| sentence.candidates(rules.options.candidates, config.eos_token_id);
+    let candidates = |sentence: Sentence| sentence.candidates(rules, config.eos_token_id);
     Ok(sentences.into_iter().map(candidates).collect())
+}
+
+impl Beam {
+    /// Its tokens and one more.
+    fn followed_by(&self, token: u32) -> impl Iterator<Item = u32> {
+        self.tokens.iter().copied().chain([token])
+    }
+
+    /// Its scores and that of one more token.
+    fn scores_with(&self, way: &Continuation) -> Vec<f32> {
+        self.token_scores.iter().copied().chain([way.score - self.score]).collect()
+    }
+
+    /// Whether it ends with one more token because of what its text is then.
+    fn is_stopped(&self, token: u32, options: &Options) -> bool {
+        !options.stop.is_empty()
+            && options.are_stopped(&self.followed_by(token).skip(1).collect::<Vec<_>>())
+    }
 }
 
 impl Sentence {
@@ -165,23 +189,23 @@ impl Sentence {
                 })
                 .collect();
             first += group.open.len();
-            taken.extend(group.go_on(&tops, rules, config.eos_token_id));
+            taken.extend(group.go_on(&tops, rules, context));
         }
     }
 
     /// The best of all groups.
-    fn candidates(self, count: usize, eos: u32) -> Vec<Candidate> {
+    fn candidates(self, rules: &Rules<'_>, eos: u32) -> Vec<Candidate> {
         let mut ended: Vec<Ended> = self.0.into_iter().flat_map(|group| group.ended).collect();
         ended.sort_by(|a, b| b.score.total_cmp(&a.score));
-        let candidate = |Ended { mut tokens, score }: Ended| {
-            let ended = tokens.last() == Some(&eos);
+        let candidate = |Ended { mut tokens, score, token_scores }: Ended| {
             tokens.remove(0);
-            if ended {
+            let end = End::of(&tokens, eos, rules.options);
+            if end == End::Eos {
                 tokens.pop();
             }
-            Candidate { ids: tokens, ended, score }
+            Candidate { ids: tokens, end, score, token_scores }
         };
-        ended.into_iter().take(count).map(candidate).collect()
+        ended.into_iter().take(rules.options.candidates).map(candidate).collect()
     }
 }
 
@@ -203,11 +227,67 @@ impl Rules<'_> {
         for token in taken {
             logits[*token as usize] -= self.diversity_penalty as f32;
         }
+        if !context.row.kept.is_empty() {
+            return self.best_kept(beam, logits, context);
+        }
         choose::penalise(logits, &beam.tokens, self.options, context);
         add_to_all(logits, beam.score);
         let mut best = Peaks::of(logits).top(logits, 2 * self.beams);
         best.truncate(2 * self.beams);
         best
+    }
+
+    /// The same where something has to be in the text: no end without it, nothing that leaves no room for it, and the ways to
+    /// go on with it whatever their scores.
+    fn best_kept(
+        &self,
+        beam: &Beam,
+        logits: &mut [f32],
+        context: Context<'_>,
+    ) -> Vec<(f32, usize)> {
+        let Context { row, eos } = context;
+        let missing = row.kept.missing(&beam.tokens[1..], &self.options.words);
+        // Where nothing else is left, the next that is missing comes even if an option forbids it.
+        let last = missing.next().first().map_or(eos, |next| *next) as usize;
+        let last = (logits[last] + beam.score, last);
+        choose::penalise(logits, &beam.tokens, self.options, context);
+        add_to_all(logits, beam.score);
+        if !missing.is_empty() {
+            logits[eos as usize] = f32::NEG_INFINITY;
+        }
+        let mut best = Peaks::of(logits).top(logits, 2 * self.beams);
+        best.truncate(2 * self.beams);
+        let ways = missing.ways().map(|token| (logits[token as usize], token as usize));
+        let ways: Vec<_> = ways.filter(|way| !best.contains(way)).collect();
+        best.extend(ways);
+        best.retain(|(score, token)| {
+            let tokens: Vec<u32> = beam.followed_by(*token as u32).skip(1).collect();
+            let is_end = *token == eos as usize;
+            *score > f32::NEG_INFINITY && (is_end || self.options.leave_room(row, &tokens))
+        });
+        if best.is_empty() {
+            best.push(last);
+        }
+        best
+    }
+
+    /// Ways to go on, the best first. Where some have more of what the text must have than others, those are in turns, the
+    /// furthest first.
+    fn in_order(&self, mut ways: Vec<Continuation>) -> Vec<Continuation> {
+        ways.sort_by(|a, b| b.score.total_cmp(&a.score));
+        let mut ranks = BTreeMap::new();
+        let mut ranked: Vec<_> = ways
+            .into_iter()
+            .map(|way| {
+                let rank = ranks.entry(way.progress).or_insert(0_usize);
+                *rank += 1;
+                (*rank, way)
+            })
+            .collect();
+        if ranks.len() > 1 {
+            ranked.sort_by_key(|(rank, way)| (*rank, Reverse(way.progress)));
+        }
+        ranked.into_iter().map(|(_, way)| way).take(2 * self.beams).collect()
     }
 
     /// A score by length, as candidates are compared.
@@ -219,46 +299,67 @@ impl Rules<'_> {
 impl Group {
     /// One step: twice as many continuations as beams, so that enough are left when some end. Returns the tokens that beams
     /// go on with, or would if there were room.
-    fn go_on(&mut self, tops: &[Vec<(f32, usize)>], rules: &Rules<'_>, eos: u32) -> Vec<u32> {
-        let mut best: Vec<Continuation> = tops
+    fn go_on(
+        &mut self,
+        tops: &[Vec<(f32, usize)>],
+        rules: &Rules<'_>,
+        Context { row, eos }: Context<'_>,
+    ) -> Vec<u32> {
+        let (kept, options) = (&row.kept, rules.options);
+        let mut ways = Vec::new();
+        for (beam, top) in tops.iter().enumerate() {
+            for &(score, token) in top {
+                let token = token as u32;
+                let progress = if kept.is_empty() {
+                    0
+                } else {
+                    let tokens: Vec<u32> = self.open[beam].followed_by(token).skip(1).collect();
+                    kept.missing(&tokens, &options.words).progress
+                };
+                ways.push(Continuation { beam, token, score, progress });
+            }
+        }
+        let best = rules.in_order(ways);
+        let written = self.open[0].tokens.len();
+        let full = written >= options.max_new_tokens;
+        let ends: Vec<bool> = best
             .iter()
-            .enumerate()
-            .flat_map(|(beam, top)| {
-                top.iter().map(move |&(score, token)| Continuation {
-                    beam,
-                    token: token as u32,
-                    score,
-                })
+            .map(|way| {
+                full || way.token == eos || self.open[way.beam].is_stopped(way.token, options)
             })
             .collect();
-        best.sort_by(|a, b| b.score.total_cmp(&a.score));
-        best.truncate(2 * rules.beams);
-        let written = self.open[0].tokens.len();
-        let full = written >= rules.options.max_new_tokens;
-        let ends = |way: &Continuation| full || way.token == eos;
-        for way in best.iter().take(rules.beams).filter(|way| ends(way)) {
+        for (way, _) in best.iter().zip(&ends).take(rules.beams).filter(|(_, ends)| **ends) {
             self.end(way, rules.by_length(way.score, written));
         }
         self.ended.sort_by(|a, b| b.score.total_cmp(&a.score));
         self.ended.truncate(rules.beams);
-        let going_on = || best.iter().filter(|way| way.token != eos).take(rules.beams);
-        self.open = going_on().filter(|way| !ends(way)).map(|way| self.follow(way)).collect();
+        // A text that is complete takes no place of those that go on; one for which there is no more room does.
+        let goes_on = |ends: bool| full || !ends;
+        let going_on = || {
+            let ways =
+                best.iter().zip(&ends).filter(|(way, ends)| way.token != eos && goes_on(**ends));
+            ways.take(rules.beams)
+        };
+        self.open =
+            going_on().filter(|(_, ends)| !**ends).map(|(way, _)| self.follow(way)).collect();
         let best_score = match best.first() {
             // The reference looks at what ends now as well where there are groups.
             Some(best) if rules.groups > 1 => best.score,
-            _ => self.open.first().map_or(NOBODY, |open| open.score),
+            _ => self.open.iter().map(|open| open.score).reduce(f32::max).unwrap_or(NOBODY),
         };
         self.done = full || self.hopeless(best_score, rules, written);
-        going_on().map(|way| way.token).collect()
+        going_on().map(|(way, _)| way.token).collect()
     }
 
     fn end(&mut self, way: &Continuation, score: f32) {
-        let tokens = self.open[way.beam].tokens.iter().copied().chain([way.token]).collect();
-        self.ended.push(Ended { tokens, score });
+        let beam = &self.open[way.beam];
+        let tokens = beam.followed_by(way.token).collect();
+        self.ended.push(Ended { tokens, score, token_scores: beam.scores_with(way) });
     }
 
     fn follow(&self, way: &Continuation) -> Beam {
         let mut beam = self.open[way.beam].clone();
+        beam.token_scores = beam.scores_with(way);
         beam.tokens.push(way.token);
         beam.lane.token = way.token;
         beam.score = way.score;

@@ -1,14 +1,14 @@
 //! From logits to the next token, with the filters of `transformers` in its order.
 
-use super::{Draw, Options};
+use super::{Draw, Options, Row};
 use crate::kernels::Peaks;
 use crate::random::{Stream, mix};
 
 /// What decides what a sequence may go on with, beside the options.
 #[derive(Clone, Copy)]
 pub(super) struct Context<'a> {
-    /// The tokens that the encoder read.
-    pub(super) source: &'a [u32],
+    /// What the encoder read, and what has to be in the text.
+    pub(super) row: &'a Row,
     /// The token that ends a sequence.
     pub(super) eos: u32,
 }
@@ -20,7 +20,7 @@ pub(super) fn penalise(
     scores: &mut [f32],
     written: &[u32],
     options: &Options,
-    Context { source, eos }: Context<'_>,
+    Context { row, eos }: Context<'_>,
 ) {
     let penalty = options.repetition_penalty as f32;
     if penalty != 1.0 {
@@ -32,9 +32,10 @@ pub(super) fn penalise(
             *score = if *score < 0.0 { *score * penalty } else { *score / penalty };
         }
     }
+    row.kept.forbid_numbers(scores, &written[1..], &options.words);
     let mut forbid = |token: u32| scores[token as usize] = f32::NEG_INFINITY;
     for (size, text) in
-        [(options.no_repeat_ngram_size, written), (options.encoder_no_repeat_ngram_size, source)]
+        [(options.no_repeat_ngram_size, written), (options.encoder_no_repeat_ngram_size, &row.ids)]
     {
         if size > 0 && written.len() + 1 >= size {
             let begun = &written[written.len() + 1 - size..];
@@ -234,7 +235,8 @@ mod tests {
 
     #[test]
     fn what_is_forbidden_has_no_score() {
-        let context = Context { source: &[5, 6, 7, 1], eos: 1 };
+        let row = Row { ids: vec![5, 6, 7, 1], ..Row::default() };
+        let context = Context { row: &row, eos: 1 };
         let forbidden = |options: Options, written: &[u32]| -> Vec<usize> {
             let mut scores = [0.5; 10];
             penalise(&mut scores, written, &options, context);

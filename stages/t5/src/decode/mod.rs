@@ -7,19 +7,23 @@
 
 mod beam;
 mod choose;
+mod keep;
 mod search;
 
 use std::sync::Arc;
 
+pub use self::keep::{Kept, Span, Words, numbers};
 use crate::{Error, Result, batch::in_batches, model::Model};
 
 /// A source and the seed of its randomness.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Row {
     /// The source's tokens, ended by `</s>`.
     pub ids: Vec<u32>,
     /// Decides, with the number of the candidate, every draw for this row.
     pub seed: u64,
+    /// What candidates must have, as long as there is room for it.
+    pub kept: Kept,
 }
 
 /// When beam search stops looking for better candidates.
@@ -111,6 +115,10 @@ pub struct Options {
     pub min_new_tokens: usize,
     /// What every candidate begins with.
     pub begin: Arc<[u32]>,
+    /// Texts that end a candidate which has one of them.
+    pub stop: Arc<[String]>,
+    /// What tokens add to a text; needed where there is a stop, or a row's candidates must have something.
+    pub words: Arc<Words>,
     /// Sequences that are computed side by side, fewer of long sources.
     pub batch_size: usize,
 }
@@ -127,6 +135,8 @@ impl Default for Options {
             bad_words: Arc::default(),
             min_new_tokens: 0,
             begin: Arc::default(),
+            stop: Arc::default(),
+            words: Arc::default(),
             batch_size: 192,
         }
     }
@@ -154,6 +164,16 @@ impl Options {
             || !self.begin.is_empty()
     }
 
+    /// Whether a sequence, without its start token, has a text that ends it.
+    fn are_stopped(&self, tokens: &[u32]) -> bool {
+        !self.stop.is_empty() && self.words.are_stopped(tokens, &self.stop)
+    }
+
+    /// Whether a sequence, without its start token, leaves room for what the texts of a row must have.
+    fn leave_room(&self, row: &Row, tokens: &[u32]) -> bool {
+        row.kept.missing(tokens, &self.words).tokens() + tokens.len() <= self.max_new_tokens
+    }
+
     /// Positions that are likely to be decoded for so many sources.
     fn positions(&self, sources: usize) -> usize {
         sources * self.lanes() * self.max_new_tokens.min(SENTENCE)
@@ -165,10 +185,34 @@ impl Options {
 pub struct Candidate {
     /// Its tokens, without start and end.
     pub ids: Vec<u32>,
-    /// Whether it ended by itself, and not for lack of room.
-    pub ended: bool,
+    /// Why it ends there.
+    pub end: End,
     /// Log probability of the tokens as the model has it (greedy, sampling), or the beam score.
     pub score: f32,
+    /// Log probabilities of the tokens and of the end, if there is one, after the penalties where beams were searched.
+    pub token_scores: Vec<f32>,
+}
+
+/// Why a sequence ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// The model ended it.
+    Eos,
+    /// It has a text that ends it.
+    Stop,
+    /// There was no room for more.
+    Length,
+}
+
+impl End {
+    /// That of a sequence without its start token.
+    fn of(tokens: &[u32], eos: u32, options: &Options) -> Self {
+        match tokens.last() {
+            Some(last) if *last == eos => Self::Eos,
+            _ if options.are_stopped(tokens) => Self::Stop,
+            _ => Self::Length,
+        }
+    }
 }
 
 /// Generates candidates for every row, in the order of `rows`; beam candidates come best first.
@@ -222,8 +266,11 @@ fn check(model: &Model, options: &Options) -> Result<()> {
     if options.repetition_penalty.is_nan() || options.repetition_penalty <= 0.0 {
         return refuse("repetition_penalty has to be above 0".into());
     }
-    if options.min_new_tokens >= options.max_new_tokens {
-        return refuse("min_new_tokens has to be below max_new_tokens".into());
+    if options.min_new_tokens > options.max_new_tokens {
+        return refuse("min_new_tokens has to be at most max_new_tokens".into());
+    }
+    if options.stop.iter().any(String::is_empty) {
+        return refuse("an empty text ends nothing".into());
     }
     options.bad_words.iter().try_for_each(|word| model.check_ids(word))?;
     if !options.begin.is_empty() {

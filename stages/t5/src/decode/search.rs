@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::{Candidate, Options, Row, Strategy, choose, choose::Context, not_numbers};
+use super::{Candidate, End, Options, Row, Strategy, choose, choose::Context, not_numbers};
 use crate::{
     Error, Result,
     kernels::Peaks,
@@ -16,7 +16,9 @@ struct Writing {
     seed: u64,
     /// Start token and what was written so far.
     tokens: Vec<u32>,
-    score: f32,
+    /// Tokens of a span that come next, the last first.
+    pending: Vec<u32>,
+    token_scores: Vec<f32>,
 }
 
 pub(super) fn search(
@@ -34,7 +36,8 @@ pub(super) fn search(
         candidate,
         seed: rows[row].seed,
         tokens: vec![start],
-        score: 0.0,
+        pending: Vec::new(),
+        token_scores: Vec::new(),
     };
     let pairs = (0..rows.len())
         .flat_map(|row| (0..options.candidates).map(move |candidate| (row, candidate)));
@@ -53,20 +56,23 @@ pub(super) fn search(
                 .zip(logits.par_chunks_exact_mut(model.config().vocab_size))
                 .enumerate()
                 .for_each(|(lane, (writing, logits))| {
-                    let source = rows[writing.row].ids.as_slice();
+                    let context = Context { row: rows[writing.row], eos };
                     let peaks = again.peaks(lane, logits);
-                    writing.go_on(logits, peaks, options, Context { source, eos });
+                    writing.go_on(logits, peaks, options, context);
                 });
         })?;
-        if let Some(broken) = writings.iter().find(|writing| !writing.score.is_finite()) {
+        let is_broken =
+            |writing: &&Writing| writing.token_scores.last().is_some_and(|x| !x.is_finite());
+        if let Some(broken) = writings.iter().find(is_broken) {
             return Err(not_numbers(broken.row));
         }
         let mut still = Vec::with_capacity(writings.len());
         let mut open = Vec::with_capacity(lanes.len());
         for (writing, mut lane) in writings.into_iter().zip(lanes) {
             lane.token = writing.last();
-            if lane.token == eos || writing.tokens.len() > options.max_new_tokens {
-                done[writing.row].push((writing.candidate, writing.finish(eos)));
+            let is_full = writing.tokens.len() > options.max_new_tokens;
+            if is_full || lane.token == eos || options.are_stopped(&writing.tokens[1..]) {
+                done[writing.row].push((writing.candidate, writing.finish(eos, options)));
             } else {
                 still.push(writing);
                 open.push(lane);
@@ -92,39 +98,71 @@ impl Writing {
     ) {
         let log_total = peaks.log_sum_exp(logits) as f32;
         if log_total.is_nan() {
-            self.score = log_total;
+            self.token_scores.push(log_total);
             self.tokens.push(context.eos);
             return;
         }
         let untouched = |token: usize, scores: &[f32]| scores[token] - log_total;
-        let changes = options.repetition_penalty != 1.0 || !options.begin.is_empty();
+        let kept = &context.row.kept;
+        let changes =
+            options.repetition_penalty != 1.0 || !options.begin.is_empty() || !kept.is_empty();
         let original = changes.then(|| logits.to_vec());
-        if options.changes_scores() {
+        if options.changes_scores() || !kept.is_empty() {
             choose::penalise(logits, &self.tokens, options, context);
             peaks = Peaks::of(logits);
         }
-        let token = match options.strategy {
+        let choose = || match options.strategy {
             Strategy::Sample(how) => {
                 let random = choose::draw(self.seed, self.candidate, self.tokens.len());
                 choose::sample(logits, &peaks, &how, random)
             }
             _ => peaks.position(logits),
         };
-        self.score += untouched(token, original.as_deref().unwrap_or(logits));
-        self.tokens.push(token as u32);
+        let token = match self.pending.pop() {
+            Some(token) => token,
+            None if kept.is_empty() => choose() as u32,
+            None => self.choose_kept(choose() as u32, options, context),
+        };
+        self.token_scores.push(untouched(token as usize, original.as_deref().unwrap_or(logits)));
+        self.tokens.push(token);
+    }
+
+    /// The token that was chosen; or the next of what has to be in the text, where that would end without it or leave no room
+    /// for it.
+    fn choose_kept(
+        &mut self,
+        chosen: u32,
+        options: &Options,
+        Context { row, eos }: Context<'_>,
+    ) -> u32 {
+        let written = &self.tokens[1..];
+        let missing = row.kept.missing(written, &options.words);
+        let longer: Vec<u32> = written.iter().copied().chain([chosen]).collect();
+        if chosen == eos && missing.is_empty() || chosen != eos && options.leave_room(row, &longer)
+        {
+            return chosen;
+        }
+        match missing.next() {
+            [first, rest @ ..] => {
+                self.pending = rest.iter().rev().copied().collect();
+                *first
+            }
+            [] => eos,
+        }
     }
 
     fn last(&self) -> u32 {
         self.tokens.last().copied().unwrap_or_default()
     }
 
-    fn finish(mut self, eos: u32) -> Candidate {
-        let ended = self.last() == eos;
+    fn finish(mut self, eos: u32, options: &Options) -> Candidate {
         self.tokens.remove(0);
-        if ended {
+        let end = End::of(&self.tokens, eos, options);
+        if end == End::Eos {
             self.tokens.pop();
         }
-        Candidate { ids: self.tokens, ended, score: self.score }
+        let score = self.token_scores.iter().sum();
+        Candidate { ids: self.tokens, end, score, token_scores: self.token_scores }
     }
 }
 
@@ -139,13 +177,20 @@ mod tests {
         for (strategy, logit) in
             strategies.into_iter().flat_map(|one| [(one, f32::NAN), (one, f32::INFINITY)])
         {
-            let mut writing =
-                Writing { row: 0, candidate: 0, seed: 1, tokens: vec![0], score: 0.0 };
+            let mut writing = Writing {
+                row: 0,
+                candidate: 0,
+                seed: 1,
+                tokens: vec![0],
+                pending: Vec::new(),
+                token_scores: Vec::new(),
+            };
             let options = Options { strategy, ..Options::default() };
-            let (mut logits, context) = ([logit; 70], Context { source: &[1], eos: 1 });
+            let row = Row { ids: vec![1], ..Row::default() };
+            let (mut logits, context) = ([logit; 70], Context { row: &row, eos: 1 });
             let peaks = Peaks::of(&logits);
             writing.go_on(&mut logits, peaks, &options, context);
-            assert!(writing.score.is_nan(), "{strategy:?}, {logit}");
+            assert!(writing.token_scores[0].is_nan(), "{strategy:?}, {logit}");
         }
     }
 }

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, BooleanArray, Float64Array, Int64Array, RecordBatch, StringArray, UInt32Array,
+    Array, ArrayRef, BooleanArray, Float64Array, Float64Builder, Int64Array, ListBuilder,
+    RecordBatch, StringArray, StringBuilder, UInt32Array,
 };
-use arrow::compute::{filter_record_batch, is_null, take};
+use arrow::compute::{filter_record_batch, take};
 use arrow::datatypes::{DataType, Field};
 use paraloom_sdk::identity::{child_id, id_field, ids, parent_field, row_seed};
 use paraloom_sdk::{
@@ -13,12 +14,14 @@ use paraloom_sdk::{
 };
 use rayon::ThreadPool;
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::json;
 
+use super::kept::{Keep, lacks};
+use super::searches::{Beam, Sample, strategy};
 use super::shared::{Loaded, MAX_SOURCE_TOKENS, load_model, pool, row_by_row, with_row};
 use super::tally::{Tally, without_eos};
-use crate::decode::{Candidate, Draw, EarlyStopping, Options, Row, Strategy, generate};
+use crate::decode::{Candidate, End, Options, Row, Words, generate};
 use crate::device::fingerprint;
 use crate::memory::{self, Use, halving};
 use crate::model::Precision;
@@ -76,6 +79,14 @@ pub struct Config {
     #[serde(default)]
     #[schemars(extend("x-paraloom-request" = true))]
     begin: String,
+    /// A text ends before the first of these that comes in it.
+    #[serde(default)]
+    #[schemars(extend("x-paraloom-request" = true))]
+    stop: Vec<String>,
+    /// What every text must have of its source. Where the model would leave it out, it is written; a row that it cannot be
+    /// written for is rejected. Beams find better places for it than the other searches.
+    #[serde(default)]
+    keep: Option<Keep>,
     /// Shortest text, in tokens.
     #[serde(default)]
     #[schemars(extend("x-paraloom-request" = true))]
@@ -86,10 +97,14 @@ pub struct Config {
     #[schemars(extend("x-paraloom-request" = json!({"maximum": 2048})))]
     max_source_tokens: usize,
     /// Adds two columns: `source_cut`, whether the source was cut, and `ended`, how the text did: `eos` where the model ended
-    /// it, `length` where `max_new_tokens` did.
+    /// it, `stop` where a text of `stop` did, `length` where `max_new_tokens` did.
     #[serde(default)]
     #[schemars(extend("x-paraloom-marks" = json!({"cut": SOURCE_CUT, "ended": ENDED})))]
     mark: bool,
+    /// Adds two columns with lists: `tokens`, the pieces of the text, and `token_scores`, the logarithm of the probability of
+    /// each; where the model ended the text, that of its end comes last.
+    #[serde(default)]
+    token_scores: bool,
     /// Takes `</s>` off the ends of sources, where it stands for a tokenizer that reads it as the end.
     #[serde(default)]
     strip_eos: bool,
@@ -97,77 +112,6 @@ pub struct Config {
     /// takes less still, on the CPU, and is less exact.
     #[serde(default)]
     precision: Precision,
-}
-
-/// How tokens are drawn: by filters that come one after the other, in this order.
-#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct Sample {
-    /// Below 1 makes probable tokens more probable.
-    #[serde(default = "one_point")]
-    #[schemars(range(min = 0.01, max = 100.0))]
-    temperature: f64,
-    /// Only the most probable tokens, this many; 0 takes all.
-    #[serde(default)]
-    top_k: usize,
-    /// Only the most probable tokens that together have this probability.
-    #[serde(default = "one_point")]
-    #[schemars(range(min = 0.0, max = 1.0))]
-    top_p: f64,
-    /// Only tokens that are at least this share as probable as the most probable one; 0 takes all.
-    #[serde(default)]
-    #[schemars(range(min = 0.0, max = 1.0))]
-    min_p: f64,
-    /// Only tokens whose surprise is closest to the expected one, of together this probability.
-    #[serde(default = "one_point")]
-    #[schemars(range(min = 0.0, max = 1.0))]
-    typical_p: f64,
-    /// Only tokens of at least this probability; 0 takes all.
-    #[serde(default)]
-    #[schemars(range(min = 0.0, max = 1.0))]
-    epsilon_cutoff: f64,
-    /// The same, of less where many tokens are about as probable; 0 takes all.
-    #[serde(default)]
-    #[schemars(range(min = 0.0, max = 1.0))]
-    eta_cutoff: f64,
-}
-
-/// How beams are kept.
-#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct Beam {
-    /// How many; 1 is greedy search.
-    #[schemars(range(min = 1, max = 256))]
-    #[schemars(extend("x-paraloom-request" = json!({"maximum": 32, "multiplies": true})))]
-    beams: usize,
-    /// Deals the beams out to so many groups, each of which keeps away from what those before it write: texts that differ.
-    #[serde(default = "one")]
-    #[schemars(range(min = 1, max = 256))]
-    groups: usize,
-    /// What a token costs in a group for each beam before it that has the same at the same place, in logarithms of
-    /// probability.
-    #[serde(default = "one_point")]
-    #[schemars(range(min = 0.001, max = 1000.0))]
-    diversity_penalty: f64,
-    /// Above 0 favours longer texts.
-    #[serde(default = "one_point")]
-    length_penalty: f64,
-    /// When to stop looking.
-    #[serde(default)]
-    early_stopping: Stopping,
-}
-
-/// When a beam search ends.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-enum Stopping {
-    /// As soon as there are as many texts as beams.
-    Yes,
-    /// When a better text is improbable.
-    #[default]
-    No,
-    /// When there can be no better text.
-    Never,
 }
 
 fn source() -> String {
@@ -199,9 +143,23 @@ const SOURCE_CUT: &str = "source_cut";
 /// How a text ended.
 const ENDED: &str = "ended";
 
+/// The pieces of a text.
+const TOKENS: &str = "tokens";
+/// How probable each of them is.
+const TOKEN_SCORES: &str = "token_scores";
+
 /// The columns that [`Config::mark`] asks for.
 fn marks() -> [Field; 2] {
     [Field::new(SOURCE_CUT, DataType::Boolean, false), Field::new(ENDED, DataType::Utf8, false)]
+}
+
+/// The columns that [`Config::token_scores`] asks for.
+fn token_fields() -> [Field; 2] {
+    let list = |item| DataType::new_list(item, true);
+    [
+        Field::new(TOKENS, list(DataType::Utf8), false),
+        Field::new(TOKEN_SCORES, list(DataType::Float64), false),
+    ]
 }
 
 /// Why a row is rejected.
@@ -225,11 +183,18 @@ pub struct Worker {
     tally: Tally,
 }
 
-/// What was written for a row.
-#[derive(Clone, Default)]
-struct Written {
-    candidates: Vec<Candidate>,
-    source_cut: bool,
+/// What was written for a row, or why nothing was.
+#[derive(Clone)]
+enum Written {
+    Texts { texts: Vec<Text>, source_cut: bool },
+    Nothing(String),
+}
+
+/// A text and how it came about.
+#[derive(Clone)]
+struct Text {
+    text: String,
+    candidate: Candidate,
 }
 
 impl MapStage for Generate {
@@ -248,7 +213,10 @@ impl MapStage for Generate {
             "rows",
             "One row per text, with the columns of the row that it was written for.",
         ))
-        .output(Port::table("rejected", "The rows without a source, with the `reason`."))
+        .output(Port::table(
+            "rejected",
+            "The rows that nothing was written for, with the `reason`.",
+        ))
         .covers_rows()
         .uses_seed()
         .covers_rows()
@@ -258,6 +226,9 @@ impl MapStage for Generate {
         let rows = inputs.table("rows")?;
         rows.text(&config.source, "/source")?;
         let options = options(&config)?;
+        if let Some(keep) = &config.keep {
+            keep.check(&rows)?;
+        }
         let fields = [
             id_field(),
             parent_field(),
@@ -266,7 +237,8 @@ impl MapStage for Generate {
             Field::new(SCORE, DataType::Float64, true),
         ];
         let marks = config.mark.then(marks).into_iter().flatten();
-        let schema = rows.with_fields(fields.into_iter().chain(marks));
+        let tokens = config.token_scores.then(token_fields).into_iter().flatten();
+        let schema = rows.with_fields(fields.into_iter().chain(marks).chain(tokens));
         let rejected = rows.with_fields([reason_field()]);
         let memory = memory::likely(inputs.note("model"), Use::Read(config.precision));
         let planned = Planned::new(Self { config, options }, [Some(schema), Some(rejected)]);
@@ -276,9 +248,17 @@ impl MapStage for Generate {
     fn open(&self, run: &Run) -> Result<Worker> {
         let loaded = load_model(run, self.config.precision)?;
         let pieces = |text: &String| loaded.tokenizer.pieces(text);
+        let Config { stop, keep, .. } = &self.config;
+        let words = if stop.is_empty() && keep.is_none() {
+            Words::default()
+        } else {
+            Words::new(loaded.tokenizer.texts()?)
+        };
         let options = Options {
             bad_words: self.config.bad_words.iter().map(pieces).collect::<crate::Result<_>>()?,
             begin: pieces(&self.config.begin)?.into(),
+            stop: stop.as_slice().into(),
+            words: words.into(),
             ..self.options.clone()
         };
         Ok(Worker {
@@ -295,7 +275,7 @@ impl MapStage for Generate {
         let services = emit.services();
         let texts = worker.write(&rows, services)?;
         emit.push("rows", &worker.output(&rows, &texts)?)?;
-        emit.push("rejected", &worker.rejected(&rows)?)
+        emit.push("rejected", &rejected(&rows, &texts)?)
     }
 }
 
@@ -310,48 +290,10 @@ fn options(config: &Config) -> Result<Options> {
             Error::config("an empty word cannot be left out").at(format!("/bad_words/{at}"))
         );
     }
-    let strategy = match (config.sample, config.beam) {
-        (Some(_), Some(_)) => {
-            return Err(Error::config("say either `sample` or `beam`").at("/beam"));
-        }
-        (Some(sample), None) => Strategy::Sample(Draw {
-            temperature: sample.temperature,
-            top_k: sample.top_k,
-            top_p: sample.top_p,
-            min_p: sample.min_p,
-            typical_p: sample.typical_p,
-            epsilon_cutoff: sample.epsilon_cutoff,
-            eta_cutoff: sample.eta_cutoff,
-        }),
-        // As the reference does.
-        (None, Some(beam)) if beam.beams == 1 && config.candidates == 1 => Strategy::Greedy,
-        (None, Some(beam)) if config.candidates > beam.beams => {
-            let message = format!("{} candidates need as many beams", config.candidates);
-            return Err(Error::config(message).at("/beam/beams"));
-        }
-        (None, Some(beam)) if beam.beams % beam.groups != 0 => {
-            let message =
-                format!("{} beams cannot be dealt out to {} groups", beam.beams, beam.groups);
-            return Err(Error::config(message).at("/beam/groups").hint("take a divisor"));
-        }
-        (None, Some(beam)) => Strategy::Beam {
-            beams: beam.beams,
-            groups: beam.groups,
-            diversity_penalty: beam.diversity_penalty,
-            length_penalty: beam.length_penalty,
-            early_stopping: match beam.early_stopping {
-                Stopping::Yes => EarlyStopping::Yes,
-                Stopping::No => EarlyStopping::No,
-                Stopping::Never => EarlyStopping::Never,
-            },
-        },
-        (None, None) if config.candidates > 1 => {
-            return Err(
-                Error::config("several candidates need `sample` or `beam`").at("/candidates")
-            );
-        }
-        (None, None) => Strategy::Greedy,
-    };
+    if let Some(at) = config.stop.iter().position(String::is_empty) {
+        return Err(Error::config("an empty text ends nothing").at(format!("/stop/{at}")));
+    }
+    let strategy = strategy(config.sample, config.beam, config.candidates)?;
     Ok(Options {
         strategy,
         candidates: config.candidates,
@@ -365,25 +307,43 @@ fn options(config: &Config) -> Result<Options> {
 }
 
 impl Worker {
-    /// What is written for every row; nothing for a row without a source.
+    /// What is written for every row.
     fn write(&mut self, rows: &RecordBatch, services: Services) -> Result<Vec<Written>> {
         let sources = column::text(rows, &self.config.source)?;
         let ids = ids(rows)?;
-        let present: Vec<_> = (0..rows.num_rows()).filter(|row| sources.is_valid(*row)).collect();
+        let no_source = || Written::Nothing(format!("`{}` is null", self.config.source));
+        let mut all = vec![no_source(); rows.num_rows()];
+        let mut kept = match &self.config.keep {
+            Some(keep) => {
+                let (tokenizer, words) = (&self.loaded.tokenizer, &self.options.words);
+                let kept =
+                    keep.of_rows(rows, &sources, tokenizer, words, self.config.max_new_tokens)?;
+                kept.into_iter().map(Some).collect()
+            }
+            None => vec![None; rows.num_rows()],
+        };
+        let mut present = Vec::new();
+        let mut inputs = Vec::new();
+        for row in (0..rows.num_rows()).filter(|row| sources.is_valid(*row)) {
+            match kept[row].take().transpose() {
+                Ok(kept) => {
+                    let (seed, kept) =
+                        (row_seed(self.seed, ids.value(row)), kept.unwrap_or_default());
+                    inputs.push(Row { ids: Vec::new(), seed, kept });
+                    present.push(row);
+                }
+                Err(reason) => all[row] = Written::Nothing(reason),
+            }
+        }
         let texts: Vec<_> = present.iter().map(|row| self.source(sources.value(*row))).collect();
         self.tally.eos("sources", texts.iter().map(String::as_str));
         let limit = self.config.max_source_tokens;
         let encoded = self.pool.install(|| self.loaded.tokenizer.encode_all(&texts, limit))?;
         let cuts: Vec<bool> = encoded.iter().map(|source| source.cut).collect();
         self.tally.cut("sources", limit, "max_source_tokens", cuts.iter().copied());
-        let inputs: Vec<_> = encoded
-            .into_iter()
-            .zip(&present)
-            .map(|(source, row)| Row {
-                ids: source.ids,
-                seed: row_seed(self.seed, ids.value(*row)),
-            })
-            .collect();
+        for (input, source) in inputs.iter_mut().zip(encoded) {
+            input.ids = source.ids;
+        }
         let written = halving(services, self.options.batch_size, |batch_size| {
             let options = Options { batch_size, ..self.options.clone() };
             let cancelled = || services.is_cancelled();
@@ -393,13 +353,43 @@ impl Worker {
         let longest = self.config.max_new_tokens;
         self.tally.count(
             format!("texts were ended after {longest} tokens (`max_new_tokens`)"),
-            written.iter().flatten().map(|candidate| !candidate.ended),
+            written.iter().flatten().map(|candidate| candidate.end == End::Length),
         );
-        let mut all = vec![Written::default(); rows.num_rows()];
-        for ((row, candidates), source_cut) in present.into_iter().zip(written).zip(cuts) {
-            all[row] = Written { candidates, source_cut };
+        for (((row, input), candidates), source_cut) in
+            present.into_iter().zip(&inputs).zip(written).zip(cuts)
+        {
+            all[row] = self.texts(input, candidates, source_cut)?;
         }
         Ok(all)
+    }
+
+    /// The texts of candidates, without those that are not what they must be.
+    fn texts(
+        &mut self,
+        input: &Row,
+        candidates: Vec<Candidate>,
+        source_cut: bool,
+    ) -> Result<Written> {
+        let mut texts = Vec::new();
+        let mut lacking = None;
+        for candidate in candidates {
+            let text = self.loaded.tokenizer.decode(&candidate.ids)?;
+            let end = self.config.stop.iter().filter_map(|stop| text.find(stop.as_str())).min();
+            let text = end.map_or(text.as_str(), |end| &text[..end]).to_owned();
+            match lacks(&input.kept, &text) {
+                Some(lack) => lacking = Some(format!("no text is as `keep` asks: {lack}")),
+                None => texts.push(Text { text, candidate }),
+            }
+        }
+        if self.config.keep.is_some() {
+            let lacks = (0..self.config.candidates).map(|number| number >= texts.len());
+            self.tally.count("texts were left out because they are not as `keep` asks", lacks);
+        }
+        if texts.is_empty() {
+            let nothing = || "no text is as `keep` asks".to_owned();
+            return Ok(Written::Nothing(lacking.unwrap_or_else(nothing)));
+        }
+        Ok(Written::Texts { texts, source_cut })
     }
 
     /// The source as the model reads it.
@@ -408,29 +398,34 @@ impl Worker {
         format!("{}{text}", self.config.prefix)
     }
 
-    /// The rows that nothing can be written for.
-    fn rejected(&self, rows: &RecordBatch) -> Result<RecordBatch> {
-        let sources = column::text(rows, &self.config.source)?;
-        let rejected = filter_record_batch(rows, &is_null(&sources)?)?;
-        let reason = format!("`{}` is null", self.config.source);
-        let reasons = StringArray::from(vec![reason; rejected.num_rows()]);
-        column::with_field(&rejected, reason_field(), Arc::new(reasons))
-    }
-
     fn output(&self, rows: &RecordBatch, texts: &[Written]) -> Result<RecordBatch> {
         let parents = ids(rows)?;
         let (mut origin, mut ids, mut written, mut numbers, mut scores) =
             (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let (mut cuts, mut ends) = (Vec::new(), Vec::new());
-        for (row, text) in texts.iter().enumerate() {
-            for (number, candidate) in text.candidates.iter().enumerate() {
-                cuts.push(text.source_cut);
-                ends.push(if candidate.ended { "eos" } else { "length" });
+        let mut tokens = ListBuilder::new(StringBuilder::new());
+        let mut token_scores = ListBuilder::new(Float64Builder::new());
+        for (row, all) in texts.iter().enumerate() {
+            let Written::Texts { texts, source_cut } = all else { continue };
+            for (number, Text { text, candidate }) in texts.iter().enumerate() {
+                cuts.push(*source_cut);
+                ends.push(match candidate.end {
+                    End::Eos => "eos",
+                    End::Stop => "stop",
+                    End::Length => "length",
+                });
                 origin.push(row as u32);
                 ids.push(child_id(parents.value(row), "generate", number as u32));
-                written.push(self.loaded.tokenizer.decode(&candidate.ids)?);
+                written.push(text.as_str());
                 numbers.push(number as i64 + 1);
                 scores.push(f64::from(candidate.score));
+                if self.config.token_scores {
+                    let names =
+                        candidate.ids.iter().map(|id| Some(self.loaded.tokenizer.name(*id)));
+                    tokens.append_value(names);
+                    let scores = candidate.token_scores.iter();
+                    token_scores.append_value(scores.map(|score| Some(f64::from(*score))));
+                }
             }
         }
         let origin = UInt32Array::from(origin);
@@ -451,11 +446,32 @@ impl Worker {
         let base = column::with_field(&base, number, Arc::new(Int64Array::from(numbers)))?;
         let score = Field::new(SCORE, DataType::Float64, true);
         let base = column::with_field(&base, score, Arc::new(Float64Array::from(scores)))?;
-        if !self.config.mark {
-            return Ok(base);
+        let mut all = base;
+        if self.config.mark {
+            let [cut, ended] = marks();
+            all = column::with_field(&all, cut, Arc::new(BooleanArray::from(cuts)))?;
+            all = column::with_field(&all, ended, Arc::new(StringArray::from(ends)))?;
         }
-        let [cut, ended] = marks();
-        let base = column::with_field(&base, cut, Arc::new(BooleanArray::from(cuts)))?;
-        column::with_field(&base, ended, Arc::new(StringArray::from(ends)))
+        if self.config.token_scores {
+            let [names, scores] = token_fields();
+            all = column::with_field(&all, names, Arc::new(tokens.finish()))?;
+            all = column::with_field(&all, scores, Arc::new(token_scores.finish()))?;
+        }
+        Ok(all)
     }
+}
+
+/// The rows that nothing was written for.
+fn rejected(rows: &RecordBatch, texts: &[Written]) -> Result<RecordBatch> {
+    let reasons: Vec<Option<&str>> = texts
+        .iter()
+        .map(|written| match written {
+            Written::Nothing(reason) => Some(reason.as_str()),
+            Written::Texts { .. } => None,
+        })
+        .collect();
+    let is_rejected = BooleanArray::from_iter(reasons.iter().map(|reason| Some(reason.is_some())));
+    let rejected = filter_record_batch(rows, &is_rejected)?;
+    let reasons: Vec<&str> = reasons.into_iter().flatten().collect();
+    column::with_field(&rejected, reason_field(), Arc::new(StringArray::from(reasons)))
 }

@@ -5,10 +5,12 @@ mod card;
 mod examples;
 mod finetune;
 mod generate;
+mod kept;
 mod labels;
 mod model;
 mod names;
 mod score;
+mod searches;
 mod shared;
 mod tally;
 

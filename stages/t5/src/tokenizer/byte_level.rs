@@ -160,6 +160,11 @@ pub(super) fn bytes(json: &Value) -> Option<BTreeMap<u32, u8>> {
     (0..=u8::MAX).map(id).collect()
 }
 
+/// The bytes of all characters that stand for one.
+pub(super) fn characters() -> BTreeMap<char, u8> {
+    (0..=u8::MAX).map(|byte| (character(byte), byte)).collect()
+}
+
 /// The printable character that stands for a byte in vocabularies, as GPT-2 began it.
 pub(super) fn character(byte: u8) -> char {
     match byte {
