@@ -38,6 +38,7 @@ if [ "${1:-}" != middle ]; then
   if [ "$venv" = 0 ]; then
     cargo xtask torch
     PARALOOM_TORCH_KERNELS=1 "$python" tests/fidelity/live.py --backend torch
+    "$python" tests/fidelity/keys.py
   elif [ "$venv" != 75 ]; then
     exit "$venv"
   fi

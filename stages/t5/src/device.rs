@@ -6,7 +6,11 @@
 
 use burn::tensor::{DType, Device};
 
-use crate::{Error, Result, kernels::has_panels, model::Precision};
+use crate::{
+    Error, Result,
+    kernels::{has_half_tiles, has_panels},
+    model::Precision,
+};
 
 #[cfg(any(
     all(feature = "flex", feature = "torch"),
@@ -25,11 +29,19 @@ pub type Native = burn::backend::Flex;
 #[cfg(feature = "torch")]
 pub type Native = burn::backend::LibTorch;
 
-/// Enters the key of every result that was computed with a model, and changes when its numbers do.
+/// Enters the key of every result that was computed with a model, and changes when its numbers do: with the backend, and
+/// with instructions of the processor that round otherwise than those of others.
 ///
 /// # Errors
 /// When nothing can be computed, because there is no GPU that this library is for: said before a run starts.
-pub fn fingerprint() -> Result<&'static str> {
+pub fn fingerprint(precision: Precision) -> Result<String> {
+    let backend = backend()?;
+    // On a GPU it does not matter what the processor has.
+    let tiles = precision == Precision::Bf16 && has_fused(&default_device()) && has_half_tiles();
+    Ok(if tiles { format!("{backend} bf16 by tiles") } else { backend.to_owned() })
+}
+
+fn backend() -> Result<&'static str> {
     #[cfg(any(feature = "cuda", feature = "wgpu"))]
     return gpu::device(gpu::NAME).map(|_| gpu::FINGERPRINT);
     #[cfg(all(feature = "flex", not(any(feature = "cuda", feature = "wgpu"))))]

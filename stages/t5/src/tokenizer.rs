@@ -20,7 +20,7 @@ use std::{
 };
 
 use rayon::prelude::*;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use self::added::{Added, CONFIG, read_object};
 use crate::{Error, Result};
@@ -31,6 +31,8 @@ pub(crate) const FILE: &str = "tokenizer.json";
 pub(crate) const SPIECE: &str = "spiece.model";
 /// Texts that a thread encodes in one go: they are short, and handing one over costs too.
 pub(crate) const TEXTS_PER_THREAD: usize = 16;
+/// The setting of `tokenizer_config.json`; it was on by default in files that transformers 4 wrote.
+const CLEANS_UP: &str = "clean_up_tokenization_spaces";
 /// A character that pre-tokenized text cannot contain, so a piece that has it is never matched.
 const UNMATCHABLE: char = ' ';
 /// More tokens than any vocabulary has.
@@ -59,6 +61,8 @@ pub struct Tokenizer {
     /// Tokens before every text; T5 has none.
     start: Vec<u32>,
     eos: u32,
+    /// Whether spaces before punctuation are taken out of what is written, as `clean_up_tokenization_spaces` asks.
+    cleans_up: bool,
 }
 
 impl Tokenizer {
@@ -78,6 +82,25 @@ impl Tokenizer {
     /// # Errors
     /// When all are missing, or a file is damaged or not of such a tokenizer.
     pub fn load(directory: &Path) -> Result<Self> {
+        let config = read_object(&directory.join(CONFIG))?;
+        let mut tokenizer = Self::load_files(directory, &config)?;
+        tokenizer.cleans_up = tokenizer.is_cleaned_up(&config);
+        Ok(tokenizer)
+    }
+
+    /// Whether texts are cleaned up, as `transformers` sees it: not those of pairs of bytes, unless that is asked for with a
+    /// warning in its name.
+    fn is_cleaned_up(&self, config: &Map<String, Value>) -> bool {
+        let is_set = |name: &str| config.get(name).and_then(Value::as_bool) == Some(true);
+        let is_of_pairs = self.json["model"]["type"] == "BPE" && self.bytes.is_none();
+        is_set(CLEANS_UP)
+            && (!is_of_pairs
+                || is_set(
+                    "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output",
+                ))
+    }
+
+    fn load_files(directory: &Path, config: &Map<String, Value>) -> Result<Self> {
         let (path, old) = (directory.join(FILE), directory.join(SPIECE));
         if path.exists() {
             let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
@@ -90,14 +113,13 @@ impl Tokenizer {
             let added = Added::read(directory)?;
             return Self::of_spiece(&bytes, &added).map_err(|error| Error::malformed(&old, error));
         }
-        let config = read_object(&directory.join(CONFIG))?;
         let pairs = directory.join(byte_level::VOCAB);
         if pairs.exists() && directory.join(byte_level::MERGES).exists() {
-            let json = byte_level::roberta(directory, &config)?;
+            let json = byte_level::roberta(directory, config)?;
             return Self::from_json(json).map_err(|error| Error::malformed(&pairs, error));
         }
-        if byte_level::is_byt5(&config) {
-            let mut json = byte_level::byt5(&config)?;
+        if byte_level::is_byt5(config) {
+            let mut json = byte_level::byt5(config)?;
             Added::read(directory)?.put_into(&mut json)?;
             return Self::from_json(json);
         }
@@ -173,7 +195,7 @@ impl Tokenizer {
             }
         }
         let bytes = byte_level::bytes(&json);
-        Ok(Self { inner, json, special, bytes, start, eos })
+        Ok(Self { inner, json, special, bytes, start, eos, cleans_up: false })
     }
 
     /// The tokens of a text, ended by exactly one `</s>`; cut to `max_tokens`, the end included, where that is given.
@@ -237,6 +259,11 @@ impl Tokenizer {
     /// # Errors
     /// When the tokenizer's decoder fails.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
+        let text = self.raw_text(ids)?;
+        Ok(if self.cleans_up { cleaned_up(&text) } else { text })
+    }
+
+    fn raw_text(&self, ids: &[u32]) -> Result<String> {
         let plain: Vec<u32> = ids.iter().copied().filter(|id| !self.special.contains(id)).collect();
         if let Some(bytes) = &self.bytes {
             let mut text = Vec::new();
@@ -264,7 +291,7 @@ impl Tokenizer {
         let of_bytes = (self.json["decoder"]["type"] == "ByteLevel").then(byte_level::characters);
         // In front of a first token, decoders may take off a space.
         let first = self.pieces("a")?;
-        let begun = self.decode(&first)?;
+        let begun = self.raw_text(&first)?;
         let text = |id: u32| -> Result<Vec<u8>> {
             if self.special.contains(&id) {
                 return Ok(Vec::new());
@@ -280,7 +307,7 @@ impl Tokenizer {
                     .collect::<Option<_>>()
                     .unwrap_or_else(|| name.clone().into_bytes()));
             }
-            let both = self.decode(&[first.as_slice(), &[id]].concat())?;
+            let both = self.raw_text(&[first.as_slice(), &[id]].concat())?;
             Ok(both.strip_prefix(&begun).unwrap_or_default().into())
         };
         (0..self.vocab_size() as u32).into_par_iter().map(text).collect()
@@ -313,12 +340,32 @@ impl Tokenizer {
             "unk_token": "<unk>",
             "model_max_length": 512,
         });
+        if self.cleans_up {
+            config[CLEANS_UP] = true.into();
+        }
         for id in &self.start {
             let token = added_tokens(&self.json).find(|(of_token, _)| of_token == id);
             config["bos_token"] = token.map(|(_, token)| name(token)).into();
         }
         crate::folder::write_json(&directory.join(CONFIG), &config)
     }
+}
+
+/// A text as `transformers` cleans it up, in its order.
+fn cleaned_up(text: &str) -> String {
+    const REPLACED: [(&str, &str); 10] = [
+        (" .", "."),
+        (" ?", "?"),
+        (" !", "!"),
+        (" ,", ","),
+        (" ' ", "'"),
+        (" n't", "n't"),
+        (" 'm", "'m"),
+        (" 's", "'s"),
+        (" 've", "'ve"),
+        (" 're", "'re"),
+    ];
+    REPLACED.iter().fold(text.to_owned(), |text, (from, to)| text.replace(from, to))
 }
 
 /// A special token, as tokenizer.json lists it.

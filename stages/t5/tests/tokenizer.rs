@@ -57,6 +57,25 @@ fn text_comes_back_and_ends_once() -> TestResult {
     Ok(())
 }
 
+#[test]
+fn texts_are_cleaned_up_where_a_model_asks_for_it() -> TestResult {
+    let (folder, again) = (tempfile::tempdir()?, tempfile::tempdir()?);
+    let text = "it 's on , is n't it ? yes ! We 've won . ' a ' 're 'm";
+    Tokenizer::train([text], &[], 60)?.save(folder.path())?;
+    let ids = Tokenizer::load(folder.path())?.encode(text, None)?;
+    // What transformers 5.24 makes of it with the setting, and without.
+    let cleaned = "it's on, isn't it? yes! We've won.'a''re'm";
+    for (setting, expected) in [("true", cleaned), ("false", text), ("null", text)] {
+        let path = folder.path().join("tokenizer_config.json");
+        std::fs::write(path, format!(r#"{{ "clean_up_tokenization_spaces": {setting} }}"#))?;
+        let tokenizer = Tokenizer::load(folder.path())?;
+        assert_eq!(tokenizer.decode(&ids)?, expected);
+        tokenizer.save(again.path())?;
+        assert_eq!(Tokenizer::load(again.path())?.decode(&ids)?, expected, "also a copy");
+    }
+    Ok(())
+}
+
 /// Puts tokens into a `tokenizer.json`: name, id, whether it is special.
 fn with_tokens(tokens: &[(&str, u32, bool)]) -> Result<Tokenizer, Box<dyn std::error::Error>> {
     let folder = tempfile::tempdir()?;

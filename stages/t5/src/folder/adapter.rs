@@ -49,7 +49,16 @@ impl Config {
             ("use_dora", Value::Bool(false)),
             ("fan_in_fan_out", Value::Bool(false)),
             ("bias", "none".into()),
+            ("lora_bias", Value::Bool(false)),
             ("use_qalora", Value::Bool(false)),
+            ("use_bdlora", Value::Null),
+            ("layer_replication", Value::Null),
+            ("alora_invocation_tokens", Value::Null),
+            ("trainable_token_indices", Value::Null),
+            ("target_parameters", Value::Null),
+            ("arrow_config", Value::Null),
+            ("kasa_config", Value::Null),
+            ("monteclora_config", Value::Null),
         ] {
             match config.rest.get(name) {
                 Some(value) if *value != usual && !value.is_null() => {
@@ -59,7 +68,17 @@ impl Config {
                 _ => {}
             }
         }
-        Ok(config)
+        // Others change the weights of the base as well before anything is learnt, and PEFT does so again where it reads one.
+        match config.rest.get("init_lora_weights").and_then(Value::as_str) {
+            None | Some("gaussian" | "eva" | "orthogonal") => Ok(config),
+            Some(other) => Err(Error::malformed(
+                path,
+                format!(
+                    "`init_lora_weights: {other}` changes the base's own weights; save the adapter with \
+                     `path_initial_model_for_weight_conversion`, which makes a plain one of it"
+                ),
+            )),
+        }
     }
 
     /// How often the adapter of a module counts, whose rank is `rank`.

@@ -162,6 +162,11 @@ pub fn has_slow_halves(device: &Device) -> bool {
     has_panels(device) && !cpu::has_half_instructions()
 }
 
+/// Whether products of bf16 on the CPU are summed up by tiles, which rounds otherwise than vectors do.
+pub(crate) fn has_half_tiles() -> bool {
+    cpu::has_half_tiles()
+}
+
 /// A weight, `[out, in]`, in another order.
 pub fn reordered(weight: &Tensor<2>, order: Order) -> Tensor<2> {
     let [rows, depth] = weight.dims();

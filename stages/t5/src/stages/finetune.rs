@@ -22,7 +22,7 @@ use crate::device::fingerprint;
 use crate::error::Error as TrainError;
 use crate::folder::{self, Float, Format};
 use crate::memory::{self, Use};
-use crate::model::Model;
+use crate::model::{Model, Precision};
 use crate::tokenizer::Tokenizer;
 use crate::train::{Example, Length, Optimizer, Options, Schedule, StepMetrics, Trainer, Warmup};
 
@@ -290,12 +290,16 @@ impl Stage for Finetune {
             weight: 1.0,
         };
         let tasks = Tasks::check(default, config.tasks.clone(), inputs)?;
+        let precision = match config.precision {
+            Float::Bf16 => Precision::Bf16,
+            _ => Precision::F32,
+        };
         let stage = Self { config, tasks };
         // What comes out has the shape of what goes in.
         let (note, memory) =
             (inputs.note("model"), memory::likely(inputs.note("model"), stage.purpose()));
         let planned = Planned::new(stage, [None, Some(Arc::new(metrics_schema()))]);
-        Ok(planned.fingerprint(fingerprint()?).note(0, note).memory(memory))
+        Ok(planned.fingerprint(fingerprint(precision)?).note(0, note).memory(memory))
     }
 
     fn run(&self, run: &mut Run) -> Result<()> {

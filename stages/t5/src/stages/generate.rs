@@ -204,7 +204,7 @@ impl MapStage for Generate {
     fn about() -> About {
         row_by_row(About::new(
             "generate",
-            "1.3.0",
+            "1.4.0",
             "Writes text for every row: greedily, by beam search or by sampling.",
         ))
         .input(Port::table("rows", "The rows to write for."))
@@ -241,8 +241,9 @@ impl MapStage for Generate {
         let schema = rows.with_fields(fields.into_iter().chain(marks).chain(tokens));
         let rejected = rows.with_fields([reason_field()]);
         let memory = memory::likely(inputs.note("model"), Use::Read(config.precision));
+        let fingerprint = fingerprint(config.precision)?;
         let planned = Planned::new(Self { config, options }, [Some(schema), Some(rejected)]);
-        Ok(planned.fingerprint(fingerprint()?).memory(memory))
+        Ok(planned.fingerprint(fingerprint).memory(memory))
     }
 
     fn open(&self, run: &Run) -> Result<Worker> {

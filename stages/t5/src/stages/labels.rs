@@ -138,7 +138,8 @@ impl MapStage for ScoreLabels {
         let cut = config.mark.then(|| cut_field(&config.into));
         let schema = rows.with_fields(config.fields().into_iter().chain(cut));
         let memory = memory::likely(inputs.note("model"), Use::Read(config.precision));
-        Ok(Planned::new(Self(config), [Some(schema)]).fingerprint(fingerprint()?).memory(memory))
+        let fingerprint = fingerprint(config.precision)?;
+        Ok(Planned::new(Self(config), [Some(schema)]).fingerprint(fingerprint).memory(memory))
     }
 
     fn open(&self, run: &Run) -> Result<Self::Worker> {

@@ -1,6 +1,7 @@
 //! The stages: thin wrappers that bring the T5 library and the engine together.
 
 mod adapter;
+mod asked;
 mod card;
 mod examples;
 mod finetune;

@@ -9,8 +9,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use super::asked::not_followed;
 use super::card::{self, Card};
-use super::{names, shared::pool};
+use super::shared::pool;
 use crate::config::Config as T5Config;
 use crate::device::cpu_device;
 use crate::folder::{self, Float, Format, adapter};
@@ -167,10 +168,10 @@ impl Stage for ModelStage {
         match (&self.config.from, &self.config.new) {
             (Some(from), _) => {
                 let dtype = self.config.dtype;
-                for told in names::not_followed(Path::new(from)) {
+                let adapter = self.config.adapter.as_deref().map(Path::new);
+                for told in not_followed(Path::new(from), adapter) {
                     run.services().info(&told);
                 }
-                let adapter = self.config.adapter.as_deref().map(Path::new);
                 pool(run.threads())?.install(|| copy(Path::new(from), &out, dtype, adapter))
             }
             (None, Some(size)) => self.make(*size, run, &out),

@@ -206,7 +206,8 @@ impl MapStage for ScoreStsb {
         let cut = config.mark.then(|| cut_field(&config.into));
         let schema = rows.with_fields(stsb_fields(&config).into_iter().chain(cut));
         let memory = memory::likely(inputs.note("model"), Use::Read(config.precision));
-        Ok(Planned::new(Self(config), [Some(schema)]).fingerprint(fingerprint()?).memory(memory))
+        let fingerprint = fingerprint(config.precision)?;
+        Ok(Planned::new(Self(config), [Some(schema)]).fingerprint(fingerprint).memory(memory))
     }
 
     fn open(&self, run: &Run) -> Result<Self::Worker> {
@@ -314,7 +315,8 @@ impl MapStage for ScoreCola {
         let cut = config.mark.then(|| cut_field(&config.into));
         let schema = rows.with_fields(cola_fields(&config).into_iter().chain(cut));
         let memory = memory::likely(inputs.note("model"), Use::Read(config.precision));
-        Ok(Planned::new(Self(config), [Some(schema)]).fingerprint(fingerprint()?).memory(memory))
+        let fingerprint = fingerprint(config.precision)?;
+        Ok(Planned::new(Self(config), [Some(schema)]).fingerprint(fingerprint).memory(memory))
     }
 
     fn open(&self, run: &Run) -> Result<Self::Worker> {
@@ -427,7 +429,8 @@ impl MapStage for ScoreLoss {
         let loss = Field::new(&config.into, DataType::Float64, true);
         let schema = rows.with_fields([loss].into_iter().chain(cut));
         let memory = memory::likely(inputs.note("model"), Use::Read(config.precision));
-        Ok(Planned::new(Self(config), [Some(schema)]).fingerprint(fingerprint()?).memory(memory))
+        let fingerprint = fingerprint(config.precision)?;
+        Ok(Planned::new(Self(config), [Some(schema)]).fingerprint(fingerprint).memory(memory))
     }
 
     fn open(&self, run: &Run) -> Result<Self::Worker> {

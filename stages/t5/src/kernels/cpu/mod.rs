@@ -28,5 +28,5 @@ pub(super) use self::int8::byte_panels;
 pub(super) use self::operands::{half_panels, panels};
 pub(super) use self::ops::{linear_each, zeros_like};
 pub use self::peaks::{Again, Peaks, add_to_all};
-pub(super) use self::product::has_half_instructions;
+pub(super) use self::product::{has_half_instructions, has_half_tiles};
 pub use self::simd::not_finite;

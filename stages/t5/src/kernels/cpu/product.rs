@@ -60,6 +60,11 @@ pub(in crate::kernels) fn has_half_instructions() -> bool {
     tiles::of_halves().is_some() || arithmetic::in_fast_pairs().is_some()
 }
 
+/// Whether they are by tiles.
+pub(in crate::kernels) fn has_half_tiles() -> bool {
+    tiles::of_halves().is_some()
+}
+
 /// Runs products of f32.
 fn in_singles(run: Run<'_>) {
     Arch::new().dispatch(InSingles(run));
