@@ -5,8 +5,8 @@ set -euo pipefail
 venv="${PARALOOM_VENV:-$HOME/.cache/paraloom/venv}"
 python="$venv/bin/python"
 # protobuf: transformers reads spiece.model with it.
-others=(torch safetensors tokenizers sentencepiece protobuf numpy peft)
-ready() { "$python" -c "import google.protobuf, peft, sentencepiece, tokenizers, torch, transformers" 2>/dev/null; }
+others=(torch safetensors tokenizers sentencepiece protobuf numpy peft datasets)
+ready() { "$python" -c "import datasets, google.protobuf, peft, sentencepiece, tokenizers, torch, transformers" 2>/dev/null; }
 reachable() {
   "$python" -m pip download --quiet --retries 1 --timeout 20 --no-deps --dest "$(mktemp -d)" safetensors >&2
 }

@@ -5,7 +5,9 @@ mod publish;
 #[path = "../../engine/hub/tests/common/server.rs"]
 mod server;
 
-use std::process::Command;
+use std::io::Write as _;
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -369,6 +371,30 @@ fn ctrl_c_keeps_what_was_downloaded() {
     assert!(!seen.iter().any(|seen| seen.line.contains("/paws/resolve")), "`base` needs no pairs");
 }
 
+/// What was downloaded is in a cache that the hub's own libraries read. PARALOOM_HUB_PYTHON names a Python that has them.
+fn is_read_by_others(home: &Path, rows: &str) {
+    let Some(python) = std::env::var_os("PARALOOM_HUB_PYTHON") else {
+        println!(
+            "skipped: datasets and huggingface_hub, because PARALOOM_HUB_PYTHON names no Python with them"
+        );
+        return;
+    };
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fidelity/published.py");
+    let mut child = Command::new(python)
+        .arg(script)
+        .args(["acme/custom", "acme/rows", "train"])
+        .env("HF_HOME", home)
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("Python starts");
+    let mut stdin = child.stdin.take().expect("it is piped");
+    stdin.write_all(rows.as_bytes()).expect("Python reads");
+    drop(stdin);
+    let output = child.wait_with_output().expect("it ends");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
 /// A model and a table, published, and read again by a pipeline that has never seen them.
 #[test]
 fn what_is_published_is_what_others_read() {
@@ -418,7 +444,9 @@ fn what_is_published_is_what_others_read() {
     let texts = |pipeline: &str, node: &str| {
         project.ok(&["show", pipeline, node, "--columns", "paraphrase", "--json"])
     };
-    assert_eq!(texts("q.yaml", "rows"), texts("p.yaml", "qualified"));
+    let rows = texts("p.yaml", "qualified");
+    assert_eq!(texts("q.yaml", "rows"), rows);
+    is_read_by_others(&project.file("hf"), &rows);
 
     for (args, message) in [
         (vec!["qualified", "--to", "hf://acme/x"], "`qualified` is a table, not a model"),
