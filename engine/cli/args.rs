@@ -448,6 +448,9 @@ pub(crate) struct ReportArgs {
     /// Compare with what this run left; the start of its name is enough. `paraloom runs` lists them.
     #[arg(long, value_name = "RUN")]
     pub(crate) against: Option<String>,
+    /// On what this run left, whatever has become of the pipeline and its files since; the start of its name is enough.
+    #[arg(long, value_name = "RUN")]
+    pub(crate) run: Option<String>,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -478,6 +481,9 @@ pub(crate) struct TraceArgs {
     pub(crate) node: String,
     /// The row's `_id`, or the start of it.
     pub(crate) row: String,
+    /// As this run left it, whatever has become of the pipeline and its files since; the start of its name is enough.
+    #[arg(long, value_name = "RUN")]
+    pub(crate) run: Option<String>,
     /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,

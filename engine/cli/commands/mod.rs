@@ -33,7 +33,9 @@ mod try_node;
 pub(crate) use formats::Format;
 pub(crate) use gc::age;
 pub(crate) use publish::PublishArgs;
+pub(crate) use query::find_table;
 pub(crate) use run::find_node;
+pub(crate) use status::started;
 
 use std::process::ExitCode;
 

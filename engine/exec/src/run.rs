@@ -177,7 +177,7 @@ pub fn run(
         if let Some(run) = &run {
             // What a failed run has left counts too. Without a record its results cannot be looked at later, and that is all.
             let record = RunRecord::new(graph, nodes, &results);
-            let _ = record.and_then(|record| record.write(store, run));
+            let _ = record.and_then(|record| record.write(graph, store, run));
         }
         let verdicts = outcome.and_then(|()| verdicts(job, &results, &emit));
         let is_met = |verdict: &Verdict| verdict.unmet.is_none();
