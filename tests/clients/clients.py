@@ -143,6 +143,8 @@ def hub_client(server):
     drawn = [client.text_generation(TEXT, do_sample=True, temperature=1.5, top_k=100, top_p=0.9, seed=seed) for seed in (1, 2, 3, 1)]
     holds(drawn[0] == drawn[3] and len(set(drawn)) > 1, "seeds")
     equal(client.text_generation(TEXT, do_sample=False), client.text_generation(TEXT, do_sample=False, seed=5), "greedy")
+    equal("".join(client.text_generation(TEXT, stream=True)), text, "a stream")
+    refused("details of a stream", lambda: client.text_generation(TEXT, stream=True, details=True), "details")
     for name, value in {"details": True, "watermark": True, "typical_p": 0.9, "stop": ["x"], "best_of": 2, "return_full_text": True}.items():
         refused(name, lambda name=name, value=value: client.text_generation(TEXT, **{name: value}), name)
     status, _, text = server.ask("/models/any/name", {"inputs": [TEXT, "costs fell"], "parameters": {"num_return_sequences": 2}})

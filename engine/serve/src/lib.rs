@@ -8,14 +8,17 @@
 
 mod access;
 mod api;
+mod ask;
 mod batch;
 mod body;
 mod connection;
+mod endpoints;
 mod formats;
 mod guard;
 mod hugging_face;
 mod listen;
 mod metrics;
+mod middleware;
 mod openai;
 mod openapi;
 mod page;
@@ -23,6 +26,7 @@ mod parameters;
 mod problem;
 mod queue;
 mod rows;
+mod shared;
 mod texts;
 mod types;
 
@@ -273,7 +277,7 @@ impl Server {
             batch_tokens: settings.max_batch_tokens,
             together: about.batch_invariant,
         });
-        let shared = Arc::new(api::Shared::new(about, queue.clone(), &settings));
+        let shared = Arc::new(shared::Shared::new(about, queue.clone(), &settings));
         let metrics = Arc::clone(&shared.metrics);
         std::thread::scope(|scope| {
             let mut mapper = mapper;

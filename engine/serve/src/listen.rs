@@ -24,9 +24,10 @@ use tokio::sync::Semaphore;
 use tokio::task::{AbortHandle, yield_now};
 use tokio::time::{sleep, timeout};
 
-use crate::api::{Shared, is_health_check, overload, router};
+use crate::api::{is_health_check, overload, router};
 use crate::connection::{Activity, Deadlines, InRequest, Stream};
 use crate::metrics::Metrics;
+use crate::shared::Shared;
 
 /// Timeout for the head of a request, and for connections on which nothing comes.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
