@@ -169,14 +169,15 @@ def formats(server):
     holds(status == 200 and "<script" not in text and "max_new_tokens" in text, "the documentation")
 
 
-def fuzz(python, server):
+def fuzz(python, server, folder):
     """Requests made up from the description: none may make the server fail, and answers are as described."""
     command = [
         str(pathlib.Path(python).parent / "schemathesis"), "run", server.url + "/openapi.json", "--max-examples", "40",
         "--checks", "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance",
         "--phases", "examples,coverage,fuzzing", "--seed", "5", "--no-color", "--generation-allow-x00", "true",
     ]
-    ran = subprocess.run(command, capture_output=True, text=True)
+    # In this folder it leaves what it has found.
+    ran = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     if ran.returncode != 0:
         sys.exit(f"schemathesis:\n{ran.stdout[-6000:]}{ran.stderr[-2000:]}")
 
@@ -198,7 +199,7 @@ def main():
             openai_client(server, "kept")
             hub_client(server)
             formats(server)
-            fuzz(sys.executable, server)
+            fuzz(sys.executable, server, folder)
     print("openai, huggingface_hub and schemathesis get what they expect")
 
 
