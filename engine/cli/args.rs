@@ -297,6 +297,9 @@ pub(crate) struct ShowArgs {
     /// The last rows, this many.
     #[arg(long, value_name = "N", conflicts_with_all = ["offset", "limit"])]
     pub(crate) tail: Option<u64>,
+    /// In the order of a column, such as `stsb` or `stsb:desc`: the first 10,000 rows at most. Missing values come last.
+    #[arg(long, value_name = "COLUMN[:desc]", conflicts_with = "tail")]
+    pub(crate) sort: Option<String>,
     /// Only these columns, in this order.
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub(crate) columns: Vec<String>,

@@ -38,6 +38,24 @@ fn any_rows_and_columns_can_be_shown() {
     for (args, rows) in cases {
         assert_eq!(numbers(args), rows, "{args:?}");
     }
+    let sorted: [(&[&str], &str); 5] = [
+        (&["--sort", "n:desc"], "9 8 7 6 5 4 3 2 1 0"),
+        (&["--sort", "n:desc", "--offset", "2", "--limit", "3"], "7 6 5"),
+        (&["--sort", "text", "--limit", "2"], "0 1"),
+        (&["--sort", "text:desc", "--where", "n < 4"], "3 2 1 0"),
+        (&["--sort", "n", "--offset", "99"], ""),
+    ];
+    for (args, rows) in sorted {
+        assert_eq!(numbers(args), rows, "{args:?}");
+    }
+    let refused =
+        project.transcript(&["show", "p.yaml", "rows", "--sort", "n", "--limit", "10001"]);
+    assert!(
+        refused.starts_with("exit 2") && refused.contains("the first 10000 rows at most"),
+        "{refused}"
+    );
+    let unknown = project.transcript(&["show", "p.yaml", "rows", "--sort", "m:desc"]);
+    assert!(unknown.contains("there is no column `m`"), "{unknown}");
     assert_eq!(project.ok(&["show", "p.yaml", "rows", "--csv", "--limit", "0"]), "_id,n,text\n");
     let table = project.ok(&["show", "p.yaml", "rows", "--columns", "text,n", "--limit", "20000"]);
     assert_eq!(table.lines().count(), 12, "{table}");

@@ -12,6 +12,7 @@ mod init;
 mod json;
 mod new_stage;
 mod on_ray;
+mod order;
 mod plan;
 mod publish;
 mod query;
