@@ -15,6 +15,7 @@ mod connection;
 mod endpoints;
 mod formats;
 mod guard;
+mod http;
 mod hugging_face;
 mod listen;
 mod metrics;
@@ -198,7 +199,7 @@ impl Settings {
     /// Bytes that requests take at most, while they are read, wait and are mapped; answers and the work of the stages are not in
     /// it.
     pub fn memory(&self) -> usize {
-        let connections = (self.max_connections + RESERVE) * listen::MAX_BUFFER;
+        let connections = (self.max_connections + RESERVE) * http::MAX_BUFFER;
         // As JSON, and as rows.
         connections + body::BUDGET + 2 * self.waiting_tokens()
     }

@@ -15,7 +15,7 @@ use crate::access::Access;
 use crate::api::{is_health_check, label};
 use crate::body::accepted_coding;
 use crate::guard::Denied;
-use crate::listen::Peer;
+use crate::http::Peer;
 use crate::problem::{Code, Problem, quoted};
 use crate::shared::Shared;
 
