@@ -164,7 +164,9 @@ mod tests {
         ]);
         let parsed = |text: &str| {
             let order = Order::parse(text, &schema);
-            order.map(|order| (order.column, order.descending)).map_err(|error| error.to_string())
+            order
+                .map(|order| (order.column, order.descending))
+                .map_err(|error| format!("{error:?}"))
         };
         assert_eq!(parsed("n"), Ok((0, false)));
         assert_eq!(parsed("n:asc"), Ok((0, false)));

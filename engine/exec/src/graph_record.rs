@@ -37,11 +37,11 @@ struct PlannedNode {
     device: String,
     /// Per output port: the schema of a table, encoded; none of an artifact.
     outputs: Vec<Option<String>>,
-    inputs: Vec<Input>,
+    inputs: Vec<PlannedEdge>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-struct Input {
+struct PlannedEdge {
     /// Index into `nodes`.
     from: usize,
     output: usize,
@@ -93,12 +93,12 @@ impl GraphRecord {
             let node = graph.node(*index);
             let is_it =
                 |stage: &&Arc<StageInfo>| Arc::ptr_eq(stage, &node.stage) || **stage == node.stage;
-            let known = stages.iter().position(|stage| is_it(&stage));
+            let known = stages.iter().position(is_it);
             let stage = known.unwrap_or_else(|| {
                 stages.push(&node.stage);
                 stages.len() - 1
             });
-            let inputs = graph.inputs(*index).into_iter().map(|(from, edge)| Input {
+            let inputs = graph.inputs(*index).into_iter().map(|(from, edge)| PlannedEdge {
                 from: places[&from.node],
                 output: edge.output,
                 input: edge.input,
@@ -148,10 +148,11 @@ impl GraphRecord {
             let stage = stages.get(node.stage).ok_or_else(|| unreadable("a node has no stage"))?;
             let outputs = node.outputs.iter().map(|schema| schema.as_deref().map(decode));
             let outputs = outputs.map(Option::transpose).collect::<Result<_>>()?;
-            let edges =
-                node.inputs.into_iter().map(|Input { from, output, input, label, position }| {
+            let edges = node.inputs.into_iter().map(
+                |PlannedEdge { from, output, input, label, position }| {
                     (from, Edge { output, input, label, position })
-                });
+                },
+            );
             let planned = Node {
                 name: node.name,
                 stage: Arc::clone(stage),

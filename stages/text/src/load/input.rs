@@ -132,7 +132,7 @@ impl File {
 #[derive(Clone, Debug)]
 pub(super) struct Files {
     pub(super) format: Format,
-    pub(super) files: Vec<File>,
+    pub(super) list: Vec<File>,
     /// What decides the rows beside the bytes of the files. The names within a directory are part of its content; those of
     /// other files are not.
     pub(super) fingerprint: String,
@@ -165,7 +165,7 @@ impl Files {
         if told.iter().any(|partitions| !partitions.is_empty()) {
             fingerprint += &format!(" {}", serde_json::json!(told));
         }
-        Ok(Self { format, files, fingerprint })
+        Ok(Self { format, list: files, fingerprint })
     }
 }
 

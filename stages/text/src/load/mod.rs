@@ -241,7 +241,8 @@ impl Load {
         keep: Option<&Expr>,
         naming: &Naming,
     ) -> Result<(Box<dyn Source>, usize, String)> {
-        let Files { format, files, fingerprint } = Files::resolve(&config.from, config.format)?;
+        let Files { format, list: files, fingerprint } =
+            Files::resolve(&config.from, config.format)?;
         let wanted: Option<HashSet<String>> = naming.wanted().map(|names| {
             let conditions = keep.into_iter().flat_map(Expr::columns);
             names.chain(conditions).map(str::to_owned).collect()
