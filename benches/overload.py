@@ -5,7 +5,8 @@
 
 First the capacity: --clients ask for a row each, again as soon as they have an answer. Then --times as many requests come at even
 distances, whether or not there were answers, over a pool of connections. Prints a line of JSON: rows a second of both, their
-ratio (goodput), the milliseconds that refusals and answers took, statuses, and with --pid the growth of the process's memory.
+ratio (goodput), the milliseconds that refusals and answers took, statuses, and with --pid the growth of the process's memory, also
+for each connection that has asked once and waits.
 """
 
 import argparse
@@ -105,6 +106,22 @@ async def overload(host, port, request, rate, seconds, connections):
     return took, answered / lasted, lasted
 
 
+async def idle(host, port, connections, pid):
+    """KiB that a connection costs which has had an answer and waits."""
+    kept, before = [], memory(pid)
+    for _ in range(connections):
+        kept.append(await connect(host, port, []))
+        # One after the other: what many need at a time stays with the process.
+        answered = asyncio.get_running_loop().create_future()
+        kept[-1].ask(b"GET /v1/info HTTP/1.1\r\nHost: localhost\r\n\r\n", answered.set_result)
+        await answered
+    await asyncio.sleep(1)
+    grown = memory(pid) - before
+    for client in kept:
+        client.transport.close()
+    return 1024 * grown / connections
+
+
 def memory(pid):
     status = pathlib.Path(f"/proc/{pid}/status").read_text()
     return int(status.split("VmRSS:")[1].split()[0]) / 1024
@@ -130,6 +147,7 @@ def main():
     head = b"POST /v1/rows HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
     bodies = (json.dumps({"rows": [{"_id": f"row-{number}", **json.loads(args.row)}]}).encode() for number in range(5000))
     request = itertools.cycle([head % (len(body), body) for body in bodies])
+    waiting = asyncio.run(idle(host, port, args.connections, args.pid)) if args.pid else None
     carried = asyncio.run(capacity(host, port, request, args.clients, args.seconds))
     before = memory(args.pid) if args.pid else None
     took, rate, lasted = asyncio.run(overload(host, port, request, carried * args.times, args.seconds, args.connections))
@@ -142,7 +160,7 @@ def main():
         "refusals_ms": {"p50": percentile(took[429], 0.5), "p99": percentile(took[429], 0.99)},
         "answers_ms": {"p50": percentile(took[200], 0.5), "p99": percentile(took[200], 0.99)},
         "statuses": {str(status): len(times) for status, times in sorted(took.items()) if times},
-        **({"memory_mib": [round(before, 1), round(memory(args.pid), 1)]} if args.pid else {}),
+        **({"memory_mib": [round(before, 1), round(memory(args.pid), 1)], "idle_kib": round(waiting, 1)} if args.pid else {}),
     }))
 
 

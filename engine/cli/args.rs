@@ -297,6 +297,9 @@ pub(crate) struct ShowArgs {
     /// The last rows, this many.
     #[arg(long, value_name = "N", conflicts_with_all = ["offset", "limit"])]
     pub(crate) tail: Option<u64>,
+    /// In the order of a column, such as `stsb` or `stsb:desc`: the first 10,000 rows at most. Missing values come last.
+    #[arg(long, value_name = "COLUMN[:desc]", conflicts_with = "tail")]
+    pub(crate) sort: Option<String>,
     /// Only these columns, in this order.
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub(crate) columns: Vec<String>,
@@ -448,6 +451,9 @@ pub(crate) struct ReportArgs {
     /// Compare with what this run left; the start of its name is enough. `paraloom runs` lists them.
     #[arg(long, value_name = "RUN")]
     pub(crate) against: Option<String>,
+    /// On what this run left, whatever has become of the pipeline and its files since; the start of its name is enough.
+    #[arg(long, value_name = "RUN")]
+    pub(crate) run: Option<String>,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -478,6 +484,9 @@ pub(crate) struct TraceArgs {
     pub(crate) node: String,
     /// The row's `_id`, or the start of it.
     pub(crate) row: String,
+    /// As this run left it, whatever has become of the pipeline and its files since; the start of its name is enough.
+    #[arg(long, value_name = "RUN")]
+    pub(crate) run: Option<String>,
     /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,

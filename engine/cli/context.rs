@@ -54,10 +54,10 @@ fn isolation() -> Result<Isolation> {
         _ => std::env::current_exe()?,
     };
     let arguments = vec!["stage-process".into()];
-    Ok(Isolation { program, arguments, still_waiting })
+    Ok(Isolation { program, arguments, tell })
 }
 
-fn still_waiting(text: &str) {
+fn tell(text: &str) {
     render::note(&render::printable(text));
 }
 

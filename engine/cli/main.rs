@@ -9,6 +9,7 @@ mod commands;
 mod context;
 mod environment;
 mod error;
+mod finished;
 mod hub;
 mod out;
 mod place;

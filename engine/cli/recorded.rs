@@ -1,10 +1,12 @@
 //! Results of an earlier run, found by the record of that run; the pipeline and its files are not read.
 
 use paraloom_exec::{Content, NodeRecord, OutputRecord, PortResult, RunRecord, TableRef};
+use paraloom_pipeline::Graph;
 use paraloom_store::Store;
 
 use crate::args::PipelineArgs;
-use crate::error::{CliError, Result};
+use crate::commands::started;
+use crate::error::{CliError, NODE_FAILED, Result};
 use crate::place;
 
 /// The store of a pipeline, whose file may be missing or invalid.
@@ -52,6 +54,24 @@ pub(crate) fn table(store: &Store, run: &str, name: &str) -> Result<TableRef> {
     }
 }
 
+/// The graph that the run called `run` was of.
+pub(crate) fn graph(store: &Store, run: &str) -> Result<Graph> {
+    RunRecord::graph(store, run)?.ok_or_else(|| {
+        CliError::usage(format!("run {run} has no record of its pipeline")).hint(
+            "it is of an earlier version of paraloom; `show --run` and `export --run` need none",
+        )
+    })
+}
+
+/// The variables that a run was given, and the text of its pipeline.
+pub(crate) fn pipeline(store: &Store, run: &str) -> Result<(Vec<(String, String)>, String)> {
+    let found = store.runs()?.into_iter().find(|found| found.id == run);
+    let set = found.as_ref().and_then(started).map(|(_, set)| set).unwrap_or_default();
+    let text =
+        found.and_then(|found| std::fs::read_to_string(found.dir.join("pipeline.yaml")).ok());
+    Ok((set.into_iter().collect(), text.unwrap_or_default()))
+}
+
 /// The first output called `name` that `fits`, in the results of the run called `run`.
 pub(crate) fn output(
     store: &Store,
@@ -62,5 +82,12 @@ pub(crate) fn output(
     let record = record(store, run)?;
     let (node, output): (&NodeRecord, &OutputRecord) =
         record.output(name, fits).map_err(|what| CliError::usage(format!("{what} (run {run})")))?;
+    if !node.is_there(store)? {
+        let message =
+            format!("what run {run} left of `{}` is not in the store any more", node.node);
+        return Err(
+            CliError::new(NODE_FAILED, message).hint("`gc` removed it; `pin` keeps results")
+        );
+    }
     Ok(node.result(store, output)?)
 }

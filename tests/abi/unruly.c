@@ -55,6 +55,8 @@ static int overflow(volatile int depth) {
 
 __attribute__((constructor)) static void load(void) {
   const char* how = getenv("UNRULY_LOAD");
+  if (how && !strcmp(how, "flood"))
+    for (int line = 0; line < 200000; line++) fprintf(stderr, "load %d\n", line);
   if (!how || strcmp(how, "hang")) return;
   fprintf(stderr, "process %d\n", (int)getpid());
   for (;;) sleep(1);
@@ -118,6 +120,7 @@ static void misbehave(const struct unruly* unruly, const char* when) {
     putchar('\n');
     fflush(stdout);
   }
+  if (HOW("say")) unruly->host->log(unruly->host->ctx, PARALOOM_LOG_ERROR, (struct paraloom_str)PARALOOM_STR("it panicked"));
   if (HOW("wait"))
     while (!unruly->host->is_cancelled(unruly->host->ctx)) usleep(1000);
 #undef HOW

@@ -143,6 +143,8 @@ def hub_client(server):
     drawn = [client.text_generation(TEXT, do_sample=True, temperature=1.5, top_k=100, top_p=0.9, seed=seed) for seed in (1, 2, 3, 1)]
     holds(drawn[0] == drawn[3] and len(set(drawn)) > 1, "seeds")
     equal(client.text_generation(TEXT, do_sample=False), client.text_generation(TEXT, do_sample=False, seed=5), "greedy")
+    equal("".join(client.text_generation(TEXT, stream=True)), text, "a stream")
+    refused("details of a stream", lambda: client.text_generation(TEXT, stream=True, details=True), "details")
     for name, value in {"details": True, "watermark": True, "typical_p": 0.9, "stop": ["x"], "best_of": 2, "return_full_text": True}.items():
         refused(name, lambda name=name, value=value: client.text_generation(TEXT, **{name: value}), name)
     status, _, text = server.ask("/models/any/name", {"inputs": [TEXT, "costs fell"], "parameters": {"num_return_sequences": 2}})
@@ -167,14 +169,15 @@ def formats(server):
     holds(status == 200 and "<script" not in text and "max_new_tokens" in text, "the documentation")
 
 
-def fuzz(python, server):
+def fuzz(python, server, folder):
     """Requests made up from the description: none may make the server fail, and answers are as described."""
     command = [
         str(pathlib.Path(python).parent / "schemathesis"), "run", server.url + "/openapi.json", "--max-examples", "40",
         "--checks", "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance",
         "--phases", "examples,coverage,fuzzing", "--seed", "5", "--no-color", "--generation-allow-x00", "true",
     ]
-    ran = subprocess.run(command, capture_output=True, text=True)
+    # In this folder it leaves what it has found.
+    ran = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     if ran.returncode != 0:
         sys.exit(f"schemathesis:\n{ran.stdout[-6000:]}{ran.stderr[-2000:]}")
 
@@ -196,7 +199,7 @@ def main():
             openai_client(server, "kept")
             hub_client(server)
             formats(server)
-            fuzz(sys.executable, server)
+            fuzz(sys.executable, server, folder)
     print("openai, huggingface_hub and schemathesis get what they expect")
 
 

@@ -101,7 +101,7 @@ fn unruly(project: &Project, isolated: bool) -> Host {
     let isolation = || Isolation {
         program: PathBuf::from(env!("CARGO_BIN_EXE_paraloom")),
         arguments: vec!["stage-process".into()],
-        still_waiting: |_| {},
+        tell: |_| {},
     };
     let mut host = Host::new(isolated.then(isolation));
     host.load(&c_library(project, "unruly"), Origin::Foreign).expect("it was just compiled");
@@ -402,7 +402,7 @@ fn a_process_of_another_protocol_is_refused() {
     ] {
         let program = PathBuf::from("/bin/sh");
         let arguments = vec!["-c".into(), format!("{script}; sleep 30").into()];
-        let mut host = Host::new(Some(Isolation { program, arguments, still_waiting: |_| {} }));
+        let mut host = Host::new(Some(Isolation { program, arguments, tell: |_| {} }));
         let error = host.load(&library, Origin::Foreign).expect_err(expected).to_string();
         assert!(error.contains(expected), "{error}");
     }

@@ -136,7 +136,7 @@ fn ended_while_it_waits(with: &str, load: &str, what: &str, sent: i32) {
     let mut process = None;
     let lines = BufReader::new(run.stderr.as_mut().expect("piped")).lines();
     for line in lines.map_while(Result::ok) {
-        if let Some(number) = line.strip_prefix("process ") {
+        if let Some(number) = line.strip_prefix("libunruly.so: process ") {
             process = Some(Path::new("/proc").join(number));
         }
         if line.contains("still waiting") {
@@ -212,6 +212,61 @@ fn a_flood_is_bounded() {
         let left_out = events.contains("lines left out") || how == "long line";
         assert!(left_out, "{how}: {events}");
     }
+}
+
+/// Also where there is no node yet whose log it could go to.
+#[test]
+fn a_flood_before_the_work_is_bounded() {
+    for (with, load, first, last) in [
+        ("how: flood, when: plan", "", "libunruly.so: line 0\n", "line 199999\n"),
+        ("how: not", "flood", "libunruly.so: load 0\n", "load 199999\n"),
+    ] {
+        let project = unruly(with);
+        let mut run = project.command(&with_stages(&["plan", "p.yaml"]));
+        let output = run.env("UNRULY_LOAD", load).output().expect("the binary runs");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{}", &said[..said.len().min(1000)]);
+        assert!(said.len() < 1 << 18, "{with}: {} bytes", said.len());
+        assert!(said.contains(first) && said.contains(last), "{with}");
+        assert!(said.contains("lines left out"), "{with}");
+    }
+}
+
+/// What a stage says while it is closed, such as that its destructor panicked, is told, and its rows are done.
+#[test]
+fn what_is_said_at_the_end_is_told() {
+    let project = unruly("how: say, when: close");
+    let events = project.ok(&with_stages(&["run", "p.yaml", "--json"]));
+    let place = |text: &str| events.find(text).unwrap_or_else(|| panic!("no {text}: {events}"));
+    let said =
+        place("\"event\":\"log\",\"node\":\"n\",\"level\":\"error\",\"message\":\"it panicked\"");
+    assert!(said > place("\"event\":\"part\",\"node\":\"n\",\"rows\":2"), "{events}");
+    assert!(said < place("\"event\":\"node_finished\",\"node\":\"n\""), "{events}");
+    place("\"event\":\"run_finished\",\"outcome\":\"done\"");
+}
+
+/// Nothing can end a thread: the first signal says so, the second ends the run, and what was done stays.
+#[test]
+fn a_second_signal_ends_what_hangs_in_the_engine() {
+    let project = unruly("how: hang, when: map");
+    let mut run = project.command(&with_stages(&["run", "p.yaml", "--json", "--in-process"]));
+    let mut run = run.stdout(Stdio::piped()).spawn().expect("the binary runs");
+    let mut lines = BufReader::new(run.stdout.take().expect("piped")).lines();
+    let mut wait_for = |text: &str| {
+        let found = lines.any(|line| line.expect("text").contains(text));
+        assert!(found, "{text}");
+    };
+    // The stage prints it, and no event does.
+    wait_for("process ");
+    signal(&run, libc::SIGINT);
+    wait_for("a second signal ends the run at once");
+    signal(&run, libc::SIGINT);
+    let asked = Instant::now();
+    assert_eq!(run.wait().expect("it ends").code(), Some(130));
+    assert!(asked.elapsed() < Duration::from_secs(2));
+    project.write("p.yaml", &pipeline("how: not"));
+    let again = project.transcript(&with_stages(&["run", "p.yaml"]));
+    assert!(again.starts_with("exit 0") && again.contains("cached rows"), "{again}");
 }
 
 #[test]

@@ -218,3 +218,22 @@ fn clocks_and_time_zones_mean_nothing() {
         assert!(rows.contains(verb), "{rows}");
     }
 }
+
+/// The name of a file is in no key, but for the folders that become columns.
+#[test]
+fn a_folder_that_a_pattern_stands_for_decides() {
+    let project = Project::new(
+        "paraloom: 1\nnodes:\n  rows: { stage: load, with: { from: 'data/*/a.csv' } }\n",
+    );
+    let write = |folder: &str| {
+        std::fs::create_dir_all(project.file(&format!("data/{folder}"))).expect("it is ours");
+        project.write(&format!("data/{folder}/a.csv"), "text\nx\n");
+        let said = project.transcript(&["run", "p.yaml", "--json"]);
+        let shown = project.ok(&["show", "p.yaml", "rows", "--csv", "--columns", "text,year"]);
+        std::fs::remove_dir_all(project.file(&format!("data/{folder}"))).expect("it is ours");
+        (said.contains("node_finished"), shown)
+    };
+    assert_eq!(write("year=2024"), (true, "text,year\nx,2024\n".to_owned()));
+    assert_eq!(write("year=2025"), (true, "text,year\nx,2025\n".to_owned()));
+    assert_eq!(write("year=2024"), (false, "text,year\nx,2024\n".to_owned()));
+}

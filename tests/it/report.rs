@@ -212,6 +212,14 @@ fn two_runs_are_compared() {
             .any(|row| row[0].starts_with("paraphrases") && row[1].ends_with("11 rows reused")),
         "{rows:?}"
     );
+    // The page of then: with its variables and its pipeline, and without what came later.
+    let then = report(&project, &["--run", &run]);
+    assert_sound(&then);
+    assert!(plain(&then).contains(&run) && then.contains("9 of 9 nodes are done"));
+    assert!(section(&then, "data").contains("sales rose") && !then.contains("sales soared"));
+    assert!(!then.contains("steps=9") && page.contains("steps=9"));
+    let times = work(&then);
+    assert!(times.iter().all(|row| row[2].is_empty()), "nothing was reused then: {times:?}");
     // The other run is drawn too.
     assert!(section(&page, "training").contains("class=\"before\""), "the loss of then");
     let refused = project.transcript(&["report", "p.yaml", "--against", "19"]);

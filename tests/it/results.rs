@@ -38,6 +38,24 @@ fn any_rows_and_columns_can_be_shown() {
     for (args, rows) in cases {
         assert_eq!(numbers(args), rows, "{args:?}");
     }
+    let sorted: [(&[&str], &str); 5] = [
+        (&["--sort", "n:desc"], "9 8 7 6 5 4 3 2 1 0"),
+        (&["--sort", "n:desc", "--offset", "2", "--limit", "3"], "7 6 5"),
+        (&["--sort", "text", "--limit", "2"], "0 1"),
+        (&["--sort", "text:desc", "--where", "n < 4"], "3 2 1 0"),
+        (&["--sort", "n", "--offset", "99"], ""),
+    ];
+    for (args, rows) in sorted {
+        assert_eq!(numbers(args), rows, "{args:?}");
+    }
+    let refused =
+        project.transcript(&["show", "p.yaml", "rows", "--sort", "n", "--limit", "10001"]);
+    assert!(
+        refused.starts_with("exit 2") && refused.contains("the first 10000 rows at most"),
+        "{refused}"
+    );
+    let unknown = project.transcript(&["show", "p.yaml", "rows", "--sort", "m:desc"]);
+    assert!(unknown.contains("there is no column `m`"), "{unknown}");
     assert_eq!(project.ok(&["show", "p.yaml", "rows", "--csv", "--limit", "0"]), "_id,n,text\n");
     let table = project.ok(&["show", "p.yaml", "rows", "--columns", "text,n", "--limit", "20000"]);
     assert_eq!(table.lines().count(), 12, "{table}");
@@ -49,6 +67,11 @@ fn any_rows_and_columns_can_be_shown() {
 fn what_a_run_has_left_can_be_seen_later() {
     let project = project();
     let before = project.ok(&["show", "p.yaml", "many", "--csv"]);
+    let id =
+        before.lines().nth(1).and_then(|line| line.split(',').next()).expect("a row").to_owned();
+    let trace = ["trace", "p.yaml", "many", &id];
+    let (traced, traced_json) =
+        (project.ok(&trace), project.ok(&[&trace[..], &["--json"]].concat()));
     let runs = project.ok(&["runs"]);
     let run = runs.split(' ').next().expect("its name");
     project.ok(&["run", "p.yaml", "--set", "least=5"]);
@@ -57,8 +80,35 @@ fn what_a_run_has_left_can_be_seen_later() {
     assert!(project.transcript(&["show", "p.yaml", "many"]).starts_with("exit 2"));
     assert_eq!(project.ok(&["show", "p.yaml", "many", "--csv", "--run", run]), before);
     assert_eq!(project.ok(&["export", "p.yaml", "many", "--to", "-", "--run", run]), before);
+    assert_eq!(project.ok(&[&trace[..], &["--run", run]].concat()), traced);
+    assert_eq!(project.ok(&[&trace[..], &["--json", "--run", run]].concat()), traced_json);
+    let report = project.ok(&["report", "p.yaml", "--to", "-", "--run", run]);
+    assert!(report.contains("2 of 2 nodes are done") && report.contains("<code>n &gt;= 3</code>"));
+    std::fs::remove_file(project.file("p.yaml")).expect("it is ours");
+    assert_eq!(project.ok(&[&trace[..], &["--run", run]].concat()), traced);
     let unknown = project.transcript(&["show", "p.yaml", "many", "--run", "1999"]);
     assert!(unknown.starts_with("exit 2") && unknown.contains("no run `1999`"), "{unknown}");
+}
+
+/// What `gc` has removed is told as that, and what is left can be looked at.
+#[test]
+fn what_is_gone_of_a_run_is_named() {
+    let project = project();
+    let runs = project.ok(&["runs"]);
+    let run = runs.split(' ').next().expect("its name");
+    project.ok(&["run", "p.yaml", "--set", "least=5"]);
+    let ids = project.ok(&["show", "p.yaml", "rows", "--csv", "--columns", "_id", "--tail", "1"]);
+    let id = ids.lines().nth(1).expect("a row");
+    project.ok(&["gc", "p.yaml", "--set", "least=5", "--delete"]);
+    for command in [&["show", "p.yaml", "many"][..], &["trace", "p.yaml", "many", id]] {
+        let said = project.transcript(&[command, &["--run", run]].concat());
+        let names = format!("what run {run} left of `many` is not in the store any more");
+        assert!(said.starts_with("exit 1") && said.contains(&names), "{said}");
+    }
+    let said = project.transcript(&["trace", "p.yaml", "rows", id, "--run", run]);
+    assert!(said.starts_with("exit 0") && said.contains("`gc` has removed what run"), "{said}");
+    let report = project.ok(&["report", "p.yaml", "--to", "-", "--run", run]);
+    assert!(report.contains("1 of 2 nodes are done"));
 }
 
 #[test]

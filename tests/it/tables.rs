@@ -89,7 +89,7 @@ fn rows_are_sorted_out_and_none_is_lost() {
 fn what_is_wrong_is_told_where_it_stands() {
     let project = project();
     let wrong = PIPELINE
-        .replace("lower(source)", "lower(sorce)")
+        .replace("lower(source), lower(text)", "lower(sorce), lower(txet)")
         .replace("by: [text], near: 0.8", "by: [txt], near: 80")
         .replace("per: source", "pro: source")
         .replace("share: 0.5", "share: half");

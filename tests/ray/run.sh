@@ -38,20 +38,7 @@ node 127.0.0.6 --address="127.0.0.4:$gcs"
 last_node=${started[-1]}
 
 cp -r "$repository/pipelines/quickstart-base" "$repository/pipelines/corpus" .
-cat >p.yaml <<'YAML'
-paraloom: 1
-name: on-ray
-nodes:
-  base: { stage: model, with: { from: quickstart-base } }
-  corpus: { stage: load, with: { from: corpus/business.csv, columns: { text: source } } }
-  written:
-    stage: generate
-    part_rows: 8
-    inputs: { model: base, rows: corpus }
-    with: { prefix: "paraphrase: ", beam: { beams: 16 }, max_new_tokens: 48 }
-  similarity: { stage: score-stsb, inputs: { model: base, rows: written } }
-  grammar: { stage: score-cola, inputs: { model: base, rows: similarity } }
-YAML
+cp "$repository/tests/cluster.yaml" p.yaml
 "$paraloom" run p.yaml --threads 1 2>local.log
 "$paraloom" export p.yaml grammar --to expected.csv
 on_ray() { "$paraloom" run p.yaml --on ray --address "$address" --python "$venv/bin/python" --workers 3 "$@"; }

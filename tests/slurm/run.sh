@@ -59,23 +59,11 @@ ready || { cat controller.log slurmctld.log ./*.log; echo "Slurm does not start"
 echo "ok: three nodes ($SECONDS s)"
 
 cp -r "$repository/pipelines/quickstart-base" "$repository/pipelines/corpus" .
-cat >p.yaml <<'YAML'
-paraloom: 1
-name: on-slurm
-nodes:
-  base: { stage: model, with: { from: quickstart-base } }
-  corpus: { stage: load, with: { from: corpus/business.csv, columns: { text: source } } }
-  written:
-    stage: generate
-    part_rows: 8
-    inputs: { model: base, rows: corpus }
-    with: { prefix: "paraphrase: ", beam: { beams: 16 }, max_new_tokens: 48 }
-  similarity: { stage: score-stsb, inputs: { model: base, rows: written } }
-YAML
+cp "$repository/tests/cluster.yaml" p.yaml
 "$bin/paraloom" run p.yaml --store local --threads 1 2>local.log
-"$bin/paraloom" export p.yaml similarity --store local --to expected.csv
+"$bin/paraloom" export p.yaml grammar --store local --to expected.csv
 check() {
-  "$bin/paraloom" export p.yaml similarity --store "$1" --to "$1.csv"
+  "$bin/paraloom" export p.yaml grammar --store "$1" --to "$1.csv"
   cmp expected.csv "$1.csv"
   echo "ok: $2 ($SECONDS s)"
 }

@@ -106,8 +106,10 @@ struct paraloom_error {
   uint32_t flags;
   struct paraloom_str message; /* one line, for a person */
   /* A JSON object, or empty. Known members: "pointer" (JSON pointer into the
-   * configuration), "input" (name of an input port), "hint", "causes" (array of
-   * strings), "location" (source file and line of a panic). */
+   * configuration), "input" (name of an input port), "hint", "spans" (the errors one
+   * by one in the text that "pointer" names: array of objects with "start" and "end",
+   * its bytes, "message" and "hint"), "causes" (array of strings), "location" (source
+   * file and line of a panic). */
   struct paraloom_str detail;
   void (*release)(struct paraloom_error*);
   void* private_data;

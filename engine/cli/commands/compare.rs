@@ -3,11 +3,11 @@
 //! Tables are read part by part, in several passes; identical parts are skipped. State per row is in a [`RowTable`], whose memory
 //! is bounded, so tables of any size can be compared.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch, StringArray, UInt32Array};
-use arrow::compute::{concat_batches, filter_record_batch, take_record_batch};
+use arrow::compute::{filter_record_batch, take_record_batch};
 use arrow::datatypes::{DataType, Field, Schema};
 use paraloom_exec::TableRef;
 use paraloom_store::{Digest, RowDigest, RowTable, row_digests};
@@ -174,25 +174,11 @@ impl<'a> Comparison<'a> {
 
     /// The rows with these numbers as they were.
     fn rows_before(&self, places: &[u64]) -> Result<RecordBatch> {
-        // By part, so that each is read once: where its rows belong, and which they are.
-        let mut wanted: BTreeMap<usize, Vec<(u32, u32)>> = BTreeMap::new();
-        for (at, place) in (0..).zip(places) {
-            let part = self.starts.partition_point(|start| start <= place).saturating_sub(1);
-            wanted.entry(part).or_default().push((at, (place - self.starts[part]) as u32));
-        }
-        let (mut found, mut order) = (Vec::new(), vec![0; places.len()]);
-        let mut count = 0;
-        for (part, rows) in wanted {
-            let part = self.before.entry.read_part(&self.before.parts[part])?;
-            let numbers: UInt32Array = rows.iter().map(|(_, row)| Some(*row)).collect();
-            found.push(take_record_batch(&part, &numbers)?);
-            for (at, _) in rows {
-                order[at as usize] = count;
-                count += 1;
-            }
-        }
-        let found = concat_batches(&self.before.schema, &found)?;
-        Ok(take_record_batch(&found, &UInt32Array::from(order))?)
+        let place = |number: &u64| {
+            let part = self.starts.partition_point(|start| start <= number).saturating_sub(1);
+            (part, (number - self.starts[part]) as u32)
+        };
+        Query::all(self.before).rows_at(&places.iter().map(place).collect::<Vec<_>>())
     }
 
     /// The columns whose values differ in a row as it was and as it is: their names and both numbers.

@@ -12,6 +12,7 @@ mod init;
 mod json;
 mod new_stage;
 mod on_ray;
+mod order;
 mod plan;
 mod publish;
 mod query;
@@ -33,7 +34,9 @@ mod try_node;
 pub(crate) use formats::Format;
 pub(crate) use gc::age;
 pub(crate) use publish::PublishArgs;
+pub(crate) use query::find_table;
 pub(crate) use run::find_node;
+pub(crate) use status::started;
 
 use std::process::ExitCode;
 

@@ -1,7 +1,10 @@
 //! Streams rows of a table part by part, in constant memory.
 
-use arrow::array::RecordBatch;
-use arrow::compute::filter_record_batch;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, AsArray, BooleanArray, RecordBatch, UInt32Array};
+use arrow::compute::{concat_batches, filter, filter_record_batch, take_record_batch};
 use arrow::datatypes::{Schema, SchemaRef};
 use paraloom_exec::{Found, Lookup, PortResult, TableRef};
 use paraloom_expr::Expr;
@@ -52,10 +55,21 @@ impl<'a> Query<'a> {
 
     fn plan(&mut self) {
         self.read.clone_from(&self.columns);
-        let needed = self.condition.map(Expr::columns).unwrap_or_default();
-        self.read.extend(needed.iter().filter_map(|name| self.table.schema.index_of(name).ok()));
+        self.read.extend(self.needed());
         self.read.sort_unstable();
         self.read.dedup();
+    }
+
+    /// The columns that the condition is about.
+    fn needed(&self) -> Vec<usize> {
+        let names = self.condition.map(Expr::columns).unwrap_or_default();
+        names.iter().filter_map(|name| self.table.schema.index_of(name).ok()).collect()
+    }
+
+    /// Which rows meet the condition; none where there is no condition. It was checked against their columns.
+    fn passes(&self, rows: &RecordBatch) -> Result<Option<BooleanArray>> {
+        let passes = self.condition.map(|condition| condition.evaluate(rows)).transpose();
+        passes.map_err(|error| CliError::usage(error.to_string()))
     }
 
     /// The schema of the rows.
@@ -93,20 +107,57 @@ impl<'a> Query<'a> {
         })
     }
 
+    /// How many parts the table has.
+    pub(crate) fn parts(&self) -> usize {
+        self.table.parts.len()
+    }
+
+    /// Of the rows of a part that meet the condition: which they are, and their values in a column.
+    pub(crate) fn column_of(&self, part: usize, column: usize) -> Result<(UInt32Array, ArrayRef)> {
+        let mut read = self.needed();
+        read.push(column);
+        read.sort_unstable();
+        read.dedup();
+        let rows = self.table.entry.read_part_columns(&self.table.parts[part], &read)?;
+        let values = Arc::clone(rows.column(read.binary_search(&column).unwrap_or_default()));
+        let all = UInt32Array::from_iter_values(0..rows.num_rows() as u32);
+        let Some(passes) = self.passes(&rows)? else { return Ok((all, values)) };
+        let places = filter(&all, &passes)?.as_primitive().clone();
+        Ok((places, filter(&values, &passes)?))
+    }
+
+    /// The rows at some places, each a part and a row in it, in that order. Each part is read once.
+    pub(crate) fn rows_at(&self, places: &[(usize, u32)]) -> Result<RecordBatch> {
+        // By part: which rows, and where they belong.
+        let mut wanted: BTreeMap<usize, Vec<(u32, u32)>> = BTreeMap::new();
+        for (at, (part, row)) in (0..).zip(places) {
+            wanted.entry(*part).or_default().push((at, *row));
+        }
+        let all = Self::all(self.table).columns(self.columns.clone());
+        let (mut found, mut order) = (Vec::new(), vec![0; places.len()]);
+        let mut count = 0;
+        for (part, rows) in wanted {
+            let numbers: UInt32Array = rows.iter().map(|(_, row)| Some(*row)).collect();
+            found.push(take_record_batch(&all.part(&self.table.parts[part])?, &numbers)?);
+            for (at, _) in rows {
+                order[at as usize] = count;
+                count += 1;
+            }
+        }
+        let found = concat_batches(&self.schema()?, &found)?;
+        Ok(take_record_batch(&found, &UInt32Array::from(order))?)
+    }
+
     /// The rows of a part that meet the condition.
     pub(crate) fn part(&self, part: &PartFile) -> Result<RecordBatch> {
         let rows = self.table.entry.read_part_columns(part, &self.read)?;
-        let rows = passing(rows, self.condition)?;
+        let rows = match self.passes(&rows)? {
+            Some(passes) => filter_record_batch(&rows, &passes)?,
+            None => rows,
+        };
         let place = |column: &usize| self.read.binary_search(column).unwrap_or_default();
         Ok(rows.project(&self.columns.iter().map(place).collect::<Vec<_>>())?)
     }
-}
-
-/// The rows that meet the condition, which was checked against their columns.
-fn passing(rows: RecordBatch, condition: Option<&Expr>) -> Result<RecordBatch> {
-    let Some(condition) = condition else { return Ok(rows) };
-    let passes = condition.evaluate(&rows).map_err(|error| CliError::usage(error.to_string()))?;
-    Ok(filter_record_batch(&rows, &passes)?)
 }
 
 /// A condition on the rows of a table.

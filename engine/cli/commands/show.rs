@@ -7,6 +7,7 @@ use paraloom_exec::{Lookup, TableRef};
 use paraloom_expr::Expr;
 
 use super::formats::Format;
+use super::order::Order;
 pub(crate) use super::query::find_table;
 use super::query::{Query, for_person, named, parse_condition};
 use crate::args::{ShowArgs, StageArgs};
@@ -43,15 +44,32 @@ pub(crate) fn run(args: &ShowArgs, stages: &StageArgs) -> Result<ExitCode> {
         (skip, limit) = (all.saturating_sub(tail), tail);
     }
     let query = Query::all(&table).columns(columns).meeting(condition.as_ref()).range(skip, limit);
+    if let Some(order) = &args.sort {
+        let order = Order::parse(order, &table.schema)?;
+        let default = for_programs.is_none().then_some(DEFAULT_LIMIT);
+        let rows = order.rows(&query, skip, args.limit.or(default))?;
+        let shown = rows.num_rows() as u64;
+        if let Some(format) = for_programs {
+            format.write(Out::stdout(), &query.schema()?, std::iter::once(Ok(rows)))?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        render::print_rows(&[rows])?;
+        tell_of_more(shown, &table, condition.as_ref());
+        return Ok(ExitCode::SUCCESS);
+    }
     if let Some(format) = for_programs {
         format.write(Out::stdout(), &query.schema()?, query.rows())?;
         return Ok(ExitCode::SUCCESS);
     }
     let shown = print(&query, limit)?;
+    tell_of_more(shown, &table, condition.as_ref());
+    Ok(ExitCode::SUCCESS)
+}
+
+fn tell_of_more(shown: u64, table: &TableRef, condition: Option<&Expr>) {
     if condition.is_none() && shown < table.rows() {
         render::note(&format!("{shown} of {} rows; --limit shows more", table.rows()));
     }
-    Ok(ExitCode::SUCCESS)
 }
 
 /// The current table, or that of a recorded run.

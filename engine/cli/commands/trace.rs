@@ -10,10 +10,9 @@ use serde_json::{Map, Value, json};
 
 use super::json::cell;
 use super::print;
-use super::query::find_table;
 use crate::args::{StageArgs, TraceArgs};
-use crate::context::Project;
 use crate::error::{CliError, Result};
+use crate::finished::Finished;
 use crate::render::printable;
 
 /// Candidates that are named where the start of an id is of several rows.
@@ -25,12 +24,10 @@ const ID: &str = "_id";
 const PARENT: &str = "_parent";
 
 pub(crate) fn run(args: &TraceArgs, stages: &StageArgs) -> Result<ExitCode> {
-    let project = Project::open(&args.pipeline, stages)?;
-    let store = project.need_store()?;
-    let graph = &project.graph;
-    let lookup = Lookup::new(graph, &project.workspace.host, Some(&store))?;
+    let finished = Finished::open(&args.pipeline, stages, args.run.as_deref())?;
+    let (graph, lookup) = (&finished.graph, finished.lookup()?);
     // An unfinished node is an error with a hint.
-    let table = find_table(graph, &lookup, &args.node)?;
+    let table = finished.table(&lookup, &args.node)?;
     let endpoint = graph.table(&args.node).map_err(CliError::usage)?;
     let row = find_by_start(&table, &args.row, &args.node)?;
     let tracer = Tracer { graph, lookup: &lookup };

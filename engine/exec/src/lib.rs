@@ -13,6 +13,7 @@ mod error;
 mod event;
 mod expect;
 mod fetch;
+mod graph_record;
 mod input;
 mod keys;
 mod locate;

@@ -1,8 +1,11 @@
 //! What a path in a pipeline means on this machine.
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use paraloom_pipeline::{Location, PlanFailure, nearest};
+
+/// What makes a path a pattern.
+const WILD: [char; 3] = ['*', '?', '['];
 
 /// The file, the directory or, of a pattern such as `data/*.csv`, the files that `text` names in the directory `dir` of the
 /// pipeline. Links are not followed: what a file is called says how it is read.
@@ -10,7 +13,7 @@ pub(crate) fn locate(dir: &Path, text: &str) -> Result<Location, PlanFailure> {
     refuse_addresses(text)?;
     let written = dir.join(text);
     let dir = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
-    let path = dir.join(text);
+    let path: PathBuf = dir.join(text).components().collect();
     if path.to_str().is_none() {
         // Stages are told of files in UTF-8.
         return Err(PlanFailure::new(format!("the path of {} is not UTF-8", path.display()))
@@ -22,7 +25,7 @@ pub(crate) fn locate(dir: &Path, text: &str) -> Result<Location, PlanFailure> {
             Err(PlanFailure::new(format!("{} is neither a file nor a directory", path.display()))
                 .hint("a pipe or a device cannot be read twice: write it to a file first"))
         }
-        Err(_) if text.contains(['*', '?', '[']) => expand(&dir, text),
+        Err(_) if text.contains(WILD) => expand(&dir, text),
         Err(error) => {
             let failure = PlanFailure::new(format!("cannot find {}: {error}", written.display()));
             Err(match near_file(&path, text) {
@@ -95,8 +98,11 @@ fn page_of_a_hub(scheme: &str, rest: &str) -> Option<String> {
     is_repository(&repository).then(|| format!("hf://{repository}{revision}"))
 }
 
-/// The files that a pattern matches, in the order of their names.
+/// The files that a pattern matches, in the order of their names. Of a file in a folder such as `year=2024` that the pattern
+/// stands for, a `/./` in the path says where the pattern begins, as for rsync.
 fn expand(dir: &Path, text: &str) -> Result<Location, PlanFailure> {
+    let is_plain = |part: &Component| !part.as_os_str().to_string_lossy().contains(WILD);
+    let fixed = dir.join(Path::new(text).components().take_while(is_plain).collect::<PathBuf>());
     // Of the directory's own name nothing is a pattern.
     let dir = glob::Pattern::escape(&dir.to_string_lossy());
     let options =
@@ -107,7 +113,7 @@ fn expand(dir: &Path, text: &str) -> Result<Location, PlanFailure> {
     for path in found {
         let path = path.map_err(|error| PlanFailure::new(format!("cannot read {error}")))?;
         if path.is_file() {
-            files.push(path);
+            files.push(marked(&fixed, path));
         }
     }
     if files.is_empty() {
@@ -115,6 +121,18 @@ fn expand(dir: &Path, text: &str) -> Result<Location, PlanFailure> {
             .hint("`*` stands for any name, `**` for any directories"));
     }
     Ok(Location::Files(files))
+}
+
+/// `path` with a mark after `fixed`, if there is a folder such as `year=2024` between.
+fn marked(fixed: &Path, path: PathBuf) -> PathBuf {
+    let below = path.strip_prefix(fixed).ok();
+    let mut folders = below.and_then(Path::parent).into_iter().flat_map(Path::components);
+    match below {
+        Some(below) if folders.any(|name| name.as_os_str().to_string_lossy().contains('=')) => {
+            fixed.join(".").join(below)
+        }
+        _ => path.components().collect(),
+    }
 }
 
 /// A file beside `path` whose name is nearly the same, as the pipeline would write it.
@@ -181,5 +199,36 @@ mod tests {
         ];
         let all: Vec<_> = texts.iter().map(|text| format!("{text}: {}", told(text))).collect();
         insta::assert_snapshot!(all.join("\n"));
+    }
+
+    #[test]
+    fn folders_that_a_pattern_stands_for_are_marked() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let root = dir.path().canonicalize().expect("it is there").join("in=side");
+        for year in ["2023", "2024"] {
+            std::fs::create_dir_all(root.join(format!("data/year={year}/de"))).expect("writable");
+            std::fs::write(root.join(format!("data/year={year}/de/a.csv")), "").expect("writable");
+        }
+        let told = |text: &str| {
+            let paths = match locate(&root, text).expect("it is there") {
+                Location::Files(paths) => paths,
+                Location::Local(path) => vec![path],
+                Location::Hub(_) => unreachable!("hubs are asked elsewhere"),
+            };
+            let below = root.display().to_string() + "/";
+            let name = |path: &PathBuf| path.display().to_string().replace(&below, "");
+            paths.iter().map(name).collect::<Vec<_>>().join(" ")
+        };
+        let (before, after) = ("data/./year=2023/de/a.csv", "data/./year=2024/de/a.csv");
+        for (text, expected) in [
+            ("data/*/de/a.csv", format!("{before} {after}")),
+            ("data/**/*.csv", format!("{before} {after}")),
+            ("data/year=202[4]/de/a.csv", after.to_owned()),
+            // What is written out is no pattern's.
+            ("data/year=2024/de/*.csv", after.replace("./", "")),
+            ("./data/year=2024/de/a.csv", after.replace("./", "")),
+        ] {
+            assert_eq!(told(text), expected, "{text}");
+        }
     }
 }

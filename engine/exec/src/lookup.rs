@@ -14,6 +14,7 @@ use petgraph::graph::NodeIndex;
 
 use crate::context::NodeContext;
 use crate::error::Result;
+use crate::record::RunRecord;
 use crate::reuse::KnownRows;
 use crate::slice::slices;
 
@@ -143,7 +144,6 @@ pub enum Found {
 /// Looks the nodes of a graph up, in order.
 #[derive(Debug)]
 pub struct Lookup<'a> {
-    host: &'a Host,
     store: Option<&'a Store>,
     digests: DigestCache,
     found: HashMap<NodeIndex, Found>,
@@ -152,18 +152,36 @@ pub struct Lookup<'a> {
 
 impl<'a> Lookup<'a> {
     /// Looks up every node of `graph` in `store`; without a store there is nothing. Writes nothing.
-    pub fn new(graph: &Graph, host: &'a Host, store: Option<&'a Store>) -> Result<Self> {
+    pub fn new(graph: &Graph, host: &Host, store: Option<&'a Store>) -> Result<Self> {
         let digests = store.map(DigestCache::load).unwrap_or_default();
         let (found, results) = (HashMap::new(), Results::default());
-        let mut lookup = Self { host, store, digests, found, results };
+        let mut lookup = Self { store, digests, found, results };
         for index in graph.order() {
-            let found = lookup.node(graph, *index)?;
-            if let Found::Complete(result) = &found {
-                lookup.results.insert(*index, result.clone());
-            }
-            lookup.found.insert(*index, found);
+            let found = lookup.node(graph, host, *index)?;
+            lookup.insert(*index, found);
         }
         Ok(lookup)
+    }
+
+    /// What a run has left of the nodes of `graph`, as far as the store still has it. No file that the run read is looked at.
+    pub fn recorded(graph: &Graph, record: &RunRecord, store: &'a Store) -> Result<Self> {
+        let (found, results, digests) = Default::default();
+        let mut lookup = Self { store: Some(store), digests, found, results };
+        for index in graph.order() {
+            let found = match record.node(&graph.node(*index).name) {
+                Some(node) if node.is_there(store)? => Found::Complete(node.results(store)?),
+                _ => Found::Unknown { waits_for: Vec::new() },
+            };
+            lookup.insert(*index, found);
+        }
+        Ok(lookup)
+    }
+
+    fn insert(&mut self, index: NodeIndex, found: Found) {
+        if let Found::Complete(result) = &found {
+            self.results.insert(index, result.clone());
+        }
+        self.found.insert(index, found);
     }
 
     /// The store that was looked at.
@@ -234,9 +252,9 @@ impl<'a> Lookup<'a> {
         Ok(Some((left, table.rows())))
     }
 
-    fn node(&mut self, graph: &Graph, index: NodeIndex) -> Result<Found> {
+    fn node(&self, graph: &Graph, host: &Host, index: NodeIndex) -> Result<Found> {
         let output = |from| self.output(from).cloned();
-        let bound = NodeContext::bind(graph, self.host, index, output, &self.digests)?;
+        let bound = NodeContext::bind(graph, host, index, output, &self.digests)?;
         let context = match bound {
             Ok(context) => context,
             Err(waits_for) => return Ok(Found::Unknown { waits_for }),

@@ -10,7 +10,8 @@ use petgraph::graph::NodeIndex;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, RunError};
-use crate::lookup::{PortResult, Results, TableRef};
+use crate::graph_record::GraphRecord;
+use crate::lookup::{NodeResult, PortResult, Results, TableRef};
 
 /// What a run has left.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -85,13 +86,26 @@ impl RunRecord {
         format!("runs/{run}/results.json")
     }
 
-    pub(crate) fn write(&self, store: &Store, run: &str) -> Result<()> {
+    /// Records what a run of `graph` has left, and the graph.
+    pub(crate) fn write(&self, graph: &Graph, store: &Store, run: &str) -> Result<()> {
+        GraphRecord::write(graph, store, run)?;
         Ok(store.write_note(&Self::place(run), self)?)
+    }
+
+    /// The graph that the run called `run` was of, to look at its results by; none of a run that was cut short, or of an
+    /// earlier version. It lacks what a run needs, such as the digests of files.
+    pub fn graph(store: &Store, run: &str) -> Result<Option<Graph>> {
+        GraphRecord::read(store, run)
     }
 
     /// What the run called `run` has left; none of a run that was cut short, or of an earlier version.
     pub fn read(store: &Store, run: &str) -> Result<Option<Self>> {
         Ok(store.read_note(&Self::place(run))?)
+    }
+
+    /// What the run has left of the node called `name`.
+    pub fn node(&self, name: &str) -> Option<&NodeRecord> {
+        self.nodes.iter().find(|node| node.node == name)
     }
 
     /// The output that `text` means, `node.port` or `node` for the first one that `fits`, with its node.
@@ -107,7 +121,7 @@ impl RunRecord {
             Some((name, port)) => (name, Some(port)),
             None => (text, None),
         };
-        let node = self.nodes.iter().find(|node| node.node == name).ok_or_else(|| {
+        let node = self.node(name).ok_or_else(|| {
             let near = nearest(name, self.nodes.iter().map(|node| node.node.as_str()));
             let near = near.map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
             format!("the run has no result of `{name}`{near}")
@@ -127,6 +141,18 @@ impl RunRecord {
 }
 
 impl NodeRecord {
+    /// Whether the store still has the result: `gc` may have removed it since.
+    pub fn is_there(&self, store: &Store) -> Result<bool> {
+        Ok(store.entry(&self.key).preimage()?.is_some())
+    }
+
+    /// All outputs as they are in the store.
+    pub(crate) fn results(&self, store: &Store) -> Result<NodeResult> {
+        let ports = self.outputs.iter().map(|output| self.result(store, output));
+        let took_ms = store.entry(&self.key).manifest()?.map(|manifest| manifest.took_ms);
+        Ok(NodeResult { key: self.key.clone(), ports: ports.collect::<Result<_>>()?, took_ms })
+    }
+
     /// An output as it is in the store.
     pub fn result(&self, store: &Store, output: &OutputRecord) -> Result<PortResult> {
         let entry = store.entry(&self.key);
@@ -145,7 +171,7 @@ impl NodeRecord {
     }
 }
 
-fn encode(schema: &SchemaRef) -> Result<String> {
+pub(crate) fn encode(schema: &SchemaRef) -> Result<String> {
     let unwritten = |error: arrow::error::ArrowError| RunError::Internal {
         what: format!("a schema cannot be written: {error}"),
     };
@@ -155,7 +181,7 @@ fn encode(schema: &SchemaRef) -> Result<String> {
     Ok(STANDARD.encode(writer.into_inner().map_err(unwritten)?))
 }
 
-fn decode(text: &str) -> Result<SchemaRef> {
+pub(crate) fn decode(text: &str) -> Result<SchemaRef> {
     let unread = |error: &dyn std::fmt::Display| RunError::Internal {
         what: format!("the record of a run has a schema that cannot be read: {error}"),
     };

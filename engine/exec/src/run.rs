@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use paraloom_host::Host;
 use paraloom_pipeline::Graph;
-use paraloom_store::{Environment, Event, Logged, Outcome, RunLog, Store, StoreError};
+use paraloom_store::{Environment, Event, LogLevel, Logged, Outcome, RunLog, Store, StoreError};
 use petgraph::graph::NodeIndex;
 
 use crate::crew::Crew;
@@ -177,7 +177,7 @@ pub fn run(
         if let Some(run) = &run {
             // What a failed run has left counts too. Without a record its results cannot be looked at later, and that is all.
             let record = RunRecord::new(graph, nodes, &results);
-            let _ = record.and_then(|record| record.write(store, run));
+            let _ = record.and_then(|record| record.write(graph, store, run));
         }
         let verdicts = outcome.and_then(|()| verdicts(job, &results, &emit));
         let is_met = |verdict: &Verdict| verdict.unmet.is_none();
@@ -237,8 +237,8 @@ fn work(
             crew.done(*node, result.clone());
         }
     }
-    let (digests, errors) = (lookup.digests(), Mutex::default());
-    let run = Run { graph, host, store, options, digests, crew, errors };
+    let (digests, errors, busy) = (lookup.digests(), Mutex::default(), Mutex::default());
+    let run = Run { graph, host, store, options, digests, crew, errors, busy };
     let (sender, receiver) = channel();
     std::thread::scope(|scope| {
         let mut workers = 0;
@@ -285,12 +285,32 @@ fn summed_up(errors: Vec<RunError>, keep_going: bool) -> Option<RunError> {
 /// How often a request to stop is noticed, and whether another process is done with what is waited for.
 const TICK: Duration = Duration::from_millis(50);
 
+/// How long a node may go on after a request to stop, until it is said what is waited for.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Of each node that does not stop: what the user can do.
+fn still_at_work(run: &Run) -> Vec<Event> {
+    let message = "still at work after it was asked to stop; a second signal ends the run at once, \
+                   and what is committed stays";
+    let told = |node: &NodeIndex| Event::Log {
+        node: run.graph.node(*node).name.clone(),
+        level: LogLevel::Warn,
+        message: message.to_owned(),
+    };
+    run.busy().iter().map(told).collect()
+}
+
 /// Passes events on until all workers have ended, and passes a request to stop to them.
 fn follow(receiver: &Receiver<Event>, run: &Run, cancel: &Cancel, emit: &(dyn Fn(Event) + Sync)) {
     let mut peaks = Peaks::default();
+    let (mut asked, mut told) = (None, false);
     loop {
         if cancel.is_set() {
             run.crew.stop();
+            let asked = asked.get_or_insert_with(Instant::now);
+            if asked.elapsed() > PATIENCE && !std::mem::replace(&mut told, true) {
+                still_at_work(run).into_iter().for_each(emit);
+            }
         }
         let received = receiver.recv_timeout(TICK);
         peaks.measure();

@@ -2,7 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::Sender;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use paraloom_host::Host;
@@ -29,6 +29,8 @@ pub(crate) struct Run<'a> {
     pub(crate) crew: Crew<Begun<'a>>,
     /// In the order in which they came.
     pub(crate) errors: Mutex<Vec<RunError>>,
+    /// The nodes that workers are at.
+    pub(crate) busy: Mutex<Vec<NodeIndex>>,
 }
 
 /// A node that has begun.
@@ -95,13 +97,19 @@ impl<'a> Run<'a> {
         while let Some((task, begun)) = self.crew.next() {
             let name = &self.graph.node(task.node).name;
             let _at_work = paraloom_alloc::at_work(name);
+            self.busy().push(task.node);
             let outcome = catch_unwind(AssertUnwindSafe(|| self.task(task, begun, events)));
+            self.busy().retain(|node| *node != task.node);
             let outcome = outcome.unwrap_or_else(|panic| Err(panicked(name, &*panic)));
             if let Err(error) = outcome {
                 self.failed(task.node, error, events);
             }
         }
         drop(self.crew.take_parked());
+    }
+
+    pub(crate) fn busy(&self) -> MutexGuard<'_, Vec<NodeIndex>> {
+        self.busy.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn failed(&self, node: NodeIndex, error: RunError, events: &Sender<Event>) {

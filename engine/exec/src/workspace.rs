@@ -123,6 +123,7 @@ impl Catalog for Workspace {
                 pointer: failure.pointer,
                 input: failure.input,
                 hint: failure.hint,
+                spans: failure.spans,
             }),
             Err(other) => Err(PlanFailure {
                 message: other.to_string(),

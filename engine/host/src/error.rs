@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use paraloom_abi::status;
+use paraloom_pipeline::FailureSpan;
 use serde::{Deserialize, Serialize};
 
 /// The result of everything that the host does.
@@ -134,6 +135,9 @@ pub struct StageFailure {
     pub input: Option<String>,
     /// The way out.
     pub hint: Option<String>,
+    /// The errors one by one, in the text that `pointer` names.
+    #[serde(default)]
+    pub spans: Vec<FailureSpan>,
     /// Source file and line of a panic.
     pub location: Option<String>,
     /// The same call may succeed when it is made again.

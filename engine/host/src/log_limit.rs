@@ -15,10 +15,13 @@ const MORE: Duration = Duration::from_secs(1);
 /// The longest line, in bytes.
 const LINE: usize = 8192;
 
-/// Services whose log takes the first lines, then one a second, and at the end the last ones. Warnings and errors are
-/// counted apart from the rest, so that they do not go under.
-pub(crate) struct Limited {
-    services: Arc<dyn Services>,
+/// Where lines go.
+type Write = Box<dyn Fn(Level, &str) + Send + Sync>;
+
+/// A log that takes the first lines, then one a second, and at the end, when it is flushed or dropped, the last ones. Warnings
+/// and errors are counted apart from the rest, so that they do not go under.
+pub(crate) struct LogLimit {
+    write: Write,
     budgets: Mutex<[Budget; 2]>,
 }
 
@@ -31,35 +34,14 @@ struct Budget {
     held: VecDeque<(Level, String)>,
 }
 
-impl Limited {
-    pub(crate) fn new(services: Arc<dyn Services>) -> Self {
+impl LogLimit {
+    pub(crate) fn new(write: impl Fn(Level, &str) + Send + Sync + 'static) -> Self {
         let budget =
             || Budget { left: FIRST, renewed: Instant::now(), dropped: 0, held: VecDeque::new() };
-        Self { services, budgets: Mutex::new([budget(), budget()]) }
+        Self { write: Box::new(write), budgets: Mutex::new([budget(), budget()]) }
     }
 
-    /// Logs the last lines, at the end of the work.
-    pub(crate) fn flush(&self) {
-        let mut budgets = self.budgets.lock().unwrap_or_else(PoisonError::into_inner);
-        for budget in &mut *budgets {
-            self.left_out(&mut budget.dropped);
-            for (level, line) in budget.held.drain(..) {
-                self.services.log(level, &line);
-            }
-        }
-    }
-
-    fn left_out(&self, lines: &mut u64) {
-        match std::mem::take(lines) {
-            0 => {}
-            1 => self.services.log(Level::Info, "... 1 line left out"),
-            lines => self.services.log(Level::Info, &format!("... {lines} lines left out")),
-        }
-    }
-}
-
-impl Services for Limited {
-    fn log(&self, level: Level, message: &str) {
+    pub(crate) fn log(&self, level: Level, message: &str) {
         let mut budgets = self.budgets.lock().unwrap_or_else(PoisonError::into_inner);
         let budget = &mut budgets[usize::from(level <= Level::Warn)];
         let renewals = budget.renewed.elapsed().as_secs() / MORE.as_secs();
@@ -80,7 +62,56 @@ impl Services for Limited {
         budget.dropped += budget.held.len() as u64;
         budget.held.clear();
         self.left_out(&mut budget.dropped);
-        self.services.log(level, &short(message));
+        (self.write)(level, &short(message));
+    }
+
+    /// Logs the last lines, at the end of the work.
+    pub(crate) fn flush(&self) {
+        let mut budgets = self.budgets.lock().unwrap_or_else(PoisonError::into_inner);
+        for budget in &mut *budgets {
+            self.left_out(&mut budget.dropped);
+            for (level, line) in budget.held.drain(..) {
+                (self.write)(level, &line);
+            }
+        }
+    }
+
+    fn left_out(&self, lines: &mut u64) {
+        match std::mem::take(lines) {
+            0 => {}
+            1 => (self.write)(Level::Info, "... 1 line left out"),
+            lines => (self.write)(Level::Info, &format!("... {lines} lines left out")),
+        }
+    }
+}
+
+impl Drop for LogLimit {
+    fn drop(&mut self) {
+        self.flush();
+    }
+}
+
+/// Services whose log is limited.
+pub(crate) struct Limited {
+    services: Arc<dyn Services>,
+    log: LogLimit,
+}
+
+impl Limited {
+    pub(crate) fn new(services: Arc<dyn Services>) -> Self {
+        let to = Arc::clone(&services);
+        Self { services, log: LogLimit::new(move |level, line| to.log(level, line)) }
+    }
+
+    /// Logs the last lines, at the end of the work.
+    pub(crate) fn flush(&self) {
+        self.log.flush();
+    }
+}
+
+impl Services for Limited {
+    fn log(&self, level: Level, message: &str) {
+        self.log.log(level, message);
     }
 
     fn progress(&self, done: u64, total: u64, unit: &str) {
@@ -129,55 +160,20 @@ fn short(line: &str) -> String {
 mod tests {
     use super::*;
 
-    #[derive(Default)]
-    struct Kept(Mutex<Vec<(Level, String)>>);
-
-    impl Services for Kept {
-        fn log(&self, level: Level, message: &str) {
-            let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            kept.push((level, message.to_owned()));
-        }
-
-        fn progress(&self, _: u64, _: u64, _: &str) {}
-
-        fn metric(&self, _: &str, _: f64, _: u64) {}
-
-        fn is_cancelled(&self) -> bool {
-            false
-        }
-
-        fn checkpoint_latest(&self) -> Result<Option<(PathBuf, u64)>, ServiceError> {
-            Ok(None)
-        }
-
-        fn checkpoint_begin(&self, _: u64) -> Result<PathBuf, ServiceError> {
-            Err(ServiceError::new("none"))
-        }
-
-        fn checkpoint_commit(&self, _: u64) -> Result<(), ServiceError> {
-            Ok(())
-        }
-
-        fn scratch_dir(&self) -> Result<PathBuf, ServiceError> {
-            Err(ServiceError::new("none"))
-        }
-
-        fn checkpoint_interval(&self) -> Duration {
-            Duration::ZERO
-        }
-    }
-
     #[test]
     fn a_flood_is_cut_in_the_middle() {
-        let kept = Arc::new(Kept::default());
-        let limited = Limited::new(Arc::clone(&kept) as _);
+        let kept = Arc::<Mutex<Vec<(Level, String)>>>::default();
+        let to = Arc::clone(&kept);
+        let limited = LogLimit::new(move |level, line| {
+            to.lock().expect("nothing panicked").push((level, line.to_owned()));
+        });
         for line in 0..100_000 {
             limited.log(Level::Info, &line.to_string());
         }
         limited.log(Level::Warn, "look here");
         limited.log(Level::Error, &"é".repeat(10_000));
-        limited.flush();
-        let kept = kept.0.lock().expect("nothing panicked");
+        drop(limited);
+        let kept = kept.lock().expect("nothing panicked");
         // One more a second, on a machine that is slow.
         assert!(kept.len() < 1200, "{}", kept.len());
         assert_eq!(kept[999], (Level::Info, "999".to_owned()));

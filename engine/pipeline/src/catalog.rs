@@ -153,6 +153,22 @@ pub struct PlanFailure {
     pub input: Option<String>,
     /// How to fix it.
     pub hint: Option<String>,
+    /// The errors one by one, in the text that `pointer` names; the message tells all of them.
+    pub spans: Vec<FailureSpan>,
+}
+
+/// An error within a text of the configuration, such as an expression.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailureSpan {
+    /// First byte of the text that it is about.
+    pub start: usize,
+    /// One past the last byte.
+    pub end: usize,
+    /// What is wrong, in the user's words.
+    pub message: String,
+    /// How to fix it.
+    #[serde(default)]
+    pub hint: Option<String>,
 }
 
 impl PlanFailure {

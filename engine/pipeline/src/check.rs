@@ -1,16 +1,17 @@
 //! Type check: every stage, port, setting and column, before anything runs.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use petgraph::graph::DiGraph;
 
-use crate::catalog::{Catalog, PlanFailure, PlanInput, PortInfo, PortKind, StageInfo};
+use crate::catalog::{Catalog, FailureSpan, PlanFailure, PlanInput, PortInfo, PortKind, StageInfo};
 use crate::config::Checker;
 use crate::diagnostic::{Diagnostic, Span};
 use crate::document::ShowDocument;
 use crate::expect::check_expect;
+use crate::expression::within;
 use crate::graph::{Edge, Endpoint, Graph, Node, Show};
 use crate::names::suggestion;
 use crate::reject::{OnError, with_port, with_rejects};
@@ -363,7 +364,7 @@ impl<'a> Pass<'a> {
         let planned = match self.catalog.plan(stage, &node.name, &config, inputs) {
             Ok(planned) => planned,
             Err(failure) => {
-                self.errors.push(diagnostic_of(failure, node));
+                self.errors.extend(diagnostics_of(failure, node));
                 return None;
             }
         };
@@ -449,6 +450,27 @@ pub fn with_id(schema: SchemaRef) -> SchemaRef {
     let id = Arc::new(Field::new(ID_COLUMN, DataType::Utf8, false));
     let fields = std::iter::once(id).chain(schema.fields().iter().cloned());
     Arc::new(Schema::new(fields.collect::<Vec<_>>()))
+}
+
+/// The diagnostics for a failed plan: one for each error within the text that the stage names, if it tells them apart.
+fn diagnostics_of(failure: PlanFailure, node: &ResolvedNode) -> Vec<Diagnostic> {
+    let pointer = failure.pointer.as_deref().filter(|pointer| exists(&node.with, pointer));
+    let located = pointer.map(|pointer| node.with.locate_tree(pointer));
+    let Some((text, whole)) = located.and_then(|tree| Some((tree.as_text()?, tree.span))) else {
+        return vec![diagnostic_of(failure, node)];
+    };
+    let place = |span: &FailureSpan| within(whole, text, (span.start, span.end));
+    let places: BTreeSet<_> = failure.spans.iter().map(place).collect();
+    // Errors that cannot be told apart by their place, as in a text with escapes, are told together.
+    if places.len() < failure.spans.len().max(1) {
+        return vec![diagnostic_of(failure, node)];
+    }
+    let spans = failure.spans.into_iter();
+    let diagnostics = spans.map(|span| {
+        let at = place(&span);
+        Diagnostic::error(span.message, at).maybe_hint(span.hint)
+    });
+    diagnostics.collect()
 }
 
 /// The diagnostic for a failed plan, at the setting or input that the stage names.

@@ -33,14 +33,15 @@ pub(crate) fn check_form(text: &str, span: Span) -> Form {
 }
 
 /// The position of a part of a scalar; of the whole scalar if the file has escapes in it or spreads it over several lines.
-fn within(span: Span, text: &str, (start, end): (usize, usize)) -> Span {
+pub(crate) fn within(span: Span, text: &str, (start, end): (usize, usize)) -> Span {
     let quotes = match (span.end - span.start).checked_sub(text.len()) {
         Some(0) => 0,
         Some(2) => 1,
         _ => return span,
     };
-    let end = end.clamp(start, text.len());
-    Span::new(span.start + quotes + start.min(end), span.start + quotes + end)
+    // A stage of others may say anything.
+    let [start, end] = [start.min(end), end].map(|at| text.floor_char_boundary(at));
+    Span::new(span.start + quotes + start, span.start + quotes + end)
 }
 
 #[cfg(test)]

@@ -131,6 +131,30 @@ impl Graph {
         Self { name, graph, order, names, ..Self::default() }
     }
 
+    /// A graph of nodes that were checked before: in topological order, each with the edges into it by the position of the node
+    /// that they come from.
+    ///
+    /// # Errors
+    /// An edge comes from a later node, or between ports that are not there.
+    pub fn assemble(name: String, nodes: Vec<(Node, Vec<(usize, Edge)>)>) -> Result<Self, String> {
+        let (mut graph, mut order) = (DiGraph::new(), Vec::with_capacity(nodes.len()));
+        for (node, edges) in nodes {
+            let (inputs, name) = (node.stage.inputs.len(), node.name.clone());
+            let to = graph.add_node(node);
+            for (from, edge) in edges {
+                let from = order.get(from).copied().filter(|from: &NodeIndex| {
+                    let outputs = graph[*from].outputs.len();
+                    edge.output < outputs && edge.input < inputs
+                });
+                let from =
+                    from.ok_or_else(|| format!("an edge into `{name}` comes from nowhere"))?;
+                graph.add_edge(from, to, edge);
+            }
+            order.push(to);
+        }
+        Ok(Self::new(name, graph, order))
+    }
+
     /// The nodes in topological order.
     pub fn order(&self) -> &[NodeIndex] {
         &self.order

@@ -24,8 +24,8 @@ mod vars;
 mod yaml;
 
 pub use catalog::{
-    Catalog, HubLocation, Location, PlanFailure, PlanInput, PlanOutput, PortInfo, PortKind,
-    RowAccount, Shape, StageInfo,
+    Catalog, FailureSpan, HubLocation, Location, PlanFailure, PlanInput, PlanOutput, PortInfo,
+    PortKind, RowAccount, Shape, StageInfo,
 };
 pub use check::{check_text, with_id};
 pub use config::{PathUse, check_value};

@@ -135,8 +135,12 @@ impl Tree {
 
     /// The position of the value that a JSON pointer leads to, or of the innermost one above it that is in the text.
     pub(crate) fn locate(&self, pointer: &str) -> Span {
+        self.locate_tree(pointer).span
+    }
+
+    /// The value that a JSON pointer names, or the last one on the way to it that is there.
+    pub(crate) fn locate_tree(&self, pointer: &str) -> &Self {
         let mut here = self;
-        let mut span = self.span;
         for step in pointer.split('/').skip(1) {
             let step = step.replace("~1", "/").replace("~0", "~");
             let next = match &here.value {
@@ -145,10 +149,10 @@ impl Tree {
                 _ => None,
             };
             match next {
-                Some(tree) => (here, span) = (tree, tree.span),
-                None => return span,
+                Some(tree) => here = tree,
+                None => return here,
             }
         }
-        span
+        here
     }
 }

@@ -1,9 +1,10 @@
 //! An [`Error`] is what a stage tells the person who runs it.
 
 use std::fmt;
+use std::ops::Range;
 
 use paraloom_abi::status;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 /// The result of everything that a stage does.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -124,6 +125,20 @@ impl Error {
     #[must_use]
     pub fn hint(self, hint: impl Into<String>) -> Self {
         self.with("hint", hint.into())
+    }
+
+    /// Tells one more error in the text that [`Error::at`] names, such as an expression: the range of its bytes, what is wrong
+    /// there, and the way out. With them the engine shows each error at its place in the pipeline; the message of the whole is
+    /// for where there is no such place, and has to tell all of them.
+    #[must_use]
+    pub fn span(mut self, bytes: Range<usize>, message: &str, hint: Option<&str>) -> Self {
+        let span =
+            json!({"start": bytes.start, "end": bytes.end, "message": message, "hint": hint});
+        let spans = self.detail.entry("spans").or_insert_with(|| Value::Array(Vec::new()));
+        if let Value::Array(spans) = spans {
+            spans.push(span);
+        }
+        self
     }
 
     /// The same call may succeed when it is made again.

@@ -6,10 +6,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
+use axum::body::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
 
 use crate::problem;
 
@@ -51,8 +52,23 @@ struct State {
     tail: [u8; 4],
     /// Whether the request has a body.
     has_body: bool,
+    /// Whether all of the request was read: one may be answered before.
+    is_read: bool,
+    /// Nothing more is answered.
+    is_ending: bool,
     /// Wakes the connection's task.
     task: Option<Waker>,
+}
+
+impl State {
+    /// When the connection is closed unless something comes.
+    fn deadline(&self, deadlines: &Deadlines) -> Option<Instant> {
+        match self.phase {
+            Phase::New | Phase::Head => Some(self.since + deadlines.head),
+            Phase::Idle => Some(self.since + deadlines.idle),
+            Phase::Request => None,
+        }
+    }
 }
 
 /// What a connection is doing, as its stream, its requests and the table of connections see it.
@@ -70,6 +86,8 @@ impl Activity {
             blocked: None,
             tail: [0; 4],
             has_body: false,
+            is_read: true,
+            is_ending: false,
             task: None,
         };
         Self { state: Mutex::new(state), unblocked: Notify::new() }
@@ -87,8 +105,15 @@ impl Activity {
     /// A request has begun; it is over when the guard is dropped.
     pub(crate) fn request(self: &Arc<Self>, has_body: bool) -> InRequest {
         self.enter(Phase::Request);
-        self.state().has_body = has_body;
+        let mut state = self.state();
+        (state.has_body, state.is_read) = (has_body, !has_body);
+        drop(state);
         InRequest(Arc::clone(self))
+    }
+
+    /// The body of the request was read to its end.
+    pub(crate) fn read(&self) {
+        self.state().is_read = true;
     }
 
     /// Bytes came.
@@ -123,11 +148,14 @@ impl Activity {
     fn read_deadline(&self, deadlines: &Deadlines, task: &Waker) -> Option<Instant> {
         let mut state = self.state();
         state.task = Some(task.clone());
-        match state.phase {
-            Phase::New | Phase::Head => Some(state.since + deadlines.head),
-            Phase::Idle => Some(state.since + deadlines.idle),
-            Phase::Request => None,
-        }
+        state.deadline(deadlines)
+    }
+
+    /// Whether it waits for a request: all of the one before was read, and all of its answer was taken.
+    pub(crate) fn is_idle(&self) -> bool {
+        let state = self.state();
+        let is_over = state.is_read && state.blocked.is_none() && !state.is_ending;
+        is_over && matches!(state.phase, Phase::New | Phase::Idle)
     }
 
     /// The client takes nothing; since when.
@@ -183,6 +211,8 @@ pub(crate) struct Stream {
     tcp: TcpStream,
     activity: Arc<Activity>,
     deadlines: Deadlines,
+    /// What was read before and belongs to the next request.
+    ahead: Bytes,
     read_timer: Option<Pin<Box<Sleep>>>,
     write_timer: Option<Pin<Box<Sleep>>>,
     /// An answer that is written in the place of one without a body, and how much of it was.
@@ -193,8 +223,43 @@ pub(crate) struct Stream {
 
 impl Stream {
     pub(crate) fn new(tcp: TcpStream, activity: Arc<Activity>, deadlines: Deadlines) -> Self {
-        let (read_timer, write_timer) = (None, None);
-        Self { tcp, activity, deadlines, read_timer, write_timer, instead: None, linger: None }
+        Self {
+            tcp,
+            activity,
+            deadlines,
+            ahead: Bytes::new(),
+            read_timer: None,
+            write_timer: None,
+            instead: None,
+            linger: None,
+        }
+    }
+
+    pub(crate) fn activity(&self) -> &Arc<Activity> {
+        &self.activity
+    }
+
+    /// The stream between requests, with what was read of the next one.
+    pub(crate) fn followed_by(self, ahead: Bytes) -> Self {
+        // Some clients end a body with a line that is not part of it.
+        let is_blank = ahead.iter().all(|byte| b"\r\n".contains(byte));
+        let ahead = if is_blank { Bytes::new() } else { ahead };
+        Self { ahead, read_timer: None, write_timer: None, ..self }
+    }
+
+    /// Waits for a request, without room for what may come.
+    ///
+    /// # Errors
+    /// Nothing came in time, or the socket is of no more use.
+    pub(crate) async fn wait(&self) -> Result<()> {
+        if !self.ahead.is_empty() {
+            return Ok(());
+        }
+        let deadline = self.activity.state().deadline(&self.deadlines);
+        match deadline {
+            Some(deadline) => timeout_at(deadline, self.tcp.readable()).await?,
+            None => self.tcp.readable().await,
+        }
     }
 
     fn write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<Result<usize>> {
@@ -232,6 +297,12 @@ impl AsyncRead for Stream {
         into: &mut ReadBuf<'_>,
     ) -> Poll<Result<()>> {
         let this = &mut *self;
+        if !this.ahead.is_empty() {
+            let bytes = this.ahead.split_to(into.remaining().min(this.ahead.len()));
+            this.activity.received(&bytes);
+            into.put_slice(&bytes);
+            return Poll::Ready(Ok(()));
+        }
         let before = into.filled().len();
         if let Poll::Ready(read) = Pin::new(&mut this.tcp).poll_read(cx, into) {
             if let Some(bytes) = into.filled().get(before..).filter(|bytes| !bytes.is_empty()) {
@@ -279,6 +350,7 @@ impl AsyncWrite for Stream {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
         let this = &mut *self;
+        this.activity.state().is_ending = true;
         if this.linger.is_none() {
             ready!(Pin::new(&mut this.tcp).poll_shutdown(cx))?;
             let (time, bytes) = LINGER;

@@ -3,13 +3,19 @@
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
-use axum::response::Response;
-use serde_json::{Value, json};
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use serde_json::{Map, Value, json};
 
 use crate::Parameters;
-use crate::api::{RowCount, Shared, json_response, read};
+use crate::ask::read;
+use crate::endpoints::json_response;
+use crate::middleware::RowCount;
 use crate::problem::Problem;
-use crate::texts::{Texts, Translation, asks_nothing, nothing_kept, object, texts, unsupported};
+use crate::shared::Shared;
+use crate::texts::{
+    Text, Texts, Translation, asks_nothing, nothing_kept, object, texts, unsupported,
+};
 
 /// What clients have and T5 cannot do. Null and false ask for nothing.
 const UNSUPPORTED: [&str; 14] = [
@@ -29,14 +35,41 @@ const UNSUPPORTED: [&str; 14] = [
     "generate_parameters",
 ];
 
-/// Answers with `[{"generated_text": ...}, ...]`; of several inputs, with a list for each.
+/// Answers with `[{"generated_text": ...}, ...]`; of several inputs, with a list for each; with `"stream": true` as
+/// [`generate_stream`] does.
 pub(crate) async fn generate(
     State(shared): State<Arc<Shared>>,
     request: Request,
 ) -> Result<Response, Problem> {
-    let places = Texts::of_shared(&shared)?;
-    let received = read(&shared, request, "application/json").await?;
-    let mut body = object(&received.bytes)?;
+    let body = received(&shared, request).await?;
+    answer(&shared, body, false).await
+}
+
+/// Answers with events, as text-generation-inference does.
+pub(crate) async fn generate_stream(
+    State(shared): State<Arc<Shared>>,
+    request: Request,
+) -> Result<Response, Problem> {
+    let body = received(&shared, request).await?;
+    answer(&shared, body, true).await
+}
+
+async fn received(shared: &Shared, request: Request) -> Result<Map<String, Value>, Problem> {
+    let received = read(shared, request, "application/json").await?;
+    object(&received.bytes)
+}
+
+async fn answer(
+    shared: &Shared,
+    mut body: Map<String, Value>,
+    is_stream: bool,
+) -> Result<Response, Problem> {
+    let places = Texts::of_shared(shared)?;
+    let is_stream = match body.remove("stream") {
+        None | Some(Value::Null) => is_stream,
+        Some(Value::Bool(asked)) => asked || is_stream,
+        Some(_) => return Err(Problem::bad_request("`stream` is true or false")),
+    };
     let (inputs, are_many) = texts("inputs", body.remove("inputs"))?;
     let sent = match body.remove("parameters") {
         None | Some(Value::Null) => Parameters::new(),
@@ -49,19 +82,38 @@ pub(crate) async fn generate(
     if let Some((name, _)) = body.iter().find(|(_, value)| !asks_nothing(value)) {
         return Err(unsupported(name));
     }
-    let parameters = translated(&shared, sent)?;
-    let written = places.write(&shared, &inputs, parameters).await?;
+    if is_stream && inputs.len() > 1 {
+        let message = "a stream is of one text; leave `stream` out for several";
+        return Err(Problem::bad_request(message));
+    }
+    let parameters = translated(shared, sent)?;
+    let written = places.write(shared, &inputs, parameters).await?;
     if let Some(number) = written.iter().position(Vec::is_empty) {
         return Err(nothing_kept(number));
     }
-    let list = |texts: &Vec<crate::texts::Text>| -> Value {
+    let list = |texts: &Vec<Text>| -> Value {
         texts.iter().map(|text| json!({"generated_text": text.text})).collect()
     };
-    let mut lists: Vec<_> = written.iter().map(list).collect();
-    let answer = if are_many { Value::from(lists) } else { lists.swap_remove(0) };
-    let mut response = json_response(answer.to_string());
+    let mut response = match written.first().and_then(|texts| texts.first()) {
+        Some(first) if is_stream => {
+            ([(CONTENT_TYPE, "text/event-stream")], event(first)).into_response()
+        }
+        _ => {
+            let mut lists: Vec<_> = written.iter().map(list).collect();
+            let answer = if are_many { Value::from(lists) } else { lists.swap_remove(0) };
+            json_response(answer.to_string())
+        }
+    };
     response.extensions_mut().insert(RowCount(inputs.len()));
     Ok(response)
+}
+
+/// The event of a text, the first and the last of its stream: what is written comes whole, so its token is all of the text, with
+/// neither number nor probability.
+fn event(text: &Text) -> String {
+    let token = json!({"id": null, "text": text.text, "logprob": null, "special": false});
+    let event = json!({"index": 1, "token": token, "generated_text": text.text, "details": null});
+    format!("data: {event}\n\n")
 }
 
 /// Parameters by the names of `transformers` in those of the pipeline; others are taken as they are.

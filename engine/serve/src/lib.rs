@@ -8,14 +8,18 @@
 
 mod access;
 mod api;
+mod ask;
 mod batch;
 mod body;
 mod connection;
+mod endpoints;
 mod formats;
 mod guard;
+mod http;
 mod hugging_face;
 mod listen;
 mod metrics;
+mod middleware;
 mod openai;
 mod openapi;
 mod page;
@@ -23,6 +27,7 @@ mod parameters;
 mod problem;
 mod queue;
 mod rows;
+mod shared;
 mod texts;
 mod types;
 
@@ -194,7 +199,7 @@ impl Settings {
     /// Bytes that requests take at most, while they are read, wait and are mapped; answers and the work of the stages are not in
     /// it.
     pub fn memory(&self) -> usize {
-        let connections = (self.max_connections + RESERVE) * listen::MAX_BUFFER;
+        let connections = (self.max_connections + RESERVE) * http::MAX_BUFFER;
         // As JSON, and as rows.
         connections + body::BUDGET + 2 * self.waiting_tokens()
     }
@@ -273,7 +278,7 @@ impl Server {
             batch_tokens: settings.max_batch_tokens,
             together: about.batch_invariant,
         });
-        let shared = Arc::new(api::Shared::new(about, queue.clone(), &settings));
+        let shared = Arc::new(shared::Shared::new(about, queue.clone(), &settings));
         let metrics = Arc::clone(&shared.metrics);
         std::thread::scope(|scope| {
             let mut mapper = mapper;

@@ -1,32 +1,24 @@
 //! Accepting connections: how many there are, which of them make room for others, and how it ends.
 
 use std::collections::{HashMap, VecDeque};
-use std::convert::Infallible;
 use std::net::IpAddr;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::{Body, Bytes, HttpBody};
-use axum::http::{Request, Response};
-use hyper::body::{Frame, Incoming, SizeHint};
-use hyper::server::conn::http1;
-use hyper::service::Service;
-use hyper_util::rt::TokioIo;
-use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use rustix::net::sockopt::set_socket_send_buffer_size;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
-use tokio::task::{AbortHandle, yield_now};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 
-use crate::api::{Shared, is_health_check, overload, router};
-use crate::connection::{Activity, Deadlines, InRequest, Stream};
+use crate::api::{overload, router};
+use crate::connection::{Activity, Deadlines, Stream};
+use crate::http::{Http, Peer, Requests};
 use crate::metrics::Metrics;
+use crate::shared::Shared;
 
 /// Timeout for the head of a request, and for connections on which nothing comes.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
@@ -34,10 +26,6 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A client that has taken nothing for so long makes room for another one.
 const STALLED: Duration = Duration::from_secs(1);
-/// Bytes of the head of a request at most.
-const MAX_HEAD: usize = 64 << 10;
-/// Bytes that are read ahead on a connection.
-pub(crate) const MAX_BUFFER: usize = MAX_HEAD + (8 << 10);
 /// Bytes of answers that the system keeps for a client that does not read. Left alone, they grow to megabytes, which are
 /// thousands of answers.
 const SEND_BUFFER: usize = 256 << 10;
@@ -80,7 +68,7 @@ pub(crate) async fn listen(
         open: Arc::default(),
         begun: Arc::new(Semaphore::new(BEGUN)),
         reserve: Mutex::default(),
-        graceful: GracefulShutdown::new(),
+        stop: watch::Sender::new(()),
     };
     tokio::select! {
         () = stopped(ending.stop) => {}
@@ -89,7 +77,8 @@ pub(crate) async fn listen(
     shared.draining.store(true, Ordering::Release);
     let _ = timeout(ending.lame_duck, acceptor.accept(&listener)).await;
     drop(listener);
-    timeout(ending.drain, acceptor.graceful.shutdown()).await.is_ok()
+    let _ = acceptor.stop.send(());
+    timeout(ending.drain, acceptor.stop.closed()).await.is_ok()
 }
 
 /// Polls the flag that signal handlers set; they can do no more.
@@ -135,7 +124,8 @@ struct Acceptor {
     begun: Arc<Semaphore>,
     /// Connections beyond the limit, the oldest first.
     reserve: Mutex<VecDeque<AbortHandle>>,
-    graceful: GracefulShutdown,
+    /// Tells connections to end; each has a receiver as long as it is open.
+    stop: watch::Sender<()>,
 }
 
 impl Acceptor {
@@ -190,25 +180,19 @@ impl Acceptor {
             Some(_) => (&self.router, self.deadlines),
             None => (&self.overload, RESERVE_DEADLINES),
         };
-        let service = Requests {
+        let requests = Requests {
             router: TowerToHyperService::new(router.clone()),
             activity: Arc::clone(activity),
             peer: Peer(peer),
             begun: Arc::clone(&self.begun),
         };
-        let mut http = http1::Builder::new();
-        // Deadlines are those of the stream.
-        http.header_read_timeout(None)
-            .max_header_size(MAX_HEAD)
-            .max_buf_size(MAX_BUFFER)
-            .keep_alive(listed.is_some());
         let stream = Stream::new(stream, Arc::clone(activity), deadlines);
-        let connection = self.graceful.watch(http.serve_connection(TokioIo::new(stream), service));
+        let (keep_alive, stop) = (listed.is_some(), self.stop.subscribe());
+        let http = Http { stream, requests, keep_alive, stop };
         let counted = Counted::new(&self.metrics);
         let task = tokio::spawn(async move {
             let _until_the_end = (listed, counted);
-            // The client has disconnected, or did not keep to HTTP and was told so.
-            let _ = connection.await;
+            http.serve().await;
         });
         task.abort_handle()
     }
@@ -239,67 +223,5 @@ impl Counted {
 impl Drop for Counted {
     fn drop(&mut self) {
         self.0.connection(-1);
-    }
-}
-
-/// The requests of one connection.
-struct Requests {
-    router: TowerToHyperService<Router>,
-    activity: Arc<Activity>,
-    peer: Peer,
-    begun: Arc<Semaphore>,
-}
-
-/// The address of a client, as an extension of its requests.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Peer(pub(crate) IpAddr);
-
-impl Service<Request<Incoming>> for Requests {
-    type Response = Response<Answer>;
-    type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
-
-    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
-        request.extensions_mut().insert(self.peer);
-        let has_body = !request.body().is_end_stream();
-        let (router, activity) = (self.router.clone(), Arc::clone(&self.activity));
-        let begun = (!is_health_check(request.uri().path())).then(|| Arc::clone(&self.begun));
-        Box::pin(async move {
-            let in_request = activity.request(has_body);
-            activity.taken().await;
-            // Requests that came in one go take turns with other connections.
-            if let Some(begun) = begun {
-                let _place = begun.acquire().await;
-                yield_now().await;
-            }
-            let response = router.call(request).await?;
-            Ok(response.map(|body| Answer { body, _in_request: in_request }))
-        })
-    }
-}
-
-/// The body of an answer. The request is over when it is dropped.
-struct Answer {
-    body: Body,
-    _in_request: InRequest,
-}
-
-impl HttpBody for Answer {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }

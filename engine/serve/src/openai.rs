@@ -9,8 +9,11 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 
-use crate::api::{RequestId, RowCount, Shared, json_response, read};
+use crate::ask::read;
+use crate::endpoints::json_response;
+use crate::middleware::{RequestId, RowCount};
 use crate::problem::{Problem, quoted};
+use crate::shared::Shared;
 use crate::texts::{
     Text, Texts, Translation, asks_nothing, nothing_kept, object, texts, unsupported,
 };

@@ -111,9 +111,14 @@ fn text_paths(paths: &mut Map<String, Value>, texts: &Texts, model: &str, parame
             }),
         ),
     );
+    operation["responses"]["200"]["content"]["text/event-stream"] = events();
     operation["requestBody"] = json_body(json!({
         "type": "object",
-        "properties": {"inputs": one_or_more, "parameters": parameters},
+        "properties": {
+            "inputs": one_or_more,
+            "parameters": parameters,
+            "stream": {"type": "boolean"},
+        },
         "required": ["inputs"],
         "additionalProperties": false,
     }));
@@ -154,8 +159,7 @@ fn text_paths(paths: &mut Map<String, Value>, texts: &Texts, model: &str, parame
             }),
         ),
     );
-    operation["responses"]["200"]["content"]["text/event-stream"] =
-        json!({"schema": {"type": "string"}});
+    operation["responses"]["200"]["content"]["text/event-stream"] = events();
     operation["requestBody"] = json_body(json!({
         "type": "object",
         "properties": properties,
@@ -163,6 +167,11 @@ fn text_paths(paths: &mut Map<String, Value>, texts: &Texts, model: &str, parame
         "additionalProperties": false,
     }));
     paths.insert("/v1/completions".to_owned(), json!({"post": operation}));
+}
+
+/// The other form of an answer. OpenAPI 3.1 has no words for what is within an event.
+fn events() -> Value {
+    json!({"schema": {"description": "An event for each text, `data: {...}`"}})
 }
 
 /// An operation with its answer; all others are errors.

@@ -3,9 +3,10 @@
 use arrow::array::{Array, AsArray};
 use serde_json::{Map, Value, json};
 
-use crate::api::{Shared, ask, decoded};
+use crate::ask::{ask, decoded};
 use crate::problem::Problem;
 use crate::rows::text_columns;
+use crate::shared::Shared;
 use crate::{About, Mapped, Parameters};
 
 /// Where texts go in and where they come out.

@@ -52,7 +52,8 @@ fn texts_by_the_words_of_the_hugging_face_api() {
         (json!({}), "`inputs` is a text or a list of texts"),
         (json!({"inputs": [1]}), "`inputs` is a text or a list of texts"),
         (json!([]), "send a JSON object"),
-        (json!({"inputs": "a", "stream": true}), "`stream` is not something"),
+        (json!({"inputs": "a", "stream": 1}), "`stream` is true or false"),
+        (json!({"inputs": ["a", "b"], "stream": true}), "a stream is of one text"),
         (json!({"inputs": "a", "parameters": {"details": true}}), "`details` is not something"),
         (json!({"inputs": "a", "parameters": {"typical_p": 0.5}}), "`typical_p` is not something"),
         (json!({"inputs": "a", "parameters": {"do_sample": true}}), "`do_sample` is not something"),
@@ -61,6 +62,29 @@ fn texts_by_the_words_of_the_hugging_face_api() {
     ] {
         let message = refused(&server, "/", &body);
         assert!(message.starts_with(said), "{body}: {message}");
+    }
+}
+
+/// As text-generation-inference sends it: an event a line, each with a token, and the last with the whole text.
+#[test]
+fn a_text_as_a_stream() {
+    let server = serve(settings());
+    for (path, body) in [
+        ("/", json!({"inputs": "a", "stream": true, "parameters": {"mark": "!"}})),
+        (
+            "/models/some/name",
+            json!({"inputs": ["a"], "stream": true, "parameters": {"mark": "!"}}),
+        ),
+        ("/generate_stream", json!({"inputs": "a", "parameters": {"mark": "!"}})),
+    ] {
+        let stream = send(&server, path, "application/json", "", &body.to_string());
+        assert!(stream.contains("content-type: text/event-stream"), "{stream}");
+        let (status, events) = parse(&stream);
+        let event = events.strip_prefix("data: ").and_then(|rest| rest.strip_suffix("\n\n"));
+        let event: Value = event.and_then(|event| event.parse().ok()).expect("one event");
+        let token = json!({"id": null, "text": "A!", "logprob": null, "special": false});
+        let expected = json!({"index": 1, "token": token, "generated_text": "A!", "details": null});
+        assert_eq!((status, event), (200, expected), "{path}");
     }
 }
 

@@ -153,6 +153,36 @@ fn a_connection_may_wait_for_its_next_request() {
     assert!(!is_closed(&stream));
 }
 
+/// Between requests nothing is kept of a connection but its socket; what came early belongs to the next request.
+#[test]
+fn one_connection_serves_many_requests() {
+    let server = serve(settings());
+    let body = r#"{"rows": [{"text": "a"}]}"#;
+    let ask = post(body).replace("Connection: close\r\n", "");
+    let last = "GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    // However the requests are cut: one after the other, in one go, within a head, and within a body.
+    let all = format!("{ask}{ask}\r\n{ask}{last}");
+    let half = ask.len() / 2;
+    for cuts in [
+        vec![],
+        vec![ask.len()],
+        vec![half],
+        vec![ask.len() + half],
+        vec![ask.len() - 3, all.len() - 5],
+    ] {
+        let mut stream = server.connect();
+        let mut from = 0;
+        for to in cuts.into_iter().chain([all.len()]) {
+            stream.write_all(&all.as_bytes()[from..to]).expect("it listens");
+            from = to;
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        let answers = read(stream);
+        assert_eq!(answers.matches("HTTP/1.1 200 OK").count(), 4, "{answers}");
+        assert!(answers.ends_with("ok\n"), "{answers}");
+    }
+}
+
 #[test]
 fn a_body_that_is_too_long_is_refused_before_it_is_sent() {
     let server = serve(settings());

@@ -12,28 +12,32 @@ pub(crate) fn expression_errors(text: &str, errors: &[ExprError], pointer: &str)
     if others.is_empty() {
         return first;
     }
-    let all = errors.iter().map(|error| expression_error(text, error, pointer));
-    let all: Vec<_> = all
-        .map(|error| match error.detail("hint") {
-            Some(hint) => format!("{error} ({hint})"),
-            None => error.to_string(),
-        })
-        .collect();
-    Error::config(all.join("; ")).at(pointer)
+    let told = |error: &ExprError| {
+        let told = message(text, error);
+        error.hint.as_ref().map_or(told.clone(), |hint| format!("{told} ({hint})"))
+    };
+    let all: Vec<_> = errors.iter().map(told).collect();
+    errors.iter().fold(Error::config(all.join("; ")).at(pointer), with_span)
 }
 
-/// Says what is wrong with an expression, and shows the part that it is about.
+/// Says what is wrong with an expression.
 pub(crate) fn expression_error(text: &str, error: &ExprError, pointer: &str) -> Error {
-    let (start, end) = error.span;
-    let part = text.get(start..end).unwrap_or_default();
-    let message = if part.is_empty() || error.message.contains(part) {
-        error.message.clone()
-    } else {
-        format!("{}: `{part}`", error.message)
-    };
-    let failure = Error::config(message).at(pointer);
+    let failure = with_span(Error::config(message(text, error)).at(pointer), error);
     match &error.hint {
         Some(hint) => failure.hint(hint),
         None => failure,
     }
+}
+
+fn with_span(failure: Error, error: &ExprError) -> Error {
+    failure.span(error.span.0..error.span.1, &error.message, error.hint.as_deref())
+}
+
+/// The message, with the part of the expression that it is about.
+fn message(text: &str, error: &ExprError) -> String {
+    let part = text.get(error.span.0..error.span.1).unwrap_or_default();
+    if part.is_empty() || error.message.contains(part) {
+        return error.message.clone();
+    }
+    format!("{}: `{part}`", error.message)
 }

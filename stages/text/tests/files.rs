@@ -165,6 +165,11 @@ fn several_files_of_text() {
             ],
             json!({}),
         ),
+        (
+            "folders that a pattern stands for",
+            vec![("in=side/x=1/de/y=a%20b/a.csv", b"text\nx\n"), ("x=2/y=c/b.csv", b"text\ny\n")],
+            json!({"from": ["in=side/./x=1/de/y=a%20b/a.csv", "./x=2/y=c/b.csv"]}),
+        ),
         ("a column of that name", vec![("text=1/a.csv", b"text\nx\n")], json!({})),
         ("upper case", vec![("A.CSV", b"text\nx\n")], json!({})),
         ("a bad row in the second", vec![a, ("b.csv", b"text,n\nx,1\ny\n")], json!({})),

@@ -6,9 +6,9 @@ use crate::render::{self, Again};
 impl Subject<'_> {
     /// Command, variables, seeds, machine, versions, and the pipeline as it is.
     pub(super) fn again(&self) -> Again {
-        let text = &self.project.workspace.text;
+        let text = &self.finished.text;
         let end = text.floor_char_boundary(self.sizes.text.min(text.len()));
-        let set = &self.args.pipeline.settings.set;
+        let set = &self.finished.set;
         let mut again = Again {
             command: self.command(),
             variables: set.iter().map(|(name, value)| (self.cut(name), self.cut(value))).collect(),
@@ -23,7 +23,7 @@ impl Subject<'_> {
         };
         fact("Seeds", self.seeds());
         fact("Stages", self.stages());
-        if let Some(run) = self.history.newest() {
+        if let Some(run) = self.history.run() {
             fact("Run", run.id.clone());
         }
         if let Some(environment) = self.history.environment() {
@@ -60,8 +60,8 @@ impl Subject<'_> {
             return all.map(|word| quoted(&word)).collect::<Vec<_>>().join(" ");
         }
         let mut command = vec!["paraloom".to_owned(), "run".to_owned()];
-        command.push(quoted(&self.args.pipeline.pipeline.to_string_lossy()));
-        for (name, value) in &self.args.pipeline.settings.set {
+        command.push(quoted(&self.file.to_string_lossy()));
+        for (name, value) in &self.finished.set {
             command.extend(["--set".to_owned(), quoted(&format!("{name}={value}"))]);
         }
         command.join(" ")

@@ -10,7 +10,6 @@ use petgraph::graph::NodeIndex;
 
 use super::super::compare::Comparison;
 use super::super::run::outcome;
-use super::super::status::started;
 use super::history::History;
 use super::subject::{Subject, numbers};
 use super::training::has_steps;
@@ -37,15 +36,13 @@ impl<'a> Before<'a> {
     /// Reads what the run called `id` has left.
     pub(super) fn read(store: &'a Store, id: String, history: &History) -> Result<Self> {
         let record = recorded::record(store, &id)?;
-        let run = store.runs()?.into_iter().find(|run| run.id == id);
-        let variables = run.as_ref().and_then(started).map(|(_, set)| set).unwrap_or_default();
-        let text = run.and_then(|run| std::fs::read_to_string(run.dir.join("pipeline.yaml")).ok());
+        let (set, text) = recorded::pipeline(store, &id)?;
         let began = history.began(&id);
-        Ok(Self { store, id, began, record, variables, text: text.unwrap_or_default() })
+        Ok(Self { store, id, began, record, variables: set.into_iter().collect(), text })
     }
 
     fn node(&self, name: &str) -> Option<&NodeRecord> {
-        self.record.nodes.iter().find(|node| node.node == name)
+        self.record.node(name)
     }
 
     fn output(&self, node: &str, port: &str) -> Option<(&NodeRecord, &OutputRecord)> {
@@ -97,7 +94,7 @@ impl Subject<'_> {
             nodes.push(Compared { node: self.cut(&gone.node), then, now, what: "gone".to_owned() });
         }
         nodes.truncate(self.sizes.nodes);
-        let set: BTreeMap<_, _> = self.args.pipeline.settings.set.iter().cloned().collect();
+        let set: BTreeMap<_, _> = self.finished.set.iter().cloned().collect();
         let names: BTreeSet<_> = set.keys().chain(before.variables.keys()).collect();
         let value = |of: &BTreeMap<String, String>, name: &String| {
             of.get(name).map_or_else(|| "as in the pipeline".to_owned(), |value| self.cut(value))
@@ -231,7 +228,7 @@ impl Subject<'_> {
 
     /// The lines of the pipeline that have changed, and some around them.
     fn lines(&self, before: &str) -> Vec<Piece> {
-        let now = &self.project.workspace.text;
+        let now = &self.finished.text;
         let size = self.sizes.text;
         if before.is_empty() || before == now || before.len().max(now.len()) > size {
             return Vec::new();

@@ -18,8 +18,8 @@ const STEPS: [u64; 19] = [
 /// The runs of a store.
 pub(super) struct History {
     by_key: HashMap<Key, Made>,
-    /// The newest run of this pipeline.
-    newest: Option<RunSummary>,
+    /// The run that the report is about: the newest of this pipeline, unless it names one.
+    run: Option<RunSummary>,
     /// When each run began, by its name.
     began: HashMap<String, Timestamp>,
 }
@@ -37,7 +37,7 @@ pub(super) struct Made {
     pub(super) rows: Option<u64>,
 }
 
-/// The work of a node in the newest run, in milliseconds from its beginning.
+/// The work of a node in the run, in milliseconds from its beginning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Span {
     pub(super) from: u64,
@@ -45,9 +45,11 @@ pub(super) struct Span {
 }
 
 impl History {
-    /// Reads the logs of a store; `pipeline` names the pipeline that the report is about.
-    pub(super) fn of(store: &Store, pipeline: &str) -> Result<Self> {
-        let runs = store.runs()?;
+    /// Reads the logs of a store; `pipeline` names the pipeline that the report is about. If it is about one run, what came
+    /// later is left out.
+    pub(super) fn of(store: &Store, pipeline: &str, run: Option<&str>) -> Result<Self> {
+        let mut runs = store.runs()?;
+        runs.retain(|other| run.is_none_or(|run| other.id.as_str() <= run));
         let mut by_key = HashMap::new();
         for run in &runs {
             for line in &run.events {
@@ -80,9 +82,12 @@ impl History {
         }
         let began = runs.iter().filter_map(|run| Some((run.id.clone(), run.events.first()?.time)));
         let began = began.collect();
-        let is_ours = |run: &RunSummary| started(run).is_some_and(|(of, _)| of == pipeline);
-        let newest = runs.into_iter().rfind(is_ours);
-        Ok(Self { by_key, newest, began })
+        let is_it = |other: &RunSummary| match run {
+            Some(run) => other.id == run,
+            None => started(other).is_some_and(|(of, _)| of == pipeline),
+        };
+        let run = runs.into_iter().rfind(is_it);
+        Ok(Self { by_key, run, began })
     }
 
     /// How the result with this key was made.
@@ -96,14 +101,14 @@ impl History {
         began.map(|time| time.strftime("%Y-%m-%d %H:%M UTC").to_string()).unwrap_or_default()
     }
 
-    /// The name of the newest run of this pipeline.
-    pub(super) fn newest(&self) -> Option<&RunSummary> {
-        self.newest.as_ref()
+    /// The run that the report is about.
+    pub(super) fn run(&self) -> Option<&RunSummary> {
+        self.run.as_ref()
     }
 
-    /// The newest run in words.
-    pub(super) fn newest_told(&self) -> Option<String> {
-        let run = self.newest.as_ref()?;
+    /// The run in words.
+    pub(super) fn told(&self) -> Option<String> {
+        let run = self.run.as_ref()?;
         // What is not as expected is told in its place.
         let outcome = outcome(run);
         let outcome =
@@ -111,17 +116,17 @@ impl History {
         Some(format!("run of {}: {outcome}", self.began(&run.id)))
     }
 
-    /// What was recorded of how the newest run worked.
+    /// What was recorded of how the run worked.
     pub(super) fn environment(&self) -> Option<&Environment> {
-        self.newest.as_ref()?.events.iter().find_map(|line| match &line.event {
+        self.run.as_ref()?.events.iter().find_map(|line| match &line.event {
             Event::RunEnvironment(environment) => Some(environment),
             _ => None,
         })
     }
 
-    /// When a node worked in the newest run.
+    /// When a node worked in the run.
     pub(super) fn span(&self, node: &str) -> Option<Span> {
-        let run = self.newest.as_ref()?;
+        let run = self.run.as_ref()?;
         let begin = run.events.first()?.time;
         let since = |time: Timestamp| {
             u64::try_from(time.as_millisecond() - begin.as_millisecond()).unwrap_or(0)
@@ -136,16 +141,16 @@ impl History {
         Some(Span { from, ms: since(to.time).saturating_sub(from) })
     }
 
-    /// How long the newest run took or has taken so far, in milliseconds.
+    /// How long the run took or has taken so far, in milliseconds.
     pub(super) fn length(&self) -> u64 {
         let ends =
-            self.newest.as_ref().and_then(|run| Some((run.events.first()?, run.events.last()?)));
+            self.run.as_ref().and_then(|run| Some((run.events.first()?, run.events.last()?)));
         let length =
             ends.map(|(first, last)| last.time.as_millisecond() - first.time.as_millisecond());
         length.and_then(|length| u64::try_from(length).ok()).unwrap_or(0)
     }
 
-    /// Round times over the newest run: where, in percent, and how they are told.
+    /// Round times over the run: where, in percent, and how they are told.
     pub(super) fn ticks(&self) -> Vec<(f64, String)> {
         let length = self.length();
         if length == 0 {
@@ -180,7 +185,7 @@ mod tests {
     fn the_newest_work_on_a_result_is_what_counts() {
         let dir = tempfile::tempdir().expect("a directory");
         let store = Store::create(&dir.path().join("store")).expect("no trouble");
-        assert!(History::of(&store, "p").expect("no trouble").newest_told().is_none());
+        assert!(History::of(&store, "p", None).expect("no trouble").told().is_none());
         let key = Preimage::default().key();
         let log = RunLog::create(&store, "").expect("no trouble");
         let finished = |ms, computed| Event::NodeFinished {
@@ -204,14 +209,14 @@ mod tests {
         ] {
             log.write(&Logged::now(Some(log.id()), event));
         }
-        let history = History::of(&store, "p").expect("no trouble");
+        let history = History::of(&store, "p", None).expect("no trouble");
         let made = history.made(&key).expect("it was made");
         assert_eq!((made.ms, made.found, made.peak_memory), (300, 2, Some(7)));
         assert_eq!(made.run, log.id());
         assert!(history.span("a").is_some() && history.span("b").is_none());
-        let told = history.newest_told().expect("a run");
+        let told = history.told().expect("a run");
         assert!(told.starts_with("run of 20") && told.ends_with("UTC: done in 400 ms"), "{told}");
-        assert!(History::of(&store, "q").expect("no trouble").newest().is_none());
+        assert!(History::of(&store, "q", None).expect("no trouble").run().is_none());
     }
 
     #[test]

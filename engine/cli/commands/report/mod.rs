@@ -17,15 +17,13 @@ use std::io::Read;
 use std::path::Path;
 use std::process::ExitCode;
 
-use paraloom_exec::Lookup;
-
 use self::against::Before;
 use self::history::History;
 use self::subject::{Sizes, Subject};
 use super::print;
 use crate::args::{ReportArgs, StageArgs};
-use crate::context::Project;
 use crate::error::{CliError, Result};
+use crate::finished::Finished;
 use crate::out::Out;
 use crate::{recorded, render};
 
@@ -40,18 +38,16 @@ pub(crate) fn run(args: &ReportArgs, stages: &StageArgs) -> Result<ExitCode> {
     if is_file {
         check_is_ours(&args.to)?;
     }
-    let project = Project::open(&args.pipeline, stages)?;
-    let store = project.need_store()?;
-    let graph = &project.graph;
-    let lookup = Lookup::new(graph, &project.workspace.host, Some(&store))?;
-    let history = History::of(&store, &graph.name)?;
+    let finished = Finished::open(&args.pipeline, stages, args.run.as_deref())?;
+    let (graph, store, lookup) = (&finished.graph, &finished.store, finished.lookup()?);
+    let history = History::of(store, &graph.name, finished.run())?;
     let before = match &args.against {
-        Some(run) => Some(Before::read(&store, recorded::find_run(&store, run)?, &history)?),
+        Some(run) => Some(Before::read(store, recorded::find_run(store, run)?, &history)?),
         None => None,
     };
     let mut subject = Subject {
-        args,
-        project: &project,
+        file: &args.pipeline.pipeline,
+        finished: &finished,
         graph,
         lookup: &lookup,
         history: &history,

@@ -1,6 +1,7 @@
 //! What a report is about, and what all its sections need.
 
 use std::collections::HashSet;
+use std::path::Path;
 
 use arrow::array::{Array, AsArray};
 use arrow::compute::cast;
@@ -12,9 +13,8 @@ use petgraph::graph::NodeIndex;
 
 use super::against::Before;
 use super::history::History;
-use crate::args::ReportArgs;
-use crate::context::Project;
 use crate::error::{CliError, Result};
+use crate::finished::Finished;
 use crate::render::{self, Badge, Report};
 
 /// More nodes than this cannot be followed in a drawing.
@@ -59,8 +59,9 @@ impl Sizes {
 
 /// What the report is about.
 pub(super) struct Subject<'a> {
-    pub(super) args: &'a ReportArgs,
-    pub(super) project: &'a Project,
+    /// The pipeline's file.
+    pub(super) file: &'a Path,
+    pub(super) finished: &'a Finished,
     pub(super) graph: &'a Graph,
     pub(super) lookup: &'a Lookup<'a>,
     pub(super) history: &'a History,
@@ -92,7 +93,7 @@ impl Subject<'_> {
             version: env!("CARGO_PKG_VERSION"),
             made: jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M UTC").to_string(),
             status,
-            run: self.history.newest_told(),
+            run: self.history.told(),
             figures: self.figures(&chain, &expectations)?,
             expectations,
             funnel: self.funnel(&chain),
@@ -115,10 +116,7 @@ impl Subject<'_> {
 
     fn name(&self) -> String {
         match self.graph.name.as_str() {
-            "" => {
-                let path = &self.args.pipeline.pipeline;
-                path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
-            }
+            "" => self.file.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
             name => name.to_owned(),
         }
     }

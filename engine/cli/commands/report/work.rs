@@ -44,10 +44,10 @@ impl Subject<'_> {
             return NodeLine { name, stage, outcome, state, time, reused, memory, key, bar };
         };
         let made = self.history.made(&result.key);
-        let newest = self.history.newest().map(|run| run.id.as_str());
+        let run = self.history.run().map(|run| run.id.as_str());
         let reused = match made {
-            Some(made) if Some(made.run.as_str()) == newest && made.found == 0 => String::new(),
-            Some(made) if Some(made.run.as_str()) == newest => match made.rows {
+            Some(made) if Some(made.run.as_str()) == run && made.found == 0 => String::new(),
+            Some(made) if Some(made.run.as_str()) == run => match made.rows {
                 Some(_) => format!("{} rows reused", number(made.found)),
                 None => "partly reused".to_owned(),
             },

@@ -1,9 +1,14 @@
 //! Errors across the C ABI, in both directions.
 
 use paraloom_abi::{self as abi, status};
+use paraloom_pipeline::FailureSpan;
+use serde::Deserialize;
 use serde_json::Value;
 
 use crate::error::StageFailure;
+
+/// Errors of one call that are told one by one.
+const MAX_SPANS: usize = 100;
 
 /// Calls into a stage and reads what it says if it fails.
 pub(super) fn call(body: impl FnOnce(*mut abi::Error) -> u32) -> Result<(), StageFailure> {
@@ -30,9 +35,16 @@ pub(super) fn call(body: impl FnOnce(*mut abi::Error) -> u32) -> Result<(), Stag
         pointer: member("pointer"),
         input: member("input"),
         hint: member("hint"),
+        spans: spans(&detail),
         location: member("location"),
         retryable: error.flags & abi::ERROR_RETRYABLE != 0,
     })
+}
+
+/// The errors that a stage tells one by one; of a list that is none, there are none.
+fn spans(detail: &Value) -> Vec<FailureSpan> {
+    let listed = detail.get("spans").and_then(Value::as_array).into_iter().flatten();
+    listed.filter_map(|span| FailureSpan::deserialize(span).ok()).take(MAX_SPANS).collect()
 }
 
 /// Fills an error of the ABI on the host's side, for a stage that calls us.

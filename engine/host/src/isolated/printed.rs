@@ -1,12 +1,10 @@
-//! What a process of a stage prints: each line is logged, and the last ones are kept for the error of a crash.
+//! What a process of a stage prints: each line goes to a log, and the last ones are kept for the error of a crash.
 
 use std::io::{self, PipeReader, PipeWriter, Read};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-
-use crate::services::{Level, Services};
 
 /// How many lines are kept for the error of a crash, and how much of a line, in bytes.
 const LAST: usize = 5;
@@ -25,12 +23,15 @@ pub(super) struct Printed {
 }
 
 impl Printed {
-    pub(super) fn follow(pipe: PipeReader, services: Arc<dyn Services>) -> io::Result<Self> {
+    pub(super) fn follow(
+        pipe: PipeReader,
+        log: impl Fn(&str) + Send + 'static,
+    ) -> io::Result<Self> {
         let (stopped, stop) = io::pipe()?;
         let last = Arc::<Mutex<Vec<String>>>::default();
         let kept = Arc::clone(&last);
         let line = move |line: String| {
-            services.log(Level::Info, &line);
+            log(&line);
             let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
             if kept.len() == LAST {
                 kept.remove(0);

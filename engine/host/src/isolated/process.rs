@@ -1,11 +1,10 @@
 //! The engine's side of an isolated process: commands, and the answers to its requests.
 
 use std::io::{self, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
-use std::process::{Child, ExitStatus, Stdio};
-use std::sync::Arc;
+use std::process::{Child, ExitStatus};
 use std::time::{Duration, Instant};
 
 use paraloom_abi::status;
@@ -19,7 +18,7 @@ use super::printed::Printed;
 use super::source::Isolation;
 use super::wire::{self, Blobs, Hello, Notice, Outcome, PROTOCOL, ToEngine, ToStage};
 use crate::error::{HostError, Result, StageFailure};
-use crate::services::{Level, Services};
+use crate::services::Level;
 
 /// How long a process has to end after its socket was closed.
 const TO_END: Duration = Duration::from_secs(1);
@@ -34,7 +33,7 @@ pub(super) struct Process {
     child: Child,
     stream: UnixStream,
     frames: Frames,
-    printed: Option<Printed>,
+    printed: Printed,
     /// It has ended, or was ended: it answers no more.
     is_over: bool,
     /// It speaks the protocol of this engine.
@@ -46,26 +45,18 @@ pub(super) struct Process {
 }
 
 impl Process {
-    /// Starts the program. What it prints is logged by `services`, or else goes to stderr.
+    /// Starts the program. What it prints goes to `log`, line by line.
     pub(super) fn start(
         isolation: &Isolation,
-        services: Option<&Arc<dyn Services>>,
+        log: impl Fn(&str) + Send + 'static,
     ) -> io::Result<Self> {
         let (stream, theirs) = UnixStream::pair()?;
         let mut command = std::process::Command::new(&isolation.program);
         // A Ctrl-C in the terminal reaches the engine only, which then asks the stage to stop.
         command.args(&isolation.arguments).stdin(OwnedFd::from(theirs)).process_group(0);
-        let printed = match services {
-            Some(services) => {
-                let (reader, writer) = io::pipe()?;
-                command.stdout(writer.try_clone()?).stderr(writer);
-                Some(Printed::follow(reader, Arc::clone(services))?)
-            }
-            None => {
-                command.stdout(io::stderr().as_fd().try_clone_to_owned()?).stderr(Stdio::inherit());
-                None
-            }
-        };
+        let (reader, writer) = io::pipe()?;
+        command.stdout(writer.try_clone()?).stderr(writer);
+        let printed = Printed::follow(reader, log)?;
         let child = command.spawn()?;
         // The command has copies of what the process writes to.
         drop(command);
@@ -246,7 +237,7 @@ impl Process {
     }
 
     fn stderr_tail(&mut self) -> Vec<String> {
-        self.printed.as_mut().map(Printed::last).unwrap_or_default()
+        self.printed.last()
     }
 
     /// Disconnects, waits for the process to end, and kills it and its group if it does not.
@@ -357,9 +348,9 @@ mod tests {
         let isolation = Isolation {
             program: "/bin/sh".into(),
             arguments: vec!["-c".into(), format!("{hello}; exec sleep 60").into()],
-            still_waiting: |_| {},
+            tell: |_| {},
         };
-        let mut process = Process::start(&isolation, None).expect("there is a shell");
+        let mut process = Process::start(&isolation, |_| {}).expect("there is a shell");
         let limit = Duration::from_millis(300);
         let mut handler = Handler::default();
         handler.limit = Some(limit);

@@ -12,7 +12,9 @@ use super::process::Process;
 use super::wire::{self, Blobs, Command, Outcome, PlanRequest};
 use crate::description::Description;
 use crate::error::{HostError, Result};
+use crate::log_limit::LogLimit;
 use crate::services::{Level, Services};
+
 /// The program that a stage works in: it calls [`run_stage_process`](crate::run_stage_process) with its standard input.
 #[derive(Clone, Debug)]
 pub struct Isolation {
@@ -20,8 +22,9 @@ pub struct Isolation {
     pub program: PathBuf,
     /// Its arguments.
     pub arguments: Vec<OsString>,
-    /// Told of a library that takes long to load, or a stage that takes long to plan, before the work begins.
-    pub still_waiting: fn(&str),
+    /// Tells the user what happens before the work begins: what a library prints while it is loaded and plans, and that one
+    /// of these takes long.
+    pub tell: fn(&str),
 }
 
 /// A library, and the program that loads it.
@@ -34,13 +37,13 @@ pub(super) struct Source {
 }
 
 impl Source {
-    /// A process that has loaded the library. What it prints is logged by `services`, or else goes to stderr.
+    /// A process that has loaded the library. What it prints is logged by `services`, or else told to the user.
     pub(super) fn start(
         &self,
         services: Option<&Arc<dyn Services>>,
     ) -> Result<(Process, Description)> {
         let refuse = |reason: String| HostError::Load { path: self.path.clone(), reason };
-        let mut process = Process::start(&self.isolation, services)
+        let mut process = Process::start(&self.isolation, self.log(services))
             .map_err(|error| refuse(format!("cannot start a process for it: {error}")))?;
         let load = Command::Load { path: self.path.clone(), digest: self.digest.clone() };
         let mut handler = Handler::of(services);
@@ -57,13 +60,24 @@ impl Source {
         }
     }
 
+    /// Where a process prints to: the log of a node at work, which is bounded, or the user, with a bound.
+    fn log(&self, services: Option<&Arc<dyn Services>>) -> Box<dyn Fn(&str) + Send> {
+        if let Some(services) = services.cloned() {
+            return Box::new(move |line| services.log(Level::Info, line));
+        }
+        let (tell, file) = (self.isolation.tell, self.path.file_name().unwrap_or_default());
+        let name = file.to_string_lossy().into_owned();
+        let limit = LogLimit::new(move |_, line| tell(&format!("{name}: {line}")));
+        Box::new(move |line| limit.log(Level::Info, line))
+    }
+
     /// Tells of something that takes long: as a warning of a node at work, or the user.
     pub(super) fn slow<'a>(
         &self,
         services: Option<&'a Arc<dyn Services>>,
         what: String,
     ) -> Option<Slow<'a>> {
-        let tell = self.isolation.still_waiting;
+        let tell = self.isolation.tell;
         let message = format!("still waiting for {what}");
         Some(Slow::new(move || match services {
             Some(services) => services.log(Level::Warn, &message),

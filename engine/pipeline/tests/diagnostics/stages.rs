@@ -4,10 +4,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use paraloom_expr::Expr;
+use paraloom_expr::{Expr, ExprError};
 use paraloom_pipeline::{
-    Catalog, HubLocation, Location, PlanFailure, PlanInput, PlanOutput, PortInfo, PortKind,
-    RowAccount, Shape, StageInfo,
+    Catalog, FailureSpan, HubLocation, Location, PlanFailure, PlanInput, PlanOutput, PortInfo,
+    PortKind, RowAccount, Shape, StageInfo,
 };
 use serde_json::{Value as Json, json};
 
@@ -167,7 +167,17 @@ fn failure(message: &str, pointer: Option<&str>, input: Option<&str>) -> PlanFai
         pointer: pointer.map(str::to_owned),
         input: input.map(str::to_owned),
         hint: Some("do otherwise".to_owned()),
+        spans: Vec::new(),
     }
+}
+
+/// All that is wrong with the expression `/where`, each at its place.
+fn expression_failure(errors: Vec<ExprError>) -> PlanFailure {
+    let told: Vec<_> = errors.iter().map(|error| error.message.as_str()).collect();
+    let whole = failure(&told.join("; "), Some("/where"), None);
+    let span =
+        |ExprError { message, span: (start, end), hint }| FailureSpan { start, end, message, hint };
+    PlanFailure { spans: errors.into_iter().map(span).collect(), ..whole }
 }
 
 fn fields(fields: &[(&str, DataType)]) -> SchemaRef {
@@ -199,8 +209,9 @@ impl Stages {
             "keep" => {
                 let rows = rows().ok_or_else(|| failure("no rows", None, Some("rows")))?;
                 let text = config["where"].as_str().unwrap_or_default();
-                let checked = Expr::parse(text).and_then(|expr| expr.check_condition(&rows));
-                checked.map_err(|error| failure(&error.message, Some("/where"), None))?;
+                let parsed = Expr::parse(text).map_err(|error| vec![error]);
+                let checked = parsed.and_then(|expr| expr.check_condition_all(&rows));
+                checked.map_err(expression_failure)?;
                 vec![Some(rows.clone()), Some(rows)]
             }
             "model" => vec![None],

@@ -103,18 +103,39 @@ impl Format {
     }
 }
 
-/// A file, and the columns that the names of its folders tell, such as `label=1`.
+/// The columns that the names of folders tell, such as `label=1`, each with its value.
+type Partitions = Vec<(String, Option<String>)>;
+
+/// A file, and the columns that the names of its folders tell.
 #[derive(Clone, Debug)]
 pub(super) struct File {
     pub(super) path: PathBuf,
-    pub(super) partitions: Vec<(String, Option<String>)>,
+    pub(super) partitions: Partitions,
+}
+
+impl File {
+    /// A file that is named by itself, or by a pattern: then a `/./` stands where the pattern begins, and folders below it
+    /// make columns.
+    fn named(path: &Path) -> Self {
+        let below = path.to_str().and_then(|text| text.split_once("/./"));
+        let folders = below.and_then(|(_, below)| Path::new(below).parent());
+        let folders = folders.into_iter().flat_map(Path::components);
+        let names = folders.filter_map(|folder| folder.as_os_str().to_str());
+        Self {
+            path: path.components().collect(),
+            partitions: names.filter_map(partition).collect(),
+        }
+    }
 }
 
 /// Files of one format.
 #[derive(Clone, Debug)]
 pub(super) struct Files {
     pub(super) format: Format,
-    pub(super) files: Vec<File>,
+    pub(super) list: Vec<File>,
+    /// What decides the rows beside the bytes of the files. The names within a directory are part of its content; those of
+    /// other files are not.
+    pub(super) fingerprint: String,
 }
 
 impl Files {
@@ -122,23 +143,29 @@ impl Files {
     pub(super) fn resolve(from: &Origin, format: Option<Format>) -> Result<Self> {
         let mut paths = Vec::new();
         flatten(from, &mut paths);
-        let mut files = Vec::new();
+        let (mut files, mut told) = (Vec::new(), Vec::new());
         let mut known = format;
         for path in paths {
             if path.is_dir() {
-                let found = directory(path, known)?;
-                known = Some(agreed(known, found.format, path)?);
-                files.extend(found.files);
+                let (own, found) = directory(path, known)?;
+                known = Some(agreed(known, own, path)?);
+                files.extend(found);
             } else {
                 let own = format.map_or_else(|| of_file(path), Ok)?;
                 known = Some(agreed(known, own, path)?);
-                files.push(File { path: path.to_owned(), partitions: Vec::new() });
+                let file = File::named(path);
+                told.push(file.partitions.clone());
+                files.push(file);
             }
         }
-        match known {
-            Some(format) if !files.is_empty() => Ok(Self { format, files }),
-            _ => Err(Error::not_found("there are no files").at("/from")),
+        let Some(format) = known.filter(|_| !files.is_empty()) else {
+            return Err(Error::not_found("there are no files").at("/from"));
+        };
+        let mut fingerprint = format.name().to_owned();
+        if told.iter().any(|partitions| !partitions.is_empty()) {
+            fingerprint += &format!(" {}", serde_json::json!(told));
         }
+        Ok(Self { format, list: files, fingerprint })
     }
 }
 
@@ -177,7 +204,7 @@ fn agreed(known: Option<Format>, own: Format, path: &Path) -> Result<Format> {
 
 /// The files of a directory, by name: those of the format, or of the one format that there is. Folders called `NAME=VALUE` are
 /// part of it, and make a column.
-fn directory(dir: &Path, format: Option<Format>) -> Result<Files> {
+fn directory(dir: &Path, format: Option<Format>) -> Result<(Format, Vec<File>)> {
     let mut found = Vec::new();
     walk(dir, &[], &mut found)?;
     let formats: Vec<_> = found.iter().filter_map(|file| Format::of(&file.path)).collect();
@@ -215,7 +242,7 @@ fn directory(dir: &Path, format: Option<Format>) -> Result<Files> {
             .at("/from")
             .hint("name a file, or a directory of such files"));
     }
-    Ok(Files { format, files: found })
+    Ok((format, found))
 }
 
 fn walk(dir: &Path, partitions: &[(String, Option<String>)], found: &mut Vec<File>) -> Result<()> {
@@ -236,16 +263,21 @@ fn walk(dir: &Path, partitions: &[(String, Option<String>)], found: &mut Vec<Fil
         }
         if path.is_file() {
             found.push(File { path, partitions: partitions.to_vec() });
-        } else if let Some((key, value)) = name.split_once('=')
+        } else if let Some(own) = partition(name)
             && path.is_dir()
         {
-            let value = (value != "__HIVE_DEFAULT_PARTITION__").then(|| unescaped(value));
-            let mut partitions = partitions.to_vec();
-            partitions.push((unescaped(key), value));
+            let partitions = [partitions, &[own]].concat();
             walk(&path, &partitions, found)?;
         }
     }
     Ok(())
+}
+
+/// The column that a folder called `NAME=VALUE` makes, as Hive writes it.
+fn partition(folder: &str) -> Option<(String, Option<String>)> {
+    let (name, value) = folder.split_once('=')?;
+    let value = (value != "__HIVE_DEFAULT_PARTITION__").then(|| unescaped(value));
+    Some((unescaped(name), value))
 }
 
 /// `a%20b` as it was before it became the name of a folder.

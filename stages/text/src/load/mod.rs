@@ -45,9 +45,10 @@ const SAMPLE_ROWS: usize = 10_000;
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// A file; a directory, whose files are read in the order of their names, and whose folders
-    /// such as `label=1` make a column; a list of files; or a hub reference such as
-    /// `hf://datasets/OWNER/NAME/CONFIG@REVISION/SPLIT`. Files of text may be compressed with
+    /// A file; a directory, whose files are read in the order of their names; a pattern such as
+    /// `data/*/part-*.csv`; a list of these; or a hub reference such as
+    /// `hf://datasets/OWNER/NAME/CONFIG@REVISION/SPLIT`. Folders such as `label=1` in a directory,
+    /// and those that a pattern stands for, make a column. Files of text may be compressed with
     /// gzip, zstd, bzip2 or xz.
     #[schemars(with = "OriginSchema")]
     from: Origin,
@@ -234,13 +235,14 @@ impl Config {
 }
 
 impl Load {
-    /// The rows, and how many of them are still to be skipped.
+    /// The rows, how many of them are still to be skipped, and what decides them beside the bytes of the files.
     fn open(
         config: &Config,
         keep: Option<&Expr>,
         naming: &Naming,
-    ) -> Result<(Box<dyn Source>, usize, Format)> {
-        let Files { format, files } = Files::resolve(&config.from, config.format)?;
+    ) -> Result<(Box<dyn Source>, usize, String)> {
+        let Files { format, list: files, fingerprint } =
+            Files::resolve(&config.from, config.format)?;
         let wanted: Option<HashSet<String>> = naming.wanted().map(|names| {
             let conditions = keep.into_iter().flat_map(Expr::columns);
             names.chain(conditions).map(str::to_owned).collect()
@@ -253,7 +255,7 @@ impl Load {
                 config.nested,
                 wanted.as_ref(),
             )?;
-            return Ok((Box::new(source), config.skip, format));
+            return Ok((Box::new(source), config.skip, fingerprint));
         }
         // Lines before the table are not looked at for the types of its columns either.
         let is_plain = keep.is_none()
@@ -262,7 +264,7 @@ impl Load {
             && matches!(format, Format::Csv | Format::Tsv);
         let skip = if is_plain { config.skip } else { 0 };
         let source = table::Table::open(files, format, config.settings(skip)?, wanted.as_ref())?;
-        Ok((Box::new(source), config.skip - skip, format))
+        Ok((Box::new(source), config.skip - skip, fingerprint))
     }
 }
 
@@ -292,7 +294,7 @@ impl Stage for Load {
             }
             return Self::plan_unfetched(config, keep, naming);
         }
-        let (source, _, format) = Self::open(&config, keep.as_ref(), &naming)?;
+        let (source, _, fingerprint) = Self::open(&config, keep.as_ref(), &naming)?;
         let schema = source.schema();
         if let (Some(keep), Some(text)) = (&keep, &config.keep) {
             keep.check_condition_all(&schema)
@@ -316,7 +318,7 @@ impl Stage for Load {
         let output = Arc::new(Schema::new(fields));
         let stage = Self { config, keep, naming, output: Arc::clone(&output) };
         // How a file is read follows from its name, which is in no key.
-        Ok(Planned::new(stage, [Some(output)]).fingerprint(format.name()))
+        Ok(Planned::new(stage, [Some(output)]).fingerprint(fingerprint))
     }
 
     fn run(&self, run: &mut Run) -> Result<()> {

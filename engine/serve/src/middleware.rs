@@ -1,0 +1,93 @@
+//! What surrounds every request: who may ask, its name, its lines in the log and the metrics, and the headers of its answer.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::extract::{Request, State};
+use axum::http::header::{
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
+};
+use axum::http::{HeaderName, HeaderValue, StatusCode};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+
+use crate::access::Access;
+use crate::api::{is_health_check, label};
+use crate::body::accepted_coding;
+use crate::guard::Denied;
+use crate::http::Peer;
+use crate::problem::{Code, Problem, quoted};
+use crate::shared::Shared;
+
+/// Answers those who may not ask.
+pub(crate) async fn guard(
+    State(shared): State<Arc<Shared>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    match shared.guard.check(request.headers()) {
+        Ok(()) => next.run(request).await,
+        Err(Denied::Token) => {
+            Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", "this server asks for a token")
+                .into_response()
+        }
+        Err(Denied::Host) => {
+            let message = "the header `Host` does not name this server; `--host` adds a name";
+            Problem::new(StatusCode::FORBIDDEN, "wrong_host", message).into_response()
+        }
+    }
+}
+
+/// Rows of a request, for the access log.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RowCount(pub(crate) usize);
+
+/// The name of a request.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct RequestId(pub(crate) String);
+
+/// Names, counts and logs the request, and adds security headers to its answer.
+pub(crate) async fn finish(
+    State(shared): State<Arc<Shared>>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let started = Instant::now();
+    let id = shared.ids.of(request.headers());
+    request.extensions_mut().insert(RequestId(id.clone()));
+    let (method, uri) = (request.method().clone(), request.uri().clone());
+    let peer = request.extensions().get::<Peer>().map(|peer| peer.0);
+    let mut response = next.run(request).await;
+    let status = response.status();
+    let problem = response.extensions().get::<Code>().map(|code| code.0);
+    if !is_health_check(uri.path()) {
+        shared.metrics.answered(label(uri.path()), status.as_u16(), started);
+        problem.inspect(|problem| shared.metrics.refused(problem));
+        if let Some(log) = &shared.log {
+            log(&Access {
+                id: id.clone(),
+                peer,
+                method: method.to_string(),
+                path: quoted(uri.path()),
+                status: status.as_u16(),
+                problem,
+                rows: response.extensions().get::<RowCount>().map_or(0, |rows| rows.0),
+                took: started.elapsed(),
+            });
+        }
+    }
+    let policy =
+        "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; frame-ancestors 'none'";
+    let headers = response.headers_mut();
+    headers.entry(CONTENT_SECURITY_POLICY).or_insert(HeaderValue::from_static(policy));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    if let Ok(id) = HeaderValue::from_str(&id) {
+        headers.insert(HeaderName::from_static("x-request-id"), id);
+    }
+    if status == StatusCode::UNSUPPORTED_MEDIA_TYPE {
+        headers.extend([accepted_coding()]);
+    }
+    response
+}
