@@ -28,6 +28,10 @@ nodes:
     stage: generate
     inputs: { model: blank, rows: texts }
     with: { prefix: 'paraphrase: ', sample: { top_k: 40 }, max_new_tokens: 8 }
+  scored:
+    stage: generate
+    inputs: { model: blank, rows: texts }
+    with: { prefix: 'paraphrase: ', max_new_tokens: 8, token_scores: true }
   judged: { stage: score-cola, inputs: { model: blank, rows: written } }
   kept: { stage: threshold, inputs: { rows: judged }, with: { keep: 'cola_p > 0.0' } }
 """
@@ -144,12 +148,26 @@ def hub_client(server):
     holds(drawn[0] == drawn[3] and len(set(drawn)) > 1, "seeds")
     equal(client.text_generation(TEXT, do_sample=False), client.text_generation(TEXT, do_sample=False, seed=5), "greedy")
     equal("".join(client.text_generation(TEXT, stream=True)), text, "a stream")
+    holds(isinstance(client.text_generation(TEXT, do_sample=True, typical_p=0.5), str), "typical sampling")
+    letter = next((letter for letter in text if letter.isalpha()), None)
+    if letter:
+        equal(client.text_generation(TEXT, stop=[letter]), text.split(letter)[0], "a stop")
     refused("details of a stream", lambda: client.text_generation(TEXT, stream=True, details=True), "details")
-    for name, value in {"details": True, "watermark": True, "typical_p": 0.9, "stop": ["x"], "best_of": 2, "return_full_text": True}.items():
+    for name, value in {"details": True, "watermark": True, "best_of": 2, "return_full_text": True}.items():
         refused(name, lambda name=name, value=value: client.text_generation(TEXT, **{name: value}), name)
     status, _, text = server.ask("/models/any/name", {"inputs": [TEXT, "costs fell"], "parameters": {"num_return_sequences": 2}})
     equal(status, 200, text)
     equal([[list(text) for text in texts] for texts in json.loads(text)], [[["generated_text"]] * 2] * 2, "several inputs")
+
+
+def logprobs(server):
+    client = openai.OpenAI(base_url=server.url + "/v1", api_key="none", max_retries=0)
+    choice = client.completions.create(model="scored", prompt=TEXT, logprobs=0).choices[0]
+    found = choice.logprobs
+    equal(len(found.tokens), len(found.token_logprobs), "a logarithm for each token")
+    holds("".join(found.tokens).replace("\u2581", " ").strip() == choice.text.strip(), "the tokens are those of the text")
+    holds(all(logprob <= 1e-5 for logprob in found.token_logprobs), "logarithms of probabilities")
+    refused("others", lambda: client.completions.create(model="scored", prompt=TEXT, logprobs=2), "logprobs")
 
 
 def formats(server):
@@ -195,6 +213,8 @@ def main():
         with Server(paraloom, folder, "written", "--log", "off") as server:
             openai_client(server, "written")
             hub_client(server)
+        with Server(paraloom, folder, "scored", "--log", "off") as server:
+            logprobs(server)
         with Server(paraloom, folder, "kept", "--log", "off") as server:
             openai_client(server, "kept")
             hub_client(server)

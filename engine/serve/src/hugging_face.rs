@@ -18,7 +18,7 @@ use crate::texts::{
 };
 
 /// What clients have and T5 cannot do. Null and false ask for nothing.
-const UNSUPPORTED: [&str; 14] = [
+const UNSUPPORTED: [&str; 11] = [
     "adapter_id",
     "best_of",
     "decoder_input_details",
@@ -27,10 +27,7 @@ const UNSUPPORTED: [&str; 14] = [
     "grammar",
     "return_full_text",
     "return_tensors",
-    "stop",
-    "stop_sequences",
     "top_n_tokens",
-    "typical_p",
     "watermark",
     "generate_parameters",
 ];
@@ -120,7 +117,7 @@ fn event(text: &Text) -> String {
 fn translated(shared: &Shared, sent: Parameters) -> Result<Parameters, Problem> {
     let mut translation = Translation::new(shared);
     let has = |name: &str| sent.get(name).is_some_and(|value| !value.is_null());
-    let draws = ["temperature", "top_k", "top_p"].into_iter().any(has);
+    let draws = ["temperature", "top_k", "top_p", "min_p", "typical_p"].into_iter().any(has);
     for (name, value) in &sent {
         if value.is_null() {
             continue;
@@ -134,11 +131,15 @@ fn translated(shared: &Shared, sent: Parameters) -> Result<Parameters, Problem> 
             ("do_sample", Value::Bool(true)) if draws => {}
             ("do_sample", Value::Bool(is_on)) => {
                 if draws {
-                    let message = "`do_sample` is false, so `temperature`, `top_k` and `top_p` do not count; \
-                                   leave them out";
+                    let message = "`do_sample` is false, so what is drawn from, such as `temperature`, does not count; \
+                                   leave it out";
                     return Err(Problem::bad_request(message));
                 }
                 translation.sample(*is_on)?;
+            }
+            ("stop" | "stop_sequences", value) if asks_nothing(value) => {}
+            ("stop" | "stop_sequences", value) if translation.knows("stop") => {
+                translation.set("stop", value.clone())?;
             }
             ("num_return_sequences", value) => translation.set("candidates", value.clone())?,
             ("num_beams", value) => translation.set("beams", value.clone())?,

@@ -19,16 +19,8 @@ use crate::texts::{
 };
 
 /// What the API has and T5 cannot do. Null, false and 0 ask for nothing.
-const UNSUPPORTED: [&str; 8] = [
-    "echo",
-    "frequency_penalty",
-    "functions",
-    "logit_bias",
-    "presence_penalty",
-    "suffix",
-    "tools",
-    "logprobs",
-];
+const UNSUPPORTED: [&str; 7] =
+    ["echo", "frequency_penalty", "functions", "logit_bias", "presence_penalty", "suffix", "tools"];
 /// Texts at which an answer ends, at most.
 const MAX_STOPS: usize = 4;
 
@@ -77,6 +69,8 @@ struct Asked {
     prompts: Vec<String>,
     stops: Vec<String>,
     is_stream: bool,
+    /// Whether the logarithms of the tokens' probabilities are asked for.
+    has_logprobs: bool,
     parameters: crate::Parameters,
 }
 
@@ -88,15 +82,25 @@ pub(crate) async fn completions(
     let id = request.extensions().get::<RequestId>().cloned().unwrap_or_default();
     let id = format!("cmpl-{}", id.0);
     let received = read(&shared, request, "application/json").await?;
-    let Asked { prompts, stops, is_stream, parameters } = asked(&shared, object(&received.bytes)?)?;
+    let Asked { prompts, stops, is_stream, has_logprobs, parameters } =
+        asked(&shared, object(&received.bytes)?)?;
     let written = places.write(&shared, &prompts, parameters).await?;
     if let Some(number) = written.iter().position(Vec::is_empty) {
         return Err(nothing_kept(number));
     }
+    if has_logprobs && written.iter().flatten().any(|text| text.tokens.is_none()) {
+        let message = "`logprobs` needs `token_scores: true` at the node that writes";
+        return Err(Problem::bad_request(message));
+    }
     let choice = |(index, text): (usize, &Text)| {
+        let tokens = text.tokens.as_ref().filter(|_| has_logprobs);
+        let logprobs = tokens.map(|tokens| {
+            let (tokens, logprobs): (Vec<_>, Vec<_>) = tokens.iter().cloned().unzip();
+            json!({"tokens": tokens, "token_logprobs": logprobs})
+        });
         let (text, is_stopped) = ended(&text.text, &stops, text.is_unfinished);
         let reason = if is_stopped { "stop" } else { "length" };
-        json!({"index": index, "text": text, "logprobs": null, "finish_reason": reason})
+        json!({"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason})
     };
     let choices: Vec<_> = written.iter().flatten().enumerate().map(choice).collect();
     let answer = |choices: Value| {
@@ -146,7 +150,17 @@ fn asked(shared: &Shared, mut body: Map<String, Value>) -> Result<Asked, Problem
     // Whom it is for, and whether tokens are counted: they are not.
     body.remove("user");
     body.remove("stream_options");
+    let has_logprobs = match body.remove("logprobs") {
+        None | Some(Value::Null | Value::Bool(false)) => false,
+        // Those of the tokens that were written, and of no others.
+        Some(Value::Number(others)) if others.as_u64() == Some(0) => true,
+        Some(_) => return Err(unsupported("logprobs")),
+    };
     let mut translation = Translation::new(shared);
+    // Nothing is written that would only be cut off.
+    if !stops.is_empty() && translation.knows("stop") {
+        translation.set("stop", stops.clone().into())?;
+    }
     let best_of = body.remove("best_of").unwrap_or_default();
     let count = body.get("n").cloned().unwrap_or_default();
     let one = Value::from(1);
@@ -157,8 +171,7 @@ fn asked(shared: &Shared, mut body: Map<String, Value>) -> Result<Asked, Problem
         match (name.as_str(), value) {
             (_, Value::Null) => {}
             (name, value) if UNSUPPORTED.contains(&name) => {
-                // 0 logarithms are asked for by `logprobs: 0` too, with that of the token itself.
-                if name == "logprobs" && value.is_number() || !asks_nothing(&value) {
+                if !asks_nothing(&value) {
                     return Err(unsupported(name));
                 }
             }
@@ -173,7 +186,8 @@ fn asked(shared: &Shared, mut body: Map<String, Value>) -> Result<Asked, Problem
         // Without chance, there is nothing left to choose from.
         translation.parameters.remove("top_p");
     }
-    Ok(Asked { prompts, stops, is_stream, parameters: translation.parameters })
+    let parameters = translation.parameters;
+    Ok(Asked { prompts, stops, is_stream, has_logprobs, parameters })
 }
 
 #[cfg(test)]

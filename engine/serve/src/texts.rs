@@ -1,6 +1,7 @@
 //! What programs for language models send and expect: texts in, texts out.
 
-use arrow::array::{Array, AsArray};
+use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::datatypes::Float64Type;
 use serde_json::{Map, Value, json};
 
 use crate::ask::{ask, decoded};
@@ -24,6 +25,8 @@ pub(crate) struct Text {
     pub(crate) text: String,
     /// Ended for its length.
     pub(crate) is_unfinished: bool,
+    /// Its tokens and the logarithms of their probabilities, where the node that writes tells them.
+    pub(crate) tokens: Option<Vec<(String, f64)>>,
 }
 
 impl Texts {
@@ -101,11 +104,20 @@ impl Texts {
         let row = |row: usize| {
             let ids = ids.iter().flatten().filter(|ids| ids.is_valid(row));
             let is_unfinished = output.marks.as_ref().is_some_and(|marks| marks[row].is_unfinished);
-            let text = Text { text: texts.value(row).to_owned(), is_unfinished };
+            let text = texts.value(row).to_owned();
+            let text = Text { text, is_unfinished, tokens: tokens(&output.rows, row) };
             (ids.map(|ids| ids.value(row).to_owned()).collect(), text)
         };
         Some((0..texts.len()).filter(|at| texts.is_valid(*at)).map(row).collect())
     }
+}
+
+/// What a node with `token_scores` tells of a row's text. The end has a score and is none of the tokens.
+fn tokens(rows: &RecordBatch, row: usize) -> Option<Vec<(String, f64)>> {
+    let list = |name: &str| Some(rows.column_by_name(name)?.as_list_opt::<i32>()?.value(row));
+    let (tokens, scores) = (list("tokens")?, list("token_scores")?);
+    let tokens = tokens.as_string_opt::<i32>()?.iter().flatten().map(str::to_owned);
+    Some(tokens.zip(scores.as_primitive_opt::<Float64Type>()?.values().iter().copied()).collect())
 }
 
 /// The answer where a text has none, since all that was written for it was rejected.
@@ -150,6 +162,11 @@ pub(crate) struct Translation<'a> {
 impl<'a> Translation<'a> {
     pub(crate) fn new(shared: &'a Shared) -> Self {
         Self { shared, parameters: Parameters::new() }
+    }
+
+    /// Whether a request may set it.
+    pub(crate) fn knows(&self, name: &str) -> bool {
+        self.shared.about.parameters.list().iter().any(|known| known.name == name)
     }
 
     /// Sets a parameter; one that is set twice, by two names, is refused.
