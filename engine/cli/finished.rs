@@ -44,8 +44,7 @@ impl Finished {
             let (set, source) = (args.settings.set.clone(), Source::Now(workspace.host));
             return Ok(Self { graph, store, text: workspace.text, set, source });
         };
-        let store = recorded::store(args)?;
-        let id = recorded::find_run(&store, run)?;
+        let (store, id) = recorded::open(args, run)?;
         let (graph, record) = (recorded::graph(&store, &id)?, recorded::record(&store, &id)?);
         let (set, text) = recorded::pipeline(&store, &id)?;
         warn_of_what_is_gone(&store, &record, &id)?;

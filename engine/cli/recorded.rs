@@ -9,8 +9,20 @@ use crate::commands::started;
 use crate::error::{CliError, NODE_FAILED, Result};
 use crate::place;
 
+/// The store of a pipeline, and the run in it whose name is `run` or begins with it.
+pub(crate) fn open(args: &PipelineArgs, run: &str) -> Result<(Store, String)> {
+    if let Some((name, _)) = args.settings.set.first() {
+        let message = format!("`--set {name}=…` cannot change what a run has left");
+        return Err(CliError::usage(message)
+            .hint("the variables are those of the run; leave `--set` out, or `--run`"));
+    }
+    let store = store(args)?;
+    let id = find_run(&store, run)?;
+    Ok((store, id))
+}
+
 /// The store of a pipeline, whose file may be missing or invalid.
-pub(crate) fn store(args: &PipelineArgs) -> Result<Store> {
+fn store(args: &PipelineArgs) -> Result<Store> {
     let path = place::of(args.store.as_deref(), &args.pipeline);
     place::open(&path)?
         .ok_or_else(|| CliError::usage(format!("there is no store at {}", path.display())))

@@ -86,6 +86,11 @@ fn what_a_run_has_left_can_be_seen_later() {
     assert!(report.contains("2 of 2 nodes are done") && report.contains("<code>n &gt;= 3</code>"));
     std::fs::remove_file(project.file("p.yaml")).expect("it is ours");
     assert_eq!(project.ok(&[&trace[..], &["--run", run]].concat()), traced);
+    for command in [&["show", "p.yaml", "many"][..], &["report", "p.yaml"]] {
+        let said = project.transcript(&[command, &["--run", run, "--set", "least=1"]].concat());
+        let refused = "`--set least=…` cannot change what a run has left";
+        assert!(said.starts_with("exit 2") && said.contains(refused), "{said}");
+    }
     let unknown = project.transcript(&["show", "p.yaml", "many", "--run", "1999"]);
     assert!(unknown.starts_with("exit 2") && unknown.contains("no run `1999`"), "{unknown}");
 }

@@ -47,8 +47,8 @@ pub(crate) fn run(args: &ExportArgs, stages: &StageArgs) -> Result<ExitCode> {
 /// The current output, or that of a recorded run.
 fn result(args: &ExportArgs, stages: &StageArgs) -> Result<PortResult> {
     if let Some(run) = &args.run {
-        let store = recorded::store(&args.pipeline)?;
-        return recorded::output(&store, &recorded::find_run(&store, run)?, &args.node, |_| true);
+        let (store, run) = recorded::open(&args.pipeline, run)?;
+        return recorded::output(&store, &run, &args.node, |_| true);
     }
     let project = Project::open(&args.pipeline, stages)?;
     let store = project.need_store()?;

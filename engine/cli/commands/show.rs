@@ -75,8 +75,8 @@ fn tell_of_more(shown: u64, table: &TableRef, condition: Option<&Expr>) {
 /// The current table, or that of a recorded run.
 fn table(args: &ShowArgs, stages: &StageArgs) -> Result<TableRef> {
     if let Some(run) = &args.run {
-        let store = recorded::store(&args.pipeline)?;
-        return recorded::table(&store, &recorded::find_run(&store, run)?, &args.node);
+        let (store, run) = recorded::open(&args.pipeline, run)?;
+        return recorded::table(&store, &run, &args.node);
     }
     let project = Project::open(&args.pipeline, stages)?;
     let store = project.need_store()?;
