@@ -1,0 +1,277 @@
+//! The settings of `finetune`, and what training is told of them.
+
+use std::collections::BTreeMap;
+
+use paraloom_sdk::{Error, Result};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::folder::{self, Float};
+use crate::stages::adapter::LoraConfig;
+use crate::stages::examples::{Kind, Task};
+use crate::stages::shared::MAX_SOURCE_TOKENS;
+use crate::train::{Length, Optimizer, Options, Schedule, Warmup};
+
+/// Settings of `finetune`.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(extend("x-paraloom-elsewhere" = crate::stages::names::of_finetune()))]
+pub struct Config {
+    /// A task of T5 with its official prompt and labels, or plain `text`.
+    #[serde(default)]
+    pub(super) kind: Kind,
+    /// Stands before every source, such as `paraphrase: `.
+    #[serde(default)]
+    pub(super) prefix: String,
+    /// The column to read; `source` if left out.
+    #[serde(default)]
+    pub(super) source: Option<String>,
+    /// The second sentence of stsb; `sentence2` if left out.
+    #[serde(default)]
+    pub(super) second: Option<String>,
+    /// The column to write; `target` if left out.
+    #[serde(default)]
+    pub(super) target: Option<String>,
+    /// What may stand in the target (`kind: labels`), whose column is `label` if `target` is left out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) labels: Vec<String>,
+    /// Takes `</s>` off the ends of sources and targets, where it stands for a tokenizer that reads it as the end.
+    // The card says what was set; without it a model is written as it was before there was this setting.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) strip_eos: bool,
+    /// Tasks of their own for some of the tables that enter `examples`, by label.
+    #[serde(default)]
+    pub(super) tasks: BTreeMap<String, Task>,
+    /// Passes over the examples; 1 if neither `epochs` nor `steps` is given.
+    #[serde(default)]
+    #[schemars(range(min = 1))]
+    pub(super) epochs: Option<u64>,
+    /// Optimizer steps, instead of epochs.
+    #[serde(default)]
+    #[schemars(range(min = 1))]
+    pub(super) steps: Option<u64>,
+    /// Examples that are worked on together.
+    #[serde(default = "eight")]
+    #[schemars(range(min = 1, max = 4096))]
+    pub(super) batch_size: usize,
+    /// Batches per optimizer step.
+    #[serde(default = "one")]
+    #[schemars(range(min = 1, max = 4096))]
+    pub(super) accumulate: usize,
+    /// The optimizer.
+    #[serde(default)]
+    pub(super) optimizer: OptimizerName,
+    /// Adafactor only: the learning rate is relative to the size of each weight, as in T5's own
+    /// pre-training. It wants a learning rate of 0.01 or so.
+    #[serde(default)]
+    pub(super) scale_parameter: bool,
+    /// The highest learning rate.
+    #[serde(default = "learning_rate")]
+    #[schemars(range(min = 0.0, max = 10.0))]
+    pub(super) learning_rate: f64,
+    /// What becomes of the learning rate after the warm-up.
+    #[serde(default)]
+    pub(super) schedule: ScheduleName,
+    /// The power of `schedule: polynomial`; 1, which falls evenly, if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0.0, max = 100.0))]
+    pub(super) power: Option<f64>,
+    /// Steps over which the learning rate rises from zero.
+    #[serde(default)]
+    pub(super) warmup_steps: u64,
+    /// The same as a share of all steps, instead of `warmup_steps`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub(super) warmup_ratio: Option<f64>,
+    /// Learn low-rank adapters (LoRA) instead of the weights: less memory, and an adapter of a few megabytes. The model that comes out
+    /// has them merged; `adapter` in its directory is the adapter by itself, as PEFT reads it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) lora: Option<LoraConfig>,
+    /// Weights that stay as they are, by patterns of their names: `shared.weight`, `encoder.*`, `*layer_norm*`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) freeze: Vec<String>,
+    /// Decoupled weight decay.
+    #[serde(default)]
+    #[schemars(range(min = 0.0, max = 10.0))]
+    pub(super) weight_decay: f64,
+    /// Largest norm of the gradient; 0 does not clip.
+    #[serde(default = "one_point")]
+    #[schemars(range(min = 0.0))]
+    pub(super) clip: f64,
+    /// Dropout; the model's own if left out.
+    #[serde(default)]
+    #[schemars(range(min = 0.0, max = 0.9))]
+    pub(super) dropout: Option<f64>,
+    /// Share of each target's probability that is spread over the vocabulary.
+    #[serde(default)]
+    #[schemars(range(min = 0.0, max = 0.9))]
+    pub(super) label_smoothing: f64,
+    /// Take the examples in another order in each epoch.
+    #[serde(default = "yes")]
+    pub(super) shuffle: bool,
+    /// Longer sources are cut.
+    #[serde(default = "max_source_tokens")]
+    #[schemars(range(min = 2))]
+    pub(super) max_source_tokens: usize,
+    /// Longer targets are cut.
+    #[serde(default = "max_source_tokens")]
+    #[schemars(range(min = 2))]
+    pub(super) max_target_tokens: usize,
+    /// Share of the examples that is held back to validate on, if nothing enters
+    /// `validation`.
+    #[serde(default)]
+    #[schemars(range(min = 0.0, max = 0.9))]
+    pub(super) validation_split: f64,
+    /// Steps between validations; once an epoch's worth of steps if left out.
+    #[serde(default)]
+    #[schemars(range(min = 1))]
+    pub(super) validate_every: Option<u64>,
+    /// Stop after this many validations without a better loss. The best model is kept.
+    #[serde(default)]
+    #[schemars(range(min = 1))]
+    pub(super) patience: Option<u64>,
+    /// What matrix products are computed in. bf16 is faster where the processor has instructions for it; weights,
+    /// gradients and the optimizer's state stay in f32.
+    #[serde(default)]
+    pub(super) precision: Float,
+    /// The numbers that the weights are written as, whatever they are computed in.
+    #[serde(default)]
+    pub(super) dtype: Float,
+    /// Weights that need more than this are written as several files.
+    #[serde(default = "fifty_gigabytes")]
+    pub(super) max_shard_size: String,
+}
+
+fn fifty_gigabytes() -> String {
+    "50GB".to_owned()
+}
+fn one() -> usize {
+    1
+}
+fn eight() -> usize {
+    8
+}
+fn one_point() -> f64 {
+    1.0
+}
+fn yes() -> bool {
+    true
+}
+fn learning_rate() -> f64 {
+    3e-4
+}
+fn max_source_tokens() -> usize {
+    MAX_SOURCE_TOKENS
+}
+
+/// An optimizer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum OptimizerName {
+    #[default]
+    AdamW,
+    Adafactor,
+}
+
+/// A schedule of the learning rate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum ScheduleName {
+    /// It stays.
+    Constant,
+    /// It falls evenly, to zero at the last step.
+    #[default]
+    Linear,
+    /// It falls to zero as half a wave of the cosine does.
+    Cosine,
+    /// It falls with the root of the steps.
+    InverseSqrt,
+    /// It falls as a `power` of the steps that are left.
+    Polynomial,
+}
+
+impl Config {
+    /// Refuses settings that contradict each other; `validates` is whether there is something to validate on.
+    pub(super) fn check(&self, validates: bool) -> Result<()> {
+        if self.epochs.is_some() && self.steps.is_some() {
+            return Err(Error::config("say either `epochs` or `steps`").at("/steps"));
+        }
+        if self.patience.is_some() && !validates {
+            return Err(Error::config("`patience` needs something to validate on")
+                .at("/patience")
+                .hint("connect `validation`, or hold examples back with `validation_split`"));
+        }
+        if self.scale_parameter && self.optimizer != OptimizerName::Adafactor {
+            return Err(Error::config("`scale_parameter` is an option of `optimizer: adafactor`")
+                .at("/scale_parameter"));
+        }
+        if self.power.is_some() && self.schedule != ScheduleName::Polynomial {
+            return Err(
+                Error::config("`power` is an option of `schedule: polynomial`").at("/power")
+            );
+        }
+        if self.warmup_ratio.is_some() && self.warmup_steps > 0 {
+            return Err(
+                Error::config("say either `warmup_steps` or `warmup_ratio`").at("/warmup_ratio")
+            );
+        }
+        folder::parse_size(&self.max_shard_size)
+            .map_err(|error| Error::from(error).at("/max_shard_size"))?;
+        Ok(())
+    }
+
+    /// The task of tables that have none of their own.
+    pub(super) fn task(&self) -> Task {
+        Task {
+            kind: self.kind,
+            prefix: self.prefix.clone(),
+            source: self.source.clone(),
+            second: self.second.clone(),
+            target: self.target.clone(),
+            labels: self.labels.clone(),
+            strip_eos: self.strip_eos,
+            weight: 1.0,
+        }
+    }
+
+    /// What training is told.
+    pub(super) fn options(&self, seed: u64) -> Options {
+        Options {
+            length: match (self.epochs, self.steps) {
+                (_, Some(steps)) => Length::Steps(steps),
+                (epochs, None) => Length::Epochs(epochs.unwrap_or(1)),
+            },
+            batch_size: self.batch_size,
+            accumulate: self.accumulate,
+            optimizer: match self.optimizer {
+                OptimizerName::AdamW => Optimizer::AdamW { betas: [0.9, 0.999], eps: 1e-8 },
+                OptimizerName::Adafactor => {
+                    Optimizer::Adafactor { scale_parameter: self.scale_parameter }
+                }
+            },
+            learning_rate: self.learning_rate,
+            schedule: match self.schedule {
+                ScheduleName::Constant => Schedule::Constant,
+                ScheduleName::Linear => Schedule::Linear,
+                ScheduleName::Cosine => Schedule::Cosine,
+                ScheduleName::InverseSqrt => Schedule::InverseSqrt,
+                ScheduleName::Polynomial => {
+                    Schedule::Polynomial { power: self.power.unwrap_or(1.0) }
+                }
+            },
+            warmup: match self.warmup_ratio {
+                Some(share) => Warmup::Share(share),
+                None => Warmup::Steps(self.warmup_steps),
+            },
+            weight_decay: self.weight_decay,
+            clip_norm: (self.clip > 0.0).then_some(self.clip),
+            dropout: self.dropout,
+            label_smoothing: self.label_smoothing,
+            shuffle: self.shuffle,
+            lora: self.lora.as_ref().map(LoraConfig::options),
+            freeze: self.freeze.clone(),
+            precision: self.precision,
+            seed,
+        }
+    }
+}
