@@ -15,7 +15,7 @@ use paraloom_stages_t5::{
     folder::{self, Float},
     model::{Model, Weights},
     random::Stream,
-    train::{Example, Length, Lora, Optimizer, Options, Schedule, Trainer},
+    train::{Batch, Example, Length, Lora, Optimizer, Options, Schedule, Trainer},
 };
 
 type TestResult = Result<(), Box<dyn std::error::Error>>;
@@ -61,8 +61,13 @@ fn changed(one: &Model, other: &Model) -> Vec<String> {
 fn what_is_frozen_stays_and_adapters_are_where_they_were_asked_for() -> TestResult {
     let learn = |lora: Option<Lora>, freeze: &[&str]| -> Result<_, Error> {
         let freeze = freeze.iter().map(|name| (*name).to_owned()).collect();
-        let options =
-            Options { lora, freeze, learning_rate: 1e-2, batch_size: 4, ..Options::default() };
+        let options = Options {
+            lora,
+            freeze,
+            learning_rate: 1e-2,
+            batch: Batch::Examples(4),
+            ..Options::default()
+        };
         let mut trainer = Trainer::new(model()?, examples(), options)?;
         let before = trainer.evaluate(&examples(), &|| false)?;
         while trainer.step()?.is_some() {}
@@ -105,18 +110,20 @@ fn a_resumed_run_ends_with_the_same_bytes() -> TestResult {
     let adam = Optimizer::AdamW { betas: [0.9, 0.999], eps: 1e-8 };
     let adafactor = Optimizer::Adafactor { scale_parameter: true };
     let some = || vec!["shared.weight".to_owned(), "encoder.*".to_owned()];
-    for (optimizer, lora, freeze) in [
-        (adam, None, vec![]),
-        (adafactor, None, vec![]),
-        (adafactor, None, some()),
-        (adam, Some(lora(&["q", "wo"])), vec![]),
-        (adafactor, Some(lora(&["EncDecAttention.v", "k"])), some()),
+    let (fours, tokens) = (Batch::Examples(4), Batch::Tokens(60));
+    for (optimizer, batch, lora, freeze) in [
+        (adam, fours, None, vec![]),
+        (adam, tokens, None, vec![]),
+        (adafactor, fours, None, vec![]),
+        (adafactor, fours, None, some()),
+        (adam, fours, Some(lora(&["q", "wo"])), vec![]),
+        (adafactor, tokens, Some(lora(&["EncDecAttention.v", "k"])), some()),
     ] {
         let options = Options {
             lora: lora.clone(),
             freeze: freeze.clone(),
             length: Length::Epochs(3),
-            batch_size: 4,
+            batch,
             accumulate: 2,
             optimizer,
             learning_rate: 1e-3,
@@ -135,9 +142,10 @@ fn a_resumed_run_ends_with_the_same_bytes() -> TestResult {
         let mut resumed = Trainer::load(folder.path(), model()?, examples(), options)?;
         assert_eq!((resumed.steps_done(), resumed.best_loss()), (7, Some(best)));
         while resumed.step()?.is_some() {}
-        assert_eq!(whole.steps_done(), 18);
+        assert!(whole.steps_done() >= 16, "{batch:?}: {} steps", whole.steps_done());
+        assert_eq!(whole.steps_done(), resumed.steps_done());
         let same = bytes(&whole.model())? == bytes(&resumed.model())?;
-        assert!(same, "{optimizer:?} {lora:?} {freeze:?}");
+        assert!(same, "{optimizer:?} {batch:?} {lora:?} {freeze:?}");
     }
     Ok(())
 }
@@ -153,7 +161,7 @@ fn training_in_bf16_learns_as_well() -> TestResult {
     let losses = |precision| -> Result<(f64, f64), Box<dyn std::error::Error>> {
         let options = Options {
             length: Length::Epochs(40),
-            batch_size: 8,
+            batch: Batch::Examples(8),
             accumulate: 1,
             learning_rate: 3e-3,
             dropout: Some(0.0),
@@ -178,8 +186,12 @@ fn training_in_bf16_learns_as_well() -> TestResult {
 /// What a step does where memory ran out: the same, but for rounding.
 #[test]
 fn halved_batches_give_the_same_gradients() -> TestResult {
-    let options =
-        Options { dropout: Some(0.0), batch_size: 8, accumulate: 1, ..Options::default() };
+    let options = Options {
+        dropout: Some(0.0),
+        batch: Batch::Examples(8),
+        accumulate: 1,
+        ..Options::default()
+    };
     let mut whole = Trainer::new(model()?, examples(), options.clone())?;
     let mut halved = Trainer::new(model()?, examples(), options)?;
     halved.halve_batches();

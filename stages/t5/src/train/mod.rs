@@ -17,7 +17,7 @@ use rayon::prelude::*;
 pub use self::lora::Lora;
 use self::lora::{Learnt, Part, Saved, Tracked};
 use self::optimizer::{State, Step};
-pub use self::options::{Length, Optimizer, Options, Schedule, Warmup};
+pub use self::options::{Batch, Length, Optimizer, Options, Schedule, Warmup};
 use crate::{
     Error, Result,
     kernels::{
@@ -48,6 +48,13 @@ pub struct Example {
     pub source: Vec<u32>,
     /// What the decoder should write.
     pub target: Vec<u32>,
+}
+
+impl Example {
+    /// Source and target tokens.
+    fn tokens(&self) -> usize {
+        self.source.len() + self.target.len()
+    }
 }
 
 /// What happened in one optimizer step.
@@ -127,7 +134,7 @@ impl Trainer {
         };
         let states = parts.iter().map(state).collect();
         let batches = batches::epoch(&examples, &options, 0);
-        let total_steps = options.total_steps(batches.len());
+        let total_steps = batches::total_steps(&examples, &options);
         Ok(Self {
             model,
             learnt,
@@ -219,6 +226,11 @@ impl Trainer {
     /// Steps of the whole run.
     pub fn total_steps(&self) -> u64 {
         self.total_steps
+    }
+
+    /// Whether the last step was the last one of its epoch.
+    pub fn is_epoch_done(&self) -> bool {
+        self.position >= self.batches.len()
     }
 
     /// From now on computes every batch in two halves, for want of memory. Only roundings and dropout change.
@@ -326,8 +338,7 @@ impl Trainer {
         {
             return 1;
         }
-        let tokens: usize =
-            batch.iter().map(|example| example.source.len() + example.target.len()).sum();
+        let tokens: usize = batch.iter().map(|example| example.tokens()).sum();
         let shards = (tokens / SHARD_TOKENS).clamp(1, batch.len().clamp(1, MOST_SHARDS));
         // A power of two, since the numbers of cores are.
         1 << shards.ilog2()
@@ -411,7 +422,7 @@ fn finite(step: u64, what: &'static str, value: f64) -> Result<()> {
 pub fn mean_loss(model: &Model, examples: &[Example], cancelled: &dyn Fn() -> bool) -> Result<f64> {
     check_examples(model, examples)?;
     let mut order: Vec<&Example> = examples.iter().collect();
-    order.sort_by_key(|example| example.target.len() + example.source.len());
+    order.sort_by_key(|example| example.tokens());
     let (mut loss, mut targets) = (0.0, 0);
     for batch in order.chunks(VALIDATION_BATCH) {
         if cancelled() {
@@ -446,8 +457,8 @@ fn check(model: &Model, examples: &[Example], options: &Options) -> Result<()> {
     if examples.is_empty() {
         return refuse("there are no examples to train on");
     }
-    if options.batch_size == 0 || options.accumulate == 0 {
-        return refuse("batch_size and accumulate have to be at least 1");
+    if options.batch.limit() == 0 || options.accumulate == 0 {
+        return refuse("batches and what is accumulated have to be at least 1");
     }
     if let Some(lora) = &options.lora
         && (lora.rank == 0 || lora.targets.is_empty() || !lora.alpha.is_finite())

@@ -96,7 +96,7 @@ impl Stage for Finetune {
         let work = Work {
             services: run.services(),
             validation,
-            validate_every: self.validate_every(examples.len()),
+            validate_every: self.config.validate_every,
             patience: self.config.patience,
         };
         let options = self.config.options(run.seed());
@@ -166,11 +166,6 @@ impl Finetune {
             sections: vec![("Configuration", card::section(&self.config)), ("Result", result)],
         };
         Ok(card.write(&model, out)?)
-    }
-
-    fn validate_every(&self, examples: usize) -> u64 {
-        let epoch = examples.div_ceil(self.config.batch_size * self.config.accumulate);
-        self.config.validate_every.unwrap_or(epoch as u64).max(1)
     }
 }
 

@@ -10,7 +10,10 @@ use crate::folder::{self, Float};
 use crate::stages::adapter::LoraConfig;
 use crate::stages::examples::{Kind, Task};
 use crate::stages::shared::MAX_SOURCE_TOKENS;
-use crate::train::{Length, Optimizer, Options, Schedule, Warmup};
+use crate::train::{Batch, Length, Optimizer, Options, Schedule, Warmup};
+
+/// Epochs whose batches of tokens are counted before the first step.
+const MOST_COUNTED: u64 = 1000;
 
 /// Settings of `finetune`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -50,10 +53,15 @@ pub struct Config {
     #[serde(default)]
     #[schemars(range(min = 1))]
     pub(super) steps: Option<u64>,
-    /// Examples that are worked on together.
+    /// Examples that are worked on together. Shuffled examples of about one length are in a batch.
     #[serde(default = "eight")]
     #[schemars(range(min = 1, max = 4096))]
     pub(super) batch_size: usize,
+    /// Instead of `batch_size`: as many examples are worked on together as have no more than so many source and target tokens,
+    /// at least one. Batches are packed, so no padding counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub(super) batch_tokens: Option<usize>,
     /// Batches per optimizer step.
     #[serde(default = "one")]
     #[schemars(range(min = 1, max = 4096))]
@@ -65,6 +73,13 @@ pub struct Config {
     /// pre-training. It wants a learning rate of 0.01 or so.
     #[serde(default)]
     pub(super) scale_parameter: bool,
+    /// Adafactor only: the step alone decides the learning rate, the inverse root of its number, at most 0.01, instead of
+    /// `learning_rate`, `schedule` and a warm-up. Together with `scale_parameter` it is what T5's authors trained with.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) relative_step: bool,
+    /// With `relative_step`: at most a millionth of the step's number, for a start from random weights.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) warmup_init: bool,
     /// The highest learning rate.
     #[serde(default = "learning_rate")]
     #[schemars(range(min = 0.0, max = 10.0))]
@@ -196,15 +211,15 @@ impl Config {
         if self.epochs.is_some() && self.steps.is_some() {
             return Err(Error::config("say either `epochs` or `steps`").at("/steps"));
         }
+        if self.batch_tokens.is_some() {
+            self.check_batch_tokens()?;
+        }
         if self.patience.is_some() && !validates {
             return Err(Error::config("`patience` needs something to validate on")
                 .at("/patience")
                 .hint("connect `validation`, or hold examples back with `validation_split`"));
         }
-        if self.scale_parameter && self.optimizer != OptimizerName::Adafactor {
-            return Err(Error::config("`scale_parameter` is an option of `optimizer: adafactor`")
-                .at("/scale_parameter"));
-        }
+        self.check_adafactor()?;
         if self.power.is_some() && self.schedule != ScheduleName::Polynomial {
             return Err(
                 Error::config("`power` is an option of `schedule: polynomial`").at("/power")
@@ -217,6 +232,51 @@ impl Config {
         }
         folder::parse_size(&self.max_shard_size)
             .map_err(|error| Error::from(error).at("/max_shard_size"))?;
+        Ok(())
+    }
+
+    fn check_adafactor(&self) -> Result<()> {
+        let own =
+            [("scale_parameter", self.scale_parameter), ("relative_step", self.relative_step)];
+        if self.optimizer != OptimizerName::Adafactor
+            && let Some((name, _)) = own.into_iter().find(|(_, is_set)| *is_set)
+        {
+            let message = format!("`{name}` is an option of `optimizer: adafactor`");
+            return Err(Error::config(message).at(format!("/{name}")));
+        }
+        if self.warmup_init && !self.relative_step {
+            return Err(
+                Error::config("`warmup_init` is an option of `relative_step`").at("/warmup_init")
+            );
+        }
+        let others = [
+            ("learning_rate", self.learning_rate.to_bits() != learning_rate().to_bits()),
+            ("schedule", self.schedule != ScheduleName::default()),
+            ("warmup_steps", self.warmup_steps > 0),
+            ("warmup_ratio", self.warmup_ratio.is_some()),
+        ];
+        match others.into_iter().find(|(_, is_set)| self.relative_step && *is_set) {
+            Some((name, _)) => {
+                let message =
+                    format!("`{name}` says nothing where `relative_step` decides the rate");
+                Err(Error::config(message).at(format!("/{name}")))
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn check_batch_tokens(&self) -> Result<()> {
+        if self.batch_size != eight() {
+            return Err(
+                Error::config("say either `batch_size` or `batch_tokens`").at("/batch_tokens")
+            );
+        }
+        if self.shuffle && self.epochs.is_some_and(|epochs| epochs > MOST_COUNTED) {
+            let message = format!(
+                "with `batch_tokens`, batches are counted ahead, epoch by epoch: say at most {MOST_COUNTED} epochs"
+            );
+            return Err(Error::config(message).at("/epochs").hint("or say `steps` instead"));
+        }
         Ok(())
     }
 
@@ -241,7 +301,10 @@ impl Config {
                 (_, Some(steps)) => Length::Steps(steps),
                 (epochs, None) => Length::Epochs(epochs.unwrap_or(1)),
             },
-            batch_size: self.batch_size,
+            batch: match self.batch_tokens {
+                Some(tokens) => Batch::Tokens(tokens),
+                None => Batch::Examples(self.batch_size),
+            },
             accumulate: self.accumulate,
             optimizer: match self.optimizer {
                 OptimizerName::AdamW => Optimizer::AdamW { betas: [0.9, 0.999], eps: 1e-8 },
@@ -251,6 +314,7 @@ impl Config {
             },
             learning_rate: self.learning_rate,
             schedule: match self.schedule {
+                _ if self.relative_step => Schedule::RelativeStep { warmup_init: self.warmup_init },
                 ScheduleName::Constant => Schedule::Constant,
                 ScheduleName::Linear => Schedule::Linear,
                 ScheduleName::Cosine => Schedule::Cosine,

@@ -97,7 +97,8 @@ pub(super) fn start(
 pub(super) struct Work {
     pub(super) services: Services,
     pub(super) validation: Vec<Example>,
-    pub(super) validate_every: u64,
+    /// Steps between validations; at the end of each epoch if none.
+    pub(super) validate_every: Option<u64>,
     pub(super) patience: Option<u64>,
 }
 
@@ -141,7 +142,11 @@ impl Work {
     /// Computes the validation loss of the last step, if it is due and not known.
     fn validate(&self, trainer: &mut Trainer, metrics: &mut [Metric]) -> Result<()> {
         let Some(last) = metrics.last_mut() else { return Ok(()) };
-        let due = last.step % self.validate_every == 0 || last.step == trainer.total_steps();
+        let due = match self.validate_every {
+            Some(every) => last.step % every == 0,
+            None => trainer.is_epoch_done(),
+        };
+        let due = due || last.step == trainer.total_steps();
         if !due || last.validation.is_some() || self.validation.is_empty() {
             return Ok(());
         }
