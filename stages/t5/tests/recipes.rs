@@ -10,7 +10,7 @@ use arrow::datatypes::{Float64Type, Int64Type};
 use common::{model, refusal, rows};
 use paraloom_sdk::Error;
 use paraloom_sdk::testing::{Harness, TestInput};
-use paraloom_stages_t5::Finetune;
+use paraloom_stages_t5::{Finetune, Generate};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -133,5 +133,64 @@ fn a_relative_step_leaves_no_rate_to_set() -> TestResult {
         (with(json!({ "schedule": "constant" })), "`schedule` says nothing"),
         (with(json!({ "warmup_steps": 5 })), "`warmup_steps` says nothing"),
         (with(json!({ "warmup_ratio": 0.1 })), "`warmup_ratio` says nothing"),
+    ])
+}
+
+/// What a model writes, greedily.
+fn written(model: &Path, rows: &RecordBatch) -> Result<Vec<String>, Error> {
+    let harness = Harness::new(json!({ "max_new_tokens": 8 }))
+        .input("model", TestInput::Artifact(model.to_owned()))
+        .rows("rows", rows.clone());
+    let texts = harness.map::<Generate>()?.remove(0).remove(0);
+    Ok(texts["paraphrase"].as_string::<i32>().iter().flatten().map(str::to_owned).collect())
+}
+
+#[test]
+fn the_model_that_writes_best_is_kept() -> TestResult {
+    let model = model()?;
+    let config = json!({
+        "steps": 60, "batch_size": 3, "learning_rate": 0.03, "schedule": "constant", "validate_every": 3,
+        "keep_best": { "metric": "exact", "max_new_tokens": 8 },
+    });
+    let tables = [("rows", examples()), ("validation", examples())];
+    let learnt = learn(model.path(), config, &tables)?;
+    let scores = learnt.numbers("validation_exact");
+    let due: Vec<i64> = (1..=20).map(|number| 3 * number).collect();
+    assert_eq!(learnt.steps_with("validation_exact"), due);
+    assert_eq!(learnt.steps_with("validation_loss"), due);
+    let scores: Vec<f64> = scores.into_iter().flatten().collect();
+    let best = scores.iter().copied().fold(0.0, f64::max);
+    assert!(best > scores[0] && best > 0.0, "it has learnt: {scores:?}");
+    let rows = examples();
+    let targets = rows["target"].as_string::<i32>().iter().flatten();
+    let texts = written(learnt.model.path(), &rows)?;
+    let same = texts.iter().zip(targets).filter(|(text, target)| text == target).count();
+    let share = same as f64 / texts.len() as f64;
+    assert!((share - best).abs() < 1e-9, "{share} of the texts are right, {best} were");
+    let card = std::fs::read_to_string(learnt.model.path().join("README.md"))?;
+    assert!(card.contains(&format!("\"validation_exact\": {best:?}")), "{card}");
+    Ok(())
+}
+
+#[test]
+fn a_run_ends_when_texts_get_no_better() -> TestResult {
+    let model = model()?;
+    for metric in ["bleu", "chrf", "rouge1", "rouge2", "rougeL", "exact"] {
+        let config = json!({
+            "epochs": 20, "learning_rate": 0.0, "patience": 2, "validation_split": 0.3,
+            "keep_best": { "metric": metric, "rows": 2, "max_new_tokens": 4 },
+        });
+        let learnt = learn(model.path(), config, &[("rows", examples())])?;
+        let column = format!("validation_{metric}");
+        // The first is the best, and two more are no better.
+        assert_eq!(learnt.steps_with(&column), learnt.ends());
+        assert_eq!(learnt.ends().len(), 3, "{metric}");
+    }
+    refused(&[
+        (
+            json!({ "keep_best": { "metric": "chrf" } }),
+            "`keep_best` needs something to validate on",
+        ),
+        (json!({ "patience": 2 }), "`patience` needs something to validate on"),
     ])
 }

@@ -100,17 +100,17 @@ pub struct Trainer {
     position: usize,
     /// How many pieces each micro-batch is computed in, one after the other.
     pieces: usize,
-    /// The best that [`Trainer::evaluate`] has seen.
+    /// The best that [`Trainer::judge`] has seen.
     best: Option<Best>,
 }
 
-/// The model of the lowest validation loss.
+/// The model of the lowest cost.
 #[derive(Debug)]
 struct Best {
-    loss: f64,
+    cost: f64,
     model: Model,
     learnt: Learnt,
-    /// Evaluations since, none of which was better.
+    /// Judgements since, none of which was better.
     since: u64,
 }
 
@@ -162,7 +162,7 @@ impl Trainer {
         self.learnt.merged(&self.model, self.options.lora.as_ref())
     }
 
-    /// Ends the run with the model that did best in [`Trainer::evaluate`], or the last one where that was never called;
+    /// Ends the run with the model that [`Trainer::judge`] kept, or the last one where that was never called;
     /// adapters are merged into it, and are there by themselves too.
     pub fn into_best_model(self) -> (Model, Option<Saved>) {
         let (model, learnt) = match self.best {
@@ -180,30 +180,45 @@ impl Trainer {
         (merged, saved)
     }
 
-    /// The mean loss per target token over other examples; the model that does best is kept, and checkpoints hold it.
+    /// The mean loss per target token over other examples.
     ///
     /// # Errors
     /// As [`mean_loss`], and [`Error::Diverged`] when the loss is not a number.
-    pub fn evaluate(&mut self, examples: &[Example], cancelled: &dyn Fn() -> bool) -> Result<f64> {
+    pub fn loss_of(&self, examples: &[Example], cancelled: &dyn Fn() -> bool) -> Result<f64> {
         let loss = mean_loss(&self.model(), examples, cancelled)?;
         finite(self.step, "validation loss", loss)?;
-        match &mut self.best {
-            Some(best) if loss >= best.loss => best.since += 1,
-            best => {
-                let (model, learnt) = (self.model.clone(), self.learnt.clone());
-                *best = Some(Best { loss, model, learnt, since: 0 });
-            }
-        }
         Ok(loss)
     }
 
-    /// The lowest loss that [`Trainer::evaluate`] gave.
-    pub fn best_loss(&self) -> Option<f64> {
-        self.best.as_ref().map(|best| best.loss)
+    /// Keeps the model as it is if it costs less than every one that was judged before; checkpoints hold what is kept.
+    /// What the cost is, such as a loss, is up to the caller; it has to be a number.
+    pub fn judge(&mut self, cost: f64) {
+        match &mut self.best {
+            Some(best) if cost >= best.cost => best.since += 1,
+            best => {
+                let (model, learnt) = (self.model.clone(), self.learnt.clone());
+                *best = Some(Best { cost, model, learnt, since: 0 });
+            }
+        }
     }
 
-    /// Evaluations since the best one, for stopping early.
-    pub fn evaluations_since_best(&self) -> u64 {
+    /// Judges the model by its loss over other examples, and gives the loss.
+    ///
+    /// # Errors
+    /// As [`Trainer::loss_of`].
+    pub fn evaluate(&mut self, examples: &[Example], cancelled: &dyn Fn() -> bool) -> Result<f64> {
+        let loss = self.loss_of(examples, cancelled)?;
+        self.judge(loss);
+        Ok(loss)
+    }
+
+    /// The cost of the model that is kept.
+    pub fn lowest_cost(&self) -> Option<f64> {
+        self.best.as_ref().map(|best| best.cost)
+    }
+
+    /// Judgements since the best one, for stopping early.
+    pub fn judged_since_best(&self) -> u64 {
         self.best.as_ref().map_or(0, |best| best.since)
     }
 

@@ -1,6 +1,7 @@
 //! `finetune`: teaches a model from examples.
 
 mod settings;
+mod texts;
 mod work;
 
 use std::path::Path;
@@ -10,8 +11,9 @@ use paraloom_sdk::{About, Error, PlanInputs, Planned, Port, Result, Run, Service
 use rayon::ThreadPool;
 use serde_json::json;
 
-pub use self::settings::Config;
+use self::settings::Config;
 use self::settings::OptimizerName;
+use self::texts::Trial;
 use self::work::{Metric, Work, metrics_schema, start, to_rows};
 use super::card::{self, Card};
 use super::examples::{Pair, TableCount, Tasks};
@@ -66,7 +68,8 @@ impl Stage for Finetune {
         // What comes out has the shape of what goes in.
         let (note, memory) =
             (inputs.note("model"), memory::likely(inputs.note("model"), stage.purpose()));
-        let planned = Planned::new(stage, [None, Some(Arc::new(metrics_schema()))]);
+        let schema = Arc::new(metrics_schema(stage.config.keep_best.as_ref()));
+        let planned = Planned::new(stage, [None, Some(schema)]);
         Ok(planned.fingerprint(fingerprint()?).note(0, note).memory(memory))
     }
 
@@ -76,13 +79,19 @@ impl Stage for Finetune {
         let services = run.services();
         let read = |tables, weighted| {
             let (pairs, counts) = self.tasks.read(tables, weighted, services)?;
-            Ok::<_, Error>((self.encode(&pairs, &tokenizer, &pool, services)?, counts))
+            let examples = self.encode(&pairs, &tokenizer, &pool, services)?;
+            let targets = pairs.into_iter().map(|pair| pair.target).collect();
+            Ok::<_, Error>((examples, targets, counts))
         };
-        let (mut examples, tables) = read(run.tables("examples"), true)?;
-        let (mut validation, _) = read(run.tables("validation"), false)?;
-        if validation.is_empty() && self.config.validation_split > 0.0 {
-            validation = hold_back(&mut examples, self.config.validation_split);
+        let (mut examples, mut targets, tables): (_, Vec<String>, _) =
+            read(run.tables("examples"), true)?;
+        let (mut validation, mut references, _) = read(run.tables("validation"), false)?;
+        let share = self.config.validation_split;
+        if validation.is_empty() && share > 0.0 {
+            validation = hold_back(&mut examples, share);
+            references = hold_back(&mut targets, share);
         }
+        drop(targets);
         if examples.is_empty() {
             let rows = tables.iter().map(|table| table.rows).sum();
             let why = match rows {
@@ -93,8 +102,10 @@ impl Stage for Finetune {
                 Error::data(format!("there is nothing to learn from: {why}")).input("examples")
             );
         }
+        let keep_best = self.config.keep_best.as_ref();
         let work = Work {
-            services: run.services(),
+            services,
+            trial: keep_best.map(|keep| Trial::new(keep, &tokenizer, &validation, &references)),
             validation,
             validate_every: self.config.validate_every,
             patience: self.config.patience,
@@ -105,7 +116,7 @@ impl Stage for Finetune {
             work.train(&mut trainer, &mut metrics)?;
             Ok((trainer, metrics))
         })?;
-        run.push("metrics", &to_rows(&metrics)?)?;
+        run.push("metrics", &to_rows(&metrics, keep_best)?)?;
         let out = run.output_dir("model")?;
         pool.install(|| self.save(trainer, &tokenizer, &tables, &metrics, out))
     }
@@ -142,7 +153,6 @@ impl Finetune {
         metrics: &[Metric],
         out: &Path,
     ) -> Result<()> {
-        let best = trainer.best_loss();
         let (model, adapter) = trainer.into_best_model();
         let base = card::hub_name(model.config());
         if let Some(adapter) = adapter {
@@ -154,11 +164,15 @@ impl Finetune {
         };
         folder::save_as(&model, out, format)?;
         tokenizer.save(out)?;
-        let result = json!({
+        let best = Metric::best(metrics);
+        let mut result = json!({
             "steps": metrics.len(),
-            "loss": metrics.last().map(|metric| metric.loss()),
-            "validation_loss": best,
+            "loss": metrics.last().map(Metric::loss),
+            "validation_loss": best.and_then(Metric::validation_loss),
         });
+        if let Some(keep) = &self.config.keep_best {
+            result[keep.metric.column()] = json!(best.and_then(Metric::texts));
+        }
         let card = Card {
             what: "fine-tuned from examples",
             base,
@@ -170,7 +184,7 @@ impl Finetune {
 }
 
 /// Takes evenly spread examples out.
-fn hold_back(examples: &mut Vec<Example>, share: f64) -> Vec<Example> {
+fn hold_back<T>(examples: &mut Vec<T>, share: f64) -> Vec<T> {
     let (mut kept, mut held, mut due) = (Vec::new(), Vec::new(), 0.0);
     for example in examples.drain(..) {
         due += share;

@@ -6,6 +6,7 @@ use paraloom_sdk::{Error, Result};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::texts::KeepBest;
 use crate::folder::{self, Float};
 use crate::stages::adapter::LoraConfig;
 use crate::stages::examples::{Kind, Task};
@@ -141,10 +142,14 @@ pub struct Config {
     #[serde(default)]
     #[schemars(range(min = 1))]
     pub(super) validate_every: Option<u64>,
-    /// Stop after this many validations without a better loss. The best model is kept.
+    /// Stop after this many validations without a better loss, or, with `keep_best`, without better texts. The best model is kept.
     #[serde(default)]
     #[schemars(range(min = 1))]
     pub(super) patience: Option<u64>,
+    /// Keep the model that writes best, instead of the one with the lowest loss: at each validation it writes for the sources,
+    /// and the metrics have a column of how close that comes to the targets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) keep_best: Option<KeepBest>,
     /// What matrix products are computed in. bf16 is faster where the processor has instructions for it; weights,
     /// gradients and the optimizer's state stay in f32.
     #[serde(default)]
@@ -214,9 +219,11 @@ impl Config {
         if self.batch_tokens.is_some() {
             self.check_batch_tokens()?;
         }
-        if self.patience.is_some() && !validates {
-            return Err(Error::config("`patience` needs something to validate on")
-                .at("/patience")
+        let validated =
+            [("patience", self.patience.is_some()), ("keep_best", self.keep_best.is_some())];
+        if let Some((name, _)) = validated.into_iter().find(|(_, is_set)| *is_set && !validates) {
+            return Err(Error::config(format!("`{name}` needs something to validate on"))
+                .at(format!("/{name}"))
                 .hint("connect `validation`, or hold examples back with `validation_split`"));
         }
         self.check_adafactor()?;

@@ -8,6 +8,7 @@ use arrow::datatypes::{DataType, Field, Schema};
 use paraloom_sdk::{Error, Result, Services};
 use serde::{Deserialize, Serialize};
 
+use super::texts::{KeepBest, Trial};
 use crate::error::Error as TrainError;
 use crate::folder;
 use crate::model::Model;
@@ -16,16 +17,18 @@ use crate::train::{Example, Options, StepMetrics, Trainer};
 const METRICS_FILE: &str = "metrics.json";
 
 /// What the table of metrics looks like.
-pub(super) fn metrics_schema() -> Schema {
+pub(super) fn metrics_schema(keep_best: Option<&KeepBest>) -> Schema {
     let number = |name, nullable| Field::new(name, DataType::Float64, nullable);
-    Schema::new(vec![
+    let mut fields = vec![
         Field::new("step", DataType::Int64, false),
         Field::new("epoch", DataType::Int64, false),
         number("loss", false),
         number("learning_rate", false),
         number("gradient_norm", false),
         number("validation_loss", true),
-    ])
+    ];
+    fields.extend(keep_best.map(|keep| number(keep.metric.column(), true)));
+    Schema::new(fields)
 }
 
 /// A row of the metrics table. Times are not in it: they differ from run to run.
@@ -36,6 +39,9 @@ pub(super) struct Metric {
     /// Bits of the numbers, so that a checkpoint gives back exactly these.
     numbers: [u64; 3],
     validation: Option<u64>,
+    /// How good the texts were, where that is measured.
+    #[serde(default)]
+    texts: Option<u64>,
 }
 
 impl Metric {
@@ -46,6 +52,7 @@ impl Metric {
             epoch: metrics.epoch,
             numbers: numbers.map(f64::to_bits),
             validation: None,
+            texts: None,
         }
     }
 
@@ -53,18 +60,38 @@ impl Metric {
     pub(super) fn loss(&self) -> f64 {
         f64::from_bits(self.numbers[0])
     }
+
+    /// The same of the validation.
+    pub(super) fn validation_loss(&self) -> Option<f64> {
+        self.validation.map(f64::from_bits)
+    }
+
+    /// How good the texts were.
+    pub(super) fn texts(&self) -> Option<f64> {
+        self.texts.map(f64::from_bits)
+    }
+
+    /// What decides which model is kept; the lower the better.
+    fn cost(&self) -> Option<f64> {
+        self.texts().map(|score| -score).or(self.validation_loss())
+    }
+
+    /// The step whose model is kept: the first of those that cost least.
+    pub(super) fn best(metrics: &[Self]) -> Option<&Self> {
+        let judged = metrics.iter().filter_map(|metric| Some((metric, metric.cost()?)));
+        judged.min_by(|(_, one), (_, other)| one.total_cmp(other)).map(|(metric, _)| metric)
+    }
 }
 
 /// The table of metrics.
-pub(super) fn to_rows(metrics: &[Metric]) -> Result<RecordBatch> {
+pub(super) fn to_rows(metrics: &[Metric], keep_best: Option<&KeepBest>) -> Result<RecordBatch> {
     let number = |index: usize| -> Arc<Float64Array> {
         Arc::new(metrics.iter().map(|metric| Some(f64::from_bits(metric.numbers[index]))).collect())
     };
     let steps: Int64Array = metrics.iter().map(|metric| Some(metric.step as i64)).collect();
     let epochs: Int64Array = metrics.iter().map(|metric| Some(metric.epoch as i64)).collect();
-    let validation: Float64Array =
-        metrics.iter().map(|metric| metric.validation.map(f64::from_bits)).collect();
-    let columns: Vec<Arc<dyn Array>> = vec![
+    let validation: Float64Array = metrics.iter().map(Metric::validation_loss).collect();
+    let mut columns: Vec<Arc<dyn Array>> = vec![
         Arc::new(steps),
         Arc::new(epochs),
         number(0),
@@ -72,7 +99,10 @@ pub(super) fn to_rows(metrics: &[Metric]) -> Result<RecordBatch> {
         number(2),
         Arc::new(validation),
     ];
-    Ok(RecordBatch::try_new(Arc::new(metrics_schema()), columns)?)
+    if keep_best.is_some() {
+        columns.push(Arc::new(metrics.iter().map(Metric::texts).collect::<Float64Array>()));
+    }
+    Ok(RecordBatch::try_new(Arc::new(metrics_schema(keep_best)), columns)?)
 }
 
 /// Goes on from the newest checkpoint, or starts.
@@ -94,15 +124,17 @@ pub(super) fn start(
 }
 
 /// What a training run does beside its steps.
-pub(super) struct Work {
+pub(super) struct Work<'a> {
     pub(super) services: Services,
     pub(super) validation: Vec<Example>,
+    /// What is written at each validation, where that decides which model is kept.
+    pub(super) trial: Option<Trial<'a>>,
     /// Steps between validations; at the end of each epoch if none.
     pub(super) validate_every: Option<u64>,
     pub(super) patience: Option<u64>,
 }
 
-impl Work {
+impl Work<'_> {
     pub(super) fn train(&self, trainer: &mut Trainer, metrics: &mut Vec<Metric>) -> Result<()> {
         let (mut saved, mut halved) = (Instant::now(), false);
         let (total, interval) = (trainer.total_steps(), self.services.checkpoint_interval());
@@ -139,7 +171,7 @@ impl Work {
         Ok(trainer.check_weights()?)
     }
 
-    /// Computes the validation loss of the last step, if it is due and not known.
+    /// Validates the last step, if that is due and not done, and keeps the model if it is the best.
     fn validate(&self, trainer: &mut Trainer, metrics: &mut [Metric]) -> Result<()> {
         let Some(last) = metrics.last_mut() else { return Ok(()) };
         let due = match self.validate_every {
@@ -150,13 +182,27 @@ impl Work {
         if !due || last.validation.is_some() || self.validation.is_empty() {
             return Ok(());
         }
-        let loss = match trainer.evaluate(&self.validation, &|| self.services.is_cancelled()) {
+        let (loss, texts) = match self.measure(trainer) {
             Err(TrainError::Cancelled) => return self.stop(trainer, metrics),
-            loss => loss?,
+            measured => measured?,
         };
         last.validation = Some(loss.to_bits());
         self.services.metric("validation_loss", loss, last.step);
+        if let (Some(trial), Some(score)) = (&self.trial, texts) {
+            last.texts = Some(score.to_bits());
+            self.services.metric(trial.metric().column(), score, last.step);
+        }
+        if let Some(cost) = last.cost() {
+            trainer.judge(cost);
+        }
         Ok(())
+    }
+
+    /// The loss, and how good the texts are, where that counts.
+    fn measure(&self, trainer: &Trainer) -> Result<(f64, Option<f64>), TrainError> {
+        let loss = trainer.loss_of(&self.validation, &|| self.services.is_cancelled())?;
+        let score = |trial: &Trial| trial.score(&trainer.model(), self.services);
+        Ok((loss, self.trial.as_ref().map(score).transpose()?))
     }
 
     /// Keeps what was learnt, and stops.
@@ -166,7 +212,7 @@ impl Work {
     }
 
     fn is_over(&self, trainer: &Trainer) -> bool {
-        self.patience.is_some_and(|patience| trainer.evaluations_since_best() >= patience)
+        self.patience.is_some_and(|patience| trainer.judged_since_best() >= patience)
     }
 
     fn checkpoint(&self, trainer: &Trainer, metrics: &[Metric]) -> Result<()> {
