@@ -3,13 +3,15 @@
 mod common;
 
 use std::path::Path;
+use std::sync::Arc;
 
-use arrow::array::{Array, AsArray, RecordBatch};
-use arrow::compute::concat_batches;
-use arrow::datatypes::{Float64Type, Int64Type};
+use arrow::array::{Array, AsArray, Float64Array, RecordBatch, UInt64Array};
+use arrow::compute::{concat_batches, take_record_batch};
+use arrow::datatypes::{DataType, Field, Float64Type, Int64Type};
 use common::{model, refusal, rows};
 use paraloom_sdk::Error;
-use paraloom_sdk::testing::{Harness, TestInput};
+use paraloom_sdk::column::with_field;
+use paraloom_sdk::testing::{Harness, Log, TestInput};
 use paraloom_stages_t5::{Finetune, Generate};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -31,6 +33,7 @@ struct Learnt {
     metrics: RecordBatch,
     /// The directory of the model.
     model: TempDir,
+    told: Vec<String>,
 }
 
 impl Learnt {
@@ -56,8 +59,9 @@ impl Learnt {
 
 /// Trains on tables by label.
 fn learn(model: &Path, config: Value, tables: &[(&str, RecordBatch)]) -> Result<Learnt, Error> {
-    let out = tempfile::tempdir()?;
+    let (out, log) = (tempfile::tempdir()?, Log::default());
     let mut harness = Harness::new(config)
+        .log(&log)
         .input("model", TestInput::Artifact(model.to_owned()))
         .output_dir(out.path());
     for (label, rows) in tables {
@@ -66,7 +70,9 @@ fn learn(model: &Path, config: Value, tables: &[(&str, RecordBatch)]) -> Result<
     }
     let outputs = harness.run::<Finetune>()?;
     let metrics = outputs.into_iter().find(|rows| !rows.is_empty()).unwrap_or_default();
-    Ok(Learnt { metrics: concat_batches(&metrics[0].schema(), &metrics)?, model: out })
+    let metrics = concat_batches(&metrics[0].schema(), &metrics)?;
+    let told = log.lock().map_or_else(|_| Vec::new(), |told| told.clone());
+    Ok(Learnt { metrics, model: out, told })
 }
 
 /// What is said of settings that are refused, each with a part of the message.
@@ -192,5 +198,70 @@ fn a_run_ends_when_texts_get_no_better() -> TestResult {
             "`keep_best` needs something to validate on",
         ),
         (json!({ "patience": 2 }), "`patience` needs something to validate on"),
+    ])
+}
+
+#[test]
+fn small_tables_are_drawn_from_more_than_once() -> TestResult {
+    let model = model()?;
+    let one = rows(&[(Some("rain or sun"), Some("a cat"))]);
+    let tables = [("many", examples()), ("one", one)];
+    let learn = |mix: Value| {
+        let config = json!({ "epochs": 2, "batch_size": 4, "mix": mix });
+        learn(model.path(), config, &tables)
+    };
+    let drawn = |learnt: &Learnt| -> Vec<String> {
+        let lines = learnt.told.iter().filter(|line| line.contains("an epoch has"));
+        lines.cloned().collect()
+    };
+    for (mix, many, one) in [
+        (json!({}), 12, 1),
+        (json!({ "limit": 3 }), 10, 3),
+        (json!({ "temperature": 2 }), 10, 3),
+        (json!({ "temperature": 1000 }), 7, 6),
+    ] {
+        let learnt = learn(mix)?;
+        let told = drawn(&learnt);
+        assert!(told[0].contains(&format!("{many} of the 12 examples of `many`")), "{told:?}");
+        assert!(told[1].contains(&format!("{one} of the 1 examples of `one`")), "{told:?}");
+        assert_eq!(learnt.ends(), [4, 8], "an epoch has as many examples as the tables");
+    }
+    refused(&[
+        (json!({ "mix": {} }), "`mix` needs several tables to draw from"),
+        (json!({ "mix": {}, "shuffle": false }), "`shuffle` cannot be kept to"),
+        (json!({ "mix": {}, "order_by": "hard" }), "`order_by` cannot be kept to"),
+    ])
+}
+
+#[test]
+fn examples_are_learnt_from_easy_to_hard() -> TestResult {
+    let model = model()?;
+    let plain = examples();
+    let places = [8, 3, 11, 0, 7, 2, 10, 1, 5, 9, 4, 6];
+    // The hardest has no number, and the one before it is the highest.
+    let number = |place: &i32| (*place < 11).then(|| f64::from(*place) - 4.5);
+    let column: Float64Array = places.iter().map(number).collect();
+    let mixed = with_field(&plain, Field::new("hard", DataType::Float64, true), Arc::new(column))?;
+    let rows_of: Vec<u64> = (0..12)
+        .filter_map(|place| places.iter().position(|other| *other == place))
+        .map(|row| row as u64)
+        .collect();
+    let sorted = take_record_batch(&plain, &UInt64Array::from(rows_of))?;
+    let learn = |more: Value, rows: &RecordBatch| {
+        let mut config = json!({ "epochs": 2, "batch_size": 2 });
+        config
+            .as_object_mut()
+            .expect("it is one")
+            .extend(more.as_object().cloned().unwrap_or_default());
+        learn(model.path(), config, &[("rows", rows.clone())])
+    };
+    let one = learn(json!({ "order_by": "hard" }), &mixed)?;
+    let other = learn(json!({ "shuffle": false }), &sorted)?;
+    let shuffled = learn(json!({}), &sorted)?;
+    assert_eq!(one.metrics, other.metrics);
+    assert!(one.metrics != shuffled.metrics, "the order tells");
+    refused(&[
+        (json!({ "order_by": "hard" }), "`hard`"),
+        (json!({ "order_by": "source" }), "`source`"),
     ])
 }

@@ -15,7 +15,7 @@ use paraloom_stages_t5::{
     folder::{self, Float},
     model::{Model, Weights},
     random::Stream,
-    train::{Batch, Example, Length, Lora, Optimizer, Options, Schedule, Trainer},
+    train::{Batch, Example, Length, Lora, Mixing, Optimizer, Options, Schedule, Trainer},
 };
 
 type TestResult = Result<(), Box<dyn std::error::Error>>;
@@ -111,19 +111,22 @@ fn a_resumed_run_ends_with_the_same_bytes() -> TestResult {
     let adafactor = Optimizer::Adafactor { scale_parameter: true };
     let some = || vec!["shared.weight".to_owned(), "encoder.*".to_owned()];
     let (fours, tokens) = (Batch::Examples(4), Batch::Tokens(60));
-    for (optimizer, batch, lora, freeze) in [
-        (adam, fours, None, vec![]),
-        (adam, tokens, None, vec![]),
-        (adafactor, fours, None, vec![]),
-        (adafactor, fours, None, some()),
-        (adam, fours, Some(lora(&["q", "wo"])), vec![]),
-        (adafactor, tokens, Some(lora(&["EncDecAttention.v", "k"])), some()),
+    let mix = Mixing { temperature: 4.0, limit: None }.portions(&[33, 8]);
+    for (optimizer, batch, mix, lora, freeze) in [
+        (adam, fours, vec![], None, vec![]),
+        (adam, tokens, vec![], None, vec![]),
+        (adam, fours, mix.clone(), None, vec![]),
+        (adafactor, tokens, mix, None, vec![]),
+        (adafactor, fours, vec![], None, some()),
+        (adam, fours, vec![], Some(lora(&["q", "wo"])), vec![]),
+        (adafactor, tokens, vec![], Some(lora(&["EncDecAttention.v", "k"])), some()),
     ] {
         let options = Options {
             lora: lora.clone(),
             freeze: freeze.clone(),
             length: Length::Epochs(3),
             batch,
+            mix,
             accumulate: 2,
             optimizer,
             learning_rate: 1e-3,

@@ -60,7 +60,6 @@ pub(super) fn of_finetune() -> Value {
         "per_device_train_batch_size": batch,
         "train_batch_size": batch,
         "max_tokens": "it is called `batch_tokens`",
-        "tokens_per_batch": "it is called `batch_tokens`",
         "group_by_length": "there is no need: shuffled examples of about one length are in a batch, and none is padded",
         "gradient_accumulation_steps": "it is called `accumulate`",
         "lr_scheduler_type": "it is called `schedule`",

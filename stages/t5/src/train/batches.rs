@@ -1,6 +1,6 @@
 //! Which examples a step sees: a pure function of the options, the examples' lengths and the epoch.
 
-use super::{Batch, Example, Length, Options};
+use super::{Batch, Example, Length, Options, mixing::drawn};
 use crate::random::{Stream, mix};
 
 /// Batches whose examples are sorted by length together, so that neighbours are alike but epochs differ.
@@ -8,7 +8,10 @@ const POOL: usize = 50;
 
 /// The micro-batches of one epoch, as indices of examples.
 pub(super) fn epoch(examples: &[Example], options: &Options, epoch: u64) -> Vec<Vec<usize>> {
-    let mut order: Vec<usize> = (0..examples.len()).collect();
+    let mut order = match options.mix.as_slice() {
+        [] => (0..examples.len()).collect(),
+        portions => drawn(portions, options.seed, epoch),
+    };
     let cut = |order: &[usize], batches| cut(order, examples, options.batch, batches);
     if !options.shuffle {
         return cut(&order, 1);

@@ -6,6 +6,7 @@
 mod batches;
 mod checkpoint;
 pub(crate) mod lora;
+mod mixing;
 mod optimizer;
 mod options;
 
@@ -16,6 +17,7 @@ use rayon::prelude::*;
 
 pub use self::lora::Lora;
 use self::lora::{Learnt, Part, Saved, Tracked};
+pub use self::mixing::{Mixing, Portion};
 use self::optimizer::{State, Step};
 pub use self::options::{Batch, Length, Optimizer, Options, Schedule, Warmup};
 use crate::{
@@ -474,6 +476,16 @@ fn check(model: &Model, examples: &[Example], options: &Options) -> Result<()> {
     }
     if options.batch.limit() == 0 || options.accumulate == 0 {
         return refuse("batches and what is accumulated have to be at least 1");
+    }
+    let sum = |of: fn(&Portion) -> usize| options.mix.iter().map(of).sum::<usize>();
+    let is_mixed = sum(|portion| portion.examples) == examples.len()
+        && options.mix.iter().all(|portion| portion.examples > 0 || portion.drawn == 0)
+        && sum(|portion| portion.drawn) > 0
+        && options.shuffle;
+    if !options.mix.is_empty() && !is_mixed {
+        return refuse(
+            "what is mixed is all of the examples, shuffled, and some of them are drawn",
+        );
     }
     if let Some(lora) = &options.lora
         && (lora.rank == 0 || lora.targets.is_empty() || !lora.alpha.is_finite())

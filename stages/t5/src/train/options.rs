@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::lora::Lora;
+use super::{lora::Lora, mixing::Portion};
 use crate::folder::Float;
 
 /// How weights follow their gradients.
@@ -122,6 +122,10 @@ pub struct Options {
     pub label_smoothing: f64,
     /// Whether examples are shuffled (and batched by length) or taken as they come.
     pub shuffle: bool,
+    /// Portions of the examples, one after the other, that are drawn from in an epoch; without any, an epoch has every example
+    /// once.
+    #[serde(default)]
+    pub mix: Vec<Portion>,
     /// Low-rank adapters are learnt instead of the weights.
     #[serde(default)]
     pub lora: Option<Lora>,
@@ -151,6 +155,7 @@ impl Default for Options {
             dropout: None,
             label_smoothing: 0.0,
             shuffle: true,
+            mix: Vec::new(),
             lora: None,
             freeze: Vec::new(),
             precision: Float::F32,

@@ -23,7 +23,7 @@ use crate::device::fingerprint;
 use crate::folder::{self, Format};
 use crate::memory::{self, Use};
 use crate::tokenizer::Tokenizer;
-use crate::train::{Example, Trainer};
+use crate::train::{Example, Mixing, Portion, Trainer};
 
 /// Where the adapter is by itself, in the directory of the model that it was merged into.
 const ADAPTER: &str = "adapter";
@@ -63,7 +63,9 @@ impl Stage for Finetune {
 
     fn plan(config: Config, inputs: &PlanInputs) -> Result<Planned<Self>> {
         config.check(config.validation_split > 0.0 || inputs.is_connected("validation"))?;
-        let tasks = Tasks::check(config.task(), config.tasks.clone(), inputs)?;
+        config.check_order(inputs.tables("examples").count())?;
+        let (own, order_by) = (config.tasks.clone(), config.order_by.clone());
+        let tasks = Tasks::check(config.task(), own, order_by, inputs)?;
         let stage = Self { config, tasks };
         // What comes out has the shape of what goes in.
         let (note, memory) =
@@ -77,22 +79,23 @@ impl Stage for Finetune {
         let Loaded { model, tokenizer } = Loaded::read(run, self.purpose())?;
         let pool = pool(run.threads())?;
         let services = run.services();
-        let read = |tables, weighted| {
-            let (pairs, counts) = self.tasks.read(tables, weighted, services)?;
+        let read = |tables, to_learn| {
+            let (pairs, counts) = self.tasks.read(tables, to_learn, services)?;
             let examples = self.encode(&pairs, &tokenizer, &pool, services)?;
-            let targets = pairs.into_iter().map(|pair| pair.target).collect();
-            Ok::<_, Error>((examples, targets, counts))
+            let tables = counts.iter().enumerate();
+            let set = Set {
+                examples,
+                targets: pairs.into_iter().map(|pair| pair.target).collect(),
+                tables: tables.flat_map(|(number, table)| vec![number; table.examples]).collect(),
+            };
+            Ok::<_, Error>((set, counts))
         };
-        let (mut examples, mut targets, tables): (_, Vec<String>, _) =
-            read(run.tables("examples"), true)?;
-        let (mut validation, mut references, _) = read(run.tables("validation"), false)?;
-        let share = self.config.validation_split;
-        if validation.is_empty() && share > 0.0 {
-            validation = hold_back(&mut examples, share);
-            references = hold_back(&mut targets, share);
+        let (mut learnt, tables) = read(run.tables("examples"), true)?;
+        let (mut validation, _) = read(run.tables("validation"), false)?;
+        if validation.examples.is_empty() && self.config.validation_split > 0.0 {
+            validation = learnt.hold_back(self.config.validation_split);
         }
-        drop(targets);
-        if examples.is_empty() {
+        if learnt.examples.is_empty() {
             let rows = tables.iter().map(|table| table.rows).sum();
             let why = match rows {
                 0 => "`examples` has no rows".to_owned(),
@@ -105,14 +108,19 @@ impl Stage for Finetune {
         let keep_best = self.config.keep_best.as_ref();
         let work = Work {
             services,
-            trial: keep_best.map(|keep| Trial::new(keep, &tokenizer, &validation, &references)),
-            validation,
+            trial: keep_best.map(|keep| {
+                Trial::new(keep, &tokenizer, &validation.examples, &validation.targets)
+            }),
+            validation: validation.examples,
             validate_every: self.config.validate_every,
             patience: self.config.patience,
         };
-        let options = self.config.options(run.seed());
+        let mut options = self.config.options(run.seed());
+        if let Some(mix) = &self.config.mix {
+            options.mix = learnt.mixed(&mix.mixing(), &tables, services);
+        }
         let (trainer, metrics) = pool.install(|| -> Result<_> {
-            let (mut trainer, mut metrics) = start(model, examples, options, services)?;
+            let (mut trainer, mut metrics) = start(model, learnt.examples, options, services)?;
             work.train(&mut trainer, &mut metrics)?;
             Ok((trainer, metrics))
         })?;
@@ -183,18 +191,50 @@ impl Finetune {
     }
 }
 
-/// Takes evenly spread examples out.
-fn hold_back<T>(examples: &mut Vec<T>, share: f64) -> Vec<T> {
+/// Examples of several tables, one table after the other.
+struct Set {
+    examples: Vec<Example>,
+    /// The texts of their targets.
+    targets: Vec<String>,
+    /// The numbers of their tables.
+    tables: Vec<usize>,
+}
+
+impl Set {
+    /// Takes evenly spread examples out.
+    fn hold_back(&mut self, share: f64) -> Self {
+        Self {
+            examples: hold_back(&mut self.examples, share),
+            targets: hold_back(&mut self.targets, share),
+            tables: hold_back(&mut self.tables, share),
+        }
+    }
+
+    /// What an epoch has of each table; tells it.
+    fn mixed(&self, mixing: &Mixing, tables: &[TableCount], services: Services) -> Vec<Portion> {
+        let mut sizes = vec![0; tables.len()];
+        self.tables.iter().for_each(|&table| sizes[table] += 1);
+        let portions = mixing.portions(&sizes);
+        for (table, Portion { examples, drawn }) in tables.iter().zip(&portions) {
+            let label = &table.label;
+            services.info(&format!("an epoch has {drawn} of the {examples} examples of `{label}`"));
+        }
+        portions
+    }
+}
+
+/// Takes evenly spread values out.
+fn hold_back<T>(values: &mut Vec<T>, share: f64) -> Vec<T> {
     let (mut kept, mut held, mut due) = (Vec::new(), Vec::new(), 0.0);
-    for example in examples.drain(..) {
+    for value in values.drain(..) {
         due += share;
         if due >= 1.0 {
             due -= 1.0;
-            held.push(example);
+            held.push(value);
         } else {
-            kept.push(example);
+            kept.push(value);
         }
     }
-    *examples = kept;
+    *values = kept;
     held
 }

@@ -11,7 +11,7 @@ use crate::folder::{self, Float};
 use crate::stages::adapter::LoraConfig;
 use crate::stages::examples::{Kind, Task};
 use crate::stages::shared::MAX_SOURCE_TOKENS;
-use crate::train::{Batch, Length, Optimizer, Options, Schedule, Warmup};
+use crate::train::{Batch, Length, Mixing, Optimizer, Options, Schedule, Warmup};
 
 /// Epochs whose batches of tokens are counted before the first step.
 const MOST_COUNTED: u64 = 1000;
@@ -125,6 +125,14 @@ pub struct Config {
     /// Take the examples in another order in each epoch.
     #[serde(default = "yes")]
     pub(super) shuffle: bool,
+    /// Instead of shuffling, take the examples in the order of this column of numbers in each epoch, the lowest first: from easy
+    /// to hard. Rows without a number come last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) order_by: Option<String>,
+    /// Draw from the tables of `examples` at rates of their own, as T5 mixed its tasks: an epoch has as many examples as all
+    /// tables together, those of small tables more than once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) mix: Option<Mix>,
     /// Longer sources are cut.
     #[serde(default = "max_source_tokens")]
     #[schemars(range(min = 2))]
@@ -184,6 +192,27 @@ fn max_source_tokens() -> usize {
     MAX_SOURCE_TOKENS
 }
 
+/// How tables are mixed.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Mix {
+    /// At 1 tables are drawn from in proportion to their examples; the higher it is, the more equally.
+    #[serde(default = "one_point")]
+    #[schemars(range(min = 1.0, max = 1000.0))]
+    temperature: f64,
+    /// A table counts as if it had no more examples than this.
+    #[serde(default)]
+    #[schemars(range(min = 1))]
+    limit: Option<usize>,
+}
+
+impl Mix {
+    /// What decides the shares of tables.
+    pub(super) fn mixing(&self) -> Mixing {
+        Mixing { temperature: self.temperature, limit: self.limit }
+    }
+}
+
 /// An optimizer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -239,6 +268,22 @@ impl Config {
         }
         folder::parse_size(&self.max_shard_size)
             .map_err(|error| Error::from(error).at("/max_shard_size"))?;
+        Ok(())
+    }
+
+    /// Refuses orders that contradict each other, `tables` being the number of tables to learn from.
+    pub(super) fn check_order(&self, tables: usize) -> Result<()> {
+        let Some(_) = &self.mix else { return Ok(()) };
+        let other = [("order_by", self.order_by.is_some()), ("shuffle", !self.shuffle)];
+        if let Some((name, _)) = other.into_iter().find(|(_, is_set)| *is_set) {
+            let message = format!("`mix` draws examples at random: `{name}` cannot be kept to");
+            return Err(Error::config(message).at(format!("/{name}")));
+        }
+        if tables < 2 {
+            return Err(Error::config("`mix` needs several tables to draw from")
+                .at("/mix")
+                .hint("connect them: `examples: [one, other]`"));
+        }
         Ok(())
     }
 
@@ -338,7 +383,9 @@ impl Config {
             clip_norm: (self.clip > 0.0).then_some(self.clip),
             dropout: self.dropout,
             label_smoothing: self.label_smoothing,
-            shuffle: self.shuffle,
+            shuffle: self.shuffle && self.order_by.is_none(),
+            // The stage knows it once it has read the tables.
+            mix: Vec::new(),
             lora: self.lora.as_ref().map(LoraConfig::options),
             freeze: self.freeze.clone(),
             precision: self.precision,
