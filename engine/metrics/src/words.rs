@@ -1,6 +1,7 @@
 //! How texts are divided into words, and words into runs.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::sync::LazyLock;
 
 use regex::{Captures, Regex};
@@ -46,8 +47,11 @@ pub fn rouge(text: &str) -> Vec<String> {
     words.filter(|word| !word.is_empty()).map(str::to_owned).collect()
 }
 
+/// How often runs of items occur.
+pub type Runs<'a, T> = HashMap<&'a [T], u64>;
+
 /// How often each run of `length` items occurs.
-pub fn runs<T: Eq + std::hash::Hash>(items: &[T], length: usize) -> HashMap<&[T], u64> {
+pub fn runs<T: Eq + Hash>(items: &[T], length: usize) -> Runs<'_, T> {
     let mut counts = HashMap::new();
     for run in items.windows(length) {
         *counts.entry(run).or_default() += 1;
@@ -56,9 +60,6 @@ pub fn runs<T: Eq + std::hash::Hash>(items: &[T], length: usize) -> HashMap<&[T]
 }
 
 /// How many runs two texts have in common.
-pub fn common<T: Eq + std::hash::Hash>(
-    one: &HashMap<&[T], u64>,
-    other: &HashMap<&[T], u64>,
-) -> u64 {
+pub fn common<T: Eq + Hash>(one: &Runs<'_, T>, other: &Runs<'_, T>) -> u64 {
     one.iter().map(|(run, count)| *count.min(other.get(run).unwrap_or(&0))).sum()
 }

@@ -123,7 +123,7 @@ mod tests {
         ) {
             let batch = if is_of_tokens { Batch::Tokens(size) } else { Batch::Examples(size) };
             let length = Length::Epochs(epochs);
-            let options = Options { batch, accumulate, length, seed, ..Options::default() };
+            let options = Options { length, batch, accumulate, seed, ..Options::default() };
             let examples = examples(&lengths);
             let steps = |number| epoch(&examples, &options, number).chunks(accumulate).count();
             let counted = (0..epochs).map(steps).sum::<usize>() as u64;

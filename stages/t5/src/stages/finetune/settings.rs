@@ -20,6 +20,7 @@ const MOST_COUNTED: u64 = 1000;
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(extend("x-paraloom-elsewhere" = crate::stages::names::of_finetune()))]
+#[expect(clippy::struct_excessive_bools, reason = "each is a setting by itself")]
 pub struct Config {
     /// A task of T5 with its official prompt and labels, or plain `text`.
     #[serde(default)]
