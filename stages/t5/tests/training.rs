@@ -186,6 +186,53 @@ fn training_in_bf16_learns_as_well() -> TestResult {
     Ok(())
 }
 
+/// Blocks that are computed once more have the same dropout, and their gradients are added up in the same order.
+#[test]
+fn gradient_checkpointing_changes_no_bit() -> TestResult {
+    let all = ["q", "k", "v", "o", "wi_0", "wo"];
+    let encoder = ["shared.weight", "encoder.*"];
+    let cases: [(&str, Option<Lora>, &[&str]); 8] = [
+        ("everything", None, &[]),
+        ("the decoder", None, &encoder),
+        ("the encoder", None, &["shared.weight", "decoder.*"]),
+        ("the last norm of the encoder", None, &["shared.weight", "encoder.block.*"]),
+        ("blocks, and no embedding", None, &["shared.weight", "encoder.block.0.*"]),
+        ("adapters everywhere", Some(lora(&all)), &[]),
+        ("adapters of keys and values", Some(lora(&["EncDecAttention.k", "v"])), &[]),
+        ("adapters of the decoder", Some(lora(&["v"])), &encoder),
+    ];
+    let mut configs = vec![Config::small(60, 16, 32, 3, 2)];
+    configs.push(Config { untied_head: true, num_decoder_layers: 1, ..configs[0].clone() });
+    configs.push(Config { num_layers: 1, ..configs[0].clone() });
+    for config in configs {
+        let config = Config { dropout_rate: 0.2, ..config };
+        for (name, lora, freeze) in &cases {
+            let learn = |gradient_checkpointing| -> Result<_, Box<dyn std::error::Error>> {
+                let options = Options {
+                    length: Length::Steps(3),
+                    learning_rate: 1e-2,
+                    accumulate: 2,
+                    lora: lora.clone(),
+                    freeze: freeze.iter().map(|name| (*name).to_owned()).collect(),
+                    gradient_checkpointing,
+                    ..Options::default()
+                };
+                let model = Model::initial(config.clone(), &default_device(), 3)?;
+                let mut trainer = Trainer::new(model, examples(), options)?;
+                let mut told = Vec::new();
+                while let Some(step) = trainer.step()? {
+                    told.push([step.loss, step.gradient_norm].map(f64::to_bits));
+                }
+                Ok((told, bytes(&trainer.model())?))
+            };
+            let (plain, checkpointed) = (learn(false)?, learn(true)?);
+            assert_eq!(plain.0, checkpointed.0, "{name}");
+            assert!(plain.1 == checkpointed.1, "{name}");
+        }
+    }
+    Ok(())
+}
+
 /// What a step does where memory ran out: the same, but for rounding.
 #[test]
 fn halved_batches_give_the_same_gradients() -> TestResult {

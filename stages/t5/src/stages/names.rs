@@ -51,7 +51,6 @@ pub(super) fn of_finetune() -> Value {
     let batch = "it is called `batch_size`";
     let source = "it is called `max_source_tokens`";
     let kept = "there is none: a run that was stopped goes on at its last checkpoint, and losses are in the table `metrics`";
-    let none = "`finetune` has nothing of the kind";
     json!({
         "lr": "it is called `learning_rate`",
         "num_train_epochs": "it is called `epochs`",
@@ -87,7 +86,6 @@ pub(super) fn of_finetune() -> Value {
         "save_steps": kept,
         "logging_steps": kept,
         "output_dir": "there is none: `paraloom export PIPELINE NODE --to DIR` writes the model where you want it",
-        "gradient_checkpointing": none,
         "peft": "write `lora: { rank: 8, alpha: 16, targets: [q, v] }`",
         "lora_r": "write `lora: { rank: 8 }`",
         "lora_alpha": "write `lora: { alpha: 16 }`",

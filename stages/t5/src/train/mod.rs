@@ -9,6 +9,7 @@ pub(crate) mod lora;
 mod mixing;
 mod optimizer;
 mod options;
+mod recompute;
 
 use std::time::Instant;
 
@@ -368,21 +369,43 @@ impl Trainer {
         dropout: u64,
         scale: LossScale,
     ) -> (f64, Vec<Tensor<2>>) {
-        let tracked = self.learnt.tracked(&self.model, self.options.lora.as_ref());
-        let network = Network::new(self.model.config(), &tracked, Some(dropout));
-        let mut network = network.in_precision(self.options.precision);
+        let weights = |track| self.learnt.tracked(&self.model, self.options.lora.as_ref(), track);
+        let tracked = weights(true);
+        let plain = self.options.gradient_checkpointing.then(|| weights(false));
+        let network = |weights| {
+            let network = Network::new(self.model.config(), weights, Some(dropout));
+            network.in_precision(self.options.precision)
+        };
+        let mut learning = network(&tracked);
         if self.learnt.weights[0] {
-            network = network.embedding_apart();
+            learning = learning.embedding_apart();
         }
-        let loss = batch_loss(&network, examples, scale);
-        let mut gradients = loss.backward();
+        let batch = Packs::new(&learning, examples);
+        let (loss, mut gradients) = match &plain {
+            Some(plain) => {
+                let is_learnt = |name: &str| {
+                    let mut parts = self.parts.iter();
+                    self.learnt.weights[0] || parts.any(|part| part.slot.name.starts_with(name))
+                };
+                recompute::gradients(&network(plain), &learning, &batch, scale, &is_learnt)
+            }
+            None => {
+                let loss = batch.loss(&learning, scale);
+                let gradients = loss.backward();
+                (loss, vec![gradients])
+            }
+        };
         let mut gradient = |weight: &Tensor<2>| {
+            let found = gradients.iter_mut().filter_map(|gradients| weight.grad_remove(gradients));
             // A weight that no token reached, such as an unused bucket of a batch, still counts: with zeros.
-            weight
-                .grad_remove(&mut gradients)
+            found
+                .reduce(|sum, more| kernels::add(sum, more, None))
                 .unwrap_or_else(|| weight.clone().inner().zeros_like())
         };
-        let embedded = network.into_embedded();
+        let mut embedded = learning.into_embedded();
+        if self.options.gradient_checkpointing {
+            embedded.reverse();
+        }
         let tensors = tracked.list();
         let of_part = |part: &Part| {
             let Tracked { weight, adapter } = tensors[part.weight];
@@ -445,28 +468,50 @@ pub fn mean_loss(model: &Model, examples: &[Example], cancelled: &dyn Fn() -> bo
         if cancelled() {
             return Err(Error::Cancelled);
         }
-        let sum = batch_loss(&model.network(), batch, LossScale { factor: 1.0, smoothing: 0.0 });
+        let network = model.network();
+        let scale = LossScale { factor: 1.0, smoothing: 0.0 };
+        let sum = Packs::new(&network, batch).loss(&network, scale);
         loss += f64::from(sum.into_scalar::<f32>());
         targets += batch.iter().map(|example| example.target.len()).sum::<usize>();
     }
     Ok(loss / targets as f64)
 }
 
-/// The scaled sum of the losses of all target tokens, `[1]`.
-fn batch_loss<P: Parameter>(
-    network: &Network<'_, P>,
-    batch: &[&Example],
-    scale: LossScale,
-) -> Tensor<1> {
-    let source = Packed::new(batch.iter().map(|example| example.source.as_slice()));
-    let targets: Vec<u32> =
-        batch.iter().flat_map(|example| example.target.iter().copied()).collect();
-    let shifted: Vec<Vec<u32>> =
-        batch.iter().map(|example| network.shift_right(&example.target)).collect();
-    let target = Packed::new(shifted.iter().map(Vec::as_slice));
-    let encoded = network.encode(&source);
-    let decoded = network.decode(&target, &encoded, &source);
-    kernels::cross_entropy(network.logits(decoded), &targets, scale)
+/// Examples, packed.
+struct Packs {
+    source: Packed,
+    /// What the decoder reads.
+    target: Packed,
+    /// What it should write, token by token.
+    labels: Vec<u32>,
+}
+
+impl Packs {
+    fn new<P: Parameter>(network: &Network<'_, P>, batch: &[&Example]) -> Self {
+        let shifted: Vec<Vec<u32>> =
+            batch.iter().map(|example| network.shift_right(&example.target)).collect();
+        Self {
+            source: Packed::new(batch.iter().map(|example| example.source.as_slice())),
+            target: Packed::new(shifted.iter().map(Vec::as_slice)),
+            labels: batch.iter().flat_map(|example| example.target.iter().copied()).collect(),
+        }
+    }
+
+    /// The scaled sum of the losses of all target tokens, `[1]`.
+    fn loss<P: Parameter>(&self, network: &Network<'_, P>, scale: LossScale) -> Tensor<1> {
+        let encoded = network.encode(&self.source);
+        self.loss_of(network, network.decode(&self.target, &encoded, &self.source), scale)
+    }
+
+    /// The same of what the decoder has made of the targets.
+    fn loss_of<P: Parameter>(
+        &self,
+        network: &Network<'_, P>,
+        decoded: Tensor<2>,
+        scale: LossScale,
+    ) -> Tensor<1> {
+        kernels::cross_entropy(network.logits(decoded), &self.labels, scale)
+    }
 }
 
 fn check(model: &Model, examples: &[Example], options: &Options) -> Result<()> {

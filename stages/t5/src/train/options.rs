@@ -135,6 +135,9 @@ pub struct Options {
     /// What linear layers are computed in; weights, gradients and the optimizer's state are f32.
     #[serde(default)]
     pub precision: Float,
+    /// Whether a step computes blocks once more for their gradients, instead of keeping what is in them.
+    #[serde(default)]
+    pub gradient_checkpointing: bool,
     /// Decides order and dropout.
     pub seed: u64,
 }
@@ -159,6 +162,7 @@ impl Default for Options {
             lora: None,
             freeze: Vec::new(),
             precision: Float::F32,
+            gradient_checkpointing: false,
             seed: 42,
         }
     }
