@@ -29,6 +29,8 @@ TRAININGS = {
         dict(optimizer="adafactor", schedule="inverse_sqrt", warmup=4, rate=3e-3, decay=0.0, clip=1.0, batch=6, accumulate=2),
     ),
 }
+# As high as nobody would have it, so that a mask tells.
+DROPOUT, MASKS = 0.5, 400
 
 
 def base_of(folder):
@@ -52,6 +54,10 @@ def tuned(live, project, how, settings, **changed):
 
 def matrices(model):
     return {key: tensor.detach() for key, tensor in model.named_parameters() if "lora_" in key}
+
+
+def matrices_of(model):
+    return [tensor for tensor in model.parameters() if tensor.requires_grad]
 
 
 def apart(ours, theirs):
@@ -87,6 +93,35 @@ def taken_over(live, table, project, name, model):
     shutil.rmtree(project.folder / "taken")
 
 
+def dropped(live, table, project, tokenized):
+    """Dropout before the adapters. Masks cannot be shared, but their effect can be compared: while the second matrices are zero the
+    loss knows nothing of the masks, and the gradient is another one for each."""
+    settings, how = TRAININGS["q and v, cosine"]
+    settings = dict(settings, lora=dict(settings["lora"], dropout=DROPOUT))
+    how = dict(how, batch=len(tokenized[0]))
+    start = tuned(live, project, how, settings, steps=MASKS, learning_rate=0.0, warmup_steps=0)
+    metrics = project.rows("tuned.metrics")
+    # Of the adapters alone: that of the model is off in both.
+    base = reference.without_dropout(base_of(project.folder))
+    model = PeftModel.from_pretrained(base, start / "adapter", is_trainable=True).train()
+    torch.manual_seed(MASKS)
+    losses, norms = [], []
+    for _ in range(MASKS):
+        loss = model(**reference.batch(*tokenized)).loss
+        loss.backward()
+        losses.append(loss.item())
+        norms.append(torch.nn.utils.get_total_norm([p.grad for p in matrices_of(model)]).item())
+        model.zero_grad()
+    name = f"{MASKS} masks, rate {DROPOUT}"
+    table.add("LoRA dropout, loss of an untouched adapter", name,
+              reference.relative([row["loss"] for row in metrics], losses), 1e-5)
+    ours, theirs = torch.tensor([row["gradient_norm"] for row in metrics]), torch.tensor(norms)
+    deviation = ((ours.var() + theirs.var()) / MASKS).sqrt()
+    table.add("LoRA dropout, mean gradient norm, in standard errors", name, ((ours.mean() - theirs.mean()).abs() / deviation).item(), 4)
+    spread = (ours.std() / theirs.std()).log().abs() * MASKS**0.5
+    table.add("LoRA dropout, spread of the gradient norm, in standard errors", name, spread.item(), 4)
+
+
 def check(live, table, binary, folder, fresh, pairs, seed):
     project = live.Project(folder, binary)
     live.write_texts(folder, pairs, [])
@@ -101,6 +136,7 @@ def check(live, table, binary, folder, fresh, pairs, seed):
     reference.warm_up(model, *tokenized).save_pretrained(base)
     for name in TRAININGS:
         taken_over(live, table, project, name, learnt(live, table, project, name, tokenized))
+    dropped(live, table, project, tokenized)
     # With what our own configuration never has: a root, and alphas by layer.
     config = LoraConfig(r=4, lora_alpha=3, use_rslora=True, alpha_pattern={"EncDecAttention.q": 5}, init_lora_weights=False,
                         target_modules=["q", "wo"], task_type="SEQ_2_SEQ_LM")

@@ -48,6 +48,12 @@ TRAININGS = [
     dict(optimizer="adamw", schedule="constant", warmup=0, rate=1e-3, decay=0.0, clip=1e9, batch=8, accumulate=1),
     dict(optimizer="adafactor", schedule="constant", warmup=0, rate=1e-3, decay=0.0, clip=1.0, batch=8, accumulate=2),
     dict(optimizer="adafactor", schedule="linear", warmup=5, rate=3e-3, decay=0.01, clip=1.0, batch=8, accumulate=2),
+    # As T5 was pre-trained: relative to the size of each weight, at a rate that the step alone decides.
+    # That rate is high for models as small as these: few steps, before roundings grow.
+    dict(optimizer="adafactor", schedule="relative_step", warmup=0, rate=None, decay=0.01, clip=1.0, batch=8, accumulate=2,
+         scale_parameter=True, steps=10),
+    dict(optimizer="adafactor", schedule="warmup_init", warmup=0, rate=None, decay=0.0, clip=1.0, batch=8, accumulate=2,
+         scale_parameter=True),
 ]
 STEPS = 30
 
@@ -129,7 +135,8 @@ def warm_up(model, sources, targets, steps=100, rate=1e-3):
 def optimizer_of(model, how):
     if how["optimizer"] == "adafactor":
         make = lambda groups: Adafactor(
-            groups, lr=how["rate"], scale_parameter=False, relative_step=False, warmup_init=False
+            groups, lr=how["rate"], scale_parameter=how.get("scale_parameter", False), relative_step=how["rate"] is None,
+            warmup_init=how["schedule"] == "warmup_init"
         )
     else:
         make = lambda groups: torch.optim.AdamW(groups, lr=how["rate"], eps=1e-8)
@@ -144,7 +151,9 @@ def train(model, sources, targets, steps=STEPS, **how):
     model = without_dropout(copy.deepcopy(model)).train()
     parameters = list(model.parameters())
     optimizer = optimizer_of(model, how)
-    scheduler = get_scheduler(how["schedule"], optimizer, num_warmup_steps=how["warmup"], num_training_steps=steps)
+    scheduler = None
+    if how["rate"] is not None:
+        scheduler = get_scheduler(how["schedule"], optimizer, num_warmup_steps=how["warmup"], num_training_steps=steps)
     losses, norms, position = [], [], 0
     for _ in range(steps):
         micro = []
@@ -161,7 +170,8 @@ def train(model, sources, targets, steps=STEPS, **how):
             loss += out.loss.item() * share
         norms.append(torch.nn.utils.clip_grad_norm_(parameters, how["clip"]).item())
         optimizer.step()
-        scheduler.step()
+        if scheduler:
+            scheduler.step()
         optimizer.zero_grad()
         losses.append(loss)
         position = 0 if position >= len(sources) else position
@@ -192,7 +202,7 @@ def trained(model, sources, targets, every, **how):
         own = {kind: max(own[kind], apart[kind]) for kind in own}
         if not within(own):
             break
-    return dict(how, steps=STEPS, losses=losses, norms=norms, own_error=own, final=sample(final, every))
+    return dict(dict(steps=STEPS) | how, losses=losses, norms=norms, own_error=own, final=sample(final, every))
 
 
 def within(own):

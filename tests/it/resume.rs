@@ -135,17 +135,17 @@ fn find(dir: &Path, end: &str) -> Vec<PathBuf> {
 }
 
 /// A training that is killed goes on from its newest checkpoint: at most one interval is done again.
-#[test]
-fn a_killed_training_repeats_at_most_one_checkpoint_interval() {
-    let straight = tiny();
-    straight.ok(&["run", "p.yaml", "--until", "t5p"]);
+fn kill_training(project: impl Fn() -> Project) {
+    let args = ["run", "p.yaml", "--until", "t5p", "--json", "--checkpoint-every"];
+    let losses = |log: &str| log.matches("\"name\":\"loss\"").count() as u64;
+    let straight = project();
+    let steps = losses(&straight.ok(&[&args[..], &["3600"]].concat()));
     let expected = crate::common::results(&straight, &["t5p.metrics"], &["t5p"]);
     let mut lots = Lots::new();
-    let (steps, mut resumed) = (30, 0);
+    let mut resumed = 0;
     for _ in 0..crate::common::scale("PARALOOM_TRAINING_KILLS", 6) {
-        let project = tiny();
-        let args = ["run", "p.yaml", "--until", "t5p", "--json", "--checkpoint-every"];
-        let killed_after = 1 + lots.below(steps - 2) as u64;
+        let project = project();
+        let killed_after = 1 + lots.below(steps as usize - 2) as u64;
         let mut command = project.command(&[&args[..], &["0"]].concat());
         let child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
         let mut child = child.expect("the binary runs");
@@ -154,7 +154,7 @@ fn a_killed_training_repeats_at_most_one_checkpoint_interval() {
         // Read to the end: events may be there that were sent before the kill.
         for line in lines {
             let line = line.expect("text");
-            if line.contains("\"name\":\"loss\"") {
+            if losses(&line) > 0 {
                 seen += 1;
                 if seen == killed_after {
                     child.kill().expect("it is ours");
@@ -167,16 +167,29 @@ fn a_killed_training_repeats_at_most_one_checkpoint_interval() {
             let step: u64 = step.split('"').next().and_then(|step| step.parse().ok()).expect("one");
             // The step whose loss was told may not have been kept yet; the one before it was.
             assert!(step + 1 >= seen, "{step} of {seen} steps were kept");
-            let again = log.matches("\"name\":\"loss\"").count() as u64;
-            assert_eq!(again, steps as u64 - step, "no other step is done again");
+            assert_eq!(losses(&log), steps - step, "no other step is done again");
             resumed += 1;
         } else {
-            let done = seen == steps as u64;
+            let done = seen == steps;
             assert!(done || seen == 1, "{seen} steps are lost");
         }
         assert!(crate::common::results(&project, &["t5p.metrics"], &["t5p"]) == expected);
     }
     assert!(resumed > 0, "no kill hit a training");
+}
+
+#[test]
+fn a_killed_training_repeats_at_most_one_checkpoint_interval() {
+    kill_training(tiny);
+}
+
+/// Batches that differ from epoch to epoch, and a model that is kept for what it writes.
+#[test]
+fn a_killed_training_by_recipe_ends_with_the_same_bytes() {
+    let plain = "epochs: 6, batch_size: 4, learning_rate: 0.01";
+    let recipe = "epochs: 6, batch_tokens: 160, learning_rate: 0.01, validation_split: 0.2, validate_every: 2, \
+                  keep_best: { metric: chrf, max_new_tokens: 8 }, patience: 9";
+    kill_training(|| crate::common::tiny_with(plain, recipe));
 }
 
 /// Other bytes of the same length, with the old time: the digest that was remembered is not used.

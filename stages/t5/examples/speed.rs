@@ -9,7 +9,7 @@ use paraloom_stages_t5::{
     device::default_device,
     model::Model,
     random::Stream,
-    train::{Example, Length, Options, Trainer},
+    train::{Batch, Example, Length, Options, Trainer},
 };
 
 fn main() -> Result<()> {
@@ -57,7 +57,7 @@ fn training(model: Model, batch: usize) -> Result<()> {
         .collect();
     let options = Options {
         length: Length::Steps(1000),
-        batch_size: batch,
+        batch: Batch::Examples(batch),
         accumulate: 1,
         ..Options::default()
     };

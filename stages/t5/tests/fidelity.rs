@@ -20,7 +20,7 @@ use paraloom_stages_t5::{
     folder::{self, Float, Format},
     kernels::{LossScale, cross_entropy},
     model::{Model, Network, Packed, Precision, Slot, Weights},
-    train::{Example, Length, Optimizer, Options, Schedule, Trainer, Warmup},
+    train::{Batch, Example, Length, Optimizer, Options, Schedule, Trainer, Warmup},
 };
 use serde_json::Value;
 
@@ -214,14 +214,14 @@ fn training_follows_the_reference_step_by_step() -> TestResult {
             let worst_weight = weights_apart(&trainer.model(), run, fixture.every());
             let text = |name: &str| run[name].as_str().unwrap_or_default();
             let how = format!("{}, {}, {}", text("optimizer"), text("schedule"), run["rate"]);
-            report(&format!("loss of 30 steps ({how})"), name, bar::LOSS, worst_loss);
-            report(
-                &format!("gradient norm of 30 steps ({how})"),
-                name,
-                bar::GRADIENT_NORM,
-                worst_norm,
-            );
-            report(&format!("weights after 30 steps ({how})"), name, bar::WEIGHTS, worst_weight);
+            let steps = &run["steps"];
+            for (check, bar, worst) in [
+                (format!("loss of {steps} steps"), bar::LOSS, worst_loss),
+                (format!("gradient norm of {steps} steps"), bar::GRADIENT_NORM, worst_norm),
+                (format!("weights after {steps} steps"), bar::WEIGHTS, worst_weight),
+            ] {
+                report(&format!("{check} ({how})"), name, bar, worst);
+            }
         }
     }
     Ok(())
@@ -230,17 +230,23 @@ fn training_follows_the_reference_step_by_step() -> TestResult {
 fn options(run: &Value) -> Result<Options, Box<dyn std::error::Error>> {
     let number = |name: &str| run[name].as_f64().ok_or(format!("{name} is not recorded"));
     let optimizer = if run["optimizer"] == "adafactor" {
-        Optimizer::Adafactor { scale_parameter: false }
+        Optimizer::Adafactor { scale_parameter: run["scale_parameter"] == true }
     } else {
         Optimizer::AdamW { betas: [0.9, 0.999], eps: 1e-8 }
     };
     Ok(Options {
         length: Length::Steps(number("steps")? as u64),
-        batch_size: number("batch")? as usize,
+        batch: Batch::Examples(number("batch")? as usize),
         accumulate: number("accumulate")? as usize,
         optimizer,
-        learning_rate: number("rate")?,
-        schedule: if run["schedule"] == "linear" { Schedule::Linear } else { Schedule::Constant },
+        // A relative step has none.
+        learning_rate: run["rate"].as_f64().unwrap_or_default(),
+        schedule: match run["schedule"].as_str() {
+            Some("linear") => Schedule::Linear,
+            Some("relative_step") => Schedule::RelativeStep { warmup_init: false },
+            Some("warmup_init") => Schedule::RelativeStep { warmup_init: true },
+            _ => Schedule::Constant,
+        },
         warmup: Warmup::Steps(number("warmup")? as u64),
         weight_decay: number("decay")?,
         clip_norm: Some(number("clip")?),

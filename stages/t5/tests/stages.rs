@@ -7,16 +7,18 @@ extern crate paraloom_stages_t5_torch as paraloom_stages_t5;
 #[cfg(feature = "wgpu")]
 extern crate paraloom_stages_t5_wgpu as paraloom_stages_t5;
 
-use std::path::Path;
-use std::sync::Arc;
+mod common;
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray};
+use std::path::Path;
+
+use arrow::array::{Array, AsArray, RecordBatch};
 use paraloom_sdk::testing::{Harness, Log, TestInput};
 use paraloom_sdk::{Error, MapStage, Stage};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use common::{model, refusal, rows};
 use paraloom_stages_t5::config::Config;
 use paraloom_stages_t5::device::default_device;
 use paraloom_stages_t5::folder;
@@ -27,22 +29,6 @@ use paraloom_stages_t5::{
 };
 
 type TestResult = Result<(), Box<dyn std::error::Error>>;
-
-const TEXTS: [&str; 3] = [
-    "stsb sentence1: sentence2: cola sentence: acceptable unacceptable 0123456789 0.0 1.2 2.4 3.6 4.8 5.0",
-    "a dog and a cat",
-    "rain or sun",
-];
-
-/// A directory with a model and its tokenizer.
-fn model() -> Result<TempDir, Box<dyn std::error::Error>> {
-    let directory = tempfile::tempdir()?;
-    let tokenizer = Tokenizer::train(TEXTS, &[], 64)?;
-    let model = Model::initial(Config::small(72, 16, 32, 2, 2), &default_device(), 9)?;
-    folder::save(&model, directory.path())?;
-    tokenizer.save(directory.path())?;
-    Ok(directory)
-}
 
 /// Writes the weights of a model anew as numbers of a type, some of them changed.
 fn rewrite(directory: &Path, dtype: Dtype, change: impl Fn(&str, &mut Vec<f32>)) -> TestResult {
@@ -71,32 +57,10 @@ fn rewrite(directory: &Path, dtype: Dtype, change: impl Fn(&str, &mut Vec<f32>))
     Ok(safetensors::serialize_to_file(views, None, &path)?)
 }
 
-/// Rows of two texts each, with ids `r0`, `r1`, ...
-fn rows(texts: &[(Option<&str>, Option<&str>)]) -> RecordBatch {
-    let ids: StringArray = (0..texts.len()).map(|row| Some(format!("r{row}"))).collect();
-    let sources: StringArray = texts.iter().map(|(source, _)| *source).collect();
-    let targets: StringArray = texts.iter().map(|(_, target)| *target).collect();
-    let columns = [
-        ("_id", Arc::new(ids) as ArrayRef),
-        ("source", Arc::new(sources)),
-        ("target", Arc::new(targets)),
-    ];
-    RecordBatch::try_from_iter_with_nullable(
-        columns.into_iter().map(|(name, column)| (name, column, name != "_id")),
-    )
-    .expect("they fit")
-}
-
 fn harness(config: Value, model: &Path, rows: &RecordBatch) -> Harness {
     Harness::new(config)
         .input("model", TestInput::Artifact(model.to_owned()))
         .rows("rows", rows.clone())
-}
-
-/// What a stage says that fails.
-fn refusal<T>(result: paraloom_sdk::Result<T>) -> (String, String) {
-    let error: Error = result.err().expect("it fails");
-    (error.to_string(), error.detail("hint").unwrap_or_default().to_owned())
 }
 
 #[test]

@@ -84,7 +84,7 @@ pub struct Adapter {
 #[derive(Debug)]
 pub struct Network<'a, P: Parameter = Tensor<2>> {
     pub(super) config: &'a Config,
-    pub(super) weights: &'a Weights<P>,
+    pub(crate) weights: &'a Weights<P>,
     /// Key of this pass's dropout, where there is some.
     dropout: Option<u64>,
     /// Dropout sites passed so far; their order is that of the code, so it is the same in every pass.
@@ -145,12 +145,23 @@ impl<'a, P: Parameter> Network<'a, P> {
         let stack = &self.weights.encoder;
         let plan = self.self_plan(source, false);
         let mut x = self.embed(&source.ids);
-        for (number, block) in stack.blocks.iter().enumerate() {
-            let bias = stack.position_bias(number);
-            x = self.self_attention(x, &block.attention, bias, plan());
-            x = self.feed_forward(x, &block.feed_forward);
+        for number in 0..stack.blocks.len() {
+            x = self.encoder_block(x, number, plan());
         }
         self.finish(x, stack)
+    }
+
+    /// What a block of the encoder makes of `x`, `[tokens, d_model]`.
+    pub(crate) fn encoder_block(
+        &self,
+        x: Tensor<2>,
+        number: usize,
+        plan: AttentionPlan,
+    ) -> Tensor<2> {
+        let stack = &self.weights.encoder;
+        let block = &stack.blocks[number];
+        let x = self.self_attention(x, &block.attention, stack.position_bias(number), plan);
+        self.feed_forward(x, &block.feed_forward)
     }
 
     /// The decoder's output for every target token, `[tokens, d_model]`, ready for [`Network::logits`].
@@ -162,13 +173,33 @@ impl<'a, P: Parameter> Network<'a, P> {
         let plan = self.self_plan(target, true);
         let cross_plan = self.cross_plan(target, source);
         let mut x = self.embed(&target.ids);
-        for (number, block) in stack.blocks.iter().enumerate() {
-            let bias = stack.position_bias(number);
-            x = self.self_attention(x, &block.attention, bias, plan());
-            x = self.cross_attention(x, block, encoded, cross_plan());
-            x = self.feed_forward(x, &block.feed_forward);
+        for number in 0..stack.blocks.len() {
+            let keys = |layer: &Attention<P>| self.keys(encoded, layer);
+            x = self.decoder_block(x, number, (&plan, &cross_plan), keys);
         }
         self.scale(self.finish(x, stack))
+    }
+
+    /// What a block of the decoder makes of `x`, `[tokens, d_model]`: `plans` are those of its two attentions, and `keys` gives the
+    /// keys and values of the second one.
+    pub(crate) fn decoder_block(
+        &self,
+        x: Tensor<2>,
+        number: usize,
+        plans: (&impl Fn() -> AttentionPlan, &impl Fn() -> AttentionPlan),
+        keys: impl FnOnce(&Attention<P>) -> [Tensor<2>; 2],
+    ) -> Tensor<2> {
+        let stack = &self.weights.decoder;
+        let block = &stack.blocks[number];
+        let bias = stack.position_bias(number);
+        let x = self.self_attention(x, &block.attention, bias, (plans.0)());
+        let x = self.cross_attention(x, block, keys, (plans.1)());
+        self.feed_forward(x, &block.feed_forward)
+    }
+
+    /// The keys and values that an attention over the encoder's output has of it, `[tokens, inner]` each.
+    pub(crate) fn keys(&self, encoded: &Tensor<2>, layer: &Attention<P>) -> [Tensor<2>; 2] {
+        self.linear_two(encoded.clone(), [&layer.k, &layer.v])
     }
 
     /// The logits of decoder outputs, in f32: `[rows, d_model]` gives `[rows, vocab]`.
@@ -214,7 +245,7 @@ impl<'a, P: Parameter> Network<'a, P> {
     }
 
     /// Embedded tokens, `[tokens, d_model]`.
-    pub(super) fn embed(&self, ids: &[u32]) -> Tensor<2> {
+    pub(crate) fn embed(&self, ids: &[u32]) -> Tensor<2> {
         let table = self.weights.shared.weight();
         let rows = match &self.embedded {
             Some(embedded) => {
@@ -234,12 +265,12 @@ impl<'a, P: Parameter> Network<'a, P> {
     }
 
     /// Final norm and dropout.
-    pub(super) fn finish(&self, x: Tensor<2>, stack: &Stack<P>) -> Tensor<2> {
+    pub(crate) fn finish(&self, x: Tensor<2>, stack: &Stack<P>) -> Tensor<2> {
         kernels::drop(self.norm(x, &stack.final_norm), self.site())
     }
 
     /// T5 1.0's factor before the tied head.
-    pub(super) fn scale(&self, x: Tensor<2>) -> Tensor<2> {
+    pub(crate) fn scale(&self, x: Tensor<2>) -> Tensor<2> {
         if self.config.scale_decoder_outputs {
             x * (self.config.d_model as f64).powf(-0.5)
         } else {
@@ -329,18 +360,18 @@ impl<'a, P: Parameter> Network<'a, P> {
         &self,
         x: Tensor<2>,
         block: &Block<P>,
-        encoded: &Tensor<2>,
+        keys: impl FnOnce(&Attention<P>) -> [Tensor<2>; 2],
         plan: AttentionPlan,
     ) -> Tensor<2> {
         let Some(layer) = &block.cross else { return x };
         let q = self.linear(self.norm(x.clone(), &layer.norm), &layer.q);
-        let [k, v] = self.linear_two(encoded.clone(), [&layer.k, &layer.v]);
+        let [k, v] = keys(layer);
         let attended = kernels::attend(q, k, v, None, &Arc::new(plan));
         kernels::add(x, self.linear(attended, &layer.o), self.site())
     }
 
     /// Plans of self-attention; each layer's has a dropout site of its own.
-    fn self_plan(&self, tokens: &Packed, causal: bool) -> impl Fn() -> AttentionPlan {
+    pub(crate) fn self_plan(&self, tokens: &Packed, causal: bool) -> impl Fn() -> AttentionPlan {
         let whole = |run: &Range<usize>| Segment {
             queries: run.clone(),
             keys: Keys::Run(run.clone()),
@@ -352,7 +383,12 @@ impl<'a, P: Parameter> Network<'a, P> {
         move || plan.with_dropout(self.site())
     }
 
-    fn cross_plan(&self, target: &Packed, source: &Packed) -> impl Fn() -> AttentionPlan {
+    /// Plans of the attention to the encoder's output, in the same way.
+    pub(crate) fn cross_plan(
+        &self,
+        target: &Packed,
+        source: &Packed,
+    ) -> impl Fn() -> AttentionPlan {
         let pair = |(queries, keys): (&Range<usize>, &Range<usize>)| Segment {
             queries: queries.clone(),
             keys: Keys::Run(keys.clone()),
@@ -369,6 +405,16 @@ impl<'a, P: Parameter> Network<'a, P> {
         let (buckets, distance) =
             (config.relative_attention_num_buckets, config.relative_attention_max_distance);
         Arc::new(Buckets::new(length, bidirectional, buckets, distance))
+    }
+
+    /// Dropout sites that the pass has come by.
+    pub(crate) fn sites(&self) -> u64 {
+        self.sites.get()
+    }
+
+    /// Goes on as if the pass had come by so many dropout sites.
+    pub(crate) fn set_sites(&self, sites: u64) {
+        self.sites.set(sites);
     }
 
     /// The next dropout site.

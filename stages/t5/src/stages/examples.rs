@@ -287,16 +287,19 @@ fn parse_cola(text: &str) -> Result<String> {
 pub(super) struct Tasks {
     default: Task,
     named: BTreeMap<String, Task>,
+    /// A column of numbers, in whose order examples are learnt.
+    order_by: Option<String>,
 }
 
 impl Tasks {
-    /// Checks every table of `port` against its task.
+    /// Checks every table of `examples` and `validation` against its task, and those of `examples` for the column `order_by`.
     pub(super) fn check(
         default: Task,
         named: BTreeMap<String, Task>,
+        order_by: Option<String>,
         inputs: &PlanInputs,
     ) -> Result<Self> {
-        let tasks = Self { default, named };
+        let tasks = Self { default, named, order_by };
         for port in ["examples", "validation"] {
             for (label, table) in inputs.tables(port) {
                 let pointer = if tasks.named.contains_key(label) {
@@ -305,6 +308,9 @@ impl Tasks {
                     String::new()
                 };
                 tasks.of(label).check(&table, &pointer)?;
+                if let Some(column) = tasks.order_by.as_ref().filter(|_| port == "examples") {
+                    table.number(column, "/order_by")?;
+                }
             }
         }
         if let Some(name) = tasks
@@ -325,14 +331,15 @@ impl Tasks {
         self.named.get(label).unwrap_or(&self.default)
     }
 
-    /// Reads all pairs of some tables, each as often as its weight says, and counts them.
+    /// Reads all pairs of some tables and counts them: to learn from, each as often as its weight says and in the order that is
+    /// asked for, or else as they are.
     pub(super) fn read(
         &self,
         tables: Vec<(String, StreamReader)>,
-        weighted: bool,
+        to_learn: bool,
         services: Services,
     ) -> Result<(Vec<Pair>, Vec<TableCount>)> {
-        let (mut pairs, mut counts) = (Vec::new(), Vec::new());
+        let (mut pairs, mut places, mut counts) = (Vec::new(), Vec::new(), Vec::new());
         for (label, table) in tables {
             let task = self.of(&label);
             let (before, mut count, mut due) = (pairs.len(), 0, 0.0);
@@ -346,11 +353,16 @@ impl Tasks {
                     tally.eos(&what, found.iter().flatten().map(text));
                 }
                 left_out.add(&found, &rows);
-                for pair in found.into_iter().flatten() {
+                let order = self.order_by.as_ref().filter(|_| to_learn);
+                let order = order.map(|name| column::numbers(&rows, name)).transpose()?;
+                for (row, pair) in found.into_iter().enumerate() {
+                    let Some(pair) = pair else { continue };
+                    let place = order.as_ref().filter(|order| order.is_valid(row));
                     // Evenly spread, without randomness: 0.5 takes every other example.
-                    due += if weighted { task.weight } else { 1.0 };
+                    due += if to_learn { task.weight } else { 1.0 };
                     while due >= 1.0 {
                         due -= 1.0;
+                        places.push(place.map_or(f64::NAN, |order| order.value(row)));
                         pairs.push(Pair {
                             source: pair.source.clone(),
                             target: pair.target.clone(),
@@ -360,6 +372,12 @@ impl Tasks {
             }
             left_out.tell(&label, count, services);
             counts.push(TableCount { label, rows: count, examples: pairs.len() - before });
+        }
+        if to_learn && self.order_by.is_some() {
+            let mut placed: Vec<_> = places.into_iter().zip(pairs).collect();
+            // NaN, which is what rows without a number have, is the last.
+            placed.sort_by(|(one, _), (other, _)| one.total_cmp(other));
+            pairs = placed.into_iter().map(|(_, pair)| pair).collect();
         }
         Ok((pairs, counts))
     }

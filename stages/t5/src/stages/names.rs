@@ -55,7 +55,6 @@ pub(super) fn of_finetune() -> Value {
     let batch = "it is called `batch_size`";
     let source = "it is called `max_source_tokens`";
     let kept = "there is none: a run that was stopped goes on at its last checkpoint, and losses are in the table `metrics`";
-    let none = "`finetune` has nothing of the kind";
     json!({
         "lr": "it is called `learning_rate`",
         "num_train_epochs": "it is called `epochs`",
@@ -63,6 +62,8 @@ pub(super) fn of_finetune() -> Value {
         "max_steps": "it is called `steps`",
         "per_device_train_batch_size": batch,
         "train_batch_size": batch,
+        "max_tokens": "it is called `batch_tokens`",
+        "group_by_length": "there is no need: shuffled examples of about one length are in a batch, and none is padded",
         "gradient_accumulation_steps": "it is called `accumulate`",
         "lr_scheduler_type": "it is called `schedule`",
         "max_grad_norm": "it is called `clip`",
@@ -77,6 +78,10 @@ pub(super) fn of_finetune() -> Value {
         "fp16": "T5 overflows in fp16; write `precision: bf16`",
         "bf16": "write `precision: bf16`",
         "eval_steps": "it is called `validate_every`",
+        "metric_for_best_model": "write `keep_best: { metric: chrf }`; without it the model with the lowest loss is kept",
+        "load_best_model_at_end": "there is no need: of several that were validated, the best model is kept",
+        "predict_with_generate": "write `keep_best: { metric: chrf }`",
+        "generation_max_length": "write it in `keep_best`: `keep_best: { metric: chrf, max_new_tokens: 128 }`",
         "early_stopping_patience": "it is called `patience`",
         "source_prefix": "it is called `prefix`",
         "text_column": "it is called `source`",
@@ -85,7 +90,6 @@ pub(super) fn of_finetune() -> Value {
         "save_steps": kept,
         "logging_steps": kept,
         "output_dir": "there is none: `paraloom export PIPELINE NODE --to DIR` writes the model where you want it",
-        "gradient_checkpointing": none,
         "peft": "write `lora: { rank: 8, alpha: 16, targets: [q, v] }`",
         "lora_r": "write `lora: { rank: 8 }`",
         "lora_alpha": "write `lora: { alpha: 16 }`",

@@ -30,8 +30,26 @@ struct Place {
     /// The model's configuration, as in `config.json`.
     config: serde_json::Value,
     untied_head: bool,
-    /// Loss of the best model and evaluations since.
-    best: Option<(f64, u64)>,
+    /// Cost of the best model and judgements since.
+    best: Option<(Cost, u64)>,
+}
+
+/// A number to the bit: a decimal may be read as its neighbour, and then two models that are equally good are not.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+enum Cost {
+    Bits(u64),
+    /// As earlier versions stored it.
+    Decimal(f64),
+}
+
+impl Cost {
+    fn value(&self) -> f64 {
+        match self {
+            Self::Bits(bits) => f64::from_bits(*bits),
+            Self::Decimal(value) => *value,
+        }
+    }
 }
 
 impl Trainer {
@@ -55,7 +73,7 @@ impl Trainer {
             position: self.position,
             config: self.model.config().to_json(),
             untied_head: self.model.config().untied_head,
-            best: self.best.as_ref().map(|best| (best.loss, best.since)),
+            best: self.best.as_ref().map(|best| (Cost::Bits(best.cost.to_bits()), best.since)),
         };
         let json =
             serde_json::to_value(place).map_err(|error| Error::malformed(directory, error))?;
@@ -103,14 +121,14 @@ impl Trainer {
             Ok::<_, Error>(Tensor::from_data(TensorData::new(values, shape), device))
         };
         let device = trainer.model.device();
-        if let Some((loss, since)) = place.best {
+        if let Some((cost, since)) = place.best {
             let (mut model, mut learnt) = (trainer.model.clone(), trainer.learnt.clone());
             for part in &trainer.parts {
                 let Slot { name, rows, columns, .. } = &part.slot;
                 *learnt.tensor_mut(&mut model, part) =
                     read(&best_name(name), [*rows, *columns], &device)?;
             }
-            trainer.best = Some(Best { loss, model, learnt, since });
+            trainer.best = Some(Best { cost: cost.value(), model, learnt, since });
         }
         for (part, state) in trainer.parts.iter().zip(&mut trainer.states) {
             let Slot { name, rows, columns, .. } = &part.slot;

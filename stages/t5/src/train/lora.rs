@@ -164,14 +164,20 @@ impl Learnt {
         }
     }
 
-    /// The weights with their adapters, tracked where they are learnt.
-    pub(super) fn tracked(&self, model: &Model, lora: Option<&Lora>) -> Weights<Tracked> {
+    /// The weights with their adapters, tracked where they are learnt if `track` says so.
+    pub(super) fn tracked(
+        &self,
+        model: &Model,
+        lora: Option<&Lora>,
+        track: bool,
+    ) -> Weights<Tracked> {
         let mut number = 0;
         model.weights().map(|weight| {
             let weight = Tensor::from_inner(weight.clone());
+            let leaf = |tensor: Tensor<2>| if track { tensor.require_grad() } else { tensor };
             let is_learnt = self.weights[number];
             let adapter = self.adapters[number].as_ref().zip(lora).map(|([down, up], lora)| {
-                let matrix = |matrix: &Tensor<2>| Tensor::from_inner(matrix.clone()).require_grad();
+                let matrix = |matrix: &Tensor<2>| leaf(Tensor::from_inner(matrix.clone()));
                 Adapter {
                     down: matrix(down),
                     up: matrix(up),
@@ -180,7 +186,7 @@ impl Learnt {
                 }
             });
             number += 1;
-            Tracked { weight: if is_learnt { weight.require_grad() } else { weight }, adapter }
+            Tracked { weight: if is_learnt { leaf(weight) } else { weight }, adapter }
         })
     }
 

@@ -6,8 +6,10 @@
 mod batches;
 mod checkpoint;
 pub(crate) mod lora;
+mod mixing;
 mod optimizer;
 mod options;
+mod recompute;
 
 use std::time::Instant;
 
@@ -16,8 +18,9 @@ use rayon::prelude::*;
 
 pub use self::lora::Lora;
 use self::lora::{Learnt, Part, Saved, Tracked};
+pub use self::mixing::{Mixing, Portion};
 use self::optimizer::{State, Step};
-pub use self::options::{Length, Optimizer, Options, Schedule, Warmup};
+pub use self::options::{Batch, Length, Optimizer, Options, Schedule, Warmup};
 use crate::{
     Error, Result,
     kernels::{
@@ -48,6 +51,13 @@ pub struct Example {
     pub source: Vec<u32>,
     /// What the decoder should write.
     pub target: Vec<u32>,
+}
+
+impl Example {
+    /// Source and target tokens.
+    fn tokens(&self) -> usize {
+        self.source.len() + self.target.len()
+    }
 }
 
 /// What happened in one optimizer step.
@@ -93,17 +103,17 @@ pub struct Trainer {
     position: usize,
     /// How many pieces each micro-batch is computed in, one after the other.
     pieces: usize,
-    /// The best that [`Trainer::evaluate`] has seen.
+    /// The best that [`Trainer::judge`] has seen.
     best: Option<Best>,
 }
 
-/// The model of the lowest validation loss.
+/// The model of the lowest cost.
 #[derive(Debug)]
 struct Best {
-    loss: f64,
+    cost: f64,
     model: Model,
     learnt: Learnt,
-    /// Evaluations since, none of which was better.
+    /// Judgements since, none of which was better.
     since: u64,
 }
 
@@ -127,7 +137,7 @@ impl Trainer {
         };
         let states = parts.iter().map(state).collect();
         let batches = batches::epoch(&examples, &options, 0);
-        let total_steps = options.total_steps(batches.len());
+        let total_steps = batches::total_steps(&examples, &options);
         Ok(Self {
             model,
             learnt,
@@ -155,7 +165,7 @@ impl Trainer {
         self.learnt.merged(&self.model, self.options.lora.as_ref())
     }
 
-    /// Ends the run with the model that did best in [`Trainer::evaluate`], or the last one where that was never called;
+    /// Ends the run with the model that [`Trainer::judge`] kept, or the last one where that was never called;
     /// adapters are merged into it, and are there by themselves too.
     pub fn into_best_model(self) -> (Model, Option<Saved>) {
         let (model, learnt) = match self.best {
@@ -173,30 +183,45 @@ impl Trainer {
         (merged, saved)
     }
 
-    /// The mean loss per target token over other examples; the model that does best is kept, and checkpoints hold it.
+    /// The mean loss per target token over other examples.
     ///
     /// # Errors
     /// As [`mean_loss`], and [`Error::Diverged`] when the loss is not a number.
-    pub fn evaluate(&mut self, examples: &[Example], cancelled: &dyn Fn() -> bool) -> Result<f64> {
+    pub fn loss_of(&self, examples: &[Example], cancelled: &dyn Fn() -> bool) -> Result<f64> {
         let loss = mean_loss(&self.model(), examples, cancelled)?;
         finite(self.step, "validation loss", loss)?;
-        match &mut self.best {
-            Some(best) if loss >= best.loss => best.since += 1,
-            best => {
-                let (model, learnt) = (self.model.clone(), self.learnt.clone());
-                *best = Some(Best { loss, model, learnt, since: 0 });
-            }
-        }
         Ok(loss)
     }
 
-    /// The lowest loss that [`Trainer::evaluate`] gave.
-    pub fn best_loss(&self) -> Option<f64> {
-        self.best.as_ref().map(|best| best.loss)
+    /// Keeps the model as it is if it costs less than every one that was judged before; checkpoints hold what is kept.
+    /// What the cost is, such as a loss, is up to the caller; it has to be a number.
+    pub fn judge(&mut self, cost: f64) {
+        match &mut self.best {
+            Some(best) if cost >= best.cost => best.since += 1,
+            best => {
+                let (model, learnt) = (self.model.clone(), self.learnt.clone());
+                *best = Some(Best { cost, model, learnt, since: 0 });
+            }
+        }
     }
 
-    /// Evaluations since the best one, for stopping early.
-    pub fn evaluations_since_best(&self) -> u64 {
+    /// Judges the model by its loss over other examples, and gives the loss.
+    ///
+    /// # Errors
+    /// As [`Trainer::loss_of`].
+    pub fn evaluate(&mut self, examples: &[Example], cancelled: &dyn Fn() -> bool) -> Result<f64> {
+        let loss = self.loss_of(examples, cancelled)?;
+        self.judge(loss);
+        Ok(loss)
+    }
+
+    /// The cost of the model that is kept.
+    pub fn lowest_cost(&self) -> Option<f64> {
+        self.best.as_ref().map(|best| best.cost)
+    }
+
+    /// Judgements since the best one, for stopping early.
+    pub fn judged_since_best(&self) -> u64 {
         self.best.as_ref().map_or(0, |best| best.since)
     }
 
@@ -219,6 +244,11 @@ impl Trainer {
     /// Steps of the whole run.
     pub fn total_steps(&self) -> u64 {
         self.total_steps
+    }
+
+    /// Whether the last step was the last one of its epoch.
+    pub fn is_epoch_done(&self) -> bool {
+        self.position >= self.batches.len()
     }
 
     /// From now on computes every batch in two halves, for want of memory. Only roundings and dropout change.
@@ -326,8 +356,7 @@ impl Trainer {
         {
             return 1;
         }
-        let tokens: usize =
-            batch.iter().map(|example| example.source.len() + example.target.len()).sum();
+        let tokens: usize = batch.iter().map(|example| example.tokens()).sum();
         let shards = (tokens / SHARD_TOKENS).clamp(1, batch.len().clamp(1, MOST_SHARDS));
         // A power of two, since the numbers of cores are.
         1 << shards.ilog2()
@@ -340,21 +369,43 @@ impl Trainer {
         dropout: u64,
         scale: LossScale,
     ) -> (f64, Vec<Tensor<2>>) {
-        let tracked = self.learnt.tracked(&self.model, self.options.lora.as_ref());
-        let network = Network::new(self.model.config(), &tracked, Some(dropout));
-        let mut network = network.in_precision(self.options.precision);
+        let weights = |track| self.learnt.tracked(&self.model, self.options.lora.as_ref(), track);
+        let tracked = weights(true);
+        let plain = self.options.gradient_checkpointing.then(|| weights(false));
+        let network = |weights| {
+            let network = Network::new(self.model.config(), weights, Some(dropout));
+            network.in_precision(self.options.precision)
+        };
+        let mut learning = network(&tracked);
         if self.learnt.weights[0] {
-            network = network.embedding_apart();
+            learning = learning.embedding_apart();
         }
-        let loss = batch_loss(&network, examples, scale);
-        let mut gradients = loss.backward();
+        let batch = Packs::new(&learning, examples);
+        let (loss, mut gradients) = match &plain {
+            Some(plain) => {
+                let is_learnt = |name: &str| {
+                    let mut parts = self.parts.iter();
+                    self.learnt.weights[0] || parts.any(|part| part.slot.name.starts_with(name))
+                };
+                recompute::gradients(&network(plain), &learning, &batch, scale, &is_learnt)
+            }
+            None => {
+                let loss = batch.loss(&learning, scale);
+                let gradients = loss.backward();
+                (loss, vec![gradients])
+            }
+        };
         let mut gradient = |weight: &Tensor<2>| {
+            let found = gradients.iter_mut().filter_map(|gradients| weight.grad_remove(gradients));
             // A weight that no token reached, such as an unused bucket of a batch, still counts: with zeros.
-            weight
-                .grad_remove(&mut gradients)
+            found
+                .reduce(|sum, more| kernels::add(sum, more, None))
                 .unwrap_or_else(|| weight.clone().inner().zeros_like())
         };
-        let embedded = network.into_embedded();
+        let mut embedded = learning.into_embedded();
+        if self.options.gradient_checkpointing {
+            embedded.reverse();
+        }
         let tensors = tracked.list();
         let of_part = |part: &Part| {
             let Tracked { weight, adapter } = tensors[part.weight];
@@ -411,34 +462,56 @@ fn finite(step: u64, what: &'static str, value: f64) -> Result<()> {
 pub fn mean_loss(model: &Model, examples: &[Example], cancelled: &dyn Fn() -> bool) -> Result<f64> {
     check_examples(model, examples)?;
     let mut order: Vec<&Example> = examples.iter().collect();
-    order.sort_by_key(|example| example.target.len() + example.source.len());
+    order.sort_by_key(|example| example.tokens());
     let (mut loss, mut targets) = (0.0, 0);
     for batch in order.chunks(VALIDATION_BATCH) {
         if cancelled() {
             return Err(Error::Cancelled);
         }
-        let sum = batch_loss(&model.network(), batch, LossScale { factor: 1.0, smoothing: 0.0 });
+        let network = model.network();
+        let scale = LossScale { factor: 1.0, smoothing: 0.0 };
+        let sum = Packs::new(&network, batch).loss(&network, scale);
         loss += f64::from(sum.into_scalar::<f32>());
         targets += batch.iter().map(|example| example.target.len()).sum::<usize>();
     }
     Ok(loss / targets as f64)
 }
 
-/// The scaled sum of the losses of all target tokens, `[1]`.
-fn batch_loss<P: Parameter>(
-    network: &Network<'_, P>,
-    batch: &[&Example],
-    scale: LossScale,
-) -> Tensor<1> {
-    let source = Packed::new(batch.iter().map(|example| example.source.as_slice()));
-    let targets: Vec<u32> =
-        batch.iter().flat_map(|example| example.target.iter().copied()).collect();
-    let shifted: Vec<Vec<u32>> =
-        batch.iter().map(|example| network.shift_right(&example.target)).collect();
-    let target = Packed::new(shifted.iter().map(Vec::as_slice));
-    let encoded = network.encode(&source);
-    let decoded = network.decode(&target, &encoded, &source);
-    kernels::cross_entropy(network.logits(decoded), &targets, scale)
+/// Examples, packed.
+struct Packs {
+    source: Packed,
+    /// What the decoder reads.
+    target: Packed,
+    /// What it should write, token by token.
+    labels: Vec<u32>,
+}
+
+impl Packs {
+    fn new<P: Parameter>(network: &Network<'_, P>, batch: &[&Example]) -> Self {
+        let shifted: Vec<Vec<u32>> =
+            batch.iter().map(|example| network.shift_right(&example.target)).collect();
+        Self {
+            source: Packed::new(batch.iter().map(|example| example.source.as_slice())),
+            target: Packed::new(shifted.iter().map(Vec::as_slice)),
+            labels: batch.iter().flat_map(|example| example.target.iter().copied()).collect(),
+        }
+    }
+
+    /// The scaled sum of the losses of all target tokens, `[1]`.
+    fn loss<P: Parameter>(&self, network: &Network<'_, P>, scale: LossScale) -> Tensor<1> {
+        let encoded = network.encode(&self.source);
+        self.loss_of(network, network.decode(&self.target, &encoded, &self.source), scale)
+    }
+
+    /// The same of what the decoder has made of the targets.
+    fn loss_of<P: Parameter>(
+        &self,
+        network: &Network<'_, P>,
+        decoded: Tensor<2>,
+        scale: LossScale,
+    ) -> Tensor<1> {
+        kernels::cross_entropy(network.logits(decoded), &self.labels, scale)
+    }
 }
 
 fn check(model: &Model, examples: &[Example], options: &Options) -> Result<()> {
@@ -446,8 +519,18 @@ fn check(model: &Model, examples: &[Example], options: &Options) -> Result<()> {
     if examples.is_empty() {
         return refuse("there are no examples to train on");
     }
-    if options.batch_size == 0 || options.accumulate == 0 {
-        return refuse("batch_size and accumulate have to be at least 1");
+    if options.batch.limit() == 0 || options.accumulate == 0 {
+        return refuse("batches and what is accumulated have to be at least 1");
+    }
+    let sum = |of: fn(&Portion) -> usize| options.mix.iter().map(of).sum::<usize>();
+    let is_mixed = sum(|portion| portion.examples) == examples.len()
+        && options.mix.iter().all(|portion| portion.examples > 0 || portion.drawn == 0)
+        && sum(|portion| portion.drawn) > 0
+        && options.shuffle;
+    if !options.mix.is_empty() && !is_mixed {
+        return refuse(
+            "what is mixed is all of the examples, shuffled, and some of them are drawn",
+        );
     }
     if let Some(lora) = &options.lora
         && (lora.rank == 0 || lora.targets.is_empty() || !lora.alpha.is_finite())

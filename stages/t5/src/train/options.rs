@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::lora::Lora;
+use super::{lora::Lora, mixing::Portion};
 use crate::folder::Float;
 
 /// How weights follow their gradients.
@@ -16,7 +16,7 @@ pub enum Optimizer {
         /// Added to the root of the second mean.
         eps: f64,
     },
-    /// Adafactor as in transformers, with `relative_step=False`.
+    /// Adafactor as in transformers; `relative_step=True` is [`Schedule::RelativeStep`].
     Adafactor {
         /// Whether the learning rate is relative to the size of the weights.
         scale_parameter: bool,
@@ -39,6 +39,12 @@ pub enum Schedule {
     Polynomial {
         /// 1 falls evenly.
         power: f64,
+    },
+    /// Adafactor's own (Shazeer and Stern 2018, section 8): the inverse root of the step, at most 0.01, whatever the learning rate
+    /// and the warm-up are.
+    RelativeStep {
+        /// At most a millionth of the step instead.
+        warmup_init: bool,
     },
 }
 
@@ -67,13 +73,35 @@ pub enum Length {
     Steps(u64),
 }
 
+/// What is worked on together: a micro-batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Batch {
+    /// So many examples.
+    #[serde(rename = "batch_size")]
+    Examples(usize),
+    /// As many examples as have no more than so many source and target tokens together, at least one. Batches are packed,
+    /// so there is no padding to count.
+    #[serde(rename = "batch_tokens")]
+    Tokens(usize),
+}
+
+impl Batch {
+    /// How many of what it counts.
+    pub(super) fn limit(self) -> usize {
+        match self {
+            Self::Examples(limit) | Self::Tokens(limit) => limit,
+        }
+    }
+}
+
 /// The options of a training run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Options {
     /// When to end.
     pub length: Length,
-    /// Examples per micro-batch.
-    pub batch_size: usize,
+    /// The size of a micro-batch.
+    #[serde(flatten)]
+    pub batch: Batch,
     /// Micro-batches per optimizer step.
     pub accumulate: usize,
     /// The optimizer.
@@ -94,6 +122,10 @@ pub struct Options {
     pub label_smoothing: f64,
     /// Whether examples are shuffled (and batched by length) or taken as they come.
     pub shuffle: bool,
+    /// Portions of the examples, one after the other, that are drawn from in an epoch; without any, an epoch has every example
+    /// once.
+    #[serde(default)]
+    pub mix: Vec<Portion>,
     /// Low-rank adapters are learnt instead of the weights.
     #[serde(default)]
     pub lora: Option<Lora>,
@@ -103,6 +135,9 @@ pub struct Options {
     /// What linear layers are computed in; weights, gradients and the optimizer's state are f32.
     #[serde(default)]
     pub precision: Float,
+    /// Whether a step computes blocks once more for their gradients, instead of keeping what is in them.
+    #[serde(default)]
+    pub gradient_checkpointing: bool,
     /// Decides order and dropout.
     pub seed: u64,
 }
@@ -112,7 +147,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             length: Length::Epochs(2),
-            batch_size: 8,
+            batch: Batch::Examples(8),
             accumulate: 16,
             optimizer: Optimizer::AdamW { betas: [0.9, 0.999], eps: 1e-8 },
             learning_rate: 3e-4,
@@ -123,28 +158,17 @@ impl Default for Options {
             dropout: None,
             label_smoothing: 0.0,
             shuffle: true,
+            mix: Vec::new(),
             lora: None,
             freeze: Vec::new(),
             precision: Float::F32,
+            gradient_checkpointing: false,
             seed: 42,
         }
     }
 }
 
 impl Options {
-    /// Optimizer steps in one pass over `batches` micro-batches.
-    pub(super) fn steps_per_epoch(&self, batches: usize) -> u64 {
-        batches.div_ceil(self.accumulate) as u64
-    }
-
-    /// Optimizer steps of the whole run.
-    pub(super) fn total_steps(&self, batches: usize) -> u64 {
-        match self.length {
-            Length::Epochs(epochs) => epochs * self.steps_per_epoch(batches),
-            Length::Steps(steps) => steps,
-        }
-    }
-
     /// The learning rate of the step after `done` steps, of `total`.
     pub(super) fn rate(&self, done: u64, total: u64) -> f64 {
         let warmup = match self.warmup {
@@ -152,7 +176,8 @@ impl Options {
             Warmup::Share(share) => (total as f64 * share).ceil() as u64,
         };
         let rate = self.learning_rate;
-        if done < warmup {
+        let rises = done < warmup && !matches!(self.schedule, Schedule::RelativeStep { .. });
+        if rises {
             return rate * done as f64 / warmup as f64;
         }
         let falling = total.saturating_sub(warmup).max(1) as f64;
@@ -169,6 +194,11 @@ impl Options {
             Schedule::Polynomial { power } => {
                 (rate - POLYNOMIAL_END) * left.powf(power) + POLYNOMIAL_END
             }
+            Schedule::RelativeStep { warmup_init } => {
+                let step = (done + 1) as f64;
+                let most = if warmup_init { 1e-6 * step } else { 1e-2 };
+                most.min(1.0 / step.sqrt())
+            }
         }
     }
 }
@@ -176,6 +206,20 @@ impl Options {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Checkpoints of earlier versions have `batch_size` where the batch is now.
+    #[test]
+    fn a_batch_is_stored_by_what_it_counts() -> serde_json::Result<()> {
+        let cases =
+            [(Batch::Examples(6), "batch_size", 6), (Batch::Tokens(512), "batch_tokens", 512)];
+        for (batch, name, size) in cases {
+            let options = Options { batch, ..Options::default() };
+            let stored = serde_json::to_value(&options)?;
+            assert_eq!(stored[name], size);
+            assert_eq!(serde_json::from_value::<Options>(stored)?, options);
+        }
+        Ok(())
+    }
 
     /// What `transformers.get_scheduler` of 5.24 gives for a rate of 1, 4 steps of warm-up and 20 steps.
     #[test]
@@ -208,5 +252,25 @@ mod tests {
             (options.rate(30, 20) - 0.998_503_366_584_588_9).abs() < 1e-12,
             "without a warm-up"
         );
+    }
+
+    /// What `Adafactor._get_lr` of `transformers` 5.24 gives with `relative_step=True, scale_parameter=False`.
+    #[test]
+    fn relative_steps_are_those_of_transformers() {
+        let cases = [
+            (false, 1, 0.01),
+            (false, 9_999, 0.01),
+            (false, 40_000, 0.005),
+            (true, 1, 1e-6),
+            (true, 5_000, 0.005),
+            (true, 40_000, 0.005),
+        ];
+        for (warmup_init, step, expected) in cases {
+            let schedule = Schedule::RelativeStep { warmup_init };
+            let options =
+                Options { schedule, warmup: Warmup::Steps(100_000), ..Options::default() };
+            let rate = options.rate(step - 1, 20);
+            assert!((rate - expected).abs() < 1e-12, "{warmup_init}, {step}: {rate}");
+        }
     }
 }

@@ -1,13 +1,9 @@
 //! `evaluate` compares a column with its gold column, measures texts, and averages others.
 
-mod bleu;
 mod bootstrap;
-mod chrf;
 mod labels;
 mod numbers;
-mod rouge;
 mod texts;
-mod words;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

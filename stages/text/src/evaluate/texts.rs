@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, HashSet};
 
 use paraloom_expr::normalise;
+use paraloom_metrics::words::{common, mteval, rouge as rouge_words, runs};
+use paraloom_metrics::{bleu, chrf, rouge};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::words::{mteval, rouge as rouge_words, runs};
-use super::{Measure, bleu, chrf, numbers::mean, rouge};
+use super::{Measure, numbers::mean};
 
 /// A metric, or a group of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -142,7 +143,7 @@ impl Texts {
         });
         let words = pairs().filter_map(|(text, source)| {
             let (text, source) = (mteval(text), mteval(source));
-            let common = super::words::common(&runs(&text, 1), &runs(&source, 1));
+            let common = common(&runs(&text, 1), &runs(&source, 1));
             (!text.is_empty()).then(|| common as f64 / text.len() as f64)
         });
         vec![

@@ -1,16 +1,16 @@
 //! chrF, as sacreBLEU has it: runs of up to six characters without white space, recall counted twice.
 
-use super::words::{common, is_space, runs};
+use crate::words::{common, is_space, runs};
 
 const ORDER: usize = 6;
 const BETA: f64 = 2.0;
 
 /// Runs of a text, of its reference, and of both; those of a corpus are the sums.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Counts([[u64; 3]; ORDER]);
+pub struct Counts([[u64; 3]; ORDER]);
 
 impl Counts {
-    pub(super) fn new(text: &str, reference: &str) -> Self {
+    pub fn new(text: &str, reference: &str) -> Self {
         let [text, reference] = [text, reference]
             .map(|text| text.chars().filter(|char| !is_space(*char)).collect::<Vec<_>>());
         Self(std::array::from_fn(|order| {
@@ -21,14 +21,14 @@ impl Counts {
         }))
     }
 
-    pub(super) fn add(&mut self, other: &Self) {
+    pub fn add(&mut self, other: &Self) {
         for (own, other) in self.0.iter_mut().flatten().zip(other.0.iter().flatten()) {
             *own += other;
         }
     }
 
     /// The score, 0 to 100.
-    pub(super) fn score(&self) -> f64 {
+    pub fn score(&self) -> f64 {
         let known: Vec<_> = self.0.iter().filter(|[own, its, _]| *own > 0 && *its > 0).collect();
         let mean = |of: fn(&[u64; 3]) -> f64| {
             known.iter().map(|counts| of(counts)).sum::<f64>() / known.len() as f64

@@ -1,17 +1,18 @@
 //! How texts are divided into words, and words into runs.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::sync::LazyLock;
 
 use regex::{Captures, Regex};
 
 /// White space as Python's `str.split` has it: that of Unicode, and four separators of ASCII.
-pub(super) fn is_space(char: char) -> bool {
+pub fn is_space(char: char) -> bool {
     char.is_whitespace() || matches!(char, '\u{1c}'..='\u{1f}')
 }
 
 /// The words of sacreBLEU's tokenizer `13a`, which is that of WMT's mteval-v13a.
-pub(super) fn mteval(text: &str) -> Vec<String> {
+pub fn mteval(text: &str) -> Vec<String> {
     /// What is put between blanks, and where the blanks go.
     static RULES: LazyLock<[(Regex, &str); 4]> = LazyLock::new(|| {
         let rule = |pattern: &str, by| (Regex::new(pattern).expect("it is a pattern"), by);
@@ -40,14 +41,17 @@ pub(super) fn mteval(text: &str) -> Vec<String> {
 }
 
 /// The words of Google's rouge-score without stemming: letters and digits of ASCII, in lower case.
-pub(super) fn rouge(text: &str) -> Vec<String> {
+pub fn rouge(text: &str) -> Vec<String> {
     let text = text.to_lowercase();
     let words = text.split(|char: char| !char.is_ascii_alphanumeric());
     words.filter(|word| !word.is_empty()).map(str::to_owned).collect()
 }
 
+/// How often runs of items occur.
+pub type Runs<'a, T> = HashMap<&'a [T], u64>;
+
 /// How often each run of `length` items occurs.
-pub(super) fn runs<T: Eq + std::hash::Hash>(items: &[T], length: usize) -> HashMap<&[T], u64> {
+pub fn runs<T: Eq + Hash>(items: &[T], length: usize) -> Runs<'_, T> {
     let mut counts = HashMap::new();
     for run in items.windows(length) {
         *counts.entry(run).or_default() += 1;
@@ -56,9 +60,6 @@ pub(super) fn runs<T: Eq + std::hash::Hash>(items: &[T], length: usize) -> HashM
 }
 
 /// How many runs two texts have in common.
-pub(super) fn common<T: Eq + std::hash::Hash>(
-    one: &HashMap<&[T], u64>,
-    other: &HashMap<&[T], u64>,
-) -> u64 {
+pub fn common<T: Eq + Hash>(one: &Runs<'_, T>, other: &Runs<'_, T>) -> u64 {
     one.iter().map(|(run, count)| *count.min(other.get(run).unwrap_or(&0))).sum()
 }

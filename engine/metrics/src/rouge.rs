@@ -1,9 +1,9 @@
 //! ROUGE, as Google's rouge-score has it without stemming: F1 of words, of pairs of words, and of the longest common subsequence.
 
-use super::words::{common, runs};
+use crate::words::{common, runs};
 
 /// ROUGE-1, ROUGE-2 and ROUGE-L of a text, in words, 0 to 1.
-pub(super) fn scores(text: &[String], reference: &[String]) -> [f64; 3] {
+pub fn scores(text: &[String], reference: &[String]) -> [f64; 3] {
     let of_runs = |length| {
         let (own, its) = (runs(text, length), runs(reference, length));
         f1(common(&own, &its), own.values().sum(), its.values().sum())

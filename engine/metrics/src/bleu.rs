@@ -3,13 +3,13 @@
 use std::collections::HashMap;
 use std::ops::AddAssign;
 
-use super::words::{common, runs};
+use crate::words::{common, runs};
 
 const ORDER: usize = 4;
 
 /// What BLEU needs of texts; that of a corpus is the sum of its texts'.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Counts {
+pub struct Counts {
     /// Runs of one to four words that a reference has too, and all.
     correct: [u64; ORDER],
     total: [u64; ORDER],
@@ -31,7 +31,7 @@ impl AddAssign<&Self> for Counts {
 
 impl Counts {
     /// Of one text and its reference, in words.
-    pub(super) fn new(text: &[String], reference: &[String]) -> Self {
+    pub fn new(text: &[String], reference: &[String]) -> Self {
         let mut counts = Self::of_lengths(text.len(), reference.len());
         for order in 0..ORDER {
             counts.correct[order] = common(&runs(text, order + 1), &runs(reference, order + 1));
@@ -45,7 +45,7 @@ impl Counts {
     }
 
     /// The score, 0 to 100. For one text (`single`) runs that are longer than it do not count.
-    pub(super) fn score(&self, single: bool) -> f64 {
+    pub fn score(&self, single: bool) -> f64 {
         if self.correct.iter().all(|count| *count == 0) {
             return 0.0;
         }
@@ -74,7 +74,7 @@ impl Counts {
 
 /// The BLEU of each of some texts against all the others: how alike they are. In time that grows with the words, since of each
 /// run only the two texts count that have it most often.
-pub(super) fn against_others(texts: &[&[String]]) -> Vec<f64> {
+pub fn against_others(texts: &[&[String]]) -> Vec<f64> {
     let mut counts: Vec<_> = texts.iter().map(|_| Counts::default()).collect();
     let mut lengths: Vec<_> = texts.iter().map(|text| text.len()).collect();
     lengths.sort_unstable();
