@@ -160,7 +160,7 @@ pub struct Config {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) keep_best: Option<KeepBest>,
     /// Compute each block once more on the way back, instead of keeping what is in it: less memory for long texts and large
-    /// batches, up to a third more time, and the same result to the bit.
+    /// batches, more time, and the same result to the bit.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(super) gradient_checkpointing: bool,
     /// What matrix products are computed in. bf16 is faster where the processor has instructions for it; weights,
