@@ -55,7 +55,11 @@ fn texts_by_the_words_of_the_hugging_face_api() {
         (json!({"inputs": "a", "stream": 1}), "`stream` is true or false"),
         (json!({"inputs": ["a", "b"], "stream": true}), "a stream is of one text"),
         (json!({"inputs": "a", "parameters": {"details": true}}), "`details` is not something"),
-        (json!({"inputs": "a", "parameters": {"typical_p": 0.5}}), "`typical_p` is not something"),
+        (
+            json!({"inputs": "a", "parameters": {"typical_p": 0.5}}),
+            "there is no parameter \"typical_p\"",
+        ),
+        (json!({"inputs": "a", "parameters": {"stop": ["b"]}}), "there is no parameter \"stop\""),
         (json!({"inputs": "a", "parameters": {"do_sample": true}}), "`do_sample` is not something"),
         (json!({"inputs": "a", "parameters": {"seed": 1}}), "there is no parameter \"seed\""),
         (json!({"inputs": "a", "parameters": []}), "`parameters` is an object"),
@@ -128,7 +132,8 @@ fn texts_by_the_words_of_openai() {
     assert!(events.ends_with("data: [DONE]\n\n"), "{events}");
     for (body, said) in [
         (json!({"prompt": [1, 2]}), "`prompt` is a text or a list of texts"),
-        (json!({"prompt": "a", "logprobs": 0}), "`logprobs` is not something"),
+        (json!({"prompt": "a", "logprobs": 0}), "`logprobs` needs `token_scores: true`"),
+        (json!({"prompt": "a", "logprobs": 1}), "`logprobs` is not something"),
         (json!({"prompt": "a", "echo": true}), "`echo` is not something"),
         (json!({"prompt": "a", "best_of": 2}), "`best_of` is not something"),
         (json!({"prompt": "a", "frequency_penalty": 0.1}), "`frequency_penalty` is not something"),

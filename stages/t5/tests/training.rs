@@ -204,8 +204,13 @@ fn gradient_checkpointing_changes_no_bit() -> TestResult {
     let mut configs = vec![Config::small(60, 16, 32, 3, 2)];
     configs.push(Config { untied_head: true, num_decoder_layers: 1, ..configs[0].clone() });
     configs.push(Config { num_layers: 1, ..configs[0].clone() });
-    for config in configs {
-        let config = Config { dropout_rate: 0.2, ..config };
+    let precisions = match check_precision(&default_device(), Float::Bf16.into()) {
+        Ok(()) => vec![Float::F32, Float::Bf16],
+        Err(_) => vec![Float::F32],
+    };
+    let pairs = configs.iter().flat_map(|config| precisions.iter().map(move |of| (config, *of)));
+    for (config, precision) in pairs {
+        let config = Config { dropout_rate: 0.2, ..config.clone() };
         for (name, lora, freeze) in &cases {
             let learn = |gradient_checkpointing| -> Result<_, Box<dyn std::error::Error>> {
                 let options = Options {
@@ -214,6 +219,7 @@ fn gradient_checkpointing_changes_no_bit() -> TestResult {
                     accumulate: 2,
                     lora: lora.clone(),
                     freeze: freeze.iter().map(|name| (*name).to_owned()).collect(),
+                    precision,
                     gradient_checkpointing,
                     ..Options::default()
                 };

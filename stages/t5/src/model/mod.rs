@@ -95,6 +95,19 @@ impl Model {
         Ok(model)
     }
 
+    /// The same model, only to be read from, in the order in which weights are read fastest.
+    pub(crate) fn prepared(mut self) -> Self {
+        if !has_panels(&self.device()) {
+            return self;
+        }
+        let order = Order::Panels;
+        for weight in self.weights.linear_mut() {
+            *weight = reordered(weight, order);
+        }
+        self.output = Some((order, reordered(self.weights.output(), order)));
+        self
+    }
+
     /// A model with its linear layers in an order; `values` gets the number of a slot too. Each weight is brought into its
     /// order as soon as it is there, so that not all of them are in memory twice.
     fn in_order(

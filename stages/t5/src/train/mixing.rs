@@ -45,7 +45,7 @@ impl Mixing {
 }
 
 /// The examples of an epoch, as indices: of each portion those that come next, in one random order of all its examples after the
-/// other. So none of them is drawn twice more often than another.
+/// other. So they are drawn equally often, to within one.
 pub(super) fn drawn(portions: &[Portion], seed: u64, epoch: u64) -> Vec<usize> {
     let (mut order, mut first) = (Vec::new(), 0);
     for (number, portion) in portions.iter().enumerate() {

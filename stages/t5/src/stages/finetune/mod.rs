@@ -11,8 +11,7 @@ use paraloom_sdk::{About, Error, PlanInputs, Planned, Port, Result, Run, Service
 use rayon::ThreadPool;
 use serde_json::json;
 
-use self::settings::Config;
-use self::settings::OptimizerName;
+use self::settings::{Config, OptimizerName};
 use self::texts::Trial;
 use self::work::{Metric, Work, metrics_schema, start, to_rows};
 use super::card::{self, Card};
@@ -96,6 +95,8 @@ impl Stage for Finetune {
         if validation.examples.is_empty() && self.config.validation_split > 0.0 {
             validation = learnt.hold_back(self.config.validation_split);
         }
+        // Only what is validated on is compared as text.
+        learnt.targets = Vec::new();
         if learnt.examples.is_empty() {
             let rows = tables.iter().map(|table| table.rows).sum();
             let why = match rows {

@@ -160,7 +160,7 @@ pub struct Config {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) keep_best: Option<KeepBest>,
     /// Compute each block once more on the way back, instead of keeping what is in it: less memory for long texts and large
-    /// batches, up to a third more time, and the same result to the bit.
+    /// batches, more time, and the same result to the bit.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(super) gradient_checkpointing: bool,
     /// What matrix products are computed in. bf16 is faster where the processor has instructions for it; weights,
@@ -276,6 +276,11 @@ impl Config {
         Ok(())
     }
 
+    /// Whether examples come in an order of their own in each epoch.
+    fn shuffles(&self) -> bool {
+        self.shuffle && self.order_by.is_none()
+    }
+
     /// Refuses orders that contradict each other, `tables` being the number of tables to learn from.
     pub(super) fn check_order(&self, tables: usize) -> Result<()> {
         let Some(_) = &self.mix else { return Ok(()) };
@@ -328,7 +333,7 @@ impl Config {
                 Error::config("say either `batch_size` or `batch_tokens`").at("/batch_tokens")
             );
         }
-        if self.shuffle && self.epochs.is_some_and(|epochs| epochs > MOST_COUNTED) {
+        if self.shuffles() && self.epochs.is_some_and(|epochs| epochs > MOST_COUNTED) {
             let message = format!(
                 "with `batch_tokens`, batches are counted ahead, epoch by epoch: say at most {MOST_COUNTED} epochs"
             );
@@ -388,7 +393,7 @@ impl Config {
             clip_norm: (self.clip > 0.0).then_some(self.clip),
             dropout: self.dropout,
             label_smoothing: self.label_smoothing,
-            shuffle: self.shuffle && self.order_by.is_none(),
+            shuffle: self.shuffles(),
             // The stage knows it once it has read the tables.
             mix: Vec::new(),
             lora: self.lora.as_ref().map(LoraConfig::options),

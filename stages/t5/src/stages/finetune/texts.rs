@@ -130,12 +130,13 @@ impl<'a> Trial<'a> {
     }
 
     /// How good the texts are that a model writes, each token the most probable one.
-    pub(super) fn score(&self, model: &Model, services: Services) -> crate::Result<f64> {
+    pub(super) fn score(&self, model: Model, services: Services) -> crate::Result<f64> {
+        let model = model.prepared();
         let options =
             decode::Options { max_new_tokens: self.keep.max_new_tokens, ..Default::default() };
         let written = halving(services, options.batch_size, |batch_size| {
             let options = decode::Options { batch_size, ..options.clone() };
-            generate(model, &self.rows, &options, &|| services.is_cancelled())
+            generate(&model, &self.rows, &options, &|| services.is_cancelled())
         })?;
         let mut pairs = Vec::with_capacity(self.targets.len());
         for (candidate, target) in written.iter().flatten().zip(&self.targets) {

@@ -201,7 +201,7 @@ impl Work<'_> {
     /// The loss, and how good the texts are, where that counts.
     fn measure(&self, trainer: &Trainer) -> Result<(f64, Option<f64>), TrainError> {
         let loss = trainer.loss_of(&self.validation, &|| self.services.is_cancelled())?;
-        let score = |trial: &Trial| trial.score(&trainer.model(), self.services);
+        let score = |trial: &Trial| trial.score(trainer.model(), self.services);
         Ok((loss, self.trial.as_ref().map(score).transpose()?))
     }
 
