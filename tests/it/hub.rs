@@ -372,6 +372,7 @@ fn ctrl_c_keeps_what_was_downloaded() {
 }
 
 /// What was downloaded is in a cache that the hub's own libraries read. PARALOOM_HUB_PYTHON names a Python that has them.
+#[expect(clippy::print_stdout, reason = "a test that is left out says so")]
 fn is_read_by_others(home: &Path, rows: &str) {
     let Some(python) = std::env::var_os("PARALOOM_HUB_PYTHON") else {
         println!(

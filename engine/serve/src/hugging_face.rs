@@ -14,7 +14,7 @@ use crate::middleware::RowCount;
 use crate::problem::Problem;
 use crate::shared::Shared;
 use crate::texts::{
-    Text, Texts, Translation, asks_nothing, nothing_kept, object, texts, unsupported,
+    Texts, Translation, Written, asks_nothing, nothing_kept, object, texts, unsupported,
 };
 
 /// What clients have and T5 cannot do. Null and false ask for nothing.
@@ -88,7 +88,7 @@ async fn answer(
     if let Some(number) = written.iter().position(Vec::is_empty) {
         return Err(nothing_kept(number));
     }
-    let list = |texts: &Vec<Text>| -> Value {
+    let list = |texts: &Vec<Written>| -> Value {
         texts.iter().map(|text| json!({"generated_text": text.text})).collect()
     };
     let mut response = match written.first().and_then(|texts| texts.first()) {
@@ -107,7 +107,7 @@ async fn answer(
 
 /// The event of a text, the first and the last of its stream: what is written comes whole, so its token is all of the text, with
 /// neither number nor probability.
-fn event(text: &Text) -> String {
+fn event(text: &Written) -> String {
     let token = json!({"id": null, "text": text.text, "logprob": null, "special": false});
     let event = json!({"index": 1, "token": token, "generated_text": text.text, "details": null});
     format!("data: {event}\n\n")

@@ -15,7 +15,7 @@ use crate::middleware::{RequestId, RowCount};
 use crate::problem::{Problem, quoted};
 use crate::shared::Shared;
 use crate::texts::{
-    Text, Texts, Translation, asks_nothing, nothing_kept, object, texts, unsupported,
+    Texts, Translation, Written, asks_nothing, nothing_kept, object, texts, unsupported,
 };
 
 /// What the API has and T5 cannot do. Null, false and 0 ask for nothing.
@@ -92,7 +92,7 @@ pub(crate) async fn completions(
         let message = "`logprobs` needs `token_scores: true` at the node that writes";
         return Err(Problem::bad_request(message));
     }
-    let choice = |(index, text): (usize, &Text)| {
+    let choice = |(index, text): (usize, &Written)| {
         let tokens = text.tokens.as_ref().filter(|_| has_logprobs);
         let logprobs = tokens.map(|tokens| {
             let (tokens, logprobs): (Vec<_>, Vec<_>) = tokens.iter().cloned().unzip();

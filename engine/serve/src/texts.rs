@@ -21,7 +21,7 @@ pub(crate) struct Texts {
 
 /// A text that was written.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Text {
+pub(crate) struct Written {
     pub(crate) text: String,
     /// Ended for its length.
     pub(crate) is_unfinished: bool,
@@ -67,7 +67,7 @@ impl Texts {
         shared: &Shared,
         sources: &[String],
         parameters: Parameters,
-    ) -> Result<Vec<Vec<Text>>, Problem> {
+    ) -> Result<Vec<Vec<Written>>, Problem> {
         let row = |source: &String| json!({self.source.as_str(): source});
         let rows: Vec<_> = sources.iter().map(row).collect();
         let body = json!({"rows": rows, "parameters": parameters}).to_string();
@@ -97,7 +97,7 @@ impl Texts {
     }
 
     /// The texts of an output, with the ids of each row.
-    fn read(&self, output: &Mapped) -> Option<Vec<(Vec<String>, Text)>> {
+    fn read(&self, output: &Mapped) -> Option<Vec<(Vec<String>, Written)>> {
         let column = |name: &str| output.rows.column_by_name(name)?.as_string_opt::<i32>();
         let texts = column(&self.target)?;
         let ids = [column("_id"), column("_parent")];
@@ -105,7 +105,7 @@ impl Texts {
             let ids = ids.iter().flatten().filter(|ids| ids.is_valid(row));
             let is_unfinished = output.marks.as_ref().is_some_and(|marks| marks[row].is_unfinished);
             let text = texts.value(row).to_owned();
-            let text = Text { text, is_unfinished, tokens: tokens(&output.rows, row) };
+            let text = Written { text, is_unfinished, tokens: tokens(&output.rows, row) };
             (ids.map(|ids| ids.value(row).to_owned()).collect(), text)
         };
         Some((0..texts.len()).filter(|at| texts.is_valid(*at)).map(row).collect())

@@ -35,19 +35,15 @@ pub type Native = burn::backend::LibTorch;
 /// # Errors
 /// When nothing can be computed, because there is no GPU that this library is for: said before a run starts.
 pub fn fingerprint(precision: Precision) -> Result<String> {
-    let backend = backend()?;
+    #[cfg(any(feature = "cuda", feature = "wgpu"))]
+    let backend = gpu::device(gpu::NAME).map(|_| gpu::FINGERPRINT)?;
+    #[cfg(all(feature = "flex", not(any(feature = "cuda", feature = "wgpu"))))]
+    let backend = "burn-flex f32 3";
+    #[cfg(feature = "torch")]
+    let backend = if torch_only() { "burn-tch f32 by torch 3" } else { "burn-tch f32 3" };
     // On a GPU it does not matter what the processor has.
     let tiles = precision == Precision::Bf16 && has_fused(&default_device()) && has_half_tiles();
     Ok(if tiles { format!("{backend} bf16 by tiles") } else { backend.to_owned() })
-}
-
-fn backend() -> Result<&'static str> {
-    #[cfg(any(feature = "cuda", feature = "wgpu"))]
-    return gpu::device(gpu::NAME).map(|_| gpu::FINGERPRINT);
-    #[cfg(all(feature = "flex", not(any(feature = "cuda", feature = "wgpu"))))]
-    return Ok("burn-flex f32 3");
-    #[cfg(feature = "torch")]
-    Ok(if torch_only() { "burn-tch f32 by torch 3" } else { "burn-tch f32 3" })
 }
 
 /// Whether a row's numbers are the same, to the bit, in any batch. On a GPU they are not.

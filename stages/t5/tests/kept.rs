@@ -78,7 +78,7 @@ fn row(source: &[u32], spans: &[Vec<u32>], numbers: bool, seed: u64) -> Row {
     let spans = apart;
     let span = |pieces: &&Vec<u32>| Span {
         text: WORDS.text(pieces).trim().to_owned(),
-        pieces: pieces.to_vec(),
+        pieces: (*pieces).clone(),
     };
     let kept = Kept::new(spans.iter().map(span).collect(), numbers.then(BTreeSet::new), &WORDS);
     Row { ids: source.iter().copied().chain([EOS]).collect(), seed, kept }

@@ -471,7 +471,7 @@ fn rejected(rows: &RecordBatch, texts: &[Written]) -> Result<RecordBatch> {
             Written::Texts { .. } => None,
         })
         .collect();
-    let is_rejected = BooleanArray::from_iter(reasons.iter().map(|reason| Some(reason.is_some())));
+    let is_rejected: BooleanArray = reasons.iter().map(|reason| Some(reason.is_some())).collect();
     let rejected = filter_record_batch(rows, &is_rejected)?;
     let reasons: Vec<&str> = reasons.into_iter().flatten().collect();
     column::with_field(&rejected, reason_field(), Arc::new(StringArray::from(reasons)))

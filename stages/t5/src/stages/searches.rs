@@ -107,7 +107,7 @@ pub(super) fn strategy(
         // As the reference does.
         (None, Some(beam)) if beam.beams == 1 && candidates == 1 => Strategy::Greedy,
         (None, Some(beam)) if candidates > beam.beams => {
-            let message = format!("{} candidates need as many beams", candidates);
+            let message = format!("{candidates} candidates need as many beams");
             return Err(Error::config(message).at("/beam/beams"));
         }
         (None, Some(beam)) if beam.beams % beam.groups != 0 => {
