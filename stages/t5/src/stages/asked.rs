@@ -4,292 +4,296 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-/// What becomes of a setting.
-enum Fate {
-    /// It decides what is computed, or is an error where it cannot.
-    Followed,
-    /// It is told once, unless it has one of these values (in JSON), or is null or empty.
-    Told(&'static [&'static str]),
-    /// It changes no result here.
-    Unused,
-}
-use Fate::{Followed, Told, Unused};
-
-/// A file and its settings.
+/// A file, and what becomes of the settings in it.
 struct File {
     name: &'static str,
-    keys: &'static [(&'static str, Fate)],
     /// Where the settings are that count instead.
     instead: &'static str,
+    /// They decide what is computed, or are an error where they cannot.
+    followed: &'static [&'static str],
+    /// They are told once, unless they have their usual value (in JSON), or are null or empty.
+    told: &'static [(&'static str, &'static str)],
+    /// They change no result here.
+    unused: &'static [&'static str],
 }
 
 const GENERATION: File = File {
     name: "generation_config.json",
     instead: "`generate` takes its settings from the pipeline alone",
-    keys: &[
-        ("eos_token_id", Followed),
-        ("pad_token_id", Followed),
-        ("decoder_start_token_id", Followed),
-        ("bos_token_id", Unused),
-        ("num_beams", Told(&["1"])),
-        ("num_beam_groups", Told(&["1"])),
-        ("diversity_penalty", Told(&["0"])),
-        ("do_sample", Told(&["false"])),
-        ("temperature", Told(&["1"])),
-        ("top_k", Told(&["50"])),
-        ("top_p", Told(&["1"])),
-        ("top_h", Told(&[])),
-        ("min_p", Told(&["0"])),
-        ("typical_p", Told(&["1"])),
-        ("epsilon_cutoff", Told(&["0"])),
-        ("eta_cutoff", Told(&["0"])),
-        ("penalty_alpha", Told(&["0"])),
-        ("dola_layers", Told(&[])),
-        ("guidance_scale", Told(&["1"])),
-        ("length_penalty", Told(&["1"])),
-        ("exponential_decay_length_penalty", Told(&[])),
-        ("early_stopping", Told(&["false"])),
-        ("no_repeat_ngram_size", Told(&["0"])),
-        ("encoder_no_repeat_ngram_size", Told(&["0"])),
-        ("repetition_penalty", Told(&["1"])),
-        ("encoder_repetition_penalty", Told(&["1"])),
-        ("min_length", Told(&["0"])),
-        ("min_new_tokens", Told(&["0"])),
-        ("max_length", Told(&["20"])),
-        ("max_new_tokens", Told(&["20"])),
-        ("max_time", Told(&[])),
-        ("stop_strings", Told(&[])),
-        ("num_return_sequences", Told(&["1"])),
-        ("bad_words_ids", Told(&[])),
-        ("force_words_ids", Told(&[])),
-        ("constraints", Told(&[])),
-        ("forced_bos_token_id", Told(&[])),
-        ("forced_eos_token_id", Told(&[])),
-        ("force_bos_token_to_be_generated", Told(&["false"])),
-        ("suppress_tokens", Told(&[])),
-        ("begin_suppress_tokens", Told(&[])),
-        ("sequence_bias", Told(&[])),
-        ("watermarking_config", Told(&[])),
-        ("renormalize_logits", Told(&["false"])),
-        ("remove_invalid_values", Told(&["false"])),
-        ("token_healing", Told(&["false"])),
-        ("assistant_confidence_threshold", Unused),
-        ("assistant_early_exit", Unused),
-        ("assistant_ensemble_weight", Unused),
-        ("assistant_lookbehind", Unused),
-        ("is_assistant", Unused),
-        ("target_lookbehind", Unused),
-        ("num_assistant_tokens", Unused),
-        ("num_assistant_tokens_schedule", Unused),
-        ("prompt_lookup_num_tokens", Unused),
-        ("max_matching_ngram_size", Unused),
-        ("speculation_type", Unused),
-        ("use_mtp", Unused),
-        ("cache_config", Unused),
-        ("cache_implementation", Unused),
-        ("continuous_batching_config", Unused),
-        ("compile_config", Unused),
-        ("disable_compile", Unused),
-        ("low_memory", Unused),
-        ("max_cache_len", Unused),
-        ("prefill_chunk_size", Unused),
-        ("use_cache", Unused),
-        ("output_attentions", Unused),
-        ("output_hidden_states", Unused),
-        ("output_logits", Unused),
-        ("output_scores", Unused),
-        ("return_dict_in_generate", Unused),
-        ("transformers_version", Unused),
-        ("_from_model_config", Unused),
-        ("_commit_hash", Unused),
+    followed: &["eos_token_id", "pad_token_id", "decoder_start_token_id"],
+    told: &[
+        ("num_beams", "1"),
+        ("num_beam_groups", "1"),
+        ("diversity_penalty", "0"),
+        ("do_sample", "false"),
+        ("temperature", "1"),
+        ("top_k", "50"),
+        ("top_p", "1"),
+        ("top_h", "null"),
+        ("min_p", "0"),
+        ("typical_p", "1"),
+        ("epsilon_cutoff", "0"),
+        ("eta_cutoff", "0"),
+        ("penalty_alpha", "0"),
+        ("dola_layers", "null"),
+        ("guidance_scale", "1"),
+        ("length_penalty", "1"),
+        ("exponential_decay_length_penalty", "null"),
+        ("early_stopping", "false"),
+        ("no_repeat_ngram_size", "0"),
+        ("encoder_no_repeat_ngram_size", "0"),
+        ("repetition_penalty", "1"),
+        ("encoder_repetition_penalty", "1"),
+        ("min_length", "0"),
+        ("min_new_tokens", "0"),
+        ("max_length", "20"),
+        ("max_new_tokens", "20"),
+        ("max_time", "null"),
+        ("stop_strings", "null"),
+        ("num_return_sequences", "1"),
+        ("bad_words_ids", "null"),
+        ("force_words_ids", "null"),
+        ("constraints", "null"),
+        ("forced_bos_token_id", "null"),
+        ("forced_eos_token_id", "null"),
+        ("force_bos_token_to_be_generated", "false"),
+        ("suppress_tokens", "null"),
+        ("begin_suppress_tokens", "null"),
+        ("sequence_bias", "null"),
+        ("watermarking_config", "null"),
+        ("renormalize_logits", "false"),
+        ("remove_invalid_values", "false"),
+        ("token_healing", "false"),
+    ],
+    unused: &[
+        "bos_token_id",
+        "assistant_confidence_threshold",
+        "assistant_early_exit",
+        "assistant_ensemble_weight",
+        "assistant_lookbehind",
+        "is_assistant",
+        "target_lookbehind",
+        "num_assistant_tokens",
+        "num_assistant_tokens_schedule",
+        "prompt_lookup_num_tokens",
+        "max_matching_ngram_size",
+        "speculation_type",
+        "use_mtp",
+        "cache_config",
+        "cache_implementation",
+        "continuous_batching_config",
+        "compile_config",
+        "disable_compile",
+        "low_memory",
+        "max_cache_len",
+        "prefill_chunk_size",
+        "use_cache",
+        "output_attentions",
+        "output_hidden_states",
+        "output_logits",
+        "output_scores",
+        "return_dict_in_generate",
+        "transformers_version",
+        "_from_model_config",
+        "_commit_hash",
     ],
 };
 
 const MODEL: File = File {
     name: "config.json",
     instead: "it is not known here",
-    keys: &[
-        ("model_type", Followed),
-        ("architectures", Followed),
-        ("vocab_size", Followed),
-        ("d_model", Followed),
-        ("d_kv", Followed),
-        ("d_ff", Followed),
-        ("num_layers", Followed),
-        ("num_decoder_layers", Followed),
-        ("num_heads", Followed),
-        ("relative_attention_num_buckets", Followed),
-        ("relative_attention_max_distance", Followed),
-        ("dropout_rate", Followed),
-        ("layer_norm_epsilon", Followed),
-        ("initializer_factor", Followed),
-        ("feed_forward_proj", Followed),
-        ("dense_act_fn", Followed),
-        ("is_gated_act", Followed),
-        ("tie_word_embeddings", Followed),
-        ("scale_decoder_outputs", Followed),
-        ("pad_token_id", Followed),
-        ("eos_token_id", Followed),
-        ("decoder_start_token_id", Followed),
-        ("is_encoder_decoder", Followed),
-        ("quantization_config", Followed),
-        ("tie_encoder_decoder", Followed),
-        ("pruned_heads", Followed),
-        ("is_decoder", Unused),
-        ("use_cache", Unused),
-        ("bos_token_id", Unused),
-        ("dtype", Unused),
-        ("torch_dtype", Unused),
-        ("classifier_dropout", Unused),
-        ("chunk_size_feed_forward", Unused),
-        ("id2label", Unused),
-        ("label2id", Unused),
-        ("num_labels", Unused),
-        ("problem_type", Unused),
-        ("output_attentions", Unused),
-        ("output_hidden_states", Unused),
-        ("output_past", Unused),
-        ("return_dict", Unused),
-        ("torchscript", Unused),
-        ("gradient_checkpointing", Unused),
+    followed: &[
+        "model_type",
+        "architectures",
+        "vocab_size",
+        "d_model",
+        "d_kv",
+        "d_ff",
+        "num_layers",
+        "num_decoder_layers",
+        "num_heads",
+        "relative_attention_num_buckets",
+        "relative_attention_max_distance",
+        "dropout_rate",
+        "layer_norm_epsilon",
+        "initializer_factor",
+        "feed_forward_proj",
+        "dense_act_fn",
+        "is_gated_act",
+        "tie_word_embeddings",
+        "scale_decoder_outputs",
+        "pad_token_id",
+        "eos_token_id",
+        "decoder_start_token_id",
+        "is_encoder_decoder",
+        "quantization_config",
+        "tie_encoder_decoder",
+        "pruned_heads",
+    ],
+    told: &[],
+    unused: &[
+        "is_decoder",
+        "use_cache",
+        "bos_token_id",
+        "dtype",
+        "torch_dtype",
+        "classifier_dropout",
+        "chunk_size_feed_forward",
+        "id2label",
+        "label2id",
+        "num_labels",
+        "problem_type",
+        "output_attentions",
+        "output_hidden_states",
+        "output_past",
+        "return_dict",
+        "torchscript",
+        "gradient_checkpointing",
         // Lengths of pre-training, and settings for pipelines of transformers 4.
-        ("n_positions", Unused),
-        ("max_position_embeddings", Unused),
-        ("task_specific_params", Unused),
-        ("finetuning_task", Unused),
-        ("tokenizer_class", Unused),
-        ("base_config_key", Unused),
-        ("transformers_version", Unused),
-        ("_name_or_path", Unused),
-        ("_commit_hash", Unused),
-        ("_attn_implementation_autoset", Unused),
+        "n_positions",
+        "max_position_embeddings",
+        "task_specific_params",
+        "finetuning_task",
+        "tokenizer_class",
+        "base_config_key",
+        "transformers_version",
+        "_name_or_path",
+        "_commit_hash",
+        "_attn_implementation_autoset",
     ],
 };
 
 const TOKENIZER: File = File {
     name: "tokenizer_config.json",
     instead: "it is not followed",
-    keys: &[
-        ("tokenizer_class", Followed),
-        ("extra_ids", Followed),
-        ("additional_special_tokens", Followed),
-        ("extra_special_tokens", Followed),
-        ("added_tokens_decoder", Followed),
-        ("add_prefix_space", Followed),
-        ("clean_up_tokenization_spaces", Followed),
-        ("clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output", Followed),
-        ("bos_token", Told(&["\"<s>\""])),
-        ("eos_token", Told(&["\"</s>\""])),
-        ("unk_token", Told(&["\"<unk>\""])),
-        ("pad_token", Told(&["\"<pad>\""])),
-        ("sep_token", Told(&["\"</s>\""])),
-        ("cls_token", Told(&["\"<s>\""])),
-        ("mask_token", Told(&["\"<mask>\""])),
-        ("errors", Told(&["\"replace\""])),
-        ("add_bos_token", Told(&["false"])),
-        ("add_eos_token", Told(&["true"])),
-        ("split_special_tokens", Told(&["false"])),
-        ("truncation_side", Told(&["\"right\""])),
-        ("sp_model_kwargs", Told(&[])),
+    followed: &[
+        "tokenizer_class",
+        "extra_ids",
+        "additional_special_tokens",
+        "extra_special_tokens",
+        "added_tokens_decoder",
+        "add_prefix_space",
+        "clean_up_tokenization_spaces",
+        "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output",
+    ],
+    told: &[
+        ("bos_token", "\"<s>\""),
+        ("eos_token", "\"</s>\""),
+        ("unk_token", "\"<unk>\""),
+        ("pad_token", "\"<pad>\""),
+        ("sep_token", "\"</s>\""),
+        ("cls_token", "\"<s>\""),
+        ("mask_token", "\"<mask>\""),
+        ("errors", "\"replace\""),
+        ("add_bos_token", "false"),
+        ("add_eos_token", "true"),
+        ("split_special_tokens", "false"),
+        ("truncation_side", "\"right\""),
+        ("sp_model_kwargs", "null"),
+    ],
+    unused: &[
         // How long texts are, `max_source_tokens` says.
-        ("model_max_length", Unused),
-        ("max_len", Unused),
-        ("padding_side", Unused),
-        ("legacy", Unused),
-        ("trim_offsets", Unused),
-        ("chat_template", Unused),
-        ("response_template", Unused),
-        ("response_schema", Unused),
-        ("chat_control_tokens", Unused),
-        ("sanitize_control_tokens", Unused),
-        ("model_specific_special_tokens", Unused),
-        ("fix_mistral_regex", Unused),
-        ("gguf_file", Unused),
-        ("model_input_names", Unused),
-        ("processor_class", Unused),
-        ("name_or_path", Unused),
-        ("backend", Unused),
-        ("is_local", Unused),
-        ("local_files_only", Unused),
-        ("use_fast", Unused),
-        ("use_source_tokenizer", Unused),
-        ("verbose", Unused),
-        ("files_loaded", Unused),
-        ("vocab_file", Unused),
-        ("merges_file", Unused),
-        ("tokenizer_file", Unused),
-        ("added_tokens_file", Unused),
-        ("special_tokens_map_file", Unused),
-        ("repo_id", Unused),
-        ("commit_message", Unused),
-        ("token", Unused),
-        ("_commit_hash", Unused),
+        "model_max_length",
+        "max_len",
+        "padding_side",
+        "legacy",
+        "trim_offsets",
+        "chat_template",
+        "response_template",
+        "response_schema",
+        "chat_control_tokens",
+        "sanitize_control_tokens",
+        "model_specific_special_tokens",
+        "fix_mistral_regex",
+        "gguf_file",
+        "model_input_names",
+        "processor_class",
+        "name_or_path",
+        "backend",
+        "is_local",
+        "local_files_only",
+        "use_fast",
+        "use_source_tokenizer",
+        "verbose",
+        "files_loaded",
+        "vocab_file",
+        "merges_file",
+        "tokenizer_file",
+        "added_tokens_file",
+        "special_tokens_map_file",
+        "repo_id",
+        "commit_message",
+        "token",
+        "_commit_hash",
     ],
 };
 
 const SPECIAL_TOKENS: File = File {
     name: "special_tokens_map.json",
     instead: "it is not followed",
-    keys: &[
-        ("additional_special_tokens", Followed),
-        ("extra_special_tokens", Followed),
-        ("bos_token", Told(&["\"<s>\""])),
-        ("eos_token", Told(&["\"</s>\""])),
-        ("unk_token", Told(&["\"<unk>\""])),
-        ("pad_token", Told(&["\"<pad>\""])),
-        ("sep_token", Told(&["\"</s>\""])),
-        ("cls_token", Told(&["\"<s>\""])),
-        ("mask_token", Told(&["\"<mask>\""])),
+    followed: &["additional_special_tokens", "extra_special_tokens"],
+    told: &[
+        ("bos_token", "\"<s>\""),
+        ("eos_token", "\"</s>\""),
+        ("unk_token", "\"<unk>\""),
+        ("pad_token", "\"<pad>\""),
+        ("sep_token", "\"</s>\""),
+        ("cls_token", "\"<s>\""),
+        ("mask_token", "\"<mask>\""),
     ],
+    unused: &[],
 };
 
 const ADAPTER: File = File {
     name: "adapter_config.json",
     instead: "it is not known here",
-    keys: &[
-        ("peft_type", Followed),
-        ("lora_alpha", Followed),
-        ("alpha_pattern", Followed),
-        ("use_rslora", Followed),
-        ("use_dora", Followed),
-        ("use_qalora", Followed),
-        ("use_bdlora", Followed),
-        ("fan_in_fan_out", Followed),
-        ("bias", Followed),
-        ("lora_bias", Followed),
-        ("init_lora_weights", Followed),
-        ("layer_replication", Followed),
-        ("alora_invocation_tokens", Followed),
-        ("trainable_token_indices", Followed),
-        ("target_parameters", Followed),
-        ("arrow_config", Followed),
-        ("kasa_config", Followed),
-        ("monteclora_config", Followed),
-        // The tensors of the file say these.
-        ("r", Followed),
-        ("rank_pattern", Followed),
-        ("target_modules", Followed),
-        ("exclude_modules", Followed),
-        ("layers_to_transform", Followed),
-        ("layers_pattern", Followed),
-        ("modules_to_save", Followed),
-        ("lora_dropout", Unused),
-        ("velora_config", Unused),
-        ("qalora_group_size", Unused),
-        ("corda_config", Unused),
-        ("eva_config", Unused),
-        ("loftq_config", Unused),
-        ("lora_ga_config", Unused),
-        ("ensure_weight_tying", Unused),
-        ("megatron_config", Unused),
-        ("megatron_core", Unused),
-        ("runtime_config", Unused),
-        ("inference_mode", Unused),
-        ("task_type", Unused),
-        ("auto_mapping", Unused),
-        ("base_model_name_or_path", Unused),
-        ("revision", Unused),
-        ("peft_version", Unused),
+    followed: &[
+        "peft_type",
+        "lora_alpha",
+        "alpha_pattern",
+        "use_rslora",
+        "use_dora",
+        "use_qalora",
+        "use_bdlora",
+        "fan_in_fan_out",
+        "bias",
+        "lora_bias",
+        "init_lora_weights",
+        "layer_replication",
+        "alora_invocation_tokens",
+        "trainable_token_indices",
+        "target_parameters",
+        "arrow_config",
+        "kasa_config",
+        "monteclora_config",
+        // What the tensors of the file say.
+        "r",
+        "rank_pattern",
+        "target_modules",
+        "exclude_modules",
+        "layers_to_transform",
+        "layers_pattern",
+        "modules_to_save",
+    ],
+    told: &[],
+    unused: &[
+        "lora_dropout",
+        "velora_config",
+        "qalora_group_size",
+        "corda_config",
+        "eva_config",
+        "loftq_config",
+        "lora_ga_config",
+        "ensure_weight_tying",
+        "megatron_config",
+        "megatron_core",
+        "runtime_config",
+        "inference_mode",
+        "task_type",
+        "auto_mapping",
+        "base_model_name_or_path",
+        "revision",
+        "peft_version",
     ],
 };
 
@@ -303,18 +307,13 @@ pub(super) fn not_followed(model: &Path, adapter: Option<&Path>) -> Vec<String> 
     };
     let own = read(model, &GENERATION);
     let config = read(model, &MODEL).unwrap_or_default();
-    // Without a file for them, settings of searches are in that of the model.
-    let (of_search, of_model): (Map<_, _>, Map<_, _>) =
-        config.clone().into_iter().partition(|(key, _)| {
-            own.is_none() && MODEL.fate(key).is_none() && GENERATION.fate(key).is_some()
-        });
-    let mut told = Vec::new();
-    match &own {
-        Some(own) => told.extend(GENERATION.told(GENERATION.name, own)),
-        None => told.extend(GENERATION.told(MODEL.name, &of_search)),
-    }
-    let is_of_search = |key: &str| GENERATION.fate(key).is_some() && MODEL.fate(key).is_none();
-    let of_model = of_model.into_iter().filter(|(key, _)| !is_of_search(key)).collect();
+    // Without a file for them, settings of searches count in that of the model.
+    let is_of_search = |key: &String| GENERATION.knows(key) && !MODEL.knows(key);
+    let (of_search, of_model) = config.clone().into_iter().partition(|(key, _)| is_of_search(key));
+    let mut told = match &own {
+        Some(own) => GENERATION.told(GENERATION.name, own),
+        None => GENERATION.told(MODEL.name, &of_search),
+    };
     told.extend(MODEL.told(MODEL.name, &of_model));
     for file in [&TOKENIZER, &SPECIAL_TOKENS] {
         told.extend(file.told(file.name, &read(model, file).unwrap_or_default()));
@@ -341,15 +340,20 @@ pub(super) fn not_followed(model: &Path, adapter: Option<&Path>) -> Vec<String> 
 }
 
 impl File {
-    fn fate(&self, key: &str) -> Option<&Fate> {
-        self.keys.iter().find(|(known, _)| *known == key).map(|(_, fate)| fate)
+    fn knows(&self, key: &str) -> bool {
+        self.followed.contains(&key) || self.unused.contains(&key) || self.usual(key).is_some()
+    }
+
+    /// The usual value of a setting that is told, and its place.
+    fn usual(&self, key: &str) -> Option<(usize, &'static str)> {
+        let place = self.told.iter().position(|(told, _)| *told == key)?;
+        Some((place, self.told[place].1))
     }
 
     /// What `settings` of the file called `name` ask for in vain: those that are known, and those that are not.
     fn told(&self, name: &str, settings: &Map<String, Value>) -> Vec<String> {
-        let asks = |(key, value): &(&String, &Value)| match self.fate(key) {
-            Some(Told(usual)) => !says_nothing(value, usual),
-            _ => false,
+        let asks = |(key, value): &(&String, &Value)| {
+            self.usual(key).is_some_and(|(_, usual)| !says_nothing(value, usual))
         };
         let list = |found: Vec<(&String, &Value)>| {
             let found = found.into_iter().map(|(key, value)| format!("{key} {}", short(value)));
@@ -357,10 +361,9 @@ impl File {
         };
         // In the order of the table.
         let mut asked: Vec<_> = settings.iter().filter(asks).collect();
-        asked.sort_by_key(|(key, _)| self.keys.iter().position(|(known, _)| known == key));
-        let is_unknown = |(key, value): &(&String, &Value)| {
-            self.fate(key).is_none() && !says_nothing(value, &[])
-        };
+        asked.sort_by_key(|(key, _)| self.usual(key));
+        let is_unknown =
+            |(key, value): &(&String, &Value)| !self.knows(key) && !says_nothing(value, "null");
         let unknown: Vec<_> = settings.iter().filter(is_unknown).collect();
         let mut told = Vec::new();
         if !asked.is_empty() {
@@ -373,22 +376,19 @@ impl File {
     }
 }
 
-/// Whether a setting is null or empty, or has one of its usual values.
-fn says_nothing(value: &Value, usual: &[&str]) -> bool {
+/// Whether a setting is null or empty, or has its usual value.
+fn says_nothing(value: &Value, usual: &str) -> bool {
     // A token may be written with all its properties.
     let value = value.get("content").unwrap_or(value);
-    let is = |usual: &&str| {
-        let usual: Value = serde_json::from_str(usual).unwrap_or_default();
-        match (value.as_f64(), usual.as_f64()) {
-            (Some(value), Some(usual)) => (value - usual).abs() < f64::EPSILON,
-            _ => *value == usual,
-        }
-    };
+    let usual: Value = serde_json::from_str(usual).unwrap_or_default();
     match value {
         Value::Null => true,
         Value::Array(items) if items.is_empty() => true,
         Value::Object(fields) if fields.is_empty() => true,
-        _ => usual.iter().any(is),
+        _ => match (value.as_f64(), usual.as_f64()) {
+            (Some(value), Some(usual)) => (value - usual).abs() < f64::EPSILON,
+            _ => *value == usual,
+        },
     }
 }
 
@@ -482,15 +482,11 @@ mod tests {
         };
         let mut table = "| file | followed, or refused by name | told once, unless it has its usual value | changes nothing |\n|---|---|---|---|\n".to_owned();
         for file in [&MODEL, &GENERATION, &TOKENIZER, &SPECIAL_TOKENS, &ADAPTER] {
-            let of = |wanted: fn(&Fate) -> bool| {
-                let keys = file.keys.iter().filter(|(_, fate)| wanted(fate));
-                keys.map(|(key, _)| format!("`{key}`")).collect::<Vec<_>>().join(", ")
+            let list = |keys: &[&str]| {
+                keys.iter().map(|key| format!("`{key}`")).collect::<Vec<_>>().join(", ")
             };
-            let [followed, told, unused] = [
-                of(|fate| matches!(fate, Followed)),
-                of(|fate| matches!(fate, Told(_))),
-                of(|fate| matches!(fate, Unused)),
-            ];
+            let told: Vec<_> = file.told.iter().map(|(key, _)| *key).collect();
+            let [followed, told, unused] = [file.followed, &told, file.unused].map(list);
             table += &format!("| `{}` | {followed} | {told} | {unused} |\n", file.name);
         }
         let (before, rest) = text.split_once(BEGIN).expect("the table has a place");
