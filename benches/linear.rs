@@ -1,15 +1,15 @@
-//! `kernels::linear` on the CPU, GFLOP/s for the shapes of T5-small: the best of many, since what disturbs only slows down.
+//! The matrix products on the CPU, GFLOP/s for the shapes of T5-small: the best of many, since what disturbs only slows down.
 //!
-//!     cargo bench -p paraloom-stages-t5 --bench linear -- [WORDS THAT A LINE HAS...]
+//!     cargo bench -p paraloom-t5-kernels --bench linear -- [WORDS THAT A LINE HAS...]
 
 #![expect(clippy::print_stdout, reason = "the result")]
 
+use std::mem::MaybeUninit;
 use std::time::{Duration, Instant};
 
-use burn::tensor::{Distribution, Tensor};
-use paraloom_stages_t5::{
-    device::cpu_device,
-    kernels::{Order, linear, reordered},
+use paraloom_t5_kernels::{
+    linear::{Rounding, forward},
+    weight::{PackedWeight, multiply_packed},
 };
 
 const SHAPES: [[usize; 3]; 6] = [
@@ -20,33 +20,52 @@ const SHAPES: [[usize; 3]; 6] = [
     [64, 512, 32128],
     [2048, 512, 2048],
 ];
-const ORDERS: [Order; 5] =
-    [Order::Panels, Order::HalfPanels, Order::BytePanels, Order::Plain, Order::Halves];
+
+/// What multiplies `x`, `[rows, depth]`.
+type Product<'a> = Box<dyn Fn(&[f32], &mut [MaybeUninit<f32>]) + 'a>;
+
+/// The forms of a weight, `[columns, depth]`, by name.
+fn forms(w: &[f32], depth: usize) -> [(&'static str, Product<'_>); 5] {
+    let packed = |weight: PackedWeight| -> Product<'_> {
+        Box::new(move |x, out| multiply_packed(x, &mut [(&weight, out)]))
+    };
+    let plain =
+        |rounding| -> Product<'_> { Box::new(move |x, out| forward(x, depth, rounding, w, out)) };
+    [
+        ("packed f32", packed(PackedWeight::f32(w, depth))),
+        ("packed bf16", packed(PackedWeight::bf16(w, depth))),
+        ("packed int8", packed(PackedWeight::int8(w, depth))),
+        ("training f32", plain(Rounding::None)),
+        ("training bf16", plain(Rounding::Bf16)),
+    ]
+}
 
 fn main() {
     // Cargo says `--bench`.
     let only: Vec<String> = std::env::args().skip(1).filter(|word| word != "--bench").collect();
-    println!("| rows x in x out | order | GFLOP/s |\n|---|---|---:|");
-    for ([rows, depth, columns], order) in
-        SHAPES.iter().flat_map(|shape| ORDERS.map(|order| (shape, order)))
-    {
-        let name = format!("{rows} x {depth} x {columns} | {order:?}");
-        if !only.iter().all(|word| name.contains(word)) {
-            continue;
+    println!("| rows x in x out | weight | GFLOP/s |\n|---|---|---:|");
+    for [rows, depth, columns] in SHAPES {
+        let x: Vec<f32> = (0..rows * depth).map(|index| (index as f32).sin()).collect();
+        let w: Vec<f32> = (0..columns * depth).map(|index| (index as f32).cos()).collect();
+        let mut out = vec![MaybeUninit::uninit(); rows * columns];
+        for (form, product) in forms(&w, depth) {
+            let name = format!("{rows} x {depth} x {columns} | {form}");
+            if !only.iter().all(|word| name.contains(word)) {
+                continue;
+            }
+            let mut time = || {
+                let start = Instant::now();
+                product(&x, &mut out);
+                std::hint::black_box(&out);
+                start.elapsed()
+            };
+            let enough = Instant::now() + Duration::from_secs(1);
+            let mut best = Duration::MAX;
+            while Instant::now() < enough {
+                best = best.min(time());
+            }
+            let operations = (2 * rows * depth * columns) as f64;
+            println!("| {name} | {:.0} |", operations / best.as_secs_f64() / 1e9);
         }
-        let device = cpu_device();
-        let random = |shape| Tensor::<2>::random(shape, Distribution::Normal(0.0, 1.0), &device);
-        let x = random([*rows, *depth]);
-        let w = reordered(&random([*columns, *depth]), order);
-        let time = || {
-            let start = Instant::now();
-            std::hint::black_box(linear(x.clone(), &w, order));
-            start.elapsed()
-        };
-        let enough = Instant::now() + Duration::from_secs(1);
-        let best = std::iter::repeat_with(time).take_while(|_| Instant::now() < enough).min();
-        let operations = (2 * rows * depth * columns) as f64;
-        let speed = operations / best.unwrap_or(Duration::MAX).as_secs_f64() / 1e9;
-        println!("| {name} | {speed:.0} |");
     }
 }

@@ -4,22 +4,26 @@
 use std::path::{Path, PathBuf};
 use std::{env, fs, io};
 
-/// Of stages/t5, for the packages of all backends, which are its siblings.
-const SOURCES: &str = "../t5/src";
+/// For the packages of all backends, which are siblings of these.
+const SOURCES: [&str; 3] = ["../t5/src", "../t5-core/src", "../t5-kernels/src"];
 
 fn main() -> io::Result<()> {
-    println!("cargo::rerun-if-changed={SOURCES}");
-    println!("cargo::rustc-env=PARALOOM_SOURCES={}", digest(Path::new(SOURCES))?);
-    if env::var_os("CARGO_FEATURE_TORCH").is_some() {
+    for sources in SOURCES {
+        println!("cargo::rerun-if-changed={sources}");
+    }
+    println!("cargo::rustc-env=PARALOOM_SOURCES={}", digest()?);
+    if env::var("CARGO_PKG_NAME").is_ok_and(|name| name.ends_with("-torch")) {
         find_libtorch();
     }
     Ok(())
 }
 
 /// FNV-1a of names and contents: it has to notice an edit, not an attack.
-fn digest(dir: &Path) -> io::Result<String> {
+fn digest() -> io::Result<String> {
     let mut files = Vec::new();
-    collect(dir, &mut files)?;
+    for sources in SOURCES {
+        collect(Path::new(sources), &mut files)?;
+    }
     files.sort();
     let mut digest = 0xcbf2_9ce4_8422_2325_u64;
     for file in files {

@@ -359,7 +359,7 @@ def check_added(table, project, spiece, pairs):
 
 
 def library(table, folder):
-    """The comparison of stages/t5/tests/fidelity.rs, on fresh recordings; of each check, the worst becomes a row."""
+    """The comparison of stages/t5-core/tests/fidelity.rs, on fresh recordings; of each check, the worst becomes a row."""
     environment = dict(os.environ, PARALOOM_FIXTURES=str(folder))
     test = ["test", "--release"] if Project.backend == "cpu" else ["xtask", Project.backend, "test"]
     command = ["cargo", *test, "--test", "fidelity", "--", "--nocapture", "--test-threads", "1"]

@@ -1,6 +1,6 @@
 """Records the small fixtures that are committed, for the ordinary test command.
 
-    python tests/fidelity/make_fixtures.py stages/t5/tests/fixtures
+    python tests/fidelity/make_fixtures.py stages/t5-core/tests/fixtures
 
 needs torch and transformers; `tests/fidelity/venv.sh` makes such an environment.
 """

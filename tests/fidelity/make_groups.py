@@ -1,7 +1,7 @@
 """Records what diverse beam search writes, for the fixtures that make_fixtures.py has made.
 
     pip install "transformers<4.57" torch
-    python tests/fidelity/make_groups.py stages/t5/tests/fixtures
+    python tests/fidelity/make_groups.py stages/t5-core/tests/fixtures
 
 Later versions of `transformers` leave this search to code of others.
 """

@@ -1,6 +1,6 @@
 """Records what torch pickles, for the tests of the reader: small state dictionaries, and the same values as safetensors.
 
-    python tests/fidelity/make_pickles.py stages/t5/tests/pickles
+    python tests/fidelity/make_pickles.py stages/t5-core/tests/pickles
 
 needs torch and safetensors; `tests/fidelity/venv.sh` makes such an environment.
 """

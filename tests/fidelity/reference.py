@@ -1,6 +1,6 @@
 """What `transformers` computes with small T5 models, and how it is recorded.
 
-A recording is a model directory with a `recorded.json` beside the weights; stages/t5/tests/fidelity.rs reads it and
+A recording is a model directory with a `recorded.json` beside the weights; stages/t5-core/tests/fidelity.rs reads it and
 compares. `make_fixtures.py` makes the small ones that are committed, `live.py` makes new ones and asks for more.
 """
 

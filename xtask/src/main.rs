@@ -91,7 +91,13 @@ fn on_backend(root: &Path, backend: &str, command: &[&str]) -> Command {
     let (name, more) = command.split_first().unwrap_or((&"build", &[]));
     let package = format!("paraloom-stages-t5-{backend}");
     let mut cargo = Command::new(env!("CARGO"));
-    cargo.args([*name, "--release", "--package", &package]).args(more).current_dir(root);
+    cargo.args([*name, "--release", "--package", &package]).current_dir(root);
+    if *name != "build" {
+        // What it is made of is tested and looked at with it, for the one backend.
+        cargo.args(["--package", "paraloom-t5-core", "--no-default-features"]);
+        cargo.args(["--features", &format!("paraloom-t5-core/{backend}")]);
+    }
+    cargo.args(more);
     forget_package(&mut cargo);
     cargo
 }

@@ -1,10 +1,10 @@
 //! How much memory the work with a model takes, told before it is taken.
 
-use paraloom_sdk::{Error, Result, Services, free_memory, recover};
-
-use crate::config::Config;
-use crate::folder::Float;
-use crate::model::{Precision, Weights};
+use paraloom_sdk::{Error, Result, Services, free_memory};
+use paraloom_t5_core::config::Config;
+use paraloom_t5_core::memory::or_error;
+use paraloom_t5_core::model::Weights;
+use paraloom_t5_core::numeric::{Float, Precision};
 
 /// What a model is loaded for.
 #[derive(Debug, Clone, Copy)]
@@ -96,26 +96,14 @@ pub(crate) fn check(services: Services, config: &Config, purpose: Use) -> Result
     Ok(())
 }
 
-/// What the work gives, or [`Error::Memory`] where torch finds no room for it, which it says in a panic. (An allocation of
-/// Rust's that fails ends the process.)
-pub(crate) fn or_error<T>(work: impl FnOnce() -> crate::Result<T>) -> crate::Result<T> {
-    // On a GPU and on the CPU.
-    let is_expected =
-        |text: &str| text.contains("out of memory") || text.contains("can't allocate memory");
-    recover(work, is_expected).unwrap_or_else(|text| {
-        let line = text.lines().find(|line| line.contains("memory")).unwrap_or_default();
-        Err(crate::Error::Memory(line.trim().to_owned()))
-    })
-}
-
 /// Does work in batches of a size; where memory runs out, it says so and does it once more in batches of half the size.
 pub(crate) fn halving<T>(
     services: Services,
     size: usize,
-    work: impl Fn(usize) -> crate::Result<T>,
-) -> crate::Result<T> {
+    work: impl Fn(usize) -> paraloom_t5_core::Result<T>,
+) -> paraloom_t5_core::Result<T> {
     match or_error(|| work(size)) {
-        Err(crate::Error::Memory(_)) if size > 1 => {
+        Err(paraloom_t5_core::Error::Memory(_)) if size > 1 => {
             let half = size / 2;
             services
                 .warn(&format!("out of memory: going on with batches of {half} instead of {size}"));
@@ -131,27 +119,5 @@ fn size(bytes: u64) -> String {
         format!("{mebibytes:.0} MiB")
     } else {
         format!("{:.1} GiB", mebibytes / 1024.0)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const TORCH: &str = "called `Result::unwrap()` on an `Err` value: Torch(\"[enforce fail at alloc_cpu.cpp:127] err == 0. \
-         DefaultCPUAllocator: can't allocate memory: you tried to allocate 17179869184 bytes. Error code 12\")";
-    const CUDA: &str = "Torch(\"CUDA out of memory. Tried to allocate 2.00 GiB.\")";
-
-    #[test]
-    fn want_of_memory_is_told_from_other_panics() {
-        std::panic::set_hook(Box::new(|_| {}));
-        for text in [TORCH, CUDA] {
-            let result = or_error::<()>(|| panic!("{text}"));
-            assert!(matches!(result, Err(crate::Error::Memory(_))), "{result:?}");
-        }
-        assert!(
-            std::panic::catch_unwind(|| or_error::<()>(|| panic!("index out of bounds"))).is_err()
-        );
-        assert_eq!(or_error(|| Ok(1)).ok(), Some(1));
     }
 }

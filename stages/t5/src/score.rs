@@ -1,344 +1,479 @@
-//! Scoring against a closed set of labels: the exact probability of each, without writing anything.
+//! `score-stsb`, `score-cola` and `score-loss`: T5 as a judge.
 //!
-//! The probability of a label is the product over its tokens, without the end, normalised over the set. The labels
-//! form a prefix tree, and every inner node costs one decoder step per row. At the root only the output rows that some
-//! label starts with are computed, since what they are divided by is the same for all labels and cancels.
+//! The decoder does not run free: the set of labels is closed, so their exact
+//! probabilities come from one or two decoder steps.
 
-use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use burn::tensor::Tensor;
-use rayon::prelude::*;
-
-use crate::{
-    Error, Result,
-    batch::in_batches,
-    kernels::Peaks,
-    model::{Lane, Model, Network, Packed, Session},
-    tokenizer::{Encoded, Tokenizer},
+use arrow::array::{BooleanArray, Float64Array, RecordBatch, StringArray};
+use arrow::datatypes::{DataType, Field};
+use paraloom_sdk::{
+    About, Emit, Error, MapStage, PlanInputs, Planned, Port, Result, Run, Services, column,
 };
+use paraloom_t5_core::device::fingerprint;
+use paraloom_t5_core::numeric::Precision;
+use paraloom_t5_core::score::{BATCH, Labels, cola_prompt, encode_stsb, probabilities};
+use paraloom_t5_core::tokenizer::{Encoded, TEXTS_PER_THREAD, Tokenizer};
+use paraloom_t5_core::train::{Example, mean_loss};
+use rayon::ThreadPool;
+use rayon::prelude::*;
+use schemars::JsonSchema;
+use serde::Deserialize;
 
-/// Rows that are scored side by side, where nothing else is said.
-pub const BATCH: usize = 192;
+use super::examples::{Kind, Pair, Task};
+use super::shared::{Loaded, MAX_SOURCE_TOKENS, PART_ROWS, load_model, pool, row_by_row, with_row};
+use super::tally::{Tally, without_eos};
+use crate::memory::{self, Use, halving};
 
-/// A closed set of labels, as the tokens of a tokenizer.
-#[derive(Debug, Clone)]
-pub struct Labels {
-    names: Vec<String>,
-    tree: Node,
+/// A model that judges.
+pub struct Judge<C> {
+    loaded: Arc<Loaded>,
+    pool: Arc<ThreadPool>,
+    labels: Option<Labels>,
+    config: C,
+    tally: Tally,
 }
 
-/// A node of the prefix tree.
-#[derive(Debug, Clone, Default)]
-struct Node {
-    /// The label that ends here.
-    label: Option<usize>,
-    /// What comes next, by token.
-    next: BTreeMap<u32, Node>,
+/// What a model thinks of a row.
+pub(super) struct Judged {
+    /// Of every label.
+    pub(super) probabilities: Vec<f64>,
+    /// Whether the prompt was cut.
+    cut: bool,
 }
 
-impl Labels {
-    /// The labels in the tokens of `tokenizer`.
-    ///
-    /// # Errors
-    /// When there are fewer than two, or two have the same tokens, or one has none.
-    pub fn new<S: AsRef<str>>(tokenizer: &Tokenizer, names: &[S]) -> Result<Self> {
-        if names.len() < 2 {
-            return Err(Error::Invalid("a label set has at least two labels".into()));
+impl<C> Judge<C> {
+    pub(super) fn open(
+        run: &Run,
+        precision: Precision,
+        config: C,
+        labels: impl FnOnce(&Loaded) -> paraloom_t5_core::Result<Option<Labels>>,
+    ) -> Result<Self> {
+        let loaded = load_model(run, precision)?;
+        let labels = labels(&loaded)?;
+        let tally = Tally::new(run.services());
+        Ok(Self { loaded, pool: pool(run.threads())?, labels, config, tally })
+    }
+
+    /// The probabilities of the labels for every row that has a prompt, which `encode` makes tokens of.
+    pub(super) fn judge<P: Sync>(
+        &mut self,
+        rows: &RecordBatch,
+        prompts: &[Option<P>],
+        encode: impl Fn(&Tokenizer, &P) -> paraloom_t5_core::Result<Encoded> + Sync,
+        services: Services,
+    ) -> Result<Vec<Option<Judged>>> {
+        let labels =
+            self.labels.as_ref().ok_or_else(|| Error::internal("a judge without labels"))?;
+        let Loaded { model, tokenizer } = &*self.loaded;
+        let present: Vec<_> = (0..prompts.len()).filter(|row| prompts[*row].is_some()).collect();
+        let texts: Vec<_> = prompts.iter().flatten().collect();
+        let encoded: Vec<Encoded> = self.pool.install(|| {
+            let texts = texts.par_iter().with_min_len(TEXTS_PER_THREAD);
+            texts.map(|text| encode(tokenizer, text)).collect::<paraloom_t5_core::Result<_>>()
+        })?;
+        let sources: Vec<&[u32]> = encoded.iter().map(|source| source.ids.as_slice()).collect();
+        let judged = halving(services, BATCH, |batch_size| {
+            let cancelled = || services.is_cancelled();
+            self.pool.install(|| probabilities(model, &sources, labels, batch_size, &cancelled))
+        });
+        let judged = judged.map_err(|error| with_row(error, rows, &present))?;
+        let mut all: Vec<_> = prompts.iter().map(|_| None).collect();
+        for ((row, probabilities), Encoded { cut, .. }) in
+            present.into_iter().zip(judged).zip(encoded)
+        {
+            all[row] = Some(Judged { probabilities, cut });
         }
-        let mut tree = Node::default();
-        for (index, name) in names.iter().enumerate() {
-            let tokens = tokenizer.pieces(name.as_ref())?;
-            let sequence = tokenizer.start().iter().chain(&tokens);
-            let node = sequence.fold(&mut tree, |node, &token| node.next.entry(token).or_default());
-            if tokens.is_empty() || node.label.replace(index).is_some() {
-                let message = format!("the label `{}` has no tokens of its own", name.as_ref());
-                return Err(Error::Tokenizer(message));
-            }
+        Ok(all)
+    }
+
+    /// Counts what was cut.
+    pub(super) fn count(&mut self, judged: &[Option<Judged>], limit: usize) {
+        let cut = judged.iter().flatten().map(|judged| judged.cut);
+        self.tally.cut("prompts", limit, "max_source_tokens", cut);
+    }
+
+    pub(super) fn config(&self) -> &C {
+        &self.config
+    }
+
+    fn names(&self) -> &[String] {
+        self.labels.as_ref().map_or(&[], Labels::names)
+    }
+}
+
+/// The field that says of each row whether it was cut.
+pub(super) fn cut_field(into: &str) -> Field {
+    Field::new(format!("{into}_cut"), DataType::Boolean, true)
+}
+
+/// A text as it is judged.
+pub(super) fn judged_text(text: &str, strip_eos: bool) -> &str {
+    if strip_eos { without_eos(text) } else { text }
+}
+
+fn about(name: &'static str, doc: &'static str, rows: &'static str) -> About {
+    row_by_row(About::new(name, "1.2.0", doc))
+        .input(Port::table("rows", "The rows to judge."))
+        .input(Port::artifact(
+            "model",
+            "The model that judges. Only T5 1.0 checkpoints know this task.",
+        ))
+        .output(Port::table("rows", rows))
+        .keeps_rows()
+}
+
+/// Index of the greatest value; the first if there are several.
+pub(super) fn most_likely(probabilities: &[f64]) -> usize {
+    let mut best = 0;
+    for (index, value) in probabilities.iter().enumerate() {
+        if *value > probabilities[best] {
+            best = index;
         }
-        Ok(Self { names: names.iter().map(|name| name.as_ref().to_owned()).collect(), tree })
+    }
+    best
+}
+
+/// Settings of `score-stsb`.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct StsbConfig {
+    /// The column with the first sentence.
+    #[serde(default = "source")]
+    first: String,
+    /// The column with the second sentence.
+    #[serde(default = "paraphrase")]
+    second: String,
+    /// The column to write: the most likely label, 0.0 to 5.0. The expected value goes to
+    /// the column of this name with `_mean`.
+    #[serde(default = "stsb")]
+    into: String,
+    /// Longer prompts are cut: first the longer sentence, then both, so that each keeps its part.
+    #[serde(default = "max_source_tokens")]
+    #[schemars(range(min = 32))]
+    max_source_tokens: usize,
+    /// Adds a column of the name of `into` with `_cut`: whether the prompt was cut.
+    #[serde(default)]
+    #[schemars(extend("x-paraloom-marks" = serde_json::json!({"cut": "{into}_cut"})))]
+    mark: bool,
+    /// Takes `</s>` off the ends of the texts, where it stands for a tokenizer that reads it as the end.
+    #[serde(default)]
+    strip_eos: bool,
+    /// What is computed with. bf16 takes half the memory and is faster where the processor has instructions for it; int8
+    /// takes less still, on the CPU, and is less exact.
+    #[serde(default)]
+    precision: Precision,
+}
+
+fn source() -> String {
+    "source".to_owned()
+}
+fn paraphrase() -> String {
+    "paraphrase".to_owned()
+}
+fn stsb() -> String {
+    "stsb".to_owned()
+}
+fn cola() -> String {
+    "cola".to_owned()
+}
+fn loss() -> String {
+    "loss".to_owned()
+}
+fn max_source_tokens() -> usize {
+    MAX_SOURCE_TOKENS
+}
+
+/// The stage.
+pub struct ScoreStsb(StsbConfig);
+
+impl MapStage for ScoreStsb {
+    type Config = StsbConfig;
+    type Worker = Judge<StsbConfig>;
+
+    fn about() -> About {
+        about(
+            "score-stsb",
+            "How similar two sentences are in meaning, 0 to 5, as T5 sees it.",
+            "The same rows with `stsb` and `stsb_mean`.",
+        )
     }
 
-    /// The labels, in the order of the probabilities.
-    pub fn names(&self) -> &[String] {
-        &self.names
+    fn plan(config: StsbConfig, inputs: &PlanInputs) -> Result<Planned<Self>> {
+        let rows = inputs.table("rows")?;
+        rows.text(&config.first, "/first")?;
+        rows.text(&config.second, "/second")?;
+        let cut = config.mark.then(|| cut_field(&config.into));
+        let schema = rows.with_fields(stsb_fields(&config).into_iter().chain(cut));
+        let memory = memory::likely(inputs.note("model"), Use::Read(config.precision));
+        let fingerprint = fingerprint(config.precision)?;
+        Ok(Planned::new(Self(config), [Some(schema)]).fingerprint(fingerprint).memory(memory))
     }
 
-    /// The labels of STS-B: `0.0`, `0.2`, up to `5.0`.
-    ///
-    /// # Errors
-    /// When the tokenizer cannot tell them apart.
-    pub fn stsb(tokenizer: &Tokenizer) -> Result<Self> {
-        let names: Vec<String> =
-            (0..=25).map(|step| format!("{:.1}", f64::from(step) / 5.0)).collect();
-        Self::new(tokenizer, &names)
-    }
-
-    /// The labels of CoLA: `unacceptable`, `acceptable`.
-    ///
-    /// # Errors
-    /// When the tokenizer cannot tell them apart.
-    pub fn cola(tokenizer: &Tokenizer) -> Result<Self> {
-        Self::new(tokenizer, &["unacceptable", "acceptable"])
-    }
-}
-
-/// What stands before the sentences of [`stsb_prompt`].
-const SENTENCE1: &str = "stsb sentence1:";
-const SENTENCE2: &str = "sentence2:";
-
-/// The prompt for the similarity of two sentences, as T5 was trained on.
-pub fn stsb_prompt(sentence1: &str, sentence2: &str) -> String {
-    format!("{SENTENCE1} {sentence1} {SENTENCE2} {sentence2}")
-}
-
-/// The prompt for the acceptability of a sentence, as T5 was trained on.
-pub fn cola_prompt(sentence: &str) -> String {
-    format!("cola sentence: {sentence}")
-}
-
-/// The tokens of [`stsb_prompt`], at most `max_tokens` and one of each sentence at least. Where they do not fit, the longer
-/// sentence is cut and then both, so that neither is lost: a prompt cut at its end could be without the second.
-///
-/// # Errors
-/// When the tokenizer cannot process a text.
-pub fn encode_stsb(
-    tokenizer: &Tokenizer,
-    sentence1: &str,
-    sentence2: &str,
-    max_tokens: usize,
-) -> Result<Encoded> {
-    let whole = tokenizer.pieces(&stsb_prompt(sentence1, sentence2))?;
-    if whole.len() < max_tokens {
-        return Ok(tokenizer.ended(whole, max_tokens));
-    }
-    let (name1, name2) = (tokenizer.pieces(SENTENCE1)?, tokenizer.pieces(SENTENCE2)?);
-    let (mut one, mut two) = (tokenizer.pieces(sentence1)?, tokenizer.pieces(sentence2)?);
-    let room = max_tokens.saturating_sub(name1.len() + name2.len() + 1);
-    let [first, second] = shares(room, [one.len(), two.len()]);
-    one.truncate(first.max(1));
-    two.truncate(second.max(1));
-    let Encoded { ids, .. } = tokenizer.ended([name1, one, name2, two].concat(), usize::MAX);
-    Ok(Encoded { ids, cut: true })
-}
-
-/// How many tokens two sentences of these lengths keep of `room`: the longer one gives first.
-fn shares(room: usize, [one, two]: [usize; 2]) -> [usize; 2] {
-    let half = room / 2;
-    if one <= half {
-        [one, room - one]
-    } else if two <= half {
-        [room - two, two]
-    } else {
-        [room - half, half]
-    }
-}
-
-/// The probability of every label for every source (tokens ended by `</s>`), in the order of both.
-///
-/// # Errors
-/// When a source does not fit the model, the model computes NaN for it, or `cancelled` says so between two batches.
-pub fn probabilities<S: AsRef<[u32]> + Sync>(
-    model: &Model,
-    sources: &[S],
-    labels: &Labels,
-    batch_size: usize,
-    cancelled: &(dyn Fn() -> bool + Sync),
-) -> Result<Vec<Vec<f64>>> {
-    sources.iter().try_for_each(|source| model.check_ids(source.as_ref()))?;
-    labels.tree.check(model)?;
-    let lengths: Vec<usize> = sources.iter().map(|source| source.as_ref().len()).collect();
-    in_batches(&model.device(), &lengths, batch_size, |batch| {
-        if cancelled() {
-            return Err(Error::Cancelled);
-        }
-        let packed = Packed::new(batch.iter().map(|&index| sources[index].as_ref()));
-        let logs = log_probabilities(model, packed, batch.len(), labels)?;
-        let shares = |(logs, &row): (&Vec<f64>, _)| {
-            normalise(logs).ok_or(Error::NotNumbers { row, what: "probabilities" })
-        };
-        logs.iter().zip(batch).map(shares).collect()
-    })
-}
-
-/// A place in the tree for one row.
-struct Visit<'a> {
-    node: &'a Node,
-    row: usize,
-    lane: Lane,
-    /// Log probability of the path so far.
-    log: f64,
-}
-
-/// Positions that the nodes of a tree of labels take, more or less.
-const POSITIONS: usize = 8;
-
-/// Log probabilities of every label, up to a constant per row.
-fn log_probabilities(
-    model: &Model,
-    sources: Packed,
-    rows: usize,
-    labels: &Labels,
-) -> Result<Vec<Vec<f64>>> {
-    let start = model.config().decoder_start_token_id;
-    let mut session = Session::new(model, sources, POSITIONS * rows);
-    let mut logs = vec![vec![f64::NEG_INFINITY; labels.names.len()]; rows];
-    let root = |row| Visit { node: &labels.tree, row, lane: Lane::new(row, start), log: 0.0 };
-    let mut level: Vec<Visit<'_>> = (0..rows).map(root).collect();
-    // At the root every label shares the normaliser, so it cancels; below, nodes have normalisers of their own.
-    let mut whole = false;
-    while !level.is_empty() {
-        let mut lanes: Vec<Lane> = level.iter().map(|visit| visit.lane.clone()).collect();
-        let decoded = session.step(&mut lanes);
-        let edges = Edges::of(level.iter().map(|visit| visit.node), whole);
-        let logits = edges.logits(session.network(), decoded)?;
-        let mut next = Vec::new();
-        for (index, (visit, lane)) in level.iter().zip(lanes).enumerate() {
-            for (&token, node) in &visit.node.next {
-                let log = visit.log + logits.log_probability(index, &edges, token);
-                if let Some(label) = node.label {
-                    logs[visit.row][label] = log;
-                }
-                if !node.next.is_empty() {
-                    next.push(Visit { node, row: visit.row, lane: lane.follow(token), log });
-                }
-            }
-        }
-        level = next;
-        whole = true;
-    }
-    Ok(logs)
-}
-
-/// The output rows that a level of the tree needs.
-struct Edges {
-    /// None for the whole vocabulary.
-    tokens: Option<Vec<u32>>,
-}
-
-/// Logits of a level, one row per visit, and the normaliser of each row.
-struct Logits {
-    values: Vec<f32>,
-    width: usize,
-    normalisers: Vec<f64>,
-}
-
-impl Edges {
-    fn of<'a>(nodes: impl Iterator<Item = &'a Node>, whole: bool) -> Self {
-        if whole {
-            return Self { tokens: None };
-        }
-        let mut tokens: Vec<u32> = nodes.flat_map(|node| node.next.keys().copied()).collect();
-        tokens.sort_unstable();
-        tokens.dedup();
-        Self { tokens: Some(tokens) }
-    }
-
-    fn logits(&self, network: &Network<'_>, decoded: Tensor<2>) -> Result<Logits> {
-        let tensor = match &self.tokens {
-            Some(tokens) => network.logits_of(decoded, tokens),
-            None => network.logits(decoded),
-        };
-        let [_, width] = tensor.dims();
-        let values = tensor
-            .into_data()
-            .try_to_vec::<f32>()
-            .map_err(|error| Error::Weights(format!("{error:?}")))?;
-        let normalisers = match &self.tokens {
-            Some(_) => vec![0.0; values.len() / width],
-            None => values.par_chunks_exact(width).map(normaliser).collect(),
-        };
-        Ok(Logits { values, width, normalisers })
-    }
-}
-
-/// The logarithm of the sum of the exponentials of a row.
-fn normaliser(logits: &[f32]) -> f64 {
-    Peaks::of(logits).log_sum_exp(logits)
-}
-
-impl Logits {
-    fn log_probability(&self, row: usize, edges: &Edges, token: u32) -> f64 {
-        let column = match &edges.tokens {
-            Some(tokens) => tokens.partition_point(|&other| other < token),
-            None => token as usize,
-        };
-        f64::from(self.values[row * self.width + column]) - self.normalisers[row]
-    }
-}
-
-impl Node {
-    /// Refuses labels that the model's vocabulary does not have.
-    fn check(&self, model: &Model) -> Result<()> {
-        self.next.iter().try_for_each(|(&token, node)| {
-            model.check_ids(&[token])?;
-            node.check(model)
+    fn open(&self, run: &Run) -> Result<Self::Worker> {
+        Judge::open(run, self.0.precision, self.0.clone(), |loaded| {
+            Labels::stsb(&loaded.tokenizer).map(Some)
         })
     }
+
+    fn map(judge: &mut Self::Worker, rows: RecordBatch, emit: &mut Emit) -> Result<()> {
+        let StsbConfig { max_source_tokens: limit, strip_eos, mark, .. } = judge.config;
+        let (first, second) =
+            (column::text(&rows, &judge.config.first)?, column::text(&rows, &judge.config.second)?);
+        for (column, texts) in [(&judge.config.first, &first), (&judge.config.second, &second)] {
+            let texts = texts.iter().flatten().map(|text| judged_text(text, strip_eos));
+            judge.tally.eos(&format!("texts of `{column}`"), texts);
+        }
+        let text = |text| judged_text(text, strip_eos);
+        let pairs: Vec<_> =
+            first.iter().zip(&second).map(|(a, b)| Some((text(a?), text(b?)))).collect();
+        let encode = |tokenizer: &_, (a, b): &(&str, &str)| encode_stsb(tokenizer, a, b, limit);
+        let judged = judge.judge(&rows, &pairs, encode, emit.services())?;
+        judge.count(&judged, limit);
+        let values: Vec<f64> =
+            judge.names().iter().map(|name| name.parse().unwrap_or(f64::NAN)).collect();
+        let of = |judged: &Option<Judged>, value: fn(&[f64], &[f64]) -> f64| {
+            judged.as_ref().map(|judged| value(&judged.probabilities, &values))
+        };
+        let label = |p: &[f64], values: &[f64]| values[most_likely(p)];
+        let mean = |p: &[f64], values: &[f64]| p.iter().zip(values).map(|(p, v)| p * v).sum();
+        let labels: Float64Array = judged.iter().map(|judged| of(judged, label)).collect();
+        let means: Float64Array = judged.iter().map(|judged| of(judged, mean)).collect();
+        let [label, mean] = stsb_fields(&judge.config);
+        let rows = column::with_field(&rows, label, Arc::new(labels))?;
+        let rows = column::with_field(&rows, mean, Arc::new(means))?;
+        emit.push("rows", &marked(&rows, mark, &judge.config.into, &judged)?)
+    }
 }
 
-/// Probabilities that add up to 1; none if one of the logarithms is NaN, or all are infinite.
-fn normalise(logs: &[f64]) -> Option<Vec<f64>> {
-    let top = logs.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    let weights: Vec<f64> = logs.iter().map(|log| (log - top).exp()).collect();
-    let total: f64 = weights.iter().sum();
-    total.is_finite().then(|| weights.into_iter().map(|weight| weight / total).collect())
+/// The rows with a column that says which of them were cut, if that is wanted.
+pub(super) fn marked(
+    rows: &RecordBatch,
+    mark: bool,
+    into: &str,
+    judged: &[Option<Judged>],
+) -> Result<RecordBatch> {
+    let cut = judged.iter().map(|judged| judged.as_ref().map(|judged| judged.cut));
+    if mark { with_cuts(rows, into, cut.collect()) } else { Ok(rows.clone()) }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+fn with_cuts(rows: &RecordBatch, into: &str, cut: BooleanArray) -> Result<RecordBatch> {
+    column::with_field(rows, cut_field(into), Arc::new(cut))
+}
 
-    #[test]
-    fn what_is_no_number_has_no_probabilities() {
-        let (infinite, nan) = (f64::INFINITY, f64::NAN);
-        assert_eq!(normalise(&[-1.0, -infinite]), Some(vec![1.0, 0.0]));
-        assert_eq!(normalise(&[-1000.0, -1000.0]), Some(vec![0.5, 0.5]));
-        for logs in [[nan, -1.0], [-1.0, nan], [nan, nan], [infinite, -1.0], [-infinite; 2]] {
-            assert_eq!(normalise(&logs), None, "{logs:?}");
-        }
+fn stsb_fields(config: &StsbConfig) -> [Field; 2] {
+    let field = |name: &str| Field::new(name, DataType::Float64, true);
+    [field(&config.into), field(&format!("{}_mean", config.into))]
+}
+
+/// Settings of `score-cola`.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ColaConfig {
+    /// The column with the sentence.
+    #[serde(default = "paraphrase")]
+    text: String,
+    /// The column to write: `acceptable` or `unacceptable`. The probability of
+    /// `acceptable` goes to the column of this name with `_p`.
+    #[serde(default = "cola")]
+    into: String,
+    /// Longer prompts are cut at their end.
+    #[serde(default = "max_source_tokens")]
+    #[schemars(range(min = 32))]
+    max_source_tokens: usize,
+    /// Adds a column of the name of `into` with `_cut`: whether the prompt was cut.
+    #[serde(default)]
+    #[schemars(extend("x-paraloom-marks" = serde_json::json!({"cut": "{into}_cut"})))]
+    mark: bool,
+    /// Takes `</s>` off the ends of the texts, where it stands for a tokenizer that reads it as the end.
+    #[serde(default)]
+    strip_eos: bool,
+    /// What is computed with. bf16 takes half the memory and is faster where the processor has instructions for it; int8
+    /// takes less still, on the CPU, and is less exact.
+    #[serde(default)]
+    precision: Precision,
+}
+
+/// The stage.
+pub struct ScoreCola(ColaConfig);
+
+impl MapStage for ScoreCola {
+    type Config = ColaConfig;
+    type Worker = Judge<ColaConfig>;
+
+    fn about() -> About {
+        about(
+            "score-cola",
+            "Whether a sentence is acceptable English, as T5 sees it.",
+            "The same rows with `cola` and `cola_p`.",
+        )
     }
 
-    #[test]
-    fn the_longer_sentence_gives_first() {
-        let cases = [
-            ([2, 30], [2, 8]),
-            ([30, 2], [8, 2]),
-            ([30, 30], [5, 5]),
-            ([6, 30], [5, 5]),
-            ([5, 30], [5, 5]),
-            ([0, 30], [0, 10]),
-        ];
-        for (lengths, kept) in cases {
-            assert_eq!(shares(10, lengths), kept, "{lengths:?}");
-        }
-        assert_eq!(shares(11, [30, 30]), [6, 5]);
-        assert_eq!(shares(0, [30, 30]), [0, 0]);
+    fn plan(config: ColaConfig, inputs: &PlanInputs) -> Result<Planned<Self>> {
+        let rows = inputs.table("rows")?;
+        rows.text(&config.text, "/text")?;
+        let cut = config.mark.then(|| cut_field(&config.into));
+        let schema = rows.with_fields(cola_fields(&config).into_iter().chain(cut));
+        let memory = memory::likely(inputs.note("model"), Use::Read(config.precision));
+        let fingerprint = fingerprint(config.precision)?;
+        Ok(Planned::new(Self(config), [Some(schema)]).fingerprint(fingerprint).memory(memory))
     }
 
-    #[test]
-    fn a_prompt_that_does_not_fit_keeps_both_sentences() -> Result<()> {
-        let texts = ["stsb sentence1: sentence2: a dog, a cat 0123456789", "rain or sun."];
-        let tokenizer = Tokenizer::train(texts, &["stsb", "sentence1:", "sentence2:"], 60)?;
-        let (long, other) = ("a dog, a cat ".repeat(40), "rain or sun. ".repeat(40));
-        let encode = |one: &str, two: &str, limit| encode_stsb(&tokenizer, one, two, limit);
-        for (one, two) in [("a dog", &*long), (&*long, "a dog"), (&long, &other)] {
-            let whole = tokenizer.encode(&stsb_prompt(one, two), None)?;
-            for limit in [whole.len(), whole.len() + 1, 512] {
-                let fits = limit >= whole.len();
-                let encoded = encode(one, two, limit)?;
-                assert_eq!(encoded.cut, !fits);
-                assert!(!fits || encoded.ids == whole, "what fits is as it was");
+    fn open(&self, run: &Run) -> Result<Self::Worker> {
+        Judge::open(run, self.0.precision, self.0.clone(), |loaded| {
+            Labels::cola(&loaded.tokenizer).map(Some)
+        })
+    }
+
+    fn map(judge: &mut Self::Worker, rows: RecordBatch, emit: &mut Emit) -> Result<()> {
+        let ColaConfig { max_source_tokens: limit, strip_eos, mark, .. } = judge.config;
+        let column = column::text(&rows, &judge.config.text)?;
+        let texts: Vec<_> = column.iter().map(|text| Some(judged_text(text?, strip_eos))).collect();
+        let told = format!("texts of `{}`", judge.config.text);
+        judge.tally.eos(&told, texts.iter().copied().flatten());
+        let encode =
+            |tokenizer: &Tokenizer, text: &&str| tokenizer.encode_within(&cola_prompt(text), limit);
+        let judged = judge.judge(&rows, &texts, encode, emit.services())?;
+        judge.count(&judged, limit);
+        let names = judge.names();
+        let acceptable = names.iter().position(|name| name == "acceptable").unwrap_or(0);
+        let probabilities =
+            || judged.iter().map(|judged| judged.as_ref().map(|judged| &judged.probabilities));
+        let labels: StringArray =
+            probabilities().map(|p| p.map(|p| names[most_likely(p)].as_str())).collect();
+        let p: Float64Array = probabilities().map(|p| p.map(|p| p[acceptable])).collect();
+        let [label, chance] = cola_fields(&judge.config);
+        let rows = column::with_field(&rows, label, Arc::new(labels))?;
+        let rows = column::with_field(&rows, chance, Arc::new(p))?;
+        emit.push("rows", &marked(&rows, mark, &judge.config.into, &judged)?)
+    }
+}
+
+fn cola_fields(config: &ColaConfig) -> [Field; 2] {
+    [
+        Field::new(&config.into, DataType::Utf8, true),
+        Field::new(format!("{}_p", config.into), DataType::Float64, true),
+    ]
+}
+
+/// Settings of `score-loss`.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LossConfig {
+    /// Stands before every source, such as `paraphrase: `.
+    #[serde(default)]
+    prefix: String,
+    /// The column that the model reads.
+    #[serde(default)]
+    source: Option<String>,
+    /// The column that it should write.
+    #[serde(default)]
+    target: Option<String>,
+    /// The column to write: the mean loss of a target token.
+    #[serde(default = "loss")]
+    into: String,
+    /// Longer sources are cut.
+    #[serde(default = "max_source_tokens")]
+    #[schemars(range(min = 2))]
+    max_source_tokens: usize,
+    /// Longer targets are cut.
+    #[serde(default = "max_source_tokens")]
+    #[schemars(range(min = 2))]
+    max_target_tokens: usize,
+    /// Adds a column of the name of `into` with `_cut`: whether the source or the target was cut.
+    #[serde(default)]
+    #[schemars(extend("x-paraloom-marks" = serde_json::json!({"cut": "{into}_cut"})))]
+    mark: bool,
+    /// Takes `</s>` off the ends of the texts, where it stands for a tokenizer that reads it as the end.
+    #[serde(default)]
+    strip_eos: bool,
+    /// What is computed with. bf16 takes half the memory and is faster where the processor has instructions for it; int8
+    /// takes less still, on the CPU, and is less exact.
+    #[serde(default)]
+    precision: Precision,
+}
+
+impl LossConfig {
+    fn task(&self) -> Task {
+        Task {
+            kind: Kind::Text,
+            prefix: self.prefix.clone(),
+            source: self.source.clone(),
+            target: self.target.clone(),
+            strip_eos: self.strip_eos,
+            ..Task::default()
+        }
+    }
+}
+
+/// The stage.
+pub struct ScoreLoss(LossConfig);
+
+impl MapStage for ScoreLoss {
+    type Config = LossConfig;
+    type Worker = Judge<LossConfig>;
+
+    fn about() -> About {
+        About::new("score-loss", "1.2.0", "How surprised a model is by a target text.")
+            .input(Port::table("rows", "Rows with a source and a target."))
+            .input(Port::artifact("model", "The model."))
+            .output(Port::table("rows", "The same rows with `loss`."))
+            .keeps_rows()
+            .part_rows(PART_ROWS)
+    }
+
+    fn plan(config: LossConfig, inputs: &PlanInputs) -> Result<Planned<Self>> {
+        let rows = inputs.table("rows")?;
+        config.task().check(&rows, "")?;
+        let cut = config.mark.then(|| cut_field(&config.into));
+        let loss = Field::new(&config.into, DataType::Float64, true);
+        let schema = rows.with_fields([loss].into_iter().chain(cut));
+        let memory = memory::likely(inputs.note("model"), Use::Read(config.precision));
+        let fingerprint = fingerprint(config.precision)?;
+        Ok(Planned::new(Self(config), [Some(schema)]).fingerprint(fingerprint).memory(memory))
+    }
+
+    fn open(&self, run: &Run) -> Result<Self::Worker> {
+        Judge::open(run, self.0.precision, self.0.clone(), |_| Ok(None))
+    }
+
+    fn map(judge: &mut Self::Worker, rows: RecordBatch, emit: &mut Emit) -> Result<()> {
+        let LossConfig { max_source_tokens, max_target_tokens, mark, .. } = judge.config;
+        let task = judge.config.task();
+        let (services, tokenizer) = (emit.services(), &judge.loaded.tokenizer);
+        let pairs = task.pairs(&rows)?;
+        for (what, text) in Pair::TEXTS {
+            judge.tally.eos(what, pairs.iter().flatten().map(text));
+        }
+        let (mut losses, mut cuts) = (Vec::new(), Vec::new());
+        for (row, pair) in pairs.iter().enumerate() {
+            services.check_cancelled()?;
+            let Some(pair) = pair else {
+                losses.push(None);
+                cuts.push(None);
+                continue;
+            };
+            let source = tokenizer.encode_within(&pair.source, max_source_tokens)?;
+            let target = tokenizer.encode_within(&pair.target, max_target_tokens)?;
+            cuts.push(Some([source.cut, target.cut]));
+            let example = Example { source: source.ids, target: target.ids };
+            let model = &judge.loaded.model;
+            let loss = judge.pool.install(|| mean_loss(&model.network(), &[example], &|| false))?;
+            if !loss.is_finite() {
+                let error = paraloom_t5_core::Error::NotNumbers { row: 0, what: "losses" };
+                return Err(with_row(error, &rows, &[row]));
             }
-            let cut = encode(one, two, 40)?;
-            assert!(cut.cut && cut.ids.len() == 40, "{cut:?}");
-            let text = tokenizer.decode(&cut.ids)?;
-            let (first, second) = text.split_once(" sentence2: ").expect("the second is there");
-            assert!(first.starts_with("stsb sentence1: "), "{text}");
-            assert!(one.starts_with(&first["stsb sentence1: ".len()..]), "{text}");
-            assert!(!second.is_empty() && two.starts_with(second), "{text}");
+            losses.push(Some(loss));
         }
-        // Two different second sentences are told apart, however long the first is.
-        assert_ne!(encode(&long, "a dog", 40)?, encode(&long, "a cat", 40)?);
-        Ok(())
+        let cut = |at: usize| cuts.iter().flatten().map(move |cut: &[bool; 2]| cut[at]);
+        judge.tally.cut("sources", max_source_tokens, "max_source_tokens", cut(0));
+        judge.tally.cut("targets", max_target_tokens, "max_target_tokens", cut(1));
+        let field = Field::new(&judge.config.into, DataType::Float64, true);
+        let mut rows = column::with_field(&rows, field, Arc::new(Float64Array::from(losses)))?;
+        if mark {
+            let cut = cuts.iter().map(|cut| cut.map(|[source, target]| source || target));
+            rows = with_cuts(&rows, &judge.config.into, cut.collect())?;
+        }
+        emit.push("rows", &rows)
     }
 }

@@ -1,12 +1,5 @@
 //! The stages by themselves, without an engine, on a model of a few thousand weights.
 
-#[cfg(feature = "cuda")]
-extern crate paraloom_stages_t5_cuda as paraloom_stages_t5;
-#[cfg(feature = "torch")]
-extern crate paraloom_stages_t5_torch as paraloom_stages_t5;
-#[cfg(feature = "wgpu")]
-extern crate paraloom_stages_t5_wgpu as paraloom_stages_t5;
-
 mod common;
 
 use std::path::Path;
@@ -19,14 +12,14 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use common::{model, refusal, rows};
-use paraloom_stages_t5::config::Config;
-use paraloom_stages_t5::device::default_device;
-use paraloom_stages_t5::folder;
-use paraloom_stages_t5::model::Model;
-use paraloom_stages_t5::tokenizer::Tokenizer;
 use paraloom_stages_t5::{
     Finetune, Generate, ModelStage, ScoreCola, ScoreLabels, ScoreLoss, ScoreStsb,
 };
+use paraloom_t5_core::config::Config;
+use paraloom_t5_core::device::default_device;
+use paraloom_t5_core::folder;
+use paraloom_t5_core::model::Model;
+use paraloom_t5_core::tokenizer::Tokenizer;
 
 type TestResult = Result<(), Box<dyn std::error::Error>>;
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, StringArray};
 use paraloom_sdk::Error;
-use paraloom_stages_t5::{
+use paraloom_t5_core::{
     config::Config, device::default_device, folder, model::Model, tokenizer::Tokenizer,
 };
 use tempfile::TempDir;

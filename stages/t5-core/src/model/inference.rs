@@ -1,0 +1,125 @@
+//! A model that is only computed with.
+
+use std::sync::Arc;
+
+use burn::tensor::{DType, Device, Tensor};
+use paraloom_t5_kernels::weight::PackedWeight;
+
+use super::{Model, Network, Parameter, Slot, Weights, made, tensor, values_of};
+use crate::{
+    Result, config::Config, device::has_packed, numeric::Precision, operations::read_values,
+};
+
+/// A T5 model for writing and scoring: in a precision, and with its linear layers packed where the device has that. Cloning is
+/// cheap.
+#[derive(Debug, Clone)]
+pub struct InferenceModel {
+    config: Config,
+    weights: Weights<Weight>,
+    /// What makes logits of decoder outputs. Where that is packed, `weights` has it as a tensor too: rows are embedded by it, and
+    /// the highest logits of 8 bits are computed again.
+    output: Weight,
+}
+
+/// A weight that nothing is learnt of.
+#[derive(Debug, Clone)]
+pub enum Weight {
+    /// As it is.
+    Tensor(Tensor<2>),
+    /// That of a linear layer, as its device multiplies it fastest.
+    Packed(Arc<PackedWeight>),
+}
+
+impl Parameter for Weight {
+    fn tensor(&self) -> &Tensor<2> {
+        match self {
+            Self::Tensor(tensor) => tensor,
+            Self::Packed(_) => unreachable!("what is packed is multiplied by, and nothing else"),
+        }
+    }
+
+    fn packed(&self) -> Option<&Arc<PackedWeight>> {
+        match self {
+            Self::Tensor(_) => None,
+            Self::Packed(packed) => Some(packed),
+        }
+    }
+}
+
+impl InferenceModel {
+    /// A model whose weights `values` gives by their slots, as many as the slot asks for. Each is packed as soon as it is there, so
+    /// that not all of them are in memory twice. A precision that the device does not have is f32.
+    ///
+    /// # Errors
+    /// What `values` gives, or that a weight has the wrong number of values.
+    pub fn from_values(
+        config: Config,
+        device: &Device,
+        precision: Precision,
+        values: impl Fn(&Slot) -> Result<Vec<f32>> + Sync,
+    ) -> Result<Self> {
+        let is_packed = has_packed(device);
+        let weights = made(&config, |_, slot, is_linear| {
+            let values = values_of(slot, &values)?;
+            if is_packed && is_linear {
+                return Ok(packed(&values, slot.columns, precision));
+            }
+            let weight = tensor(values, slot, device);
+            let is_half = !is_packed && precision == Precision::Bf16;
+            Ok(Weight::Tensor(if is_half { weight.cast(DType::BF16) } else { weight }))
+        })?;
+        let output = output(&weights, is_packed.then_some(precision));
+        Ok(Self { config, weights, output })
+    }
+
+    /// A model in f32.
+    pub(super) fn new(model: &Model) -> Self {
+        let precision = has_packed(&model.device()).then_some(Precision::F32);
+        let mut weights = model.weights.map(|weight| Weight::Tensor(weight.clone()));
+        if let Some(precision) = precision {
+            for weight in weights.linear_mut() {
+                *weight = packed_tensor(weight.tensor(), precision);
+            }
+        }
+        let output = output(&weights, precision);
+        Self { config: model.config.clone(), weights, output }
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Where its weights are.
+    pub fn device(&self) -> Device {
+        self.weights.shared.tensor().device()
+    }
+
+    /// The forward pass.
+    pub fn network(&self) -> Network<'_, Weight> {
+        Network::new(&self.config, &self.weights, None).with_output(&self.output)
+    }
+
+    pub(super) fn weights(&self) -> &Weights<Weight> {
+        &self.weights
+    }
+}
+
+/// What makes logits: packed, where there is a precision to pack it in.
+fn output(weights: &Weights<Weight>, precision: Option<Precision>) -> Weight {
+    let output = weights.output();
+    precision.map_or_else(|| output.clone(), |precision| packed_tensor(output.tensor(), precision))
+}
+
+fn packed_tensor(weight: &Tensor<2>, precision: Precision) -> Weight {
+    let inputs = weight.dims()[1];
+    read_values(weight, |values| packed(values, inputs, precision)).expect("weights are of f32")
+}
+
+fn packed(values: &[f32], inputs: usize, precision: Precision) -> Weight {
+    Weight::Packed(Arc::new(match precision {
+        Precision::F32 => PackedWeight::f32(values, inputs),
+        Precision::Bf16 => PackedWeight::bf16(values, inputs),
+        Precision::Int8 => PackedWeight::int8(values, inputs),
+    }))
+}

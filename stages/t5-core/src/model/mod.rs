@@ -1,0 +1,136 @@
+//! A T5 model: its configuration, its weights and what they compute.
+
+mod inference;
+mod network;
+mod session;
+pub mod weights;
+
+use burn::tensor::{Device, Tensor, TensorData};
+use rayon::prelude::*;
+
+pub use self::{
+    inference::{InferenceModel, Weight},
+    network::{Adapter, Network, Packed, Parameter},
+    session::{Lane, Session},
+    weights::{Slot, Spread, Weights},
+};
+use crate::{
+    Error, Result,
+    config::Config,
+    random::{Stream, mix},
+};
+
+/// A T5 model, as it is read from files, trained and written. Cloning is cheap: clones share the weights, which are never
+/// changed while they are shared.
+#[derive(Debug, Clone)]
+pub struct Model {
+    config: Config,
+    weights: Weights<Tensor<2>>,
+}
+
+impl Model {
+    /// A model whose weights `values` gives by their slots, as many as the slot asks for.
+    ///
+    /// # Errors
+    /// What `values` gives, or that a weight has the wrong number of values.
+    pub fn from_values(
+        config: Config,
+        device: &Device,
+        values: impl Fn(&Slot) -> Result<Vec<f32>> + Sync,
+    ) -> Result<Self> {
+        let weights =
+            made(&config, |_, slot, _| Ok(tensor(values_of(slot, &values)?, slot, device)))?;
+        Ok(Self { config, weights })
+    }
+
+    /// A new model with random weights, distributed as the reference initialises them; the same for the same seed.
+    ///
+    /// # Errors
+    /// When the configuration cannot be a model.
+    pub fn initial(config: Config, device: &Device, seed: u64) -> Result<Self> {
+        let factor = config.initializer_factor;
+        let initial = |number, slot: &Slot| {
+            let deviation = match slot.spread {
+                Spread::One => return vec![factor as f32; slot.len()],
+                Spread::Unit => factor,
+                Spread::InverseRoot(n) => factor / (n as f64).sqrt(),
+            };
+            let mut stream = Stream::new(mix(seed, number as u64 + 1));
+            (0..slot.len()).map(|_| (stream.normal() * deviation) as f32).collect()
+        };
+        let weights =
+            made(&config, |number, slot, _| Ok(tensor(initial(number, slot), slot, device)))?;
+        Ok(Self { config, weights })
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Where its weights are.
+    pub fn device(&self) -> Device {
+        self.weights.shared.device()
+    }
+
+    /// The weights.
+    pub fn weights(&self) -> &Weights<Tensor<2>> {
+        &self.weights
+    }
+
+    pub(crate) fn weights_mut(&mut self) -> &mut Weights<Tensor<2>> {
+        &mut self.weights
+    }
+
+    pub(crate) fn set_dropout(&mut self, rate: f64) {
+        self.config.dropout_rate = rate;
+    }
+
+    /// The forward pass without dropout.
+    pub fn network(&self) -> Network<'_> {
+        Network::new(&self.config, &self.weights, None)
+    }
+
+    /// The same model for writing and scoring, in f32.
+    pub fn for_inference(&self) -> InferenceModel {
+        InferenceModel::new(self)
+    }
+
+    /// The number of weights.
+    pub fn parameters(&self) -> usize {
+        Weights::layout(&self.config).list().iter().map(|slot| slot.len()).sum()
+    }
+}
+
+/// What `make` makes of every weight of a model: of its number, its slot, and whether it is of a linear layer in a block.
+fn made<P: Send>(
+    config: &Config,
+    make: impl Fn(usize, &Slot, bool) -> Result<P> + Sync,
+) -> Result<Weights<P>> {
+    config.check()?;
+    let mut layout = Weights::layout(config).map(|slot| (slot.clone(), false));
+    for (_, is_linear) in layout.linear_mut() {
+        *is_linear = true;
+    }
+    let make =
+        |(number, (slot, is_linear)): (usize, &&(Slot, bool))| make(number, slot, *is_linear);
+    // Of several errors the first is told, whichever thread was faster.
+    let all: Vec<Result<P>> = layout.list().par_iter().enumerate().map(make).collect();
+    let mut all = all.into_iter();
+    let missing = || Err(Error::Weights("there are fewer than the model has".into()));
+    layout.try_map(|_| all.next().unwrap_or_else(missing))
+}
+
+/// The values of a weight, as many as there have to be.
+fn values_of(slot: &Slot, values: impl Fn(&Slot) -> Result<Vec<f32>>) -> Result<Vec<f32>> {
+    let values = values(slot)?;
+    if values.len() == slot.len() {
+        return Ok(values);
+    }
+    let message = format!("`{}` has {} values, not {}", slot.name, values.len(), slot.len());
+    Err(Error::Weights(message))
+}
+
+fn tensor(values: Vec<f32>, slot: &Slot, device: &Device) -> Tensor<2> {
+    Tensor::from_data(TensorData::new(values, [slot.rows, slot.columns]), device)
+}
