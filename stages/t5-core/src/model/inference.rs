@@ -23,6 +23,7 @@ pub struct InferenceModel {
 
 /// A weight that nothing is learnt of.
 #[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "a model has some hundred of them")]
 pub enum Weight {
     /// As it is.
     Tensor(Tensor<2>),
