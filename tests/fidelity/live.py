@@ -302,7 +302,7 @@ def check_halves(table, name, project, tuned, model, sources, targets):
     table.add("bf16, share of greedy texts that change", name, changed / len(ours))
 
 
-def check_spiece(table, project, pairs, sentences):
+def check_spiece(table, project, pairs, sentences, algorithm):
     """A directory that has only a SentencePiece model, made by the genuine library."""
     old = project.folder / "old"
     old.mkdir()
@@ -310,7 +310,7 @@ def check_spiece(table, project, pairs, sentences):
     (project.folder / "texts.txt").write_text("\n".join(texts))
     sentencepiece.SentencePieceTrainer.train(
         input=str(project.folder / "texts.txt"), model_prefix=str(old / "spiece"), vocab_size=190, pad_id=0, eos_id=1,
-        unk_id=2, bos_id=-1, model_type="unigram", character_coverage=1.0, hard_vocab_limit=False, minloglevel=2,
+        unk_id=2, bos_id=-1, model_type=algorithm, character_coverage=1.0, hard_vocab_limit=False, minloglevel=2,
     )
     # Room for 190 pieces and 100 extra tokens.
     model = reference.new_model(reference.MODELS["t5"], 5, 320)
@@ -322,7 +322,7 @@ def check_spiece(table, project, pairs, sentences):
     odd = [f"ﬁne ½  {text}　Ａe\u0301 ｶﾞ ™ …" for text in texts]
     for kind, texts in (("", texts), (" with odd characters", odd)):
         differing = sum(spiece.encode(text) + [1] != tokenizer(text).input_ids for text in texts)
-        table.exact(f"tokens of spiece.model{kind}", "sentencepiece", differing, len(texts))
+        table.exact(f"tokens of spiece.model{kind}", algorithm, differing, len(texts))
 
 
 def check_added(table, project, spiece, pairs):
@@ -358,6 +358,39 @@ def check_added(table, project, spiece, pairs):
     table.exact("added tokens of the exported model", "spiece.model", differing, len(sources))
 
 
+def check_gaps(table, project, spiece, pairs):
+    """Texts with the built-in special tokens, which `special_tokens: parse` reads as transformers does."""
+    old = project.folder / "old"
+    old.mkdir()
+    shutil.copy(spiece, old / "spiece.model")
+    (old / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "T5Tokenizer", "extra_ids": 100}))
+    model = reference.new_model(reference.MODELS["t5"], 5, 320)
+    model.save_pretrained(old)
+    gapped = [(f"fill: {source} <extra_id_0> and {target}<extra_id_1>.", f"<extra_id_0> {target} <extra_id_1> {source}")
+              for source, target in pairs]
+    write_texts(project.folder, gapped, [])
+    project.run({
+        "old": node("model", **{"from": "old"}),
+        "pairs": load("pairs.tsv"),
+        "losses": node("score-loss", dict(model="old", rows="pairs"), special_tokens="parse"),
+        "written": node("generate", dict(model="old", rows="pairs"), special_tokens="parse", max_new_tokens=12),
+    })
+    theirs = AutoTokenizer.from_pretrained(old)
+    sources, targets = (ids_of(theirs, texts) for texts in zip(*gapped))
+    losses, written = [], []
+    for source, target in zip(sources, targets, strict=True):
+        with torch.no_grad():
+            losses.append(model(**reference.batch([source], [target])).loss.item())
+            ids = model.generate(torch.tensor([source]), do_sample=False, num_beams=1, max_new_tokens=12)[0].tolist()
+        written.append(theirs.decode([token for token in ids if token > 1], skip_special_tokens=False))
+    ours = [row["loss"] for row in project.rows("losses")]
+    table.add("score-loss of texts with gaps", "spiece.model", reference.relative(ours, losses), 1e-5)
+    ours = [row["paraphrase"] for row in project.rows("written")]
+    print(*list(zip(ours, written))[:3], sep="\n") if ours != written else None
+    table.exact("texts with gaps that are written", "spiece.model",
+                sum(our != their for our, their in zip(ours, written, strict=True)), len(ours))
+
+
 def library(table, folder):
     """The comparison of stages/t5-core/tests/fidelity.rs, on fresh recordings; of each check, the worst becomes a row."""
     environment = dict(os.environ, PARALOOM_FIXTURES=str(folder))
@@ -386,9 +419,11 @@ def compare(seed, folder, binary):
     pairs, sentences = texts(seed)
     table = Table()
     fresh = new_model(table, Project(folder / "new", binary), pairs, sentences)
-    check_spiece(table, Project(folder / "spiece", binary), pairs, sentences)
+    check_spiece(table, Project(folder / "spiece", binary), pairs, sentences, "unigram")
+    check_spiece(table, Project(folder / "spiece-bpe", binary), pairs, sentences, "bpe")
     spiece = folder / "spiece" / "old" / "spiece.model"
     check_added(table, Project(folder / "added", binary), spiece, pairs)
+    check_gaps(table, Project(folder / "gaps", binary), spiece, pairs)
     family.check(table, binary, folder / "family", pairs, seed)
     adapters.check(sys.modules[__name__], table, binary, folder / "adapters", fresh, pairs, seed)
     exported = {"new": fresh}

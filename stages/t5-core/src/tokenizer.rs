@@ -4,7 +4,7 @@
 //! of that name. The `tokenizers` crate has a switch for this, but it does not reach the model's vocabulary, where the
 //! same names stand as pieces with the best score of all. So both are taken out of the encoder's sight when a
 //! tokenizer is loaded. Tokens that the author of a model added, such as `<hl>` around an answer, are put into texts on
-//! purpose, and mean themselves.
+//! purpose, and mean themselves; the built-in ones do where that is asked for ([`Tokenizer::parsing_special_tokens`]).
 
 mod added;
 mod byte_level;
@@ -180,22 +180,30 @@ impl Tokenizer {
         let eos = tokens.iter().find(|(_, token)| name(token) == "</s>");
         let eos = *eos.ok_or_else(|| Error::Tokenizer("there is no `</s>` token".into()))?.0;
         let start = start(&json["post_processor"])?;
-        let own = Own { starts: start.clone() };
+        let own = Own::Hidden { starts: start.clone() };
         let skipped = tokens.iter().filter(|(id, token)| is_special(token) || own.has(**id, token));
         let special = skipped.map(|(id, _)| *id).collect();
-        let mut sighted = json.clone();
-        blind(&mut sighted, &tokens, &own)?;
-        let inner = tokenizers::Tokenizer::from_str(&sighted.to_string())
-            .map_err(|error| Error::Tokenizer(error.to_string()))?;
-        for (id, token) in tokens.iter().filter(|(id, token)| !own.has(**id, token)) {
-            // The library numbers added tokens itself.
-            if inner.token_to_id(name(token)) != Some(*id) {
-                let message = format!("the added token `{}` cannot have the id {id}", name(token));
-                return Err(Error::Tokenizer(message));
-            }
-        }
+        let inner = encoder(&json, &tokens, &own)?;
         let bytes = byte_level::bytes(&json);
         Ok(Self { inner, json, special, bytes, start, eos, cleans_up: false })
+    }
+
+    /// The same tokenizer, to which the built-in special tokens mean themselves in texts too, as to `transformers`: `</s>` in a text
+    /// is the end, and `<extra_id_0>` the first gap, which texts that are made of tokens then have.
+    ///
+    /// # Errors
+    /// When the tokenizer cannot be read like that.
+    pub fn parsing_special_tokens(&self) -> Result<Self> {
+        let tokens: BTreeMap<u32, &Value> = added_tokens(&self.json).collect();
+        let inner = encoder(&self.json, &tokens, &Own::Seen)?;
+        let is_gap = |id: &u32| {
+            tokens
+                .get(id)
+                .map(|token| name(token))
+                .is_some_and(|name| is_own(name) && name.starts_with(GAP))
+        };
+        let special = self.special.iter().filter(|id| !is_gap(id)).copied().collect();
+        Ok(Self { inner, special, ..self.clone() })
     }
 
     /// The tokens of a text, ended by exactly one `</s>`; cut to `max_tokens`, the end included, where that is given.
@@ -463,17 +471,48 @@ fn end(id: &Value) -> usize {
     id.as_u64().and_then(|id| usize::try_from(id).ok()).map_or(0, |id| id.saturating_add(1))
 }
 
-/// The built-in special tokens, which are no part of any text: T5's, and what stands before every text.
-struct Own {
-    starts: Vec<u32>,
+/// The built-in special tokens: T5's, and what stands before every text.
+enum Own {
+    /// They are no part of any text.
+    Hidden { starts: Vec<u32> },
+    /// They are found in texts like those that somebody added.
+    Seen,
 }
 
 impl Own {
+    /// Whether a token is one that the encoder does not see.
     fn has(&self, id: u32, token: &Value) -> bool {
+        let Self::Hidden { starts } = self else { return false };
         // Tokens for gaps are T5's. To a tokenizer like RoBERTa's, as CodeT5 has it, they are tokens that somebody added.
-        let is_gap = !self.starts.is_empty() && name(token).starts_with(GAP);
-        (is_own(name(token)) && (!is_gap || is_special(token))) || self.starts.contains(&id)
+        let is_gap = !starts.is_empty() && name(token).starts_with(GAP);
+        (is_own(name(token)) && (!is_gap || is_special(token))) || starts.contains(&id)
     }
+
+    /// Whether a piece of the vocabulary is one.
+    fn has_piece(&self, id: u32, piece: &str, token: Option<&&Value>) -> bool {
+        matches!(self, Self::Hidden { .. })
+            && (is_own(piece) || token.is_some_and(|token| self.has(id, token)))
+    }
+}
+
+/// What encodes, with built-in special tokens as `own` says, and the other added tokens.
+fn encoder(
+    json: &Value,
+    tokens: &BTreeMap<u32, &Value>,
+    own: &Own,
+) -> Result<tokenizers::Tokenizer> {
+    let mut sighted = json.clone();
+    blind(&mut sighted, tokens, own)?;
+    let inner = tokenizers::Tokenizer::from_str(&sighted.to_string())
+        .map_err(|error| Error::Tokenizer(error.to_string()))?;
+    for (id, token) in tokens.iter().filter(|(id, token)| !own.has(**id, token)) {
+        // The library numbers added tokens itself.
+        if inner.token_to_id(name(token)) != Some(*id) {
+            let message = format!("the added token `{}` cannot have the id {id}", name(token));
+            return Err(Error::Tokenizer(message));
+        }
+    }
+    Ok(inner)
 }
 
 /// How the names of tokens for the gaps of T5's pre-training begin.
@@ -486,7 +525,7 @@ fn is_own(name: &str) -> bool {
         || extra.is_some_and(|id| !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
-/// Makes built-in special tokens invisible to the encoder, as added tokens and as pieces.
+/// Makes tokens invisible to the encoder, as added tokens and as pieces.
 fn blind(json: &mut Value, tokens: &BTreeMap<u32, &Value>, own: &Own) -> Result<()> {
     json["post_processor"] = Value::Null;
     let seen: BTreeMap<u32, &str> = tokens
@@ -502,10 +541,9 @@ fn blind(json: &mut Value, tokens: &BTreeMap<u32, &Value>, own: &Own) -> Result<
     match json.pointer_mut("/model/vocab") {
         Some(Value::Array(vocab)) => {
             for (entry, id) in vocab.iter_mut().zip(0..) {
-                let token = tokens.get(&id);
                 let Some(piece) = entry.get_mut(0) else { continue };
                 if let Some(text) = piece.as_str()
-                    && (is_own(text) || token.is_some_and(|token| own.has(id, token)))
+                    && own.has_piece(id, text, tokens.get(&id))
                 {
                     *piece = Value::String(format!("{UNMATCHABLE}{text}"));
                 }

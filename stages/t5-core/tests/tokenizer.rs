@@ -116,6 +116,34 @@ fn tokens_that_were_added_mean_themselves_in_any_order_of_ids() -> TestResult {
 }
 
 #[test]
+fn built_in_tokens_mean_themselves_where_that_is_asked_for() -> TestResult {
+    let text = "sales <extra_id_0> rose</s> a <extra_id_1>";
+    for tokens in [
+        [("<extra_id_0>", 121, true), ("<extra_id_1>", 120, true), ("<hl>", 122, true)],
+        [("<hl>", 120, true), ("<extra_id_0>", 121, false), ("<extra_id_1>", 130, false)],
+    ] {
+        let plain = with_tokens(&tokens)?;
+        let parsing = plain.parsing_special_tokens()?;
+        let id = |name| tokens.iter().find(|token| token.0 == name).map(|token| token.1);
+        let gaps = [id("<extra_id_0>"), Some(1), id("<extra_id_1>"), Some(1)];
+        let ids = parsing.encode(text, None)?;
+        let found: Vec<_> =
+            ids.iter().copied().filter(|id| *id >= 120 || *id == 1).map(Some).collect();
+        assert_eq!(found, gaps, "{tokens:?}");
+        // What is written has the gaps that it fills, and no end.
+        let written = parsing.decode(&ids)?;
+        for part in ["<extra_id_0>", "rose", "<extra_id_1>"] {
+            assert!(written.contains(part), "{written}");
+        }
+        assert!(!written.contains("</s>"), "{written}");
+        assert!(!plain.encode(text, None)?.iter().any(|id| *id >= 120), "not unless it is");
+        let text = "sales rose";
+        assert_eq!(plain.encode(text, None)?, parsing.encode(text, None)?);
+    }
+    Ok(())
+}
+
+#[test]
 fn some_words_are_one_piece_whatever_the_texts_say() -> TestResult {
     let tokenizer = trained()?;
     for word in WORDS {

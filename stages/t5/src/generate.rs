@@ -15,6 +15,7 @@ use paraloom_sdk::{
 use paraloom_t5_core::decode::{Candidate, End, Options, Row, Words, generate};
 use paraloom_t5_core::device::fingerprint;
 use paraloom_t5_core::numeric::Precision;
+use paraloom_t5_core::tokenizer::Tokenizer;
 use rayon::ThreadPool;
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -22,7 +23,9 @@ use serde_json::json;
 
 use super::kept::{Keep, lacks};
 use super::searches::{Beam, Sample, strategy};
-use super::shared::{Loaded, MAX_SOURCE_TOKENS, load_model, pool, row_by_row, with_row};
+use super::shared::{
+    Loaded, MAX_SOURCE_TOKENS, SpecialTokens, load_model, pool, row_by_row, with_row,
+};
 use super::tally::{Tally, without_eos};
 use crate::memory::{self, Use, halving};
 
@@ -108,6 +111,10 @@ pub struct Config {
     /// Takes `</s>` off the ends of sources, where it stands for a tokenizer that reads it as the end.
     #[serde(default)]
     strip_eos: bool,
+    /// What `</s>`, `<extra_id_0>` and the other built-in special tokens are in sources: `text` like any other, or, with `parse`,
+    /// the tokens, as in T5's pre-training, where a gap `<extra_id_0>` in the source is asked for and answered in the text.
+    #[serde(default)]
+    special_tokens: SpecialTokens,
     /// What is computed with. bf16 takes half the memory and is faster where the processor has instructions for it; int8
     /// takes less still, on the CPU, and is less exact.
     #[serde(default)]
@@ -176,6 +183,7 @@ pub struct Generate {
 /// A model at work.
 pub struct Worker {
     loaded: Arc<Loaded>,
+    tokenizer: Arc<Tokenizer>,
     pool: Arc<ThreadPool>,
     config: Config,
     options: Options,
@@ -248,12 +256,13 @@ impl MapStage for Generate {
 
     fn open(&self, run: &Run) -> Result<Worker> {
         let loaded = load_model(run, self.config.precision)?;
-        let pieces = |text: &String| loaded.tokenizer.pieces(text);
+        let tokenizer = self.config.special_tokens.of(Arc::clone(&loaded.tokenizer))?;
+        let pieces = |text: &String| tokenizer.pieces(text);
         let Config { stop, keep, .. } = &self.config;
         let words = if stop.is_empty() && keep.is_none() {
             Words::default()
         } else {
-            Words::new(loaded.tokenizer.texts()?)
+            Words::new(tokenizer.texts()?)
         };
         let options = Options {
             bad_words: self
@@ -269,6 +278,7 @@ impl MapStage for Generate {
         };
         Ok(Worker {
             loaded,
+            tokenizer,
             pool: pool(run.threads())?,
             config: self.config.clone(),
             options,
@@ -321,7 +331,7 @@ impl Worker {
         let mut all = vec![no_source(); rows.num_rows()];
         let mut kept = match &self.config.keep {
             Some(keep) => {
-                let (tokenizer, words) = (&self.loaded.tokenizer, &self.options.words);
+                let (tokenizer, words) = (&self.tokenizer, &self.options.words);
                 let kept =
                     keep.of_rows(rows, &sources, tokenizer, words, self.config.max_new_tokens)?;
                 kept.into_iter().map(Some).collect()
@@ -344,7 +354,7 @@ impl Worker {
         let texts: Vec<_> = present.iter().map(|row| self.source(sources.value(*row))).collect();
         self.tally.eos("sources", texts.iter().map(String::as_str));
         let limit = self.config.max_source_tokens;
-        let encoded = self.pool.install(|| self.loaded.tokenizer.encode_all(&texts, limit))?;
+        let encoded = self.pool.install(|| self.tokenizer.encode_all(&texts, limit))?;
         let cuts: Vec<bool> = encoded.iter().map(|source| source.cut).collect();
         self.tally.cut("sources", limit, "max_source_tokens", cuts.iter().copied());
         for (input, source) in inputs.iter_mut().zip(encoded) {
@@ -379,7 +389,7 @@ impl Worker {
         let mut texts = Vec::new();
         let mut lacking = None;
         for candidate in candidates {
-            let text = self.loaded.tokenizer.decode(&candidate.ids)?;
+            let text = self.tokenizer.decode(&candidate.ids)?;
             let end = self.config.stop.iter().filter_map(|stop| text.find(stop.as_str())).min();
             let text = end.map_or(text.as_str(), |end| &text[..end]).to_owned();
             match lacks(&input.kept, &text) {
@@ -426,8 +436,7 @@ impl Worker {
                 numbers.push(number as i64 + 1);
                 scores.push(f64::from(candidate.score));
                 if self.config.token_scores {
-                    let names =
-                        candidate.ids.iter().map(|id| Some(self.loaded.tokenizer.name(*id)));
+                    let names = candidate.ids.iter().map(|id| Some(self.tokenizer.name(*id)));
                     tokens.append_value(names);
                     let scores = candidate.token_scores.iter();
                     token_scores.append_value(scores.map(|score| Some(f64::from(*score))));

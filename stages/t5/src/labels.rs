@@ -15,7 +15,7 @@ use serde::Deserialize;
 
 use super::examples::{check_labels, fill, template_columns};
 use super::score::{Judge, cut_field, judged_text, marked, most_likely};
-use super::shared::{MAX_SOURCE_TOKENS, row_by_row};
+use super::shared::{MAX_SOURCE_TOKENS, SpecialTokens, row_by_row};
 use crate::memory::{self, Use};
 
 /// Settings of `score-labels`.
@@ -50,6 +50,10 @@ pub struct Config {
     /// Takes `</s>` off the ends of the prompts, where it stands for a tokenizer that reads it as the end.
     #[serde(default)]
     strip_eos: bool,
+    /// What `</s>`, `<extra_id_0>` and the other built-in special tokens are in prompts and labels: `text` like any other, or, with `parse`,
+    /// the tokens, as in T5's pre-training.
+    #[serde(default)]
+    special_tokens: SpecialTokens,
     /// What is computed with. bf16 takes half the memory and is faster where the processor has instructions for it; int8
     /// takes less still, on the CPU, and is less exact.
     #[serde(default)]
@@ -143,8 +147,9 @@ impl MapStage for ScoreLabels {
     }
 
     fn open(&self, run: &Run) -> Result<Self::Worker> {
-        Judge::open(run, self.0.precision, self.0.clone(), |loaded| {
-            Labels::new(&loaded.tokenizer, &self.0.labels).map(Some)
+        let Config { precision, special_tokens, labels, .. } = &self.0;
+        Judge::open(run, *precision, *special_tokens, self.0.clone(), |tokenizer| {
+            Labels::new(tokenizer, labels).map(Some)
         })
     }
 

@@ -21,13 +21,16 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::examples::{Kind, Pair, Task};
-use super::shared::{Loaded, MAX_SOURCE_TOKENS, PART_ROWS, load_model, pool, row_by_row, with_row};
+use super::shared::{
+    Loaded, MAX_SOURCE_TOKENS, PART_ROWS, SpecialTokens, load_model, pool, row_by_row, with_row,
+};
 use super::tally::{Tally, without_eos};
 use crate::memory::{self, Use, halving};
 
 /// A model that judges.
 pub struct Judge<C> {
     loaded: Arc<Loaded>,
+    tokenizer: Arc<Tokenizer>,
     pool: Arc<ThreadPool>,
     labels: Option<Labels>,
     config: C,
@@ -46,13 +49,15 @@ impl<C> Judge<C> {
     pub(super) fn open(
         run: &Run,
         precision: Precision,
+        special_tokens: SpecialTokens,
         config: C,
-        labels: impl FnOnce(&Loaded) -> paraloom_t5_core::Result<Option<Labels>>,
+        labels: impl FnOnce(&Tokenizer) -> paraloom_t5_core::Result<Option<Labels>>,
     ) -> Result<Self> {
         let loaded = load_model(run, precision)?;
-        let labels = labels(&loaded)?;
+        let tokenizer = special_tokens.of(Arc::clone(&loaded.tokenizer))?;
+        let labels = labels(&tokenizer)?;
         let tally = Tally::new(run.services());
-        Ok(Self { loaded, pool: pool(run.threads())?, labels, config, tally })
+        Ok(Self { loaded, tokenizer, pool: pool(run.threads())?, labels, config, tally })
     }
 
     /// The probabilities of the labels for every row that has a prompt, which `encode` makes tokens of.
@@ -65,7 +70,7 @@ impl<C> Judge<C> {
     ) -> Result<Vec<Option<Judged>>> {
         let labels =
             self.labels.as_ref().ok_or_else(|| Error::internal("a judge without labels"))?;
-        let Loaded { model, tokenizer } = &*self.loaded;
+        let (model, tokenizer) = (&self.loaded.model, &self.tokenizer);
         let present: Vec<_> = (0..prompts.len()).filter(|row| prompts[*row].is_some()).collect();
         let texts: Vec<_> = prompts.iter().flatten().collect();
         let encoded: Vec<Encoded> = self.pool.install(|| {
@@ -211,8 +216,8 @@ impl MapStage for ScoreStsb {
     }
 
     fn open(&self, run: &Run) -> Result<Self::Worker> {
-        Judge::open(run, self.0.precision, self.0.clone(), |loaded| {
-            Labels::stsb(&loaded.tokenizer).map(Some)
+        Judge::open(run, self.0.precision, SpecialTokens::Text, self.0.clone(), |tokenizer| {
+            Labels::stsb(tokenizer).map(Some)
         })
     }
 
@@ -320,8 +325,8 @@ impl MapStage for ScoreCola {
     }
 
     fn open(&self, run: &Run) -> Result<Self::Worker> {
-        Judge::open(run, self.0.precision, self.0.clone(), |loaded| {
-            Labels::cola(&loaded.tokenizer).map(Some)
+        Judge::open(run, self.0.precision, SpecialTokens::Text, self.0.clone(), |tokenizer| {
+            Labels::cola(tokenizer).map(Some)
         })
     }
 
@@ -387,6 +392,10 @@ pub struct LossConfig {
     /// Takes `</s>` off the ends of the texts, where it stands for a tokenizer that reads it as the end.
     #[serde(default)]
     strip_eos: bool,
+    /// What `</s>`, `<extra_id_0>` and the other built-in special tokens are in texts: `text` like any other, or, with `parse`,
+    /// the tokens, as in T5's pre-training.
+    #[serde(default)]
+    special_tokens: SpecialTokens,
     /// What is computed with. bf16 takes half the memory and is faster where the processor has instructions for it; int8
     /// takes less still, on the CPU, and is less exact.
     #[serde(default)]
@@ -434,13 +443,14 @@ impl MapStage for ScoreLoss {
     }
 
     fn open(&self, run: &Run) -> Result<Self::Worker> {
-        Judge::open(run, self.0.precision, self.0.clone(), |_| Ok(None))
+        let LossConfig { precision, special_tokens, .. } = self.0;
+        Judge::open(run, precision, special_tokens, self.0.clone(), |_| Ok(None))
     }
 
     fn map(judge: &mut Self::Worker, rows: RecordBatch, emit: &mut Emit) -> Result<()> {
         let LossConfig { max_source_tokens, max_target_tokens, mark, .. } = judge.config;
         let task = judge.config.task();
-        let (services, tokenizer) = (emit.services(), &judge.loaded.tokenizer);
+        let (services, tokenizer) = (emit.services(), &judge.tokenizer);
         let pairs = task.pairs(&rows)?;
         for (what, text) in Pair::TEXTS {
             judge.tally.eos(what, pairs.iter().flatten().map(text));

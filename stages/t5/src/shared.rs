@@ -17,6 +17,8 @@ use paraloom_t5_core::model::{InferenceModel, Model};
 use paraloom_t5_core::numeric::Precision;
 use paraloom_t5_core::tokenizer::Tokenizer;
 use rayon::ThreadPool;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use crate::memory::{self, Use};
 
@@ -33,10 +35,37 @@ pub(super) const PART_ROWS: u32 = 192;
 /// Longer sources are cut. T5 was trained on 512 tokens.
 pub(super) const MAX_SOURCE_TOKENS: usize = 512;
 
+/// What the names of the model's built-in special tokens are in texts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum SpecialTokens {
+    /// Text like any other.
+    #[default]
+    Text,
+    /// The tokens, as in T5's pre-training.
+    Parse,
+}
+
+impl SpecialTokens {
+    /// The tokenizer that reads them so.
+    pub(super) fn of(self, tokenizer: Arc<Tokenizer>) -> paraloom_t5_core::Result<Arc<Tokenizer>> {
+        match self {
+            Self::Text => Ok(tokenizer),
+            Self::Parse => tokenizer.parsing_special_tokens().map(Arc::new),
+        }
+    }
+
+    /// Whether it is the default, which a card does not tell.
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+    pub(super) fn is_text(&self) -> bool {
+        *self == Self::Text
+    }
+}
+
 /// A model with its tokenizer.
 pub(super) struct Loaded<M = InferenceModel> {
     pub(super) model: M,
-    pub(super) tokenizer: Tokenizer,
+    pub(super) tokenizer: Arc<Tokenizer>,
 }
 
 impl Loaded {
@@ -77,7 +106,7 @@ impl<M: Send> Loaded<M> {
         let model = || load(directory, &device);
         let tokenizer = || Tokenizer::load(directory);
         let (model, tokenizer) = pool(run.threads())?.join(model, tokenizer);
-        Ok(Self { model: model?, tokenizer: tokenizer? })
+        Ok(Self { model: model?, tokenizer: tokenizer?.into() })
     }
 }
 

@@ -77,6 +77,7 @@ impl Stage for Finetune {
 
     fn run(&self, run: &mut Run) -> Result<()> {
         let Loaded { model, tokenizer } = Loaded::for_training(run, self.purpose())?;
+        let tokenizer = self.config.special_tokens.of(tokenizer)?;
         let pool = pool(run.threads())?;
         let services = run.services();
         let read = |tables, to_learn| {

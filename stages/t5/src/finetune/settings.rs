@@ -9,6 +9,7 @@ use paraloom_t5_core::train::{Batch, Length, Mixing, Optimizer, Options, Schedul
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::super::shared::SpecialTokens;
 use super::texts::KeepBest;
 use crate::adapter::LoraConfig;
 use crate::examples::{Kind, Task};
@@ -45,6 +46,10 @@ pub struct Config {
     // The card says what was set; without it a model is written as it was before there was this setting.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(super) strip_eos: bool,
+    /// What `</s>`, `<extra_id_0>` and the other built-in special tokens are in sources and targets: `text` like any other, or, with `parse`,
+    /// the tokens, as in T5's pre-training.
+    #[serde(default, skip_serializing_if = "SpecialTokens::is_text")]
+    pub(super) special_tokens: SpecialTokens,
     /// Tasks of their own for some of the tables that enter `examples`, by label.
     #[serde(default)]
     pub(super) tasks: BTreeMap<String, Task>,
