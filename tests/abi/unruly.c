@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "paraloom_stage.h"
@@ -244,7 +245,6 @@ static void release_plan(struct paraloom_plan* plan) {
 static paraloom_status plan(const struct paraloom_stage* self, const struct paraloom_plan_args* args,
                             struct paraloom_plan* out, struct paraloom_error* error) {
   (void)self;
-  (void)error;
   struct unruly* unruly = calloc(1, sizeof *unruly);
   plans++;
   snprintf(unruly->config, sizeof unruly->config, "%.*s", (int)args->config_json.len, args->config_json.ptr);
@@ -266,6 +266,26 @@ static paraloom_status plan(const struct paraloom_stage* self, const struct para
   if (says(unruly, "no child schema")) schema->children[0] = NULL;
   if (says(unruly, "two of a name")) schema->children[0]->name = strdup(schema->children[1]->name);
   if (says(unruly, "list without child")) schema->children[0]->format = strdup("+l");
+  if (says(unruly, "no width")) schema->children[0]->format = strdup("w:0");
+  if (says(unruly, "interval")) schema->children[0]->format = strdup("tin");
+  if (says(unruly, "zone")) schema->children[0]->format = strdup("tss:Nowhere/Nope");
+  if (says(unruly, "fickle")) {
+    static char now[40];
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    snprintf(now, sizeof now, "%ld.%ld", (long)time.tv_sec, time.tv_nsec);
+    out->fingerprint.ptr = now;
+    out->fingerprint.len = strlen(now);
+  }
+  if (says(unruly, "book")) {
+    static char book[1 << 20];
+    memset(book, 'x', sizeof book);
+    error->message.ptr = book;
+    error->message.len = sizeof book;
+    out->private_data = unruly;
+    out->release = release_plan;
+    return PARALOOM_ERR_DATA;
+  }
   out->private_data = unruly;
   out->release = release_plan;
   return PARALOOM_OK;

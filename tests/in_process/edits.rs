@@ -4,23 +4,27 @@
 //! failure. A failure is made as small as it goes before it is told: edits are left out for as long as it stays.
 
 mod files;
+mod stage;
+mod table;
 mod world;
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::common::Lots;
 use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
 use arrow::util::display::array_value_to_string;
-use paraloom_exec::{Cancel, Job, PortResult, RunOptions, TableRef, Workspace, run};
+use paraloom_exec::{Cancel, Job, PortResult, RunError, RunOptions, TableRef, Workspace, run};
 use paraloom_host::Host;
 use paraloom_store::Store;
 use world::World;
 
-/// What a run leaves of one output.
+/// What a run leaves of one output, and what it says of what is expected.
 #[derive(PartialEq)]
 enum Left {
+    Expectation(Option<String>),
     Table(RecordBatch),
     Files(Vec<(String, Vec<u8>)>),
 }
@@ -28,6 +32,7 @@ enum Left {
 impl std::fmt::Debug for Left {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
+            Self::Expectation(unmet) => write!(f, "{unmet:?}"),
             Self::Table(rows) => {
                 let schema = rows.schema();
                 for field in schema.fields() {
@@ -50,7 +55,30 @@ impl std::fmt::Debug for Left {
 }
 
 /// What came of a pipeline: every output by name, or why there is none.
-type Outcome = Result<Vec<(String, Left)>, String>;
+type Outcome = Result<Vec<(String, Left)>, Failure>;
+
+#[derive(PartialEq)]
+enum Failure {
+    Refused(String),
+    /// Several nodes may fail, and which is the first is up to the threads.
+    Failed,
+}
+
+/// What happens while a pipeline runs, at its so manieth event.
+#[derive(Clone, Copy, Debug)]
+enum Disturbance {
+    /// It is asked to stop.
+    Stop(usize),
+    /// The files become those of the next step.
+    Edit(usize),
+}
+
+/// A pipeline as it is at some time, which is run first with a disturbance where there is one.
+#[derive(Clone)]
+struct Step {
+    world: World,
+    disturbance: Option<Disturbance>,
+}
 
 struct Engine {
     host: Host,
@@ -63,14 +91,23 @@ impl Engine {
         }
     }
 
-    /// Checks and runs the pipeline in `dir`, and reads what it has left.
-    fn run(&mut self, dir: &Path, text: &str, store: &Path) -> Outcome {
-        let workspace = Workspace::new(std::mem::take(&mut self.host), dir, text, &dir.join("hub"));
-        let (graph, problems) = workspace.check(&[], &|_| None);
+    /// Checks and runs the pipeline in `dir`, and reads what it has left. `disturb` is called before each event with its number.
+    fn run(
+        &mut self,
+        dir: &Path,
+        world: &World,
+        store: &Path,
+        disturb: &(dyn Fn(usize, &Cancel) + Sync),
+    ) -> Outcome {
+        let text = world.yaml();
+        let workspace =
+            Workspace::new(std::mem::take(&mut self.host), dir, &text, &dir.join("hub"));
+        let set = world.set();
+        let (graph, problems) = workspace.check(&set, &|_| None);
         self.host = workspace.host;
         let Some(graph) = graph else {
             let messages = problems.iter().map(|problem| problem.message.as_str());
-            return Err(messages.collect::<Vec<_>>().join("\n"));
+            return Err(Failure::Refused(messages.collect::<Vec<_>>().join("\n")));
         };
         let store = Store::create(store).expect("a store");
         let job = Job {
@@ -78,13 +115,21 @@ impl Engine {
             nodes: graph.order(),
             host: &self.host,
             store: &store,
-            text,
-            set: &[],
+            text: &text,
+            set: &set,
         };
         let options = RunOptions { jobs: 2, ..RunOptions::default() };
-        let summary =
-            run(&job, &options, &Cancel::default(), &|_| {}).map_err(|error| error.to_string())?;
+        let (cancel, events) = (Cancel::default(), AtomicUsize::new(0));
+        let during = |_: &_| disturb(events.fetch_add(1, Ordering::Relaxed), &cancel);
+        let summary = run(&job, &options, &cancel, &during).map_err(|error| match error {
+            RunError::Internal { .. } => panic!("{error}\n{text}"),
+            _ => Failure::Failed,
+        })?;
         let mut left = Vec::new();
+        for verdict in &summary.verdicts {
+            let unmet = verdict.unmet.as_ref().map(|unmet| unmet.message.clone());
+            left.push((format!("expect {}", verdict.table), Left::Expectation(unmet)));
+        }
         for index in graph.order() {
             let node = graph.node(*index);
             let result = summary.results.node(*index).expect("it is done");
@@ -116,20 +161,32 @@ fn rows(table: &TableRef) -> RecordBatch {
 
 /// Runs the pipelines of a history one after another in one store, and each in a new one: how many of them are sound, or
 /// where they differ.
-fn differs(engine: &mut Engine, history: &[World], place: &Path) -> Result<usize, String> {
+fn differs(engine: &mut Engine, history: &[Step], place: &Path) -> Result<usize, String> {
     let root = tempfile::tempdir_in(place).expect("a directory");
     let (dir, store) = (root.path().join("project"), root.path().join("store"));
     std::fs::create_dir(&dir).expect("it is ours");
     let mut sound = 0;
-    for (step, world) in history.iter().enumerate() {
+    for (at, Step { world, disturbance }) in history.iter().enumerate() {
         files::write_all(world, &dir);
-        let text = world.yaml();
-        let kept = engine.run(&dir, &text, &store);
-        let fresh = engine.run(&dir, &text, &root.path().join(format!("fresh{step}")));
+        if let Some(disturbance) = *disturbance {
+            // Whatever came of it: what counts is what a run leaves that nobody disturbs.
+            let next = history.get(at + 1).map(|step| &step.world);
+            let _ = engine.run(&dir, world, &store, &|event, cancel| match disturbance {
+                Disturbance::Stop(when) if event >= when => cancel.set(),
+                Disturbance::Edit(when) if event == when => {
+                    next.iter().for_each(|world| files::write_all(world, &dir));
+                }
+                _ => {}
+            });
+            files::write_all(world, &dir);
+        }
+        let kept = engine.run(&dir, world, &store, &|_, _| {});
+        let fresh = engine.run(&dir, world, &root.path().join(format!("fresh{at}")), &|_, _| {});
         if kept != fresh {
-            let mut told = format!("step {step} of {}\n", history.len());
-            for world in &history[step.saturating_sub(1)..=step] {
-                let _ = writeln!(told, "----\n{}{}", world.yaml(), world.describe());
+            let mut told = format!("step {at} of {}, {disturbance:?}\n", history.len());
+            for Step { world, .. } in &history[at.saturating_sub(1)..=at] {
+                let set = world.set();
+                let _ = writeln!(told, "----\n{}{set:?}\n{}", world.yaml(), world.describe());
             }
             let _ = writeln!(told, "---- {}", first_difference(&kept, &fresh));
             return Err(told);
@@ -151,7 +208,8 @@ fn first_difference(kept: &Outcome, fresh: &Outcome) -> String {
         (kept, fresh) => {
             let outcome = |outcome: &Outcome| match outcome {
                 Ok(_) => "done".to_owned(),
-                Err(error) => error.clone(),
+                Err(Failure::Refused(error)) => error.clone(),
+                Err(Failure::Failed) => "failed".to_owned(),
             };
             format!("{}\n---- from nothing\n{}", outcome(kept), outcome(fresh))
         }
@@ -159,29 +217,60 @@ fn first_difference(kept: &Outcome, fresh: &Outcome) -> String {
 }
 
 /// Leaves out steps of a history for as long as what is left still differs.
-fn shrink(engine: &mut Engine, mut history: Vec<World>, place: &Path) -> String {
-    let mut told = differs(engine, &history, place).expect_err("it differs");
+fn shrink(engine: &mut Engine, mut history: Vec<Step>, place: &Path) -> String {
+    let mut told = match differs(engine, &history, place) {
+        Err(told) => told,
+        // What threads do is not the same twice.
+        Ok(_) => {
+            return format!(
+                "not each time: {}",
+                history.last().map_or_else(String::new, |step| step.world.yaml())
+            );
+        }
+    };
+    let mut try_fewer =
+        |history: &mut Vec<Step>, fewer: Vec<Step>| match differs(engine, &fewer, place) {
+            Err(smaller) => {
+                (*history, told) = (fewer, smaller);
+                true
+            }
+            Ok(_) => false,
+        };
     let mut at = 0;
     while at < history.len() && history.len() > 1 {
         let mut fewer = history.clone();
         fewer.remove(at);
-        match differs(engine, &fewer, place) {
-            Err(smaller) => (history, told) = (fewer, smaller),
-            Ok(_) => at += 1,
+        if !try_fewer(&mut history, fewer) {
+            at += 1;
+        }
+    }
+    for at in 0..history.len() {
+        if history[at].disturbance.is_some() {
+            let mut fewer = history.clone();
+            fewer[at].disturbance = None;
+            try_fewer(&mut history, fewer);
         }
     }
     // Then nodes that do not matter.
-    let mut node = history[0].nodes.len();
+    let mut node = history[0].world.nodes.len();
     while node > 0 {
         node -= 1;
-        let fewer: Option<Vec<_>> = history.iter().map(|world| world.without(node)).collect();
-        if let Some(fewer) = fewer
-            && let Err(smaller) = differs(engine, &fewer, place)
-        {
-            (history, told) = (fewer, smaller);
+        let without = |step: &Step| Some(Step { world: step.world.without(node)?, ..step.clone() });
+        let fewer: Option<Vec<_>> = history.iter().map(without).collect();
+        if let Some(fewer) = fewer {
+            try_fewer(&mut history, fewer);
         }
     }
     told
+}
+
+fn step(lots: &mut Lots, world: World) -> Step {
+    let disturbance = match lots.below(8) {
+        0 => Some(Disturbance::Stop(lots.below(20))),
+        1 => Some(Disturbance::Edit(lots.below(20))),
+        _ => None,
+    };
+    Step { world, disturbance }
 }
 
 #[test]
@@ -194,17 +283,23 @@ fn every_table_equals_that_of_a_run_into_a_new_store() {
     let (mut done, mut all) = (0, 0);
     for case in 0..crate::common::scale("PARALOOM_EDITS", 150) {
         let mut world = World::new(&mut lots);
-        let mut history = vec![world.clone()];
+        let mut history = vec![step(&mut lots, world.clone())];
         for _ in 0..=lots.below(5) {
             world = match lots.below(8) {
                 // Back to how everything was at some time.
-                0 => history[lots.below(history.len())].clone(),
+                0 => history[lots.below(history.len())].world.clone(),
                 _ => world.edited(&mut lots),
             };
-            history.push(world.clone());
+            history.push(step(&mut lots, world.clone()));
         }
-        let Ok(sound) = differs(&mut engine, &history, &place) else {
-            panic!("case {case}: {}", shrink(&mut engine, history, &place));
+        let sound = match differs(&mut engine, &history, &place) {
+            Ok(sound) => sound,
+            Err(first) => {
+                panic!(
+                    "case {case}: {}\n==== at first\n{first}",
+                    shrink(&mut engine, history, &place)
+                )
+            }
         };
         (done, all) = (done + sound, all + history.len());
     }

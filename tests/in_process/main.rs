@@ -7,3 +7,4 @@ mod changing;
 mod edits;
 mod faults;
 mod rerun;
+mod storable;

@@ -183,6 +183,29 @@ fn what_a_stage_leaves_behind_is_ended() {
     ends_within(&Path::new("/proc").join(helper), 10);
 }
 
+/// A plan that no table can come of is refused before anything runs, and one that is another each time is not blamed on a file.
+#[test]
+fn a_plan_that_cannot_be_kept_is_refused() {
+    for (how, what) in [
+        (
+            "no width",
+            "column `_id` of table `rows` of `unruly` is FixedSizeBinary(0), which holds nothing",
+        ),
+        ("interval", "is Interval(MonthDayNano), which no table can hold"),
+        ("zone", "and there is no time zone `Nowhere/Nope`"),
+        ("book", "xxx ... 1040384 bytes left out"),
+    ] {
+        let project = unruly(&format!("how: {how}"));
+        for command in ["check", "run"] {
+            let said = project.transcript(&with_stages(&[command, "p.yaml"]));
+            assert!(said.starts_with("exit 2") && said.contains(what), "{how}: {said}");
+        }
+    }
+    let said = unruly("how: fickle").transcript(&with_stages(&["run", "p.yaml"]));
+    let what = "plan() of stage `unruly` returned other columns, or another fingerprint";
+    assert!(said.starts_with("exit 1") && said.contains(what), "{said}");
+}
+
 /// Rows of one id could not be told apart from then on.
 #[test]
 fn an_id_is_of_one_row() {

@@ -136,6 +136,16 @@ fn an_export_replaces_what_it_may_and_nothing_else() {
     let unknown = export(&["rows.txt"]);
     assert!(unknown.contains("tells no format") && unknown.contains("--format"), "{unknown}");
     assert!(export(&["rows.txt", "--format", "jsonl"]).starts_with("exit 0"));
+    // Neither the pipeline nor what it reads, by whatever name.
+    let before = ["p.yaml", "rows.csv"].map(|name| std::fs::read(project.file(name)).expect("it"));
+    for (name, what) in
+        [("./p.yaml", "is the pipeline itself"), ("new/../rows.csv", "is what `rows` reads")]
+    {
+        let refused = export(&[name, "--format", "csv", "--force"]);
+        assert!(refused.starts_with("exit 2") && refused.contains(what), "{refused}");
+    }
+    let after = ["p.yaml", "rows.csv"].map(|name| std::fs::read(project.file(name)).expect("it"));
+    assert_eq!(before, after);
 
     let project = tiny();
     project.ok(&["run", "p.yaml", "--until", "blank"]);
@@ -155,8 +165,34 @@ fn an_export_replaces_what_it_may_and_nothing_else() {
         "{refused}"
     );
     assert!(project.file("model/letters.txt").exists());
-    assert!(export(&["p.yaml", "--force"]).contains("it is no directory"));
+    project.write("note.txt", "dear");
+    assert!(export(&["note.txt", "--force"]).contains("it is no directory"));
     assert!(export(&["-"]).contains("stdout cannot hold"));
+}
+
+/// What cannot be a value of its column is an error, and no missing value.
+#[test]
+fn values_that_are_tried_fit_their_columns() {
+    let project = Project::new(
+        "paraloom: 1\nname: t\nnodes:\n  rows: { stage: load, with: { from: rows.csv } }\n  \
+         more: { stage: derive, inputs: { rows: rows }, with: { columns: { m: n + 1 } } }\n",
+    );
+    project.write("rows.csv", "text,n,other\na,1,b\n");
+    project.ok(&["run", "p.yaml"]);
+    let tried =
+        |args: &[&str]| project.transcript(&[&["try", "p.yaml", "more", "x"], args].concat());
+    let ok = tried(&["--with", "n=2", "--json"]);
+    assert!(
+        ok.contains(r#""n":2,"other":"","m":3"#) && ok.contains("--with other=TEXT fills the rest"),
+        "{ok}"
+    );
+    for (args, what) in [
+        (&["--with", "n=two"][..], "`n` is a whole number, which `two` is not"),
+        (&["--column", "n"], "`n` is a whole number, which `x` is not"),
+    ] {
+        let refused = tried(args);
+        assert!(refused.starts_with("exit 2") && refused.contains(what), "{refused}");
+    }
 }
 
 #[test]

@@ -1,16 +1,17 @@
 //! Two tables compared row by row, by their ids.
 //!
-//! Tables are read part by part, in several passes; identical parts are skipped. State per row is in a [`RowTable`], whose memory
-//! is bounded, so tables of any size can be compared.
+//! Tables are read part by part, once; identical parts are skipped, and those with rows that differ are read once more, for as
+//! long as anybody asks for these. What is known of each row is in a [`RowMatch`](paraloom_store::RowMatch), whose memory is
+//! bounded, so tables of any size can be compared.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch, StringArray, UInt32Array};
-use arrow::compute::{filter_record_batch, take_record_batch};
+use arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, StringArray, UInt32Array};
+use arrow::compute::take_record_batch;
 use arrow::datatypes::{DataType, Field, Schema};
 use paraloom_exec::TableRef;
-use paraloom_store::{Digest, RowDigest, RowTable, row_digests};
+use paraloom_store::{PartFile, RowChanges, RowDigest, row_digests};
 
 use super::json::cell_text;
 use super::query::Query;
@@ -22,178 +23,141 @@ const ID: &str = "_id";
 pub(crate) struct Comparison<'a> {
     before: &'a TableRef,
     now: &'a TableRef,
-    /// The columns that both tables have, without the id columns, as pairs of indices.
-    columns: Vec<(usize, usize)>,
-    /// Row number by id, in the table before.
-    places: RowTable,
-    /// The rows that were there before.
-    contents: RowTable,
-    /// The ids that are there now.
-    ids_now: RowTable,
+    pub(crate) columns: Columns,
+    rows: RowChanges,
     /// The number of the first row of each part of the table as it was.
     starts: Vec<u64>,
-    /// Parts that both have: all their rows are the same.
-    shared: HashSet<Digest>,
 }
 
-/// What became of the rows of a part.
+/// How many rows there are of each kind.
+#[derive(Clone, Copy)]
+pub(crate) struct Counts {
+    pub(crate) gone: u64,
+    pub(crate) new: u64,
+    pub(crate) changed: u64,
+    pub(crate) same: u64,
+}
+
+/// The rows of a part that are not as they were.
 pub(crate) struct Changes {
     /// Rows whose id was not there.
     pub(crate) new: RecordBatch,
     /// Rows with other values, as they were and as they are, in the same order.
     pub(crate) changed: (RecordBatch, RecordBatch),
-    /// How many rows are as they were.
-    pub(crate) same: u64,
 }
 
 impl<'a> Comparison<'a> {
     pub(crate) fn new(before: &'a TableRef, now: &'a TableRef) -> Result<Self> {
-        let columns = before.schema.fields().iter().enumerate().filter_map(|(number, field)| {
-            let other = now.schema.index_of(field.name()).ok()?;
-            Some((number, other)).filter(|_| !field.name().starts_with('_'))
-        });
-        let starts = before.parts.iter().scan(0, |next, part| {
-            let start = *next;
-            *next += part.rows;
-            Some(start)
-        });
-        let table = || now.entry.row_table();
+        let columns = Columns::of(&before.schema, &now.schema);
+        let sides = Sides { before, now, columns: &columns };
+        // Parts that both have: all their rows are the same.
         let parts: HashSet<_> = before.parts.iter().map(|part| part.digest).collect();
-        let of_both = now.parts.iter().map(|part| part.digest);
-        let mut comparison = Self {
-            before,
-            now,
-            columns: columns.collect(),
-            places: table(),
-            contents: table(),
-            ids_now: table(),
-            starts: starts.collect(),
-            shared: of_both.filter(|digest| parts.contains(digest)).collect(),
-        };
-        comparison.look_at_both()?;
-        Ok(comparison)
-    }
-
-    fn look_at_both(&mut self) -> Result<()> {
-        let query = Query::all(self.before);
-        for (part, &start) in self.before.parts.iter().zip(&self.starts) {
-            if self.shared.contains(&part.digest) {
+        let of_both: HashSet<_> = now.parts.iter().map(|part| part.digest).collect();
+        let is_shared =
+            |part: &PartFile| parts.contains(&part.digest) && of_both.contains(&part.digest);
+        let mut rows = now.entry.row_match(before.rows() + now.rows());
+        let query = sides.query(before, |pair| pair.1)?;
+        for part in before.parts.iter() {
+            if is_shared(part) {
+                rows.same_before(part.rows);
                 continue;
             }
-            let rows = query.part(part)?;
-            let contents = self.contents_of(&rows, |pair| pair.0)?;
-            for (number, (id, content)) in (start..).zip(ids(&rows)?.into_iter().zip(contents)) {
-                // Of rows with the same id only the first is compared.
-                self.places.update(id, |before| before.unwrap_or(number))?;
-                self.contents.update(content, |_| 0)?;
+            for (id, content) in sides.digests(&query.part(part)?)? {
+                rows.before(id, content)?;
             }
         }
-        let query = Query::all(self.now).columns(vec![id_column(self.now)?]);
-        for part in self.now.parts.iter().filter(|part| !self.shared.contains(&part.digest)) {
-            for id in ids(&query.part(part)?)? {
-                self.ids_now.update(id, |_| 0)?;
+        let query = sides.query(now, |pair| pair.2)?;
+        for part in now.parts.iter() {
+            if is_shared(part) {
+                rows.same_now(part.rows);
+                continue;
+            }
+            for (id, content) in sides.digests(&query.part(part)?)? {
+                rows.now(id, content)?;
             }
         }
-        Ok(())
+        let (rows, starts) = (rows.finish()?, starts(before));
+        Ok(Self { before, now, columns, rows, starts })
     }
 
-    /// Of each row the digest of its id and of what both tables have of it; `side` picks the columns of one of them.
-    fn contents_of(
-        &self,
-        rows: &RecordBatch,
-        side: fn(&(usize, usize)) -> usize,
-    ) -> Result<Vec<RowDigest>> {
-        let kind = |table: &TableRef, column: usize| table.schema.field(column).data_type().clone();
-        let id = rows.schema().index_of(ID)?;
-        let mut columns = vec![(rows.schema().field(id).clone(), Arc::clone(rows.column(id)))];
-        for pair in &self.columns {
-            let (kind_before, kind_now) = (kind(self.before, pair.0), kind(self.now, pair.1));
-            let values = Arc::clone(rows.column(side(pair)));
-            // Values of different types are compared by their text.
-            let (kind, values) = if kind_before == kind_now {
-                (kind_now, values)
-            } else {
-                (DataType::Utf8, as_texts(&values))
-            };
-            let name = self.now.schema.field(pair.1).name();
-            columns.push((Field::new(name, kind, true), values));
-        }
-        let (fields, columns): (Vec<_>, Vec<_>) = columns.into_iter().unzip();
-        let rows = RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?;
-        Ok(row_digests(&rows)?)
+    pub(crate) fn counts(&self) -> Counts {
+        let (gone, new, changed) = self.rows.counts();
+        Counts { gone, new, changed, same: self.now.rows() - new - changed }
     }
 
-    /// The rows that are not there any more, part by part, with these columns.
+    /// The first `limit` rows that are not there any more, part by part, with these columns.
     pub(crate) fn gone(
         &self,
-        mut columns: Vec<usize>,
-    ) -> Result<impl Iterator<Item = Result<RecordBatch>>> {
-        let wanted: Vec<usize> = (0..columns.len()).collect();
-        columns.push(id_column(self.before)?);
+        columns: Vec<usize>,
+        mut limit: usize,
+    ) -> impl Iterator<Item = Result<RecordBatch>> {
         let query = Query::all(self.before).columns(columns);
-        let parts = self.before.parts.iter();
-        let parts = parts.filter(|part| !self.shared.contains(&part.digest));
-        Ok(parts.map(move |part| {
-            let all = query.part(part)?;
-            let is_gone = |id: &RowDigest| Ok(Some(self.ids_now.get(id)?.is_none()));
-            let last = all.project(&[wanted.len()])?;
-            let gone = ids(&last)?.iter().map(is_gone).collect::<Result<BooleanArray>>()?;
-            Ok(filter_record_batch(&all.project(&wanted)?, &gone)?)
-        }))
-    }
-
-    /// What became of the rows that are there now, part by part.
-    pub(crate) fn changes(&self) -> impl Iterator<Item = Result<Changes>> {
-        self.now.parts.iter().map(|part| {
-            if self.shared.contains(&part.digest) {
-                let none = |table: &TableRef| RecordBatch::new_empty(table.schema.clone());
-                let changed = (none(self.before), none(self.now));
-                return Ok(Changes { new: none(self.now), changed, same: part.rows });
-            }
-            self.changes_of(&Query::all(self.now).part(part)?)
+        self.before.parts.iter().zip(&self.starts).filter_map(move |(part, start)| {
+            let mut gone = self.rows.gone(*start..start + part.rows);
+            gone.truncate(limit);
+            limit -= gone.len();
+            (!gone.is_empty()).then(|| take(&query.part(part)?, gone))
         })
     }
 
-    fn changes_of(&self, rows: &RecordBatch) -> Result<Changes> {
-        let contents = self.contents_of(rows, |pair| pair.1)?;
-        let (mut new, mut changed, mut places, mut same) = (Vec::new(), Vec::new(), Vec::new(), 0);
-        for (row, (id, content)) in (0..).zip(ids(rows)?.into_iter().zip(contents)) {
-            match self.places.get(&id)? {
-                None => new.push(row),
-                Some(_) if self.contents.get(&content)?.is_some() => same += 1,
-                Some(place) => {
-                    changed.push(row);
-                    places.push(place);
-                }
+    /// The first `limit` rows that are new, and that have changed, part by part.
+    pub(crate) fn changes(&mut self, limit: usize) -> impl Iterator<Item = Result<Changes>> {
+        let (query, query_before) = (Query::all(self.now), Query::all(self.before));
+        let (rows, starts_before) = (&mut self.rows, &self.starts);
+        let (mut new_left, mut changed_left) = (limit, limit);
+        self.now.parts.iter().zip(starts(self.now)).filter_map(move |(part, start)| {
+            let range = start..start + part.rows;
+            let mut new = rows.new(range.clone());
+            new.truncate(new_left);
+            new_left -= new.len();
+            let (changed, numbers) = match rows.changed(range, changed_left) {
+                Ok(changed) => changed,
+                Err(error) => return Some(Err(error.into())),
+            };
+            changed_left -= changed.len();
+            if new.is_empty() && changed.is_empty() {
+                return None;
             }
-        }
-        let take = |numbers: Vec<u32>| take_record_batch(rows, &UInt32Array::from(numbers));
-        let changed = (self.rows_before(&places)?, take(changed)?);
-        Ok(Changes { new: take(new)?, changed, same })
+            let place = |number: &u64| {
+                let part = starts_before.partition_point(|start| start <= number).saturating_sub(1);
+                (part, (number - starts_before[part]) as u32)
+            };
+            let places: Vec<_> = numbers.iter().map(place).collect();
+            let read = || {
+                let rows = query.part(part)?;
+                let changed = (query_before.rows_at(&places)?, take(&rows, changed)?);
+                Ok(Changes { new: take(&rows, new)?, changed })
+            };
+            Some(read())
+        })
+    }
+}
+
+/// The columns that two tables have, without those of ids: their names and both numbers.
+#[derive(Clone)]
+pub(crate) struct Columns(Vec<(String, usize, usize)>);
+
+impl Columns {
+    fn of(before: &Schema, now: &Schema) -> Self {
+        let columns = before.fields().iter().enumerate().filter_map(|(number, field)| {
+            let other = now.index_of(field.name()).ok()?;
+            Some((field.name().clone(), number, other))
+                .filter(|(name, _, _)| !name.starts_with('_'))
+        });
+        Self(columns.collect())
     }
 
-    /// The rows with these numbers as they were.
-    fn rows_before(&self, places: &[u64]) -> Result<RecordBatch> {
-        let place = |number: &u64| {
-            let part = self.starts.partition_point(|start| start <= number).saturating_sub(1);
-            (part, (number - self.starts[part]) as u32)
-        };
-        Query::all(self.before).rows_at(&places.iter().map(place).collect::<Vec<_>>())
-    }
-
-    /// The columns whose values differ in a row as it was and as it is: their names and both numbers.
+    /// Those whose values differ in a row as it was and as it is.
     pub(crate) fn differing(
         &self,
         before: &RecordBatch,
         now: &RecordBatch,
         row: usize,
-    ) -> Vec<(String, usize, usize)> {
-        let differ = self
-            .columns
-            .iter()
-            .filter(|(one, other)| !equal(before.column(*one), now.column(*other), row));
-        let name = |column: usize| self.now.schema.field(column).name().clone();
-        differ.map(|(one, other)| (name(*other), *one, *other)).collect()
+    ) -> impl Iterator<Item = &(String, usize, usize)> {
+        let differ = move |(_, one, other): &&(_, usize, usize)| {
+            !equal(before.column(*one), now.column(*other), row)
+        };
+        self.0.iter().filter(differ)
     }
 
     /// The first text of a row that is what it was, by which a person knows the row.
@@ -203,7 +167,7 @@ impl<'a> Comparison<'a> {
         now: &RecordBatch,
         row: usize,
     ) -> Option<String> {
-        let (_, column) = self.columns.iter().find(|(one, other)| {
+        let (_, _, column) = self.0.iter().find(|(_, one, other)| {
             now.column(*other).data_type() == &DataType::Utf8
                 && equal(before.column(*one), now.column(*other), row)
         })?;
@@ -211,15 +175,64 @@ impl<'a> Comparison<'a> {
     }
 }
 
-fn id_column(table: &TableRef) -> Result<usize> {
-    let missing = |_| CliError::new(NODE_FAILED, "the table has no ids");
-    table.schema.index_of(ID).map_err(missing)
+fn take(rows: &RecordBatch, numbers: Vec<u32>) -> Result<RecordBatch> {
+    Ok(take_record_batch(rows, &UInt32Array::from(numbers))?)
 }
 
-/// The digests of the ids of some rows.
-fn ids(rows: &RecordBatch) -> Result<Vec<RowDigest>> {
-    let id = rows.schema().index_of(ID)?;
-    Ok(row_digests(&rows.project(&[id])?)?)
+/// The number of the first row of each part.
+fn starts(table: &TableRef) -> Vec<u64> {
+    let starts = table.parts.iter().scan(0, |next, part| {
+        let start = *next;
+        *next += part.rows;
+        Some(start)
+    });
+    starts.collect()
+}
+
+/// What is compared of two tables.
+struct Sides<'a> {
+    before: &'a TableRef,
+    now: &'a TableRef,
+    columns: &'a Columns,
+}
+
+impl Sides<'_> {
+    /// The ids of one of the tables, and the columns that both have; `side` picks those of this one.
+    fn query<'t>(
+        &self,
+        table: &'t TableRef,
+        side: fn(&(String, usize, usize)) -> usize,
+    ) -> Result<Query<'t>> {
+        let missing = |_| CliError::new(NODE_FAILED, "the table has no ids");
+        let id = table.schema.index_of(ID).map_err(missing)?;
+        let columns = std::iter::once(id).chain(self.columns.0.iter().map(side));
+        Ok(Query::all(table).columns(columns.collect()))
+    }
+
+    /// Of each row the digests of its id and of what both tables have of it.
+    fn digests(
+        &self,
+        rows: &RecordBatch,
+    ) -> Result<impl Iterator<Item = (RowDigest, RowDigest)> + use<>> {
+        let kind = |table: &TableRef, column: usize| table.schema.field(column).data_type().clone();
+        let columns = self.columns.0.iter().zip(&rows.columns()[1..]);
+        let columns = columns.map(|((name, before, now), values)| {
+            let (kind_before, kind_now) = (kind(self.before, *before), kind(self.now, *now));
+            // Values of different types are compared by their text.
+            let (kind, values) = if kind_before == kind_now {
+                (kind_now, Arc::clone(values))
+            } else {
+                (DataType::Utf8, as_texts(values))
+            };
+            (Field::new(name, kind, true), values)
+        });
+        let (fields, columns): (Vec<_>, Vec<_>) = columns.unzip();
+        let options = RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
+        let schema = Arc::new(Schema::new(fields));
+        let contents = RecordBatch::try_new_with_options(schema, columns, &options)?;
+        let ids = row_digests(&rows.project(&[0])?)?;
+        Ok(ids.into_iter().zip(row_digests(&contents)?))
+    }
 }
 
 fn as_texts(values: &ArrayRef) -> ArrayRef {

@@ -6,7 +6,7 @@ use arrow::array::{ArrayRef, RecordBatch};
 use paraloom_exec::{Lookup, TableRef};
 use serde_json::{Map, Value, json};
 
-use super::compare::{Changes, Comparison};
+use super::compare::{Changes, Columns, Comparison};
 use super::json::{cell, cell_text};
 use super::print;
 use super::query::{find_table, for_person};
@@ -77,49 +77,24 @@ fn table(project: &Project, node: &str) -> Result<TableRef> {
     find_table(&project.graph, &lookup, node)
 }
 
-/// Rows of one kind: how many there are, and the first of them.
-struct Found {
-    what: &'static str,
-    count: u64,
-    first: Vec<RecordBatch>,
+/// ` (3 of 12; --limit shows more)`, where not all are shown.
+fn title(what: &str, shown: usize, count: u64) -> String {
+    let of = if shown as u64 == count {
+        String::new()
+    } else {
+        format!(" ({shown} of {count}; --limit shows more)")
+    };
+    format!("\n{what}{of}")
 }
 
-impl Found {
-    fn new(what: &'static str) -> Self {
-        Self { what, count: 0, first: Vec::new() }
+/// The first rows of one kind, of so many.
+fn print_first(what: &str, rows: &[RecordBatch], count: u64) -> Result<()> {
+    let shown = rows.iter().map(RecordBatch::num_rows).sum();
+    if shown == 0 {
+        return Ok(());
     }
-
-    /// Takes in rows, of which at most `limit` are kept.
-    fn add(&mut self, rows: &RecordBatch, limit: usize) {
-        let room = limit.saturating_sub(self.shown());
-        if room > 0 && rows.num_rows() > 0 {
-            self.first.push(rows.slice(0, rows.num_rows().min(room)));
-        }
-        self.count += rows.num_rows() as u64;
-    }
-
-    fn shown(&self) -> usize {
-        self.first.iter().map(RecordBatch::num_rows).sum()
-    }
-
-    /// ` (3 of 12; --limit shows more)`, where not all are shown.
-    fn title(&self) -> String {
-        let (shown, count) = (self.shown() as u64, self.count);
-        let of = if shown == count {
-            String::new()
-        } else {
-            format!(" ({shown} of {count}; --limit shows more)")
-        };
-        format!("\n{}{of}", self.what)
-    }
-
-    fn print(&self) -> Result<()> {
-        if self.first.is_empty() {
-            return Ok(());
-        }
-        print(&self.title())?;
-        render::print_rows(&self.first)
-    }
+    print(&title(what, shown, count))?;
+    render::print_rows(rows)
 }
 
 /// Columns that only one of the tables has.
@@ -130,25 +105,22 @@ fn columns_only_in(one: &TableRef, other: &TableRef) -> Vec<String> {
 
 /// For a person.
 fn print_changes(args: &DiffArgs, what: &str, before: &TableRef, now: &TableRef) -> Result<()> {
-    let compared = Comparison::new(before, now)?;
-    let (mut gone, mut new) = (Found::new("gone"), Found::new("new"));
+    let mut compared = Comparison::new(before, now)?;
+    let counts = compared.counts();
     let columns = for_person(&before.schema, &args.columns)?;
-    for rows in compared.gone(columns)? {
-        gone.add(&rows?, args.limit);
-    }
+    let gone = compared.gone(columns, args.limit).collect::<Result<Vec<_>>>()?;
     let columns = for_person(&now.schema, &args.columns)?;
-    let (mut were, mut are, mut same) = (Found::new("changed"), Found::new("changed"), 0);
-    for changes in compared.changes() {
-        let Changes { new: rows, changed, same: more } = changes?;
-        new.add(&rows.project(&columns)?, args.limit);
-        were.add(&changed.0, args.limit);
-        are.add(&changed.1, args.limit);
-        same += more;
+    let (mut new, mut changed) = (Vec::new(), Vec::new());
+    for changes in compared.changes(args.limit) {
+        let changes = changes?;
+        new.push(changes.new.project(&columns)?);
+        changed.push(changes.changed);
     }
+    new.retain(|rows| rows.num_rows() > 0);
     print(&format!("{}: {} rows {what}, {} now", args.node, before.rows(), now.rows()))?;
     print(&format!(
-        "{} are gone, {} are new, {} have changed, {same} are the same",
-        gone.count, new.count, are.count
+        "{} are gone, {} are new, {} have changed, {} are the same",
+        counts.gone, counts.new, counts.changed, counts.same
     ))?;
     for (one, other, what) in [(before, now, "gone"), (now, before, "new")] {
         let columns = columns_only_in(one, other);
@@ -156,14 +128,15 @@ fn print_changes(args: &DiffArgs, what: &str, before: &TableRef, now: &TableRef)
             print(&format!("{what} columns: {}", columns.join(", ")))?;
         }
     }
-    gone.print()?;
-    new.print()?;
-    if !are.first.is_empty() {
-        print(&are.title())?;
+    print_first("gone", &gone, counts.gone)?;
+    print_first("new", &new, counts.new)?;
+    let shown = changed.iter().map(|(_, now)| now.num_rows()).sum();
+    if shown > 0 {
+        print(&title("changed", shown, counts.changed))?;
     }
-    for (before, now) in were.first.iter().zip(&are.first) {
+    for (before, now) in &changed {
         for row in 0..now.num_rows() {
-            print_changed(&compared, before, now, row)?;
+            print_changed(&compared.columns, before, now, row)?;
         }
     }
     Ok(())
@@ -171,21 +144,21 @@ fn print_changes(args: &DiffArgs, what: &str, before: &TableRef, now: &TableRef)
 
 /// A row that has changed: by what a person knows it, and each value as it was and as it is.
 fn print_changed(
-    compared: &Comparison,
+    columns: &Columns,
     before: &RecordBatch,
     now: &RecordBatch,
     row: usize,
 ) -> Result<()> {
-    let known_by = compared.text_that_stays(before, now, row).unwrap_or_default();
+    let known_by = columns.text_that_stays(before, now, row).unwrap_or_default();
     let line = format!("{}  {}", cell_text(id(now)?, row), printable(&known_by));
     print(line.trim_end())?;
-    for (name, one, other) in compared.differing(before, now, row) {
+    for (name, one, other) in columns.differing(before, now, row) {
         print(&format!(
             "    {name}: {}\n    {:>2$} {3}",
-            printable(&cell_text(before.column(one), row)),
+            printable(&cell_text(before.column(*one), row)),
             "->",
             name.len() + 1,
-            printable(&cell_text(now.column(other), row))
+            printable(&cell_text(now.column(*other), row))
         ))?;
     }
     Ok(())
@@ -194,19 +167,20 @@ fn print_changed(
 /// One object a line: the id, what became of it, and for each column that differs both values. What is gone comes first,
 /// and then what is new or has changed, in the order of the table.
 fn print_json(before: &TableRef, now: &TableRef) -> Result<()> {
-    let compared = Comparison::new(before, now)?;
+    let mut compared = Comparison::new(before, now)?;
+    let columns = compared.columns.clone();
     let mut out = Out::stdout();
-    for rows in compared.gone((0..before.schema.fields().len()).collect())? {
+    for rows in compared.gone((0..before.schema.fields().len()).collect(), usize::MAX) {
         write_whole(&mut out, &rows?, "gone")?;
     }
-    for changes in compared.changes() {
-        let Changes { new, changed: (before, now), .. } = changes?;
+    for changes in compared.changes(usize::MAX) {
+        let Changes { new, changed: (before, now) } = changes?;
         write_whole(&mut out, &new, "new")?;
         for row in 0..now.num_rows() {
             let mut line = line(&now, row, "changed")?;
-            for (name, one, other) in compared.differing(&before, &now, row) {
-                let (before, now) = (cell(before.column(one), row), cell(now.column(other), row));
-                line.insert(name, json!({ "before": before, "now": now }));
+            for (name, one, other) in columns.differing(&before, &now, row) {
+                let (before, now) = (cell(before.column(*one), row), cell(now.column(*other), row));
+                line.insert(name.clone(), json!({ "before": before, "now": now }));
             }
             out.line(&Value::from(line).to_string())?;
         }

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use paraloom_exec::{Cancel, Lookup, PortResult, TableRef};
+use paraloom_pipeline::{Graph, Location};
 use paraloom_store::{ArtifactRef, Entry};
 
 use super::formats::Format;
@@ -52,12 +53,38 @@ fn result(args: &ExportArgs, stages: &StageArgs) -> Result<PortResult> {
     }
     let project = Project::open(&args.pipeline, stages)?;
     let store = project.need_store()?;
+    check_is_no_input(args, &project.graph)?;
     let lookup = Lookup::new(&project.graph, &project.workspace.host, Some(&store))?;
     let endpoint = project.graph.endpoint(&args.node).map_err(CliError::usage)?;
     lookup.output(endpoint).cloned().ok_or_else(|| {
         CliError::new(NODE_FAILED, format!("`{}` has no result yet", args.node))
             .hint("`paraloom run` makes it")
     })
+}
+
+/// Whatever --force says: a pipeline is not replaced by what came of it, nor is what it reads.
+fn check_is_no_input(args: &ExportArgs, graph: &Graph) -> Result<()> {
+    let Ok(to) = args.to.canonicalize() else { return Ok(()) };
+    let is_it = |path: &Path| path.canonicalize().is_ok_and(|path| path == to);
+    let refuse = |what: &str| {
+        Err(CliError::usage(format!("{} is {what}", args.to.display()))
+            .hint("name another file with --to"))
+    };
+    if is_it(&args.pipeline.pipeline) {
+        return refuse("the pipeline itself");
+    }
+    for index in graph.order() {
+        let node = graph.node(*index);
+        let reads = node.paths.iter().any(|path| match &path.location {
+            Location::Local(path) => is_it(path),
+            Location::Files(paths) => paths.iter().any(|path| is_it(path)),
+            Location::Hub(_) => false,
+        });
+        if reads {
+            return refuse(&format!("what `{}` reads", node.name));
+        }
+    }
+    Ok(())
 }
 
 /// Whether a signal has asked to stop.

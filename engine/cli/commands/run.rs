@@ -40,7 +40,7 @@ pub(crate) fn run(args: &WorkArgs, share: Option<Shard>, stages: &StageArgs) -> 
         Some(name) => graph.ancestors(find_node(graph, name)?),
         None => graph.order().to_vec(),
     };
-    let mut options = options(args.threads, args.jobs);
+    let mut options = options(args.threads, args.jobs as usize);
     options.checkpoint_every = args.checkpoint_every;
     options.keep_going = args.keep_going;
     options.share = share;

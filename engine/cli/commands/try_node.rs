@@ -4,13 +4,14 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray, new_null_array};
-use arrow::compute::cast;
+use arrow::compute::{CastOptions, cast, cast_with_options};
 use arrow::datatypes::{DataType, Field, Schema};
 use paraloom_exec::{Cancel, Chain, Changes, Job, Mapped};
 use paraloom_pipeline::Graph;
 use petgraph::graph::NodeIndex;
 
 use super::formats::Format;
+use super::json::cell_text;
 use super::run::{find_node, options};
 use super::show::project;
 use crate::args::{StageArgs, TryArgs};
@@ -95,10 +96,14 @@ fn make_row(graph: &Graph, index: NodeIndex, args: &TryArgs) -> Result<RecordBat
         };
         let cell = text.map(|text| Arc::new(StringArray::from(vec![text])) as ArrayRef);
         columns.push(match cell {
-            Some(cell) => cast(&cell, field.data_type())?,
+            Some(cell) => parsed(&cell, field)?,
             None if field.is_nullable() => {
                 empty.extend((field.data_type() == &DataType::Utf8).then(|| field.name().as_str()));
                 new_null_array(field.data_type(), 1)
+            }
+            None if field.data_type() == &DataType::Utf8 => {
+                empty.push(field.name().as_str());
+                Arc::new(StringArray::from(vec![""]))
             }
             // Such as the number of the candidate; no stage uses it.
             None => cast(&Int64Array::from(vec![0]), field.data_type())?,
@@ -114,6 +119,21 @@ fn make_row(graph: &Graph, index: NodeIndex, args: &TryArgs) -> Result<RecordBat
     RecordBatch::try_new(Arc::clone(schema), columns).map_err(|error| {
         CliError::usage(format!("the row is not complete: {error}"))
             .hint("give the other columns with --with COLUMN=VALUE")
+    })
+}
+
+/// A text as a value of a column.
+fn parsed(cell: &ArrayRef, field: &Field) -> Result<ArrayRef> {
+    let strict = CastOptions { safe: false, ..CastOptions::default() };
+    cast_with_options(cell, field.data_type(), &strict).map_err(|_| {
+        let text = cell_text(cell, 0);
+        let what = match field.data_type() {
+            kind if kind.is_integer() => "a whole number".to_owned(),
+            kind if kind.is_numeric() => "a number".to_owned(),
+            DataType::Boolean => "true or false".to_owned(),
+            kind => kind.to_string(),
+        };
+        CliError::usage(format!("`{}` is {what}, which `{text}` is not", field.name()))
     })
 }
 

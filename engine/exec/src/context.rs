@@ -114,7 +114,14 @@ impl<'a> NodeContext<'a> {
         let outputs = output.outputs.iter().map(|schema| schema.clone().map(with_id));
         if !outputs.eq(node.own_outputs().iter().cloned()) || output.fingerprint != node.fingerprint
         {
-            return Err(self.changed());
+            // A file may have changed since; without one, the stage cannot make up its mind.
+            return Err(match node.paths.is_empty() {
+                true => RunError::PlanChanged {
+                    node: node.name.clone(),
+                    stage: node.stage.name.clone(),
+                },
+                false => self.changed(),
+            });
         }
         Ok(planned)
     }

@@ -69,6 +69,16 @@ pub enum RunError {
         /// The node.
         node: String,
     },
+    /// A stage that reads no file of its own planned something else than when the pipeline was checked.
+    #[error(
+        "node `{node}`: plan() of stage `{stage}` returned other columns, or another fingerprint, than when the pipeline was checked"
+    )]
+    PlanChanged {
+        /// The node.
+        node: String,
+        /// Its stage.
+        stage: String,
+    },
     /// What the pipeline expects of a table cannot be told.
     #[error("cannot tell whether `{table}` is as expected: {what}")]
     Expectation {
@@ -124,6 +134,10 @@ impl RunError {
             Self::InputChanged { .. } => {
                 Some("run again once the file is at rest; what is done stays".to_owned())
             }
+            Self::PlanChanged { .. } => Some(
+                "a plan may depend on the settings, the inputs' columns and the files that the settings name, and on nothing else"
+                    .to_owned(),
+            ),
             Self::Internal { .. } => Some(
                 "this is a bug of paraloom: please report it with the command and the pipeline"
                     .to_owned(),

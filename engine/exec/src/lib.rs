@@ -20,6 +20,7 @@ mod locate;
 mod lookup;
 mod map;
 mod memory;
+mod pattern;
 mod peaks;
 mod plan;
 mod reason;

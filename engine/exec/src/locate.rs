@@ -1,16 +1,20 @@
 //! What a path in a pipeline means on this machine.
 
-use std::path::{Component, Path, PathBuf};
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 
 use paraloom_pipeline::{Location, PlanFailure, nearest};
 
-/// What makes a path a pattern.
-const WILD: [char; 3] = ['*', '?', '['];
+use crate::pattern::{self, WILD};
 
 /// The file, the directory or, of a pattern such as `data/*.csv`, the files that `text` names in the directory `dir` of the
 /// pipeline. Links are not followed: what a file is called says how it is read.
 pub(crate) fn locate(dir: &Path, text: &str) -> Result<Location, PlanFailure> {
     refuse_addresses(text)?;
+    if text.trim().is_empty() {
+        return Err(PlanFailure::new("the path is empty")
+            .hint("name a file or a directory; `.` is that of the pipeline"));
+    }
     let written = dir.join(text);
     let dir = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
     let path: PathBuf = dir.join(text).components().collect();
@@ -25,10 +29,15 @@ pub(crate) fn locate(dir: &Path, text: &str) -> Result<Location, PlanFailure> {
             Err(PlanFailure::new(format!("{} is neither a file nor a directory", path.display()))
                 .hint("a pipe or a device cannot be read twice: write it to a file first"))
         }
-        Err(_) if text.contains(WILD) => expand(&dir, text),
+        Err(_) if text.contains(WILD) => pattern::files(&dir, text).map(Location::Files),
         Err(error) => {
+            if let Ok(target) = path.read_link() {
+                return Err(broken_link(&written, &target, &error));
+            }
             let failure = PlanFailure::new(format!("cannot find {}: {error}", written.display()));
             Err(match near_file(&path, text) {
+                None if text.contains('{') => failure
+                    .hint("`{a,b}` is no pattern: name the files in a list, `[a.csv, b.csv]`"),
                 Some(near) => failure.hint(format!("did you mean `{near}`?")),
                 None if is_repository(text) => {
                     failure.hint(format!("a model on a hub is written `hf://{text}`"))
@@ -37,6 +46,16 @@ pub(crate) fn locate(dir: &Path, text: &str) -> Result<Location, PlanFailure> {
             })
         }
     }
+}
+
+/// A link that does not lead to a file or a directory.
+fn broken_link(path: &Path, target: &Path, error: &std::io::Error) -> PlanFailure {
+    let what = match error.kind() {
+        ErrorKind::NotFound => "is not there".to_owned(),
+        _ => format!("cannot be reached: {error}"),
+    };
+    let message = format!("{} is a link to {}, which {what}", path.display(), target.display());
+    PlanFailure::new(message)
 }
 
 /// What looks like a path elsewhere and would be looked for below the pipeline's directory.
@@ -98,43 +117,6 @@ fn page_of_a_hub(scheme: &str, rest: &str) -> Option<String> {
     is_repository(&repository).then(|| format!("hf://{repository}{revision}"))
 }
 
-/// The files that a pattern matches, in the order of their names. Of a file in a folder such as `year=2024` that the pattern
-/// stands for, a `/./` in the path says where the pattern begins, as for rsync.
-fn expand(dir: &Path, text: &str) -> Result<Location, PlanFailure> {
-    let is_plain = |part: &Component| !part.as_os_str().to_string_lossy().contains(WILD);
-    let fixed = dir.join(Path::new(text).components().take_while(is_plain).collect::<PathBuf>());
-    // Of the directory's own name nothing is a pattern.
-    let dir = glob::Pattern::escape(&dir.to_string_lossy());
-    let options =
-        glob::MatchOptions { require_literal_leading_dot: true, ..glob::MatchOptions::new() };
-    let found = glob::glob_with(&format!("{dir}/{text}"), options)
-        .map_err(|error| PlanFailure::new(format!("`{text}` is no pattern: {}", error.msg)))?;
-    let mut files = Vec::new();
-    for path in found {
-        let path = path.map_err(|error| PlanFailure::new(format!("cannot read {error}")))?;
-        if path.is_file() {
-            files.push(marked(&fixed, path));
-        }
-    }
-    if files.is_empty() {
-        return Err(PlanFailure::new(format!("no file matches `{text}`"))
-            .hint("`*` stands for any name, `**` for any directories"));
-    }
-    Ok(Location::Files(files))
-}
-
-/// `path` with a mark after `fixed`, if there is a folder such as `year=2024` between.
-fn marked(fixed: &Path, path: PathBuf) -> PathBuf {
-    let below = path.strip_prefix(fixed).ok();
-    let mut folders = below.and_then(Path::parent).into_iter().flat_map(Path::components);
-    match below {
-        Some(below) if folders.any(|name| name.as_os_str().to_string_lossy().contains('=')) => {
-            fixed.join(".").join(below)
-        }
-        _ => path.components().collect(),
-    }
-}
-
 /// A file beside `path` whose name is nearly the same, as the pipeline would write it.
 fn near_file(path: &Path, text: &str) -> Option<String> {
     let name = path.file_name()?.to_str()?;
@@ -158,7 +140,12 @@ mod tests {
         for name in ["data/a.csv", "data/b.csv", "data/.hidden.csv", "data/[x].csv", "blob"] {
             std::fs::write(root.join(name), "text\n").expect("writable");
         }
-        std::os::unix::fs::symlink(root.join("blob"), root.join("link.tsv")).expect("writable");
+        let link = |target: &str, name: &str| {
+            std::os::unix::fs::symlink(target, root.join(name)).expect("writable");
+        };
+        link("blob", "link.tsv");
+        link("gone.csv", "broken.csv");
+        link("loop.csv", "loop.csv");
         let told = |text: &str| match locate(&root, text) {
             Ok(Location::Local(path)) => {
                 path.strip_prefix(&root).expect("below").display().to_string()
@@ -182,7 +169,12 @@ mod tests {
             "data/[x].csv",
             "data/[ab].csv",
             "data/*.tsv",
+            &format!("{}/data/?.csv", root.display()),
             "data/c.csv",
+            "data/{a,b}.csv",
+            "broken.csv",
+            "loop.csv",
+            "",
             "***",
             "nothing",
             "acme/t5-small",
@@ -198,7 +190,8 @@ mod tests {
             "/dev/null",
         ];
         let all: Vec<_> = texts.iter().map(|text| format!("{text}: {}", told(text))).collect();
-        insta::assert_snapshot!(all.join("\n"));
+        let all = all.join("\n").replace(&root.display().to_string(), "DIR");
+        insta::assert_snapshot!(all);
     }
 
     #[test]

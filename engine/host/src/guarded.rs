@@ -9,7 +9,7 @@ use paraloom_pipeline::{PlanInput, PlanOutput, PortKind, StageInfo};
 
 use crate::error::{HostError, Result};
 use crate::executor::{Executor, PlannedStage, WorkInput, WorkOutput, WorkSettings, Worker};
-use crate::log_limit::Limited;
+use crate::log_limit::{Limited, short};
 use crate::services::Services;
 
 /// A plan of `executor` for `stage`, which its library calls `name`, held to the rules.
@@ -57,9 +57,14 @@ fn check_output(stage: &StageInfo, output: &PlanOutput) -> Result<(), String> {
     Ok(())
 }
 
-/// A stage that returns `CANCELLED` although it was not asked to stop has failed.
+/// A stage that returns `CANCELLED` although it was not asked to stop has failed, and what it says is one line and no book.
 fn unasked(error: HostError, stage: &str, call: &str, asked: bool) -> HostError {
     match error {
+        HostError::Stage(mut failure) if !failure.is_cancelled() => {
+            failure.message = short(&failure.message);
+            failure.hint = failure.hint.as_deref().map(short);
+            HostError::Stage(failure)
+        }
         HostError::Stage(failure) if failure.is_cancelled() && !asked => HostError::Broken {
             stage: stage.to_owned(),
             what: format!("{call} returned CANCELLED, and nobody had asked it to stop"),

@@ -1,5 +1,6 @@
 //! A stage that logs without end fills neither the disk nor the terminal.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,6 +15,9 @@ const LAST: usize = 100;
 const MORE: Duration = Duration::from_secs(1);
 /// The longest line, in bytes.
 const LINE: usize = 8192;
+
+/// The longest name of a metric or a unit, in bytes.
+const NAME: usize = 256;
 
 /// Where lines go.
 type Write = Box<dyn Fn(Level, &str) + Send + Sync>;
@@ -115,11 +119,11 @@ impl Services for Limited {
     }
 
     fn progress(&self, done: u64, total: u64, unit: &str) {
-        self.services.progress(done, total, unit);
+        self.services.progress(done, total, &cut(unit, NAME));
     }
 
     fn metric(&self, name: &str, value: f64, step: u64) {
-        self.services.metric(name, value, step);
+        self.services.metric(&cut(name, NAME), value, step);
     }
 
     fn is_cancelled(&self) -> bool {
@@ -148,12 +152,17 @@ impl Services for Limited {
 }
 
 /// The beginning of a line that is too long.
-fn short(line: &str) -> String {
-    if line.len() <= LINE {
-        return line.to_owned();
+pub(crate) fn short(line: &str) -> String {
+    cut(line, LINE).into_owned()
+}
+
+/// The beginning of a text that has more than `most` bytes.
+fn cut(text: &str, most: usize) -> Cow<'_, str> {
+    if text.len() <= most {
+        return Cow::Borrowed(text);
     }
-    let end = line.floor_char_boundary(LINE);
-    format!("{} ... {} bytes left out", &line[..end], line.len() - end)
+    let end = text.floor_char_boundary(most);
+    Cow::Owned(format!("{} ... {} bytes left out", &text[..end], text.len() - end))
 }
 
 #[cfg(test)]

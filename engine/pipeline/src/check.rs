@@ -16,6 +16,7 @@ use crate::graph::{Edge, Endpoint, Graph, Node, Show};
 use crate::names::suggestion;
 use crate::reject::{OnError, with_port, with_rejects};
 use crate::resolve::{Resolved, ResolvedInput, ResolvedNode, Settings, resolve};
+use crate::storable::unfit;
 use crate::yaml::{Tree, Value};
 use crate::{DEFAULT_BACKEND, DEFAULT_DEVICE, ID_COLUMN, PARENT_COLUMN};
 
@@ -417,7 +418,8 @@ fn count<'a>(counts: &mut Vec<(&'a str, usize)>, stage: &'a str) -> usize {
     0
 }
 
-/// Checks that column names are unique and not empty, and that ids are text; the engine relies on both later.
+/// Checks that column names are unique and not empty, that ids are text, and that there can be such columns; the engine relies on
+/// all of it later.
 fn check_outputs(stage: &StageInfo, outputs: &[Option<SchemaRef>]) -> Result<(), String> {
     for (port, schema) in stage.outputs.iter().zip(outputs) {
         let fields = schema.iter().flat_map(|schema| schema.fields());
@@ -430,6 +432,10 @@ fn check_outputs(stage: &StageInfo, outputs: &[Option<SchemaRef>]) -> Result<(),
             }
             if !seen.insert(name) {
                 return Err(format!("two columns of {table} are called `{name}`"));
+            }
+            if let Some(why) = unfit(field.data_type()) {
+                let kind = field.data_type();
+                return Err(format!("column `{name}` of {table} is {kind}, {why}"));
             }
             let is_identity = matches!(name.as_str(), ID_COLUMN | PARENT_COLUMN);
             if is_identity && *field.data_type() != DataType::Utf8 {

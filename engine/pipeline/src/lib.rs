@@ -20,6 +20,7 @@ mod names;
 mod reject;
 mod resolve;
 mod schema;
+mod storable;
 mod vars;
 mod yaml;
 
@@ -38,6 +39,7 @@ pub use names::nearest;
 pub use reject::{REASON_COLUMN, REJECTED_PORT, Rejects};
 pub use resolve::Settings;
 pub use schema::editor_schema;
+pub use storable::unfit;
 pub use yaml::Limits;
 
 /// The version of the pipeline format that this crate reads.

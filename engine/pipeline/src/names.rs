@@ -1,12 +1,20 @@
 //! Valid names, and suggestions for misspelt ones.
 
-/// The candidate nearest to `name` by edit distance, if one is near enough to be a misspelling.
+/// The candidate nearest to `name` by edit distance, if one is near enough to be a misspelling; other case is the nearest. Of names
+/// that have nothing in common none is near.
 pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let limit = (name.chars().count() / 3).max(1);
+    let length = name.chars().count();
+    let limit = (length / 3).max(1);
+    let lower = name.to_lowercase();
     candidates
         .into_iter()
-        .map(|candidate| (strsim::damerau_levenshtein(name, candidate), candidate))
-        .filter(|(distance, _)| *distance <= limit)
+        .map(|candidate| match candidate.to_lowercase() == lower {
+            true => (0, candidate),
+            false => (strsim::damerau_levenshtein(name, candidate), candidate),
+        })
+        .filter(|(distance, candidate)| {
+            *distance <= limit && *distance < length.max(candidate.chars().count())
+        })
         .min()
         .map(|(_, candidate)| candidate)
 }
@@ -37,3 +45,23 @@ pub(crate) fn is_name(name: &str) -> bool {
 }
 
 pub(crate) const NAME_RULE: &str = "a name has lower-case letters, digits, `_` and `-`, starts with a letter or digit, and has at most 64 characters";
+
+#[cfg(test)]
+mod tests {
+    use super::nearest;
+
+    #[test]
+    fn what_is_near_has_something_in_common() {
+        for (name, candidates, expected) in [
+            ("Q", &["d", "q"][..], Some("q")),
+            ("é", &["d", "q"], None),
+            ("", &["d", "q"], None),
+            ("", &["", "q"], None),
+            ("ab", &["a", "xyz"], Some("a")),
+            ("lenght", &["length", "weight"], Some("length")),
+            ("TEXT", &["next", "text"], Some("text")),
+        ] {
+            assert_eq!(nearest(name, candidates.iter().copied()), expected, "{name}");
+        }
+    }
+}

@@ -21,6 +21,7 @@ use crate::error::{Result, StoreError};
 use crate::key::{Key, Preimage};
 use crate::part::PartFile;
 use crate::remote::Remote;
+use crate::row_match::RowMatch;
 use crate::row_table::RowTable;
 use crate::rows::RowMap;
 use crate::sealed;
@@ -155,6 +156,11 @@ impl Entry {
     /// An empty table of rows; it leaves nothing behind.
     pub fn row_table(&self) -> RowTable {
         RowTable::new(self.disk.clone())
+    }
+
+    /// What compares two tables that have `rows` rows together; it leaves nothing behind.
+    pub fn row_match(&self, rows: u64) -> RowMatch {
+        RowMatch::new(&self.disk, rows)
     }
 
     /// Writes rows as a part file. It counts, and is durable, once a record or a manifest names it.

@@ -5,6 +5,7 @@ use std::ops::Range;
 use arrow::array::RecordBatch;
 use arrow::error::ArrowError;
 use arrow::row::{Row, RowConverter, SortField};
+use base64::prelude::{BASE64_STANDARD as BASE64, Engine as _};
 use serde::{Deserialize, Serialize};
 
 const BYTES: usize = RowDigest::BYTES;
@@ -69,31 +70,68 @@ pub(crate) fn field(hasher: &mut blake3::Hasher, bytes: &[u8]) {
 /// What became of every row of an input part: its digest, and how many rows of each output came of it. The rows of an
 /// output stand in the order of the rows that they came of.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(try_from = "Written", into = "Written")]
 pub struct RowMap {
-    /// The digests, in hexadecimal, one after another.
-    digests: String,
+    digests: Vec<RowDigest>,
     /// By output port, by input row.
     counts: Vec<Vec<u32>>,
+}
+
+/// The same as it is in a record.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    /// The digests one after another, in hexadecimal, as earlier versions wrote them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    digests: Option<String>,
+    /// The same in base64: two thirds of the length.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    base64: Option<String>,
+    counts: Vec<Vec<u32>>,
+}
+
+impl From<RowMap> for Written {
+    fn from(map: RowMap) -> Self {
+        let bytes = map.digests.iter().flat_map(|digest| digest.0).collect::<Vec<_>>();
+        Self { digests: None, base64: Some(BASE64.encode(bytes)), counts: map.counts }
+    }
+}
+
+impl TryFrom<Written> for RowMap {
+    type Error = &'static str;
+
+    fn try_from(written: Written) -> Result<Self, Self::Error> {
+        let bytes = match (written.base64, written.digests) {
+            (Some(text), None) => BASE64.decode(text).ok(),
+            (None, Some(text)) => from_hex(&text),
+            _ => None,
+        };
+        let bytes = bytes.ok_or("the digests of rows are written in one way")?;
+        let (digests, rest) = bytes.as_chunks::<BYTES>();
+        if !rest.is_empty() {
+            return Err("a digest of a row is cut");
+        }
+        let digests = digests.iter().map(|bytes| RowDigest(*bytes)).collect();
+        Ok(Self { digests, counts: written.counts })
+    }
+}
+
+fn from_hex(text: &str) -> Option<Vec<u8>> {
+    let digit = |byte: u8| char::from(byte).to_digit(16).map(|digit| digit as u8);
+    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
+    let byte = |[high, low]: &[u8; 2]| Some(16 * digit(*high)? + digit(*low)?);
+    rest.is_empty().then(|| pairs.iter().map(byte).collect())?
 }
 
 impl RowMap {
     /// The map of rows with these digests; `counts` is by output port, by row.
     pub fn new(digests: &[RowDigest], counts: Vec<Vec<u32>>) -> Self {
-        let hex = |byte: &u8| format!("{byte:02x}");
-        let digests = digests.iter().flat_map(|digest| digest.0.iter().map(hex)).collect();
-        Self { digests, counts }
+        Self { digests: digests.to_vec(), counts }
     }
 
     /// The digests of the input rows, in order.
     pub fn digests(&self) -> impl Iterator<Item = RowDigest> + '_ {
-        self.digests.as_bytes().chunks_exact(2 * BYTES).map(|hex| {
-            let mut bytes = [0; BYTES];
-            for (byte, pair) in bytes.iter_mut().zip(hex.chunks_exact(2)) {
-                *byte = 16 * digit(pair[0]) + digit(pair[1]);
-            }
-            RowDigest(bytes)
-        })
+        self.digests.iter().copied()
     }
 
     /// Which rows of the output `port` came of each input row.
@@ -109,23 +147,15 @@ impl RowMap {
 
     /// Whether it fits outputs of these numbers of rows; records come from disk.
     pub(crate) fn fits(&self, outputs: &[Option<u64>]) -> bool {
-        let rows = self.digests.len() / (2 * BYTES);
-        let whole = self.digests.len() == rows * 2 * BYTES
-            && self.digests.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let rows = self.digests.len();
         let sum = |counts: &[u32]| counts.iter().map(|count| u64::from(*count)).sum::<u64>();
-        whole
-            && self.counts.len() == outputs.len()
+        self.counts.len() == outputs.len()
             && self.counts.iter().zip(outputs).all(|(counts, output)| match output {
                 Some(there) => counts.len() == rows && sum(counts) == *there,
                 // An artifact has no counts, a table without rows no file.
                 None => counts.is_empty() || (counts.len() == rows && sum(counts) == 0),
             })
     }
-}
-
-/// The value of a hexadecimal digit; anything else was refused by [`RowMap::fits`].
-fn digit(byte: u8) -> u8 {
-    char::from(byte).to_digit(16).unwrap_or_default() as u8
 }
 
 #[cfg(test)]
@@ -254,16 +284,10 @@ mod tests {
         ] {
             assert!(!map.fits(wrong), "{wrong:?}");
         }
-        let digests = |digests: String| RowMap { digests, ..map.clone() };
-        for wrong in [
-            map.digests.replace('f', "g"),
-            format!("{}0", map.digests),
-            map.digests[1..].to_owned(),
-            // Of one row more and of one less.
-            map.digests.repeat(2),
-            map.digests[..2 * BYTES].to_owned(),
-        ] {
-            assert!(!digests(wrong.clone()).fits(&outputs), "{wrong}");
+        // Of one row less and of one more.
+        for count in [1, 3] {
+            let digests = map.digests.iter().copied().cycle().take(count).collect();
+            assert!(!RowMap { digests, ..map.clone() }.fits(&outputs), "{count}");
         }
         let counts = |counts| RowMap { counts, ..map.clone() };
         assert!(!counts(vec![vec![2, 1, 0], vec![0, 3], vec![]]).fits(&outputs));
@@ -271,5 +295,31 @@ mod tests {
         // A table without rows has no file.
         assert!(counts(vec![vec![2, 1], vec![0, 3], vec![0, 0]]).fits(&outputs));
         assert!(!counts(vec![vec![2, 1], vec![0, 3], vec![0, 1]]).fits(&outputs));
+    }
+
+    #[test]
+    fn it_is_written_in_base64_and_read_in_hexadecimal_too() {
+        let (_, map) = map();
+        let written = serde_json::to_string(&map).expect("plain values");
+        let base64 = "MDEyMzQ1Njc4OWFi/v7+/v7+/v7+/v7+";
+        let counts = r#""counts":[[2,1],[0,3],[]]"#;
+        assert_eq!(written, format!(r#"{{"base64":"{base64}",{counts}}}"#));
+        let read =
+            |digests: &str| serde_json::from_str::<RowMap>(&format!("{{{digests},{counts}}}")).ok();
+        let hex = format!("303132333435363738396162{}", "fe".repeat(BYTES));
+        assert_eq!(read(&format!(r#""base64":"{base64}""#)), Some(map.clone()));
+        assert_eq!(read(&format!(r#""digests":"{hex}""#)), Some(map));
+        for wrong in [
+            format!(r#""base64":"{base64}","digests":"{hex}""#),
+            format!(r#""base64":"{}""#, &base64[4..]),
+            format!(r#""base64":"{}""#, &base64[1..]),
+            format!(r#""base64":"{}""#, base64.replace('/', "_")),
+            format!(r#""digests":"{}""#, &hex[1..]),
+            format!(r#""digests":"{}""#, &hex[2..]),
+            format!(r#""digests":"{}""#, hex.replace('f', "g")),
+            r#""other":"""#.to_owned(),
+        ] {
+            assert_eq!(read(&wrong), None, "{wrong}");
+        }
     }
 }

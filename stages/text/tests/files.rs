@@ -9,7 +9,7 @@ use arrow::array::{
     Array, ArrayRef, BooleanArray, Float64Array, Int64Array, RecordBatch, StringArray,
 };
 use common::{load, outcome, write_parquet};
-use paraloom_sdk::testing::Harness;
+use paraloom_sdk::testing::{Harness, Log};
 use paraloom_stages_text::{Export, Load, Threshold};
 use parquet::arrow::ArrowWriter;
 use proptest::prelude::*;
@@ -57,6 +57,12 @@ fn packed_text_is_as_if_it_were_not() {
         let parquet = load(dir.path(), &format!("a.parquet.{extension}"), &bytes, json!({}));
         assert!(parquet.contains("unpack it first"), "{parquet}");
     }
+    // Padding, as tapes have it; anything else behind the end is damage.
+    for (behind, is_sound) in [(vec![0; 70_000], true), (b"\0\0junk".to_vec(), false)] {
+        let bytes = [packed("gz", first), vec![0; 3], packed("gz", second), behind].concat();
+        let said = load(dir.path(), "a.csv.gz", &bytes, json!({}));
+        assert_eq!(said == plain, is_sound, "{said}");
+    }
     let digits: Vec<_> = XZ.bytes().filter(u8::is_ascii_hexdigit).collect();
     let byte = |pair: &[u8]| {
         u8::from_str_radix(std::str::from_utf8(pair).expect("ASCII"), 16).expect("hexadecimal")
@@ -65,6 +71,31 @@ fn packed_text_is_as_if_it_were_not() {
     assert_eq!(load(dir.path(), "a.csv.xz", &bytes, json!({})), plain);
     let short = load(dir.path(), "a.csv.xz", &bytes[..bytes.len() - 40], json!({}));
     assert!(short.contains("ends early or is damaged"), "{short}");
+}
+
+/// Files in a directory below are not read; that they are there is told, unless they are of another kind or hidden.
+#[test]
+fn what_lies_deeper_is_told() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    for name in ["a.csv", "old/b.csv", "notes/b.txt", ".git/c.csv", "label=1/d.csv"] {
+        let path = dir.path().join(name);
+        std::fs::create_dir_all(path.parent().expect("below")).expect("writable");
+        let text = if name == "a.csv" { "text,label\na,0\n" } else { "text\nb\n" };
+        std::fs::write(path, text).expect("writable");
+    }
+    let told = |from: &str| {
+        let log = Log::default();
+        let harness =
+            Harness::new(json!({"from": dir.path().join(from), "columns": {"text": "text"}}));
+        harness.log(&log).run::<Load>().expect("it is sound");
+        let lines = log.lock().expect("no panic");
+        lines.join("\n").replace(&dir.path().display().to_string(), "DIR")
+    };
+    assert_eq!(
+        told("."),
+        "the csv files in DIR/./old are not read; a pattern such as `DIRECTORY/**/*.csv` reads them too"
+    );
+    assert_eq!(told("old"), "");
 }
 
 #[test]

@@ -1,19 +1,25 @@
 //! The files of a pipeline, in every format that can hold them.
 
 use std::fmt::Write as _;
-use std::fs::File;
+use std::io::Write as _;
 use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, BooleanArray, Float64Array, Int64Array, ListBuilder, RecordBatch, StringArray,
-    StringBuilder, StructArray,
+    Array as _, ArrayRef, BooleanArray, Date32Array, Float64Array, Int64Array, ListArray,
+    ListBuilder, MapBuilder, RecordBatch, StringArray, StringBuilder, StructArray,
 };
+use arrow::buffer::{NullBuffer, OffsetBuffer};
 use arrow::datatypes::{DataType, Field, Schema};
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use parquet::arrow::ArrowWriter;
 use serde_json::{Map, Value, json};
 
-use super::world::{Cell, Format, Kind, Table, World};
+use super::table::{Cell, Format, Kind, Layout, Table};
+use super::world::World;
+
+type Rows = [Vec<Option<Cell>>];
 
 /// Writes every file of a world, and removes the others.
 pub(crate) fn write_all(world: &World, dir: &Path) {
@@ -26,31 +32,43 @@ pub(crate) fn write_all(world: &World, dir: &Path) {
         }
     }
     for table in &world.files {
-        let path = dir.join(table.file_name());
-        if table.linked {
-            // As tools for data sets lay files down: the name is a link's, and what it names has none.
-            let store = dir.join("blobs");
-            std::fs::create_dir_all(&store).expect("it is ours");
-            let blob = store.join(&table.name);
-            write(table, &blob);
-            std::os::unix::fs::symlink(blob, path).expect("it is ours");
-        } else {
-            write(table, &path);
+        for (path, rows) in table.files() {
+            write(table, &table.rows[rows], &dir.join(path));
         }
     }
 }
 
-fn write(table: &Table, path: &Path) {
-    let text = match table.format {
-        Format::Csv => delimited(table, ','),
-        Format::Tsv => delimited(table, '\t'),
-        Format::Jsonl => json_lines(table),
-        Format::Parquet => return parquet(table, path),
+fn write(table: &Table, rows: &Rows, path: &Path) {
+    let bytes = match table.format {
+        Format::Csv => delimited(table, rows, ',').into_bytes(),
+        Format::Tsv => delimited(table, rows, '\t').into_bytes(),
+        Format::Jsonl => json_lines(table, rows).into_bytes(),
+        Format::Json => {
+            format!("[{}]", json_lines(table, rows).trim_end().replace('\n', ",\n")).into_bytes()
+        }
+        Format::Lines => lines(table, rows).into_bytes(),
+        Format::Parquet => parquet(table, rows),
     };
-    std::fs::write(path, text).expect("it is ours");
+    let place = |path: &Path, bytes: &[u8]| {
+        std::fs::create_dir_all(path.parent().expect("a directory")).expect("it is ours");
+        std::fs::write(path, bytes).expect("it is ours");
+    };
+    match table.layout {
+        Layout::Link => {
+            let blob = path.with_file_name("blobs").join(&table.name);
+            place(&blob, &bytes);
+            std::os::unix::fs::symlink(blob, path).expect("it is ours");
+        }
+        Layout::Packed => {
+            let mut packed = GzEncoder::new(Vec::new(), Compression::fast());
+            packed.write_all(&bytes).expect("memory");
+            place(path, &packed.finish().expect("memory"));
+        }
+        _ => place(path, &bytes),
+    }
 }
 
-fn delimited(table: &Table, delimiter: char) -> String {
+fn delimited(table: &Table, rows: &Rows, delimiter: char) -> String {
     let cell = |text: String| match delimiter {
         ',' if text.contains([',', '"', '\n']) => format!("\"{}\"", text.replace('"', "\"\"")),
         _ => text,
@@ -60,16 +78,22 @@ fn delimited(table: &Table, delimiter: char) -> String {
         cells.join(&delimiter.to_string()) + "\n"
     };
     let mut text = line(table.columns.iter().map(|(name, _)| name.clone()).collect());
-    for row in &table.rows {
+    for row in rows {
         let cells = row.iter().map(|cell| cell.as_ref().map_or_else(String::new, Cell::text));
         text.push_str(&line(cells.collect()));
     }
     text
 }
 
-fn json_lines(table: &Table) -> String {
+fn lines(table: &Table, rows: &Rows) -> String {
+    let place = table.columns.iter().position(|(name, _)| name == "text").unwrap_or(0);
+    let texts = rows.iter().filter_map(|row| row[place].as_ref());
+    texts.map(|cell| cell.text() + "\n").collect()
+}
+
+fn json_lines(table: &Table, rows: &Rows) -> String {
     let mut text = String::new();
-    for row in &table.rows {
+    for row in rows {
         let members = table.columns.iter().zip(row).map(|((name, _), cell)| {
             let value = match cell {
                 None => Value::Null,
@@ -77,8 +101,17 @@ fn json_lines(table: &Table) -> String {
                 Some(Cell::Int(number)) => json!(number),
                 Some(Cell::Float(number)) => json!(number),
                 Some(Cell::Bool(value)) => json!(value),
+                Some(cell @ Cell::Date(_)) => json!(cell.text()),
                 Some(Cell::List(items)) => json!(items),
                 Some(Cell::Struct(x, y)) => json!({"x": x, "y": y}),
+                Some(Cell::Map(pairs)) => {
+                    let member = |(key, value): &(String, String)| (key.clone(), json!(value));
+                    Value::Object(pairs.iter().map(member).collect())
+                }
+                Some(Cell::Deep(items)) => {
+                    let item = |(x, y): &(Option<i64>, Vec<String>)| json!({"x": x, "y": y});
+                    Value::Array(items.iter().map(item).collect())
+                }
             };
             (name.clone(), value)
         });
@@ -87,20 +120,21 @@ fn json_lines(table: &Table) -> String {
     text
 }
 
-fn parquet(table: &Table, path: &Path) {
+fn parquet(table: &Table, rows: &Rows) -> Vec<u8> {
     let columns = table.columns.iter().enumerate().map(|(at, (name, kind))| {
-        let cells: Vec<Option<&Cell>> = table.rows.iter().map(|row| row[at].as_ref()).collect();
+        let cells: Vec<Option<&Cell>> = rows.iter().map(|row| row[at].as_ref()).collect();
         let array = array(*kind, &cells);
         (Field::new(name, array.data_type().clone(), true), array)
     });
     let (fields, arrays): (Vec<_>, Vec<_>) = columns.unzip();
     let schema = Arc::new(Schema::new(fields));
-    let file = File::create(path).expect("it is ours");
-    let mut writer = ArrowWriter::try_new(file, Arc::clone(&schema), None).expect("a schema");
+    let mut bytes = Vec::new();
+    let mut writer = ArrowWriter::try_new(&mut bytes, Arc::clone(&schema), None).expect("a schema");
     writer
         .write(&RecordBatch::try_new(schema, arrays).expect("columns of one length"))
         .expect("rows");
     writer.close().expect("written");
+    bytes
 }
 
 /// A column; cells of another kind, as an edit may have left them, become text or nothing.
@@ -117,6 +151,13 @@ fn array(kind: Kind, cells: &[Option<&Cell>]) -> ArrayRef {
         Kind::Bool => Arc::new(
             cells.iter().map(|cell| text(*cell)?.parse::<bool>().ok()).collect::<BooleanArray>(),
         ),
+        Kind::Date => {
+            let day = |cell: &Option<&Cell>| match cell {
+                Some(Cell::Date(day)) => Some(31 + day),
+                _ => None,
+            };
+            Arc::new(cells.iter().map(day).collect::<Date32Array>())
+        }
         Kind::List => {
             let mut lists = ListBuilder::new(StringBuilder::new());
             for cell in cells {
@@ -139,5 +180,42 @@ fn array(kind: Kind, cells: &[Option<&Cell>]) -> ArrayRef {
             let field = |name: &str| Arc::new(Field::new(name, DataType::Utf8, true));
             Arc::new(StructArray::from(vec![(field("x"), x), (field("y"), y)]))
         }
+        Kind::Map => {
+            let mut maps = MapBuilder::new(None, StringBuilder::new(), StringBuilder::new());
+            for cell in cells {
+                let pairs = if let Some(Cell::Map(pairs)) = cell { Some(pairs) } else { None };
+                for (key, value) in pairs.into_iter().flatten() {
+                    maps.keys().append_value(key);
+                    maps.values().append_value(value);
+                }
+                maps.append(pairs.is_some()).expect("keys and values");
+            }
+            Arc::new(maps.finish())
+        }
+        Kind::Deep => deep(cells),
     }
+}
+
+/// Lists of structs that have a list.
+fn deep(cells: &[Option<&Cell>]) -> ArrayRef {
+    let lists: Vec<_> = cells
+        .iter()
+        .map(|cell| if let Some(Cell::Deep(items)) = cell { Some(items) } else { None })
+        .collect();
+    let items: Vec<_> = lists.iter().copied().flatten().flatten().collect();
+    let x: Int64Array = items.iter().map(|(x, _)| *x).collect();
+    let mut y = ListBuilder::new(StringBuilder::new());
+    items.iter().for_each(|(_, texts)| y.append_value(texts.iter().map(Some)));
+    let y = y.finish();
+    let field =
+        |name: &str, data_type: &DataType| Arc::new(Field::new(name, data_type.clone(), true));
+    let columns: Vec<(_, ArrayRef)> = vec![
+        (field("x", &DataType::Int64), Arc::new(x)),
+        (field("y", y.data_type()), Arc::new(y.clone())),
+    ];
+    let structs = StructArray::from(columns);
+    let offsets = OffsetBuffer::from_lengths(lists.iter().map(|list| list.map_or(0, Vec::len)));
+    let nulls = NullBuffer::from_iter(lists.iter().map(Option::is_some));
+    let item = field("item", structs.data_type());
+    Arc::new(ListArray::new(item, offsets, Arc::new(structs), Some(nulls)))
 }

@@ -8,7 +8,7 @@ use paraloom_pipeline::Endpoint;
 use paraloom_store::Store;
 use petgraph::graph::NodeIndex;
 
-use super::super::compare::Comparison;
+use super::super::compare::{Comparison, Counts};
 use super::super::run::outcome;
 use super::history::History;
 use super::subject::{Subject, numbers};
@@ -137,23 +137,8 @@ impl Subject<'_> {
         let Ok(compared) = Comparison::new(&then, now) else {
             return Ok("other rows; those of the run are gone from the store".to_owned());
         };
-        let (mut new, mut changed, mut same) = (0, 0, 0);
-        for changes in compared.changes() {
-            let changes = changes?;
-            new += changes.new.num_rows();
-            changed += changes.changed.0.num_rows();
-            same += changes.same;
-        }
-        let mut gone = 0;
-        for rows in compared.gone(Vec::new())? {
-            gone += rows?.num_rows();
-        }
-        let counts = [
-            (gone as u64, "gone"),
-            (new as u64, "new"),
-            (changed as u64, "changed"),
-            (same, "the same"),
-        ];
+        let Counts { gone, new, changed, same } = compared.counts();
+        let counts = [(gone, "gone"), (new, "new"), (changed, "changed"), (same, "the same")];
         let told = counts.iter().filter(|(count, _)| *count > 0);
         let told: Vec<_> =
             told.map(|(count, what)| format!("{} {what}", number(*count as f64))).collect();

@@ -1,8 +1,9 @@
 //! Parquet and Arrow IPC files as one table.
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::fs;
-use std::io::Read;
+use std::io::{Read, Seek, SeekFrom};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
@@ -89,13 +90,10 @@ impl Columnar {
 fn fields(file: &File, format: Format, wanted: Option<&HashSet<String>>) -> Result<Vec<Field>> {
     let (schema, _) = open(&file.path, format)?;
     let mut fields: Vec<Field> = Vec::with_capacity(schema.fields().len());
+    let mut names = HashSet::with_capacity(schema.fields().len());
     for (at, field) in schema.fields().iter().enumerate() {
-        let name = if field.name().trim().is_empty() {
-            format!("column{}", at + 1)
-        } else {
-            field.name().clone()
-        };
-        if fields.iter().any(|known| *known.name() == name) {
+        let name = name_of(at, field).into_owned();
+        if !names.insert(name.clone()) {
             if wanted.is_some_and(|wanted| !wanted.contains(&name)) {
                 continue;
             }
@@ -125,6 +123,14 @@ fn fields(file: &File, format: Format, wanted: Option<&HashSet<String>>) -> Resu
         ));
     }
     Ok(fields)
+}
+
+/// The name of a column, or its place if it has none.
+fn name_of(at: usize, field: &Field) -> Cow<'_, str> {
+    match field.name().trim().is_empty() {
+        true => Cow::Owned(format!("column{}", at + 1)),
+        false => Cow::Borrowed(field.name()),
+    }
 }
 
 /// The plain type of a column, however it is laid out.
@@ -229,9 +235,12 @@ fn open(path: &Path, format: Format) -> Result<(SchemaRef, Batches)> {
     }
     let mut start = [0; 64];
     let length = file.read(&mut start).map_err(unreadable)?;
-    std::io::Seek::rewind(&mut file).map_err(unreadable)?;
+    file.rewind().map_err(unreadable)?;
     let is_own =
         start.starts_with(if format == Format::Parquet { b"PAR1".as_slice() } else { b"ARROW1" });
+    if length == 0 {
+        return Err(Error::data(format!("{} is empty", path.display())).at("/from"));
+    }
     if !is_own {
         if let Some(error) = super::packed::foreign(&start[..length], &path.display().to_string()) {
             return Err(error.at("/from"));
@@ -244,6 +253,12 @@ fn open(path: &Path, format: Format) -> Result<(SchemaRef, Batches)> {
                 "unpack it first: of Parquet and Arrow files, only what is inside is compressed",
             ));
         }
+        if format == Format::Parquet {
+            return Err(no_parquet(path, &start[..length]));
+        }
+    }
+    if format == Format::Parquet {
+        check_end(path, &mut file).map_err(unreadable)??;
     }
     guarded(path, || {
         if format == Format::Parquet {
@@ -263,6 +278,39 @@ fn open(path: &Path, format: Format) -> Result<(SchemaRef, Batches)> {
     })
 }
 
+/// What is wrong with a file that does not begin as Parquet does.
+fn no_parquet(path: &Path, start: &[u8]) -> Error {
+    if start.starts_with(b"PARE") {
+        let error = Error::data(format!("{} is encrypted", path.display())).at("/from");
+        return error.hint("write it without encryption");
+    }
+    let error = Error::data(format!("{} is no Parquet file", path.display())).at("/from");
+    let line = start.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    match std::str::from_utf8(line.trim_ascii_end()) {
+        Ok(line) if !line.contains(char::is_control) => {
+            let what = if line.starts_with('{') { "jsonl" } else { "csv" };
+            error.hint(format!("it begins with `{line}`: if it is text, say `format: {what}`"))
+        }
+        _ => error,
+    }
+}
+
+/// Parquet ends as it begins; what was cut off says nothing of its columns.
+fn check_end(path: &Path, file: &mut fs::File) -> std::io::Result<Result<()>> {
+    let mut end = [0; 4];
+    let length = file.seek(SeekFrom::End(0))?;
+    if length >= 12 {
+        file.seek(SeekFrom::End(-4))?;
+        file.read_exact(&mut end)?;
+    }
+    file.rewind()?;
+    if end == *b"PAR1" {
+        return Ok(Ok(()));
+    }
+    let error = Error::data(format!("{} ends early: its footer is missing", path.display()));
+    Ok(Err(error.at("/from").hint("fetch or write the file again")))
+}
+
 /// The readers panic on some malformed files.
 fn guarded<T>(path: &Path, body: impl FnOnce() -> std::result::Result<T, String>) -> Result<T> {
     let read = catch_unwind(AssertUnwindSafe(body))
@@ -275,6 +323,11 @@ fn guarded<T>(path: &Path, body: impl FnOnce() -> std::result::Result<T, String>
 impl Columnar {
     /// The columns of a batch in the order and the types of the table.
     fn fit(&self, rows: &RecordBatch, file: &File) -> Result<RecordBatch> {
+        let schema = rows.schema();
+        let mut places = HashMap::with_capacity(schema.fields().len());
+        for (at, field) in schema.fields().iter().enumerate() {
+            places.entry(name_of(at, field)).or_insert(at);
+        }
         let mut columns = Vec::with_capacity(self.schema.fields().len());
         for field in self.schema.fields() {
             let value = file
@@ -287,7 +340,9 @@ impl Columnar {
                     Arc::new(StringArray::from(vec![value.as_str(); rows.num_rows()])) as ArrayRef
                 }
                 Some(None) => new_null_array(field.data_type(), rows.num_rows()),
-                None => column(rows, field.name())
+                None => places
+                    .get(field.name().as_str())
+                    .map(|at| Arc::clone(rows.column(*at)))
                     .ok_or_else(|| Error::internal("the files were looked at"))?,
             };
             let column = if self.nested == Nested::Json && column.data_type().is_nested() {
@@ -300,17 +355,6 @@ impl Columnar {
         let options = RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
         Ok(RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options)?)
     }
-}
-
-/// A column by its name, or by its place if it has none.
-fn column(rows: &RecordBatch, name: &str) -> Option<ArrayRef> {
-    let schema = rows.schema();
-    let mut names = schema.fields().iter().enumerate();
-    let found = names.find(|(at, field)| {
-        field.name() == name
-            || field.name().trim().is_empty() && *name == format!("column{}", at + 1)
-    });
-    found.map(|(at, _)| Arc::clone(rows.column(at)))
 }
 
 /// The column in another type, if all of its values have a form in it.

@@ -128,6 +128,11 @@ impl Delimited {
                 "the row ends in {delimiter}, and the header does not: remove it, or add one there"
             ));
         }
+        if self.names().next().is_some_and(|name| name.starts_with('#')) {
+            return error.hint(
+                "a line with `#` is no comment here: remove such lines, or leave those at the start out with `header: false, skip: N`",
+            );
+        }
         if record.len() == names + 1 && self.is_second_line() {
             return error.hint(
                 "if names of rows stand first, as R writes them, say `header: false, skip: 1`",

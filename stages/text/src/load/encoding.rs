@@ -76,6 +76,12 @@ impl Encoding {
                 .at("/from")
                 .hint(format!("say `encoding: {way}`")))
         };
+        if let [0xff, 0xfe, 0, 0, ..] | [0, 0, 0xfe, 0xff, ..] = start {
+            let error = Error::data(format!("{name} is UTF-32, as its byte order mark says"));
+            return Err(error
+                .at("/from")
+                .hint("convert it: `iconv -f utf-32 -t utf-8` reads it and writes UTF-8"));
+        }
         let marked = match start {
             [0xef, 0xbb, 0xbf, ..] => Some((UTF_8, 3)),
             [0xff, 0xfe, ..] => Some((UTF_16LE, 2)),

@@ -136,6 +136,8 @@ pub(super) struct Files {
     /// What decides the rows beside the bytes of the files. The names within a directory are part of its content; those of
     /// other files are not.
     pub(super) fingerprint: String,
+    /// Directories in those that are read that have such files too, which are not.
+    pub(super) passed_over: Vec<PathBuf>,
 }
 
 impl Files {
@@ -143,11 +145,11 @@ impl Files {
     pub(super) fn resolve(from: &Origin, format: Option<Format>) -> Result<Self> {
         let mut paths = Vec::new();
         flatten(from, &mut paths);
-        let (mut files, mut told) = (Vec::new(), Vec::new());
+        let (mut files, mut told, mut passed_over) = (Vec::new(), Vec::new(), Vec::new());
         let mut known = format;
         for path in paths {
             if path.is_dir() {
-                let (own, found) = directory(path, known)?;
+                let (own, found) = directory(path, known, &mut passed_over)?;
                 known = Some(agreed(known, own, path)?);
                 files.extend(found);
             } else {
@@ -165,7 +167,8 @@ impl Files {
         if told.iter().any(|partitions| !partitions.is_empty()) {
             fingerprint += &format!(" {}", serde_json::json!(told));
         }
-        Ok(Self { format, list: files, fingerprint })
+        passed_over.retain(|dir| has_files(dir, format));
+        Ok(Self { format, list: files, fingerprint, passed_over })
     }
 }
 
@@ -176,11 +179,32 @@ fn flatten<'a>(from: &'a Origin, paths: &mut Vec<&'a Path>) {
     }
 }
 
+/// Extensions of what is not read, and what to do with it.
+const OTHERS: [(&[&str], &str); 3] = [
+    (
+        &["zip", "7z", "rar", "tar", "tgz", "lz4", "lzma", "lzo", "br", "z", "sz", "snappy"],
+        "unpack it first: gzip, zstd, bzip2 and xz are read as they are",
+    ),
+    (&["xlsx", "xls", "xlsm", "xlsb", "ods", "numbers"], "save the sheet as CSV"),
+    (
+        &["db", "sqlite", "sqlite3", "duckdb", "avro", "orc", "pkl", "pickle", "h5", "rds", "sav"],
+        "write it as Parquet, CSV or JSON lines",
+    ),
+];
+
 fn of_file(path: &Path) -> Result<Format> {
     Format::of(path).ok_or_else(|| {
-        Error::config(format!("the extension of {} does not tell its format", path.display()))
-            .at("/from")
-            .hint("say it with `format: csv`, `tsv`, `jsonl`, `json`, `text`, `parquet` or `arrow`")
+        let error =
+            Error::config(format!("the extension of {} does not tell its format", path.display()))
+                .at("/from");
+        let extension = path.extension().and_then(|extension| extension.to_str());
+        let extension = extension.unwrap_or_default().to_lowercase();
+        match OTHERS.iter().find(|(known, _)| known.contains(&extension.as_str())) {
+            Some((_, way)) => error.hint(*way),
+            None => error.hint(
+                "say it with `format: csv`, `tsv`, `jsonl`, `json`, `text`, `parquet` or `arrow`",
+            ),
+        }
     })
 }
 
@@ -204,9 +228,13 @@ fn agreed(known: Option<Format>, own: Format, path: &Path) -> Result<Format> {
 
 /// The files of a directory, by name: those of the format, or of the one format that there is. Folders called `NAME=VALUE` are
 /// part of it, and make a column.
-fn directory(dir: &Path, format: Option<Format>) -> Result<(Format, Vec<File>)> {
+fn directory(
+    dir: &Path,
+    format: Option<Format>,
+    passed_over: &mut Vec<PathBuf>,
+) -> Result<(Format, Vec<File>)> {
     let mut found = Vec::new();
-    walk(dir, &[], &mut found)?;
+    walk(dir, &[], &mut found, passed_over)?;
     let formats: Vec<_> = found.iter().filter_map(|file| Format::of(&file.path)).collect();
     let has = |format: Format| formats.contains(&format);
     let format = match format {
@@ -245,7 +273,19 @@ fn directory(dir: &Path, format: Option<Format>) -> Result<(Format, Vec<File>)> 
     Ok((format, found))
 }
 
-fn walk(dir: &Path, partitions: &[(String, Option<String>)], found: &mut Vec<File>) -> Result<()> {
+/// Whether a file of the format is right in a directory.
+fn has_files(dir: &Path, format: Format) -> bool {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let mut paths = entries.map(|entry| entry.path());
+    paths.any(|path| Format::of(&path) == Some(format) && path.is_file())
+}
+
+fn walk(
+    dir: &Path,
+    partitions: &[(String, Option<String>)],
+    found: &mut Vec<File>,
+    passed_over: &mut Vec<PathBuf>,
+) -> Result<()> {
     let unreadable = |error: std::io::Error| {
         Error::from(error).prefixed(&format!("cannot read {}", dir.display())).at("/from")
     };
@@ -263,11 +303,14 @@ fn walk(dir: &Path, partitions: &[(String, Option<String>)], found: &mut Vec<Fil
         }
         if path.is_file() {
             found.push(File { path, partitions: partitions.to_vec() });
-        } else if let Some(own) = partition(name)
-            && path.is_dir()
-        {
-            let partitions = [partitions, &[own]].concat();
-            walk(&path, &partitions, found)?;
+        } else if path.is_dir() {
+            match partition(name) {
+                Some(own) => {
+                    let partitions = [partitions, &[own]].concat();
+                    walk(&path, &partitions, found, passed_over)?;
+                }
+                None => passed_over.push(path),
+            }
         }
     }
     Ok(())

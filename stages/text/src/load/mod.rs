@@ -18,7 +18,8 @@ mod records;
 mod table;
 mod text;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use arrow::array::{RecordBatch, RecordBatchOptions};
@@ -234,14 +235,21 @@ impl Config {
     }
 }
 
+/// What there is to read.
+struct Opened {
+    source: Box<dyn Source>,
+    /// How many rows are still to be left out.
+    skip: usize,
+    /// What decides the rows beside the bytes of the files.
+    fingerprint: String,
+    /// Directories whose files are not read.
+    passed_over: Vec<PathBuf>,
+    format: Format,
+}
+
 impl Load {
-    /// The rows, how many of them are still to be skipped, and what decides them beside the bytes of the files.
-    fn open(
-        config: &Config,
-        keep: Option<&Expr>,
-        naming: &Naming,
-    ) -> Result<(Box<dyn Source>, usize, String)> {
-        let Files { format, list: files, fingerprint } =
+    fn open(config: &Config, keep: Option<&Expr>, naming: &Naming) -> Result<Opened> {
+        let Files { format, list: files, fingerprint, passed_over } =
             Files::resolve(&config.from, config.format)?;
         let wanted: Option<HashSet<String>> = naming.wanted().map(|names| {
             let conditions = keep.into_iter().flat_map(Expr::columns);
@@ -255,7 +263,8 @@ impl Load {
                 config.nested,
                 wanted.as_ref(),
             )?;
-            return Ok((Box::new(source), config.skip, fingerprint));
+            let (source, skip) = (Box::new(source), config.skip);
+            return Ok(Opened { source, skip, fingerprint, passed_over, format });
         }
         // Lines before the table are not looked at for the types of its columns either.
         let is_plain = keep.is_none()
@@ -264,7 +273,8 @@ impl Load {
             && matches!(format, Format::Csv | Format::Tsv);
         let skip = if is_plain { config.skip } else { 0 };
         let source = table::Table::open(files, format, config.settings(skip)?, wanted.as_ref())?;
-        Ok((Box::new(source), config.skip - skip, fingerprint))
+        let (source, skip) = (Box::new(source), config.skip - skip);
+        Ok(Opened { source, skip, fingerprint, passed_over, format })
     }
 }
 
@@ -294,16 +304,18 @@ impl Stage for Load {
             }
             return Self::plan_unfetched(config, keep, naming);
         }
-        let (source, _, fingerprint) = Self::open(&config, keep.as_ref(), &naming)?;
+        let Opened { source, fingerprint, .. } = Self::open(&config, keep.as_ref(), &naming)?;
         let schema = source.schema();
         if let (Some(keep), Some(text)) = (&keep, &config.keep) {
             keep.check_condition_all(&schema)
                 .map_err(|errors| expression_errors(text, &errors, "/keep"))?;
         }
         let naming = naming.applied(&schema);
+        let places = places(&schema);
         let mut fields = Vec::with_capacity(naming.columns().len());
         for (old, new) in naming.columns() {
-            let field = schema.field_with_name(old).map_err(|_| {
+            check_name(old, new, naming.wanted().is_some())?;
+            let place = places.get(old.as_str()).ok_or_else(|| {
                 let near = nearest(old, schema.fields().iter().map(|field| field.name().as_str()));
                 let error = Error::config(missing_column("the file", old, &schema))
                     .at(pointer("columns", old));
@@ -313,7 +325,7 @@ impl Stage for Load {
                     error
                 }
             })?;
-            fields.push(field.clone().with_name(new));
+            fields.push(schema.field(*place).clone().with_name(new));
         }
         let output = Arc::new(Schema::new(fields));
         let stage = Self { config, keep, naming, output: Arc::clone(&output) };
@@ -322,7 +334,30 @@ impl Stage for Load {
     }
 
     fn run(&self, run: &mut Run) -> Result<()> {
-        let (mut source, mut skip, _) = Self::open(&self.config, self.keep.as_ref(), &self.naming)?;
+        let Opened { mut source, mut skip, passed_over, format, .. } =
+            Self::open(&self.config, self.keep.as_ref(), &self.naming)?;
+        let schema = source.schema();
+        let places = places(&schema);
+        let columns = self.naming.columns().iter().map(|(old, _)| {
+            places
+                .get(old.as_str())
+                .copied()
+                .ok_or_else(|| Error::data(missing_column("the file", old, &schema)).at("/from"))
+        });
+        let columns = columns.collect::<Result<Vec<_>>>()?;
+        if let Some(first) = passed_over.first() {
+            let others = match passed_over.len() {
+                1 => String::new(),
+                count => format!(", like those of {} other directories", count - 1),
+            };
+            let message = format!(
+                "the {} files in {} are not read{others}; a pattern such as `DIRECTORY/**/*.{}` reads them too",
+                format.name(),
+                first.display(),
+                format.name()
+            );
+            run.services().warn(&message);
+        }
         let mut left = self.config.limit.unwrap_or(usize::MAX);
         for (old, new) in self.naming.reserved() {
             let message = format!(
@@ -345,7 +380,7 @@ impl Stage for Load {
             rows = rows.slice(skipped, taken);
             left -= taken;
             done += taken as u64;
-            run.push("rows", &self.select(&rows)?)?;
+            run.push("rows", &self.select(&rows, &columns)?)?;
             run.services().progress(done, 0, "rows");
         }
         Ok(())
@@ -368,17 +403,36 @@ impl Load {
         Ok(Planned::new(stage, [Some(output)]).fingerprint(Format::Parquet.name()))
     }
 
-    fn select(&self, rows: &RecordBatch) -> Result<RecordBatch> {
-        let mut columns = Vec::with_capacity(self.naming.columns().len());
-        for (old, _) in self.naming.columns() {
-            let column = paraloom_sdk::column::get(rows, old)?;
-            columns.push(if self.config.detokenize {
-                detokenize::column(column)
-            } else {
-                Arc::clone(column)
-            });
-        }
+    /// The columns with these numbers.
+    fn select(&self, rows: &RecordBatch, columns: &[usize]) -> Result<RecordBatch> {
+        let column = |at: &usize| match self.config.detokenize {
+            true => detokenize::column(rows.column(*at)),
+            false => Arc::clone(rows.column(*at)),
+        };
+        let columns = columns.iter().map(column).collect();
         let options = RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
         Ok(RecordBatch::try_new_with_options(Arc::clone(&self.output), columns, &options)?)
     }
+}
+
+/// The numbers of columns by their names: there may be thousands.
+fn places(schema: &Schema) -> HashMap<&str, usize> {
+    let fields = schema.fields().iter().enumerate();
+    fields.map(|(at, field)| (field.name().as_str(), at)).collect()
+}
+
+/// A name that no table can have, as some JSON files do.
+fn check_name(old: &str, new: &str, is_chosen: bool) -> Result<()> {
+    let what = if new.trim().is_empty() {
+        "has no name"
+    } else if new.contains('\0') {
+        "has a NUL character in its name"
+    } else {
+        return Ok(());
+    };
+    let at = if is_chosen { pointer("columns", old) } else { "/from".to_owned() };
+    let quoted = serde_json::Value::from(old);
+    Err(Error::data(format!("a column of the file {what}: {quoted}")).at(at).hint(format!(
+        "name the columns to keep, and what they are called: `columns: {{ {quoted}: name }}`"
+    )))
 }

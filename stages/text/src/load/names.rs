@@ -48,7 +48,9 @@ impl Naming {
     /// Of a file with this schema, in its order: that of a mapping means nothing.
     pub(super) fn applied(mut self, schema: &Schema) -> Self {
         if self.is_chosen {
-            self.columns.sort_by_key(|(old, _)| schema.index_of(old).unwrap_or(usize::MAX));
+            let places = super::places(schema);
+            self.columns
+                .sort_by_key(|(old, _)| places.get(old.as_str()).copied().unwrap_or(usize::MAX));
             return self;
         }
         let mut taken: HashSet<String> =

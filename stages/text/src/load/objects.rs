@@ -126,6 +126,10 @@ impl Objects {
             if !self.lines.next(&mut self.text)? {
                 return Ok(false);
             }
+            // Files that each begin with a byte order mark may have been put one after the other.
+            if self.text.starts_with('\u{feff}') {
+                self.text.drain(..'\u{feff}'.len_utf8());
+            }
             if !self.text.trim().is_empty() {
                 self.line = self.lines.number();
                 return Ok(true);

@@ -1,7 +1,8 @@
 //! Compressed text is known by its first bytes, and so is what is no text at all.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 
+use flate2::bufread::GzDecoder;
 use paraloom_sdk::Error;
 
 /// How a file is compressed.
@@ -47,7 +48,7 @@ impl Packing {
     /// All members of the file, one after the other.
     pub(super) fn unpack(self, packed: impl BufRead + 'static) -> Box<dyn BufRead> {
         match self {
-            Self::Gzip => buffered(flate2::bufread::MultiGzDecoder::new(packed)),
+            Self::Gzip => buffered(Members::new(packed)),
             Self::Zstd => match zstd::stream::read::Decoder::with_buffer(packed) {
                 Ok(reader) => buffered(reader),
                 Err(error) => buffered(Failed(Some(error))),
@@ -62,14 +63,51 @@ impl Packing {
         ["gz", "gzip", "zst", "zstd", "bz2", "xz", "bgz"];
 }
 
-fn buffered(reader: impl std::io::Read + 'static) -> Box<dyn BufRead> {
+fn buffered(reader: impl Read + 'static) -> Box<dyn BufRead> {
     Box::new(BufReader::with_capacity(1 << 16, reader))
+}
+
+/// The members of a gzip file. Zeros behind the last one are padding, as tapes and some tools leave it.
+struct Members<R> {
+    current: Option<GzDecoder<R>>,
+}
+
+impl<R: BufRead> Members<R> {
+    fn new(packed: R) -> Self {
+        Self { current: Some(GzDecoder::new(packed)) }
+    }
+}
+
+impl<R: BufRead> Read for Members<R> {
+    fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
+        while let Some(member) = &mut self.current {
+            let read = member.read(out)?;
+            if read > 0 || out.is_empty() {
+                return Ok(read);
+            }
+            let Some(mut packed) = self.current.take().map(GzDecoder::into_inner) else { break };
+            let has_more = loop {
+                let buffer = packed.fill_buf()?;
+                let zeros = buffer.iter().take_while(|byte| **byte == 0).count();
+                if zeros < buffer.len() || zeros == 0 {
+                    break zeros < buffer.len();
+                }
+                packed.consume(zeros);
+            };
+            if has_more {
+                let zeros = packed.fill_buf()?.iter().take_while(|byte| **byte == 0).count();
+                packed.consume(zeros);
+                self.current = Some(GzDecoder::new(packed));
+            }
+        }
+        Ok(0)
+    }
 }
 
 /// A decoder that could not be made.
 struct Failed(Option<std::io::Error>);
 
-impl std::io::Read for Failed {
+impl Read for Failed {
     fn read(&mut self, _: &mut [u8]) -> std::io::Result<usize> {
         self.0.take().map_or(Ok(0), Err)
     }
