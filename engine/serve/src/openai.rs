@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
@@ -49,8 +50,10 @@ pub(crate) async fn models(State(shared): State<Arc<Shared>>) -> Response {
 
 pub(crate) async fn model_card(
     State(shared): State<Arc<Shared>>,
-    Path(name): Path<String>,
+    name: Result<Path<String>, PathRejection>,
 ) -> Result<Response, Problem> {
+    // A name that is no UTF-8 is none of ours.
+    let name = name.map_or_else(|_| String::from("\u{fffd}"), |Path(name)| name);
     check_model(&shared, &Value::from(name))?;
     Ok(json_response(card(&shared).to_string()))
 }

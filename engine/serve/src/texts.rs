@@ -5,6 +5,7 @@ use arrow::datatypes::Float64Type;
 use serde_json::{Map, Value, json};
 
 use crate::ask::{ask, decoded};
+use crate::json::json_of;
 use crate::problem::Problem;
 use crate::rows::text_columns;
 use crate::shared::Shared;
@@ -129,9 +130,7 @@ pub(crate) fn nothing_kept(number: usize) -> Problem {
 
 /// The body of a request, an object.
 pub(crate) fn object(body: &[u8]) -> Result<Map<String, Value>, Problem> {
-    let body: Value = serde_json::from_slice(body)
-        .map_err(|error| Problem::bad_request(format!("this is not JSON: {error}")))?;
-    match body {
+    match json_of(body).map_err(Problem::bad_request)? {
         Value::Object(body) => Ok(body),
         _ => Err(Problem::bad_request("send a JSON object")),
     }
