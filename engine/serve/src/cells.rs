@@ -109,7 +109,8 @@ mod tests {
     use super::*;
 
     fn said(body: &str) -> String {
-        let cell = |(text, is_quoted): &Cell| format!("{text:?}{}", if *is_quoted { "q" } else { "" });
+        let cell =
+            |(text, is_quoted): &Cell| format!("{text:?}{}", if *is_quoted { "q" } else { "" });
         let record = |record: &Record| {
             let cells: Vec<_> = record.cells.iter().map(cell).collect();
             format!("{}: {}", record.line, cells.join(" "))

@@ -168,8 +168,7 @@ fn csv_rows(body: &[u8], schema: &Schema) -> Result<Vec<Value>, Problem> {
     let bad = |what: String| Problem::bad_request(what);
     let body = utf8_of(body).map_err(bad)?;
     let records = records(&String::from_utf8_lossy(body));
-    let mut records =
-        records.map_err(|what| bad(format!("this is not CSV: {what}")))?.into_iter();
+    let mut records = records.map_err(|what| bad(format!("this is not CSV: {what}")))?.into_iter();
     let Some(names) = records.next() else {
         return Err(bad("there is no line with the names of the columns".to_owned()));
     };
@@ -272,8 +271,14 @@ mod tests {
                 "text,count\na,1\n\"b, c\",\n",
                 r#"[{"text":"a","count":1},{"text":"b, c","count":null}]"#,
             ),
-            ("\u{feff}text,note\r12,\"\"\r13,", r#"[{"text":"12","note":""},{"text":"13","note":null}]"#),
-            ("text,count\n\"a\n", "this is not CSV: line 2: the quote of this cell is never closed"),
+            (
+                "\u{feff}text,note\r12,\"\"\r13,",
+                r#"[{"text":"12","note":""},{"text":"13","note":null}]"#,
+            ),
+            (
+                "text,count\n\"a\n",
+                "this is not CSV: line 2: the quote of this cell is never closed",
+            ),
             ("text,count\na\n", "this is not CSV: line 2 has 1 cells, and the first line 2"),
             ("", "there is no line with the names of the columns"),
             ("text,share,good\n,4.5,TRUE\n", r#"[{"text":"","share":4.5,"good":true}]"#),

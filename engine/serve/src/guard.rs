@@ -53,10 +53,11 @@ impl Guard {
                 let name = name.to_str().ok().and_then(|name| name.parse::<Authority>().ok());
                 let is_ours = |name: &Authority| {
                     let host = name.host().to_ascii_lowercase();
-                    !name.as_str().contains('@') && (self.hosts.contains(&host) || is_address(&host))
+                    !name.as_str().contains('@')
+                        && (self.hosts.contains(&host) || is_address(&host))
                 };
-                let are_ours = name.as_ref().is_some_and(is_ours)
-                    && address.authority().is_none_or(is_ours);
+                let are_ours =
+                    name.as_ref().is_some_and(is_ours) && address.authority().is_none_or(is_ours);
                 if are_ours { Ok(()) } else { Err(Denied::Host) }
             }
         }
@@ -123,7 +124,11 @@ mod tests {
         let ours = ["localhost", "LOCALHOST:1", "10.1.2.3:8080", "[::1]:8080", "here.example"];
         let others = ["evil.example", "1.2.3.4.evil.example", "user@localhost", "[::g]", "", "a b"];
         for name in ours {
-            assert_eq!(guard.check(&path(), &headers(&[("host", name.as_bytes())])), Ok(()), "{name}");
+            assert_eq!(
+                guard.check(&path(), &headers(&[("host", name.as_bytes())])),
+                Ok(()),
+                "{name}"
+            );
         }
         for name in others {
             let checked = guard.check(&path(), &headers(&[("host", name.as_bytes())]));
@@ -140,6 +145,9 @@ mod tests {
         let guard = Guard::new(bind, Some("p\u{e4}ss"), &[]);
         let sent = "Bearer p\u{e4}ss".as_bytes();
         assert_eq!(guard.check(&path(), &headers(&[("authorization", sent)])), Ok(()));
-        assert_eq!(guard.check(&path(), &headers(&[("authorization", b"Bearer pass")])), Err(Denied::Token));
+        assert_eq!(
+            guard.check(&path(), &headers(&[("authorization", b"Bearer pass")])),
+            Err(Denied::Token)
+        );
     }
 }

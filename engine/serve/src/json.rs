@@ -108,7 +108,10 @@ mod tests {
         let cases: [(&[u8], &str); 9] = [
             (b"\xef\xbb\xbf{\"a\": [1, -2, 2.5, null, true]}", r#"{"a":[1,-2,2.5,null,true]}"#),
             (b"{\"a\": 1, \"a\": 1}", "this is not JSON: \"a\" is there twice at line 1 column 12"),
-            (b"{\"a\": {\"b\": 1, \"\\u0062\": 2}}", "this is not JSON: \"b\" is there twice at line 1 column 23"),
+            (
+                b"{\"a\": {\"b\": 1, \"\\u0062\": 2}}",
+                "this is not JSON: \"b\" is there twice at line 1 column 23",
+            ),
             (b"[{\"a\": 1}, {\"a\": 2}]", r#"[{"a":1},{"a":2}]"#),
             (b"{\"a\": \"\xff\"}", "this is not UTF-8, from byte 8 on"),
             (&utf16, "this is not UTF-8, from byte 1 on; it looks like UTF-16"),
