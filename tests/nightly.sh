@@ -32,8 +32,9 @@ if [ "${1:-}" != middle ]; then
   tests/slurm/run.sh || [ $? = 75 ]
 fi
 
-# The numbers of torch's own operations, live against the newest transformers.
+# The suites by torch's own operations, which are what a GPU runs, and their numbers, live against the newest transformers.
 if [ "${1:-}" != middle ]; then
+  PARALOOM_TORCH_KERNELS=1 cargo xtask torch test
   python="$(tests/fidelity/venv.sh)" && venv=0 || venv=$?
   if [ "$venv" = 0 ]; then
     cargo xtask torch
@@ -42,6 +43,12 @@ if [ "${1:-}" != middle ]; then
   elif [ "$venv" != 75 ]; then
     exit "$venv"
   fi
+fi
+
+# The backends for GPUs compile, without warnings. DOCS_RS: without LLVM, which is fetched otherwise.
+if [ "${1:-}" != middle ]; then
+  cargo xtask wgpu clippy --all-targets -- --deny warnings
+  DOCS_RS=1 cargo xtask cuda clippy --all-targets -- --deny warnings
 fi
 
 # The T5 suites on wgpu, where there is Vulkan: Mesa's software one does (mesa-vulkan-drivers), in some ten minutes.

@@ -65,6 +65,12 @@ async function assertSound(tab, name) {
     return { wide: document.documentElement.scrollWidth, client, culprits };
   })()`);
   check(wide <= client, `${name}: it is ${wide} px wide on a screen of ${client}: ${culprits.join(" | ")}`);
+  const squeezed = await look(tab, `[...document.body.querySelectorAll("*")].filter((element) => {
+    const text = [...element.childNodes].filter((node) => node.nodeType === 3).map((node) => node.data.trim()).join("");
+    const { width, height } = element.getBoundingClientRect();
+    return text.length > 12 && width > 2 && width < 28 && height > width;
+  }).slice(0, 3).map((element) => element.outerHTML.slice(0, 120))`);
+  check(squeezed.length === 0, `${name}: a text has a letter in each line: ${squeezed.join(" | ")}`);
   await look(tab, axe);
   const found = await look(tab, `axe.run(document, { resultTypes: ["violations"] }).then(({ violations }) =>
     violations.filter(({ impact }) => impact === "serious" || impact === "critical")

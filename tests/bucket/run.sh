@@ -1,11 +1,26 @@
 #!/usr/bin/env bash
-# The tests that need an object store, against moto's S3 server, which is installed outside of the clone.
-# (s3s-fs, which is faster, lets several writers win where one may.) Exit code 75: it is not at hand, and PyPI cannot be reached.
+# The tests that need an object store, against moto's S3 server, and against Azurite where npm has it. Both are installed outside of the
+# clone. (s3s-fs, which is faster than moto, lets several writers win where one may; the emulators of Google's storage that PyPI has,
+# fake-gcs-server and gcp-storage-emulator, know no conditional writes.) Exit code 75: moto is not at hand, and PyPI cannot be reached.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-venv="${PARALOOM_MOTO_VENV:-$HOME/.cache/paraloom/moto}"
-if [ ! -x "$venv/bin/moto_server" ]; then
-  [ -x "$venv/bin/python" ] || python3 -m venv "$venv" >&2
-  "$venv/bin/python" -m pip install --quiet --retries 1 --timeout 20 'moto[server]' >&2 || exit 75
+python="$(tests/python.sh moto 'moto[server]')"
+
+azurite="${PARALOOM_AZURITE_TOOLS:-$HOME/.cache/paraloom/azurite}"
+if command -v npm >/dev/null && [ ! -e "$azurite/node_modules/.bin/azurite-blob" ]; then
+  mkdir -p "$azurite"
+  [ -e "$azurite/package.json" ] || echo '{"private": true}' >"$azurite/package.json"
+  (cd "$azurite" && timeout 180 npm install --no-audit --no-fund --loglevel error azurite@3 >&2) || true
 fi
-PARALOOM_MOTO="$venv/bin/moto_server" cargo test --release --test it workers::
+if [ -e "$azurite/node_modules/.bin/azurite-blob" ]; then
+  port="$("$python" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')"
+  "$azurite/node_modules/.bin/azurite-blob" --silent --inMemoryPersistence --disableTelemetry --skipApiVersionCheck --blobPort "$port" >/dev/null &
+  server=$!
+  trap 'kill "$server" 2>/dev/null || true' EXIT
+  PARALOOM_AZURITE="http://127.0.0.1:$port"
+  "$python" tests/bucket/azure.py "$PARALOOM_AZURITE" bucket
+  export PARALOOM_AZURITE
+else
+  echo "without Azurite, which cannot be installed"
+fi
+PARALOOM_MOTO="$(dirname "$python")/moto_server" cargo test --release --test it workers::

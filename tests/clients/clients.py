@@ -153,11 +153,14 @@ def hub_client(server):
     if letter:
         equal(client.text_generation(TEXT, stop=[letter]), text.split(letter)[0], "a stop")
     refused("details of a stream", lambda: client.text_generation(TEXT, stream=True, details=True), "details")
+    equal(client.translation(TEXT).translation_text, text, "a translation")
+    equal(client.summarization(TEXT).summary_text, text, "a summary")
+    refused("`do_sample`", lambda: client.text_generation(TEXT, do_sample=False, temperature=0.5), "send true, or leave `temperature` out")
     for name, value in {"details": True, "watermark": True, "best_of": 2, "return_full_text": True}.items():
         refused(name, lambda name=name, value=value: client.text_generation(TEXT, **{name: value}), name)
     status, _, text = server.ask("/models/any/name", {"inputs": [TEXT, "costs fell"], "parameters": {"num_return_sequences": 2}})
     equal(status, 200, text)
-    equal([[list(text) for text in texts] for texts in json.loads(text)], [[["generated_text"]] * 2] * 2, "several inputs")
+    equal([[list(text)[0] for text in texts] for texts in json.loads(text)], [["generated_text"] * 2] * 2, "several inputs")
 
 
 def logprobs(server):
@@ -168,6 +171,10 @@ def logprobs(server):
     holds("".join(found.tokens).replace("\u2581", " ").strip() == choice.text.strip(), "the tokens are those of the text")
     holds(all(logprob <= 1e-5 for logprob in found.token_logprobs), "logarithms of probabilities")
     refused("others", lambda: client.completions.create(model="scored", prompt=TEXT, logprobs=2), "logprobs")
+    told = huggingface_hub.InferenceClient(model=server.url).text_generation(TEXT, details=True)
+    equal([token.logprob for token in told.details.tokens], found.token_logprobs, "the same as details")
+    equal("".join(token.text for token in told.details.tokens).strip(), told.generated_text.strip(), "the tokens of details")
+    holds(told.details.finish_reason in ("length", "eos_token"), "the reason of details")
 
 
 def formats(server):

@@ -1,6 +1,7 @@
 //! Several workers on one store give what one run gives, whatever becomes of them.
 //!
-//! In a bucket too, where `PARALOOM_MOTO` names moto's server (`pip install 'moto[server]'`); tests/bucket/run.sh sees to that.
+//! In a bucket too, where `PARALOOM_MOTO` names moto's server of S3 and `PARALOOM_AZURITE` the address of Azurite with a container `bucket`;
+//! tests/bucket/run.sh sees to both.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -11,14 +12,19 @@ use std::time::Duration;
 use crate::common::{Lots, MODELS, Project, TABLES, results, signal, tiny};
 
 /// An object store of our own.
-struct Bucket {
-    server: Child,
-    port: u16,
+enum Bucket {
+    S3 { server: Child, port: u16 },
+    Azure { address: String },
 }
 
 impl Bucket {
-    /// None where the server is not at hand.
-    fn new() -> Option<Self> {
+    /// Those that are at hand.
+    fn all() -> Vec<Self> {
+        let azure = std::env::var("PARALOOM_AZURITE").ok().map(|address| Self::Azure { address });
+        Self::s3().into_iter().chain(azure).collect()
+    }
+
+    fn s3() -> Option<Self> {
         let program = PathBuf::from(std::env::var_os("PARALOOM_MOTO")?);
         let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let port = free.local_addr().expect("it is bound").port();
@@ -27,24 +33,21 @@ impl Bucket {
         server.args(["-H", "127.0.0.1", "-p", &port.to_string()]);
         let server =
             server.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("moto's server");
-        let bucket = Self { server, port };
+        let bucket = Self::S3 { server, port };
         let made = (0..600).any(|_| {
             std::thread::sleep(Duration::from_millis(50));
-            bucket.ask("PUT", "/bucket").is_some_and(|answer| answer.contains(" 200 "))
+            put(port, "/bucket").is_some_and(|answer| answer.contains(" 200 "))
         });
         assert!(made, "the server of moto does not answer");
         Some(bucket)
     }
 
-    fn ask(&self, method: &str, path: &str) -> Option<String> {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).ok()?;
-        let head = format!(
-            "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-        );
-        stream.write_all(head.as_bytes()).ok()?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).ok()?;
-        Some(answer)
+    /// The address of something in a bucket of this kind.
+    fn url(&self, path: &str) -> String {
+        match self {
+            Self::S3 { .. } => format!("s3://{path}"),
+            Self::Azure { .. } => format!("az://{path}"),
+        }
     }
 
     /// Lets a command know where it is. `machine` names the directory for copies.
@@ -54,32 +57,51 @@ impl Bucket {
         project: &Project,
         machine: &str,
     ) -> &'a mut Command {
-        command
-            .env("AWS_ENDPOINT_URL", format!("http://127.0.0.1:{}", self.port))
-            .env("AWS_ACCESS_KEY_ID", "key")
-            .env("AWS_SECRET_ACCESS_KEY", "a secret that nothing tells")
-            .env("AWS_REGION", "us-east-1")
-            .env("PARALOOM_CACHE", project.file(machine))
+        match self {
+            Self::S3 { port, .. } => command
+                .env("AWS_ENDPOINT_URL", format!("http://127.0.0.1:{port}"))
+                .env("AWS_ACCESS_KEY_ID", "key")
+                .env("AWS_SECRET_ACCESS_KEY", "a secret that nothing tells")
+                .env("AWS_REGION", "us-east-1"),
+            // With the account and the key that everybody knows.
+            Self::Azure { address } => command
+                .env("AZURE_STORAGE_USE_EMULATOR", "true")
+                .env("AZURITE_BLOB_STORAGE_URL", address),
+        }
+        .env("PARALOOM_CACHE", project.file(machine))
     }
 }
 
 impl Drop for Bucket {
     fn drop(&mut self) {
-        let _ = self.server.kill();
-        let _ = self.server.wait();
+        if let Self::S3 { server, .. } = self {
+            let _ = server.kill();
+            let _ = server.wait();
+        }
     }
 }
 
-const URL: &str = "s3://bucket/store";
+fn put(port: u16, path: &str) -> Option<String> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+    let head = format!(
+        "PUT {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    Some(answer)
+}
+
+const STORE: &str = "bucket/store";
 
 fn worker(project: &Project, bucket: Option<&Bucket>, index: usize) -> Child {
-    let store = if bucket.is_some() { URL } else { ".paraloom" };
+    let store = bucket.map_or_else(|| ".paraloom".to_owned(), |bucket| bucket.url(STORE));
     let shard = format!("{index}/3");
     let mut command = project.command(&[
         "worker",
         "p.yaml",
         "--store",
-        store,
+        &store,
         "--shard",
         &shard,
         "--threads",
@@ -127,13 +149,17 @@ fn a_shard_is_one_of_those_that_there_are() {
 /// A worker is killed, and one freezes; the third makes do, on machines that have nothing in common but the bucket.
 #[test]
 fn workers_on_a_bucket_do_what_a_run_does() {
-    let Some(bucket) = Bucket::new() else { return };
+    Bucket::all().iter().for_each(workers_on);
+}
+
+fn workers_on(bucket: &Bucket) {
+    let (url, other) = (&*bucket.url(STORE), &*bucket.url("bucket/other"));
     let straight = tiny();
     straight.ok(&["run", "p.yaml"]);
     let expected = results(&straight, &TABLES, &MODELS);
     let mut lots = Lots::new();
     let project = tiny();
-    let mut workers: Vec<_> = (0..3).map(|index| worker(&project, Some(&bucket), index)).collect();
+    let mut workers: Vec<_> = (0..3).map(|index| worker(&project, Some(bucket), index)).collect();
     std::thread::sleep(Duration::from_millis(200 + lots.draw() % 1_500));
     let (mut killed, mut frozen) = (workers.remove(0), workers.remove(0));
     signal(&killed, 9);
@@ -155,48 +181,68 @@ fn workers_on_a_bucket_do_what_a_run_does() {
         assert!(output.status.success(), "{args:?}: {told}");
         format!("{out}{told}")
     };
-    let told = on_a_new_machine(&["run", "p.yaml", "--store", URL]);
+    let told = on_a_new_machine(&["run", "p.yaml", "--store", url]);
     assert!(told.contains("nothing to do: all 9 nodes are done"), "{told}");
-    on_a_new_machine(&["verify", "--store", URL]);
-    let runs = on_a_new_machine(&["runs", "--store", URL]);
+    on_a_new_machine(&["verify", "--store", url]);
+    let runs = on_a_new_machine(&["runs", "--store", url]);
     assert!(runs.contains("tiny"), "{runs}");
-    let rows = on_a_new_machine(&["show", "p.yaml", "qualified", "--json", "--store", URL]);
+    let rows = on_a_new_machine(&["show", "p.yaml", "qualified", "--json", "--store", url]);
     assert!(rows.as_bytes() == expected["qualified"], "{rows}");
     let id = rows.split('"').nth(3).expect("the first is the id");
-    on_a_new_machine(&["trace", "p.yaml", "qualified", id, "--store", URL]);
-    on_a_new_machine(&["pin", "p.yaml", "--as", "kept", "--store", URL]);
-    let told = on_a_new_machine(&["gc", "--older-than", "0s", "--delete", "--store", URL]);
+    on_a_new_machine(&["trace", "p.yaml", "qualified", id, "--store", url]);
+    on_a_new_machine(&["pin", "p.yaml", "--as", "kept", "--store", url]);
+    let told = on_a_new_machine(&["gc", "--older-than", "0s", "--delete", "--store", url]);
     assert!(told.contains("removed"), "{told}");
-    on_a_new_machine(&["unpin", "kept", "--store", URL]);
-    let told = on_a_new_machine(&["pull", "p.yaml", "--from", URL]);
+    on_a_new_machine(&["unpin", "kept", "--store", url]);
+    let told = on_a_new_machine(&["pull", "p.yaml", "--from", url]);
     assert!(told.contains("copied 9 results"), "{told}");
     assert!(results(&project, &TABLES, &MODELS) == expected);
-    let told = on_a_new_machine(&["push", "p.yaml", "--to", "s3://bucket/other"]);
+    let told = on_a_new_machine(&["push", "p.yaml", "--to", other]);
     assert!(told.contains("copied 9 results"), "{told}");
-    let told = on_a_new_machine(&["run", "p.yaml", "--store", "s3://bucket/other"]);
+    let told = on_a_new_machine(&["run", "p.yaml", "--store", other]);
     assert!(told.contains("nothing to do: all 9 nodes are done"), "{told}");
-    let told = on_a_new_machine(&["gc", "--older-than", "0s", "--delete", "--store", URL]);
+    let told = on_a_new_machine(&["gc", "--older-than", "0s", "--delete", "--store", url]);
     assert!(told.contains("removed"), "{told}");
-    let told = on_a_new_machine(&["plan", "p.yaml", "--store", URL]);
+    let told = on_a_new_machine(&["plan", "p.yaml", "--store", url]);
     assert!(!told.contains("done"), "{told}");
 }
 
 #[test]
 fn what_is_wrong_with_a_bucket_is_said() {
-    let Some(bucket) = Bucket::new() else { return };
+    for bucket in &Bucket::all() {
+        let project = tiny();
+        let said = |args: &[&str]| {
+            let mut command = project.command(args);
+            bucket.set(&mut command, &project, "machine");
+            let output = command.output().expect("the binary runs");
+            assert!(!output.status.success(), "{args:?}");
+            String::from_utf8_lossy(&output.stderr).into_owned()
+        };
+        // Commands that only look must not take a bucket that is not there for an empty store.
+        let nowhere = &*bucket.url("nowhere/a");
+        for command in ["run", "plan", "runs", "verify"] {
+            let pipeline = ["run", "plan"].contains(&command).then_some("p.yaml");
+            let args: Vec<_> = [Some(command), pipeline, Some("--store"), Some(nowhere)]
+                .into_iter()
+                .flatten()
+                .collect();
+            let told = said(&args);
+            assert!(
+                told.contains(nowhere)
+                    && told.contains("there is no bucket or container of this name"),
+                "{command}: {told}"
+            );
+            assert!(told.contains("make it first"), "{command}: {told}");
+        }
+        let told = said(&["run", "p.yaml", "--store", &bucket.url("key:a-secret@bucket/a")]);
+        assert!(told.contains("may not hold credentials") && !told.contains("a-secret"), "{told}");
+    }
+}
+
+#[test]
+fn an_address_of_another_kind_is_refused() {
     let project = tiny();
-    let said = |store: &str, variables: &[(&str, &str)]| {
-        let mut command = project.command(&["run", "p.yaml", "--store", store]);
-        bucket.set(&mut command, &project, "machine");
-        let output = command.envs(variables.iter().copied()).output().expect("the binary runs");
-        assert!(!output.status.success());
-        String::from_utf8_lossy(&output.stderr).into_owned()
-    };
-    let told = said("s3://nowhere/a", &[]);
-    assert!(told.contains("s3://nowhere/a") && told.contains("NoSuchBucket"), "{told}");
-    let told = said("s3://key:a-secret@bucket/a", &[]);
-    assert!(told.contains("may not hold credentials") && !told.contains("a-secret"), "{told}");
-    let told = said("ftp://bucket/a", &[]);
+    let told = project.transcript(&["run", "p.yaml", "--store", "ftp://bucket/a"]);
     assert!(told.contains("write s3://, gs:// or az://"), "{told}");
     let there_is_none = project.transcript(&["show", "p.yaml", "pairs", "--store", "ftp://a/b"]);
     assert!(there_is_none.contains("ftp://a/b"), "{there_is_none}");

@@ -5,11 +5,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 repository="$PWD"
-venv="${PARALOOM_RAY_VENV:-$HOME/.cache/paraloom/ray}"
-if [ ! -x "$venv/bin/ray" ] || [ ! -x "$venv/bin/moto_server" ]; then
-  [ -x "$venv/bin/python" ] || python3 -m venv "$venv" >&2
-  "$venv/bin/python" -m pip install --quiet --retries 1 --timeout 20 'ray[default]' 'moto[server]' >&2 || exit 75
-fi
+python="$(tests/python.sh ray 'ray[default]' 'moto[server]')"
+venv="$(dirname "$(dirname "$python")")"
 cargo build --release
 paraloom="${CARGO_TARGET_DIR:-$repository/target}/release/paraloom"
 work="$(mktemp -d)"

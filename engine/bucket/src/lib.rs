@@ -261,12 +261,19 @@ impl Blobs for Bucket {
 fn if_there<T>(found: object_store::Result<T>) -> io::Result<Option<T>> {
     match found {
         Ok(found) => Ok(Some(found)),
-        // A bucket that is not there is told from an object that is not by the former's code.
-        Err(Error::NotFound { source, .. }) if !source.to_string().contains("NoSuchBucket") => {
-            Ok(None)
-        }
+        Err(error @ Error::NotFound { .. }) if missing_bucket(&error).is_none() => Ok(None),
         Err(error) => Err(failed(&error)),
     }
+}
+
+/// What the servers call a bucket that is not there, by which it is told from an object that is not.
+const MISSING: [&str; 3] = ["NoSuchBucket", "ContainerNotFound", "ContainerBeingDeleted"];
+
+/// The code by which a server says that there is no bucket, if it does.
+fn missing_bucket(error: &Error) -> Option<&'static str> {
+    let Error::NotFound { source, .. } = error else { return None };
+    let text = source.to_string();
+    MISSING.into_iter().find(|code| text.contains(code))
 }
 
 fn of_version(meta: &ObjectMeta) -> String {
@@ -288,6 +295,10 @@ const NO_CREDENTIALS: &str = "no credentials were found: set those of your cloud
     AZURE_STORAGE_ACCOUNT_KEY), or name a profile by AWS_PROFILE";
 
 fn failed(error: &Error) -> io::Error {
+    if let Some(code) = missing_bucket(error) {
+        let text = format!("there is no bucket or container of this name ({code})");
+        return io::Error::new(ErrorKind::NotFound, text);
+    }
     let kind = match error {
         Error::NotFound { .. } => ErrorKind::NotFound,
         Error::PermissionDenied { .. } | Error::Unauthenticated { .. } => {

@@ -2,7 +2,7 @@
 
 use std::path::{Component, Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use paraloom_exec::Cancel;
@@ -18,6 +18,8 @@ use crate::{place, render};
 
 /// How often it is looked how far the job is.
 const LOOK: Duration = Duration::from_secs(1);
+/// How long a cluster may take to start before a job is refused.
+const STARTS: Duration = Duration::from_mins(1);
 /// How many looks in a row may fail: a dashboard that starts anew is no end of a job.
 const PATIENCE: u32 = 60;
 
@@ -60,7 +62,9 @@ pub(crate) fn run(args: &RunArgs, stages: &StageArgs) -> Result<ExitCode> {
     let entrypoint = entrypoint(args, stages, &travels);
     let job =
         Submission { id: &id, entrypoint: &entrypoint, package: &package.name(), title: name };
-    cluster.submit(&job).map_err(from_ray)?;
+    if !submit(&cluster, &job, &cancel)? {
+        return Ok(stopped(&signals));
+    }
     render::note(&format!("job {id}"));
     let (status, log) = follow(&cluster, &id, &cancel)?;
     match status {
@@ -84,6 +88,26 @@ pub(crate) fn run(args: &RunArgs, stages: &StageArgs) -> Result<ExitCode> {
     }
     // All is in the store: this finds it, and says what came of it.
     run::run(&args.work, None, stages)
+}
+
+/// Starts a job, also on a cluster that is just starting itself. False if somebody asked to stop before.
+fn submit(cluster: &Cluster, job: &Submission, cancel: &Cancel) -> Result<bool> {
+    let began = Instant::now();
+    let mut is_told = false;
+    loop {
+        match cluster.submit(job) {
+            Err(RayError::NotYet { .. }) if began.elapsed() < STARTS => {
+                if !std::mem::replace(&mut is_told, true) {
+                    render::note("the cluster is still starting");
+                }
+                std::thread::sleep(LOOK);
+            }
+            submitted => return submitted.map(|()| true).map_err(from_ray),
+        }
+        if cancel.is_set() {
+            return Ok(false);
+        }
+    }
 }
 
 fn stopped(signals: &Signals) -> ExitCode {
@@ -313,6 +337,7 @@ fn from_ray(error: RayError) -> CliError {
         RayError::TooLarge { .. } => {
             "put it where every node has it and name it by its whole path, or take it from a hub"
         }
+        RayError::NotYet { .. } => "is its head healthy? `ray status` tells",
         RayError::Refused { .. } | RayError::File { .. } => "",
     };
     let code = if matches!(error, RayError::File { .. } | RayError::TooLarge { .. }) {

@@ -250,6 +250,8 @@ impl Mapper for Served<'_> {
         let mark = |mark: paraloom_exec::Mark| Mark {
             is_cut: mark.is_cut,
             is_unfinished: mark.is_unfinished,
+            tokens_read: mark.tokens_read,
+            tokens_written: mark.tokens_written,
         };
         let output = |output: paraloom_exec::Mapped| Mapped {
             rows: output.rows,

@@ -96,6 +96,9 @@ impl Cluster {
     }
 
     /// Starts a job.
+    ///
+    /// # Errors
+    /// Among others [`RayError::NotYet`] of a cluster that has just been started.
     pub fn submit(&self, job: &Submission) -> Result<()> {
         let body = json!({
             "submission_id": job.id,
@@ -103,9 +106,15 @@ impl Cluster {
             "runtime_env": { "working_dir": format!("gcs://{}", job.package) },
             "metadata": { "job_name": job.title },
         });
-        self.post("/api/jobs/", &body)
-            .and_then(|answer| self.checked("start the job", answer))
-            .map(drop)
+        let started = self.post("/api/jobs/", &body);
+        let started = started.and_then(|answer| self.checked("start the job", answer));
+        started.map(drop).map_err(|error| match error {
+            // The head answers before there is a process on it that starts jobs.
+            RayError::Refused { reason, .. } if reason.contains("No available agent") => {
+                RayError::NotYet { reason }
+            }
+            error => error,
+        })
     }
 
     /// How far a job is.
@@ -201,5 +210,41 @@ fn shown(text: &str) -> String {
     match line.char_indices().nth(SHOWN) {
         Some((end, _)) => format!("{}...", &line[..end]),
         None => line,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+
+    use super::*;
+
+    /// What is said of a submission that is answered so.
+    fn submitted(status: u16, body: &str) -> Result<()> {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+        let address = format!("http://{}", listener.local_addr().expect("it is bound"));
+        let answer = format!(
+            "HTTP/1.1 {status} -\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        let server = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().expect("it asks");
+            let _ = stream.read(&mut [0; 4096]);
+            stream.write_all(answer.as_bytes()).expect("it reads");
+        });
+        let job = Submission { id: "a", entrypoint: "true", package: "p", title: "t" };
+        let said = Cluster::new(&address, None).submit(&job);
+        server.join().expect("it answers");
+        said
+    }
+
+    #[test]
+    fn a_cluster_that_starts_is_asked_again() {
+        assert!(submitted(200, "{}").is_ok());
+        let early = submitted(500, "No available agent to submit job, please try again later.");
+        assert!(matches!(early, Err(RayError::NotYet { .. })), "{early:?}");
+        let twice = submitted(500, "Job with submission_id a already exists.");
+        assert!(matches!(twice, Err(RayError::Refused { .. })), "{twice:?}");
     }
 }

@@ -50,6 +50,12 @@ pub enum RayError {
         /// Why not.
         reason: String,
     },
+    /// It has been started just now, and starts no jobs yet.
+    #[error("the Ray cluster starts no job yet: {reason}")]
+    NotYet {
+        /// What it said.
+        reason: String,
+    },
     /// A file that was to travel.
     #[error("cannot pack {}: {source}", path.display())]
     File {

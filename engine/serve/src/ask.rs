@@ -21,8 +21,11 @@ pub(crate) async fn read(
     request: Request<Body>,
     kind: &str,
 ) -> Result<Received, Problem> {
-    if media_type(request.headers()) != kind {
+    if media_type(request.headers())? != kind {
         return Err(Problem::unsupported(format!("send the header `Content-Type: {kind}`")));
+    }
+    if request.uri().query().is_some_and(|query| !query.is_empty()) {
+        return Err(Problem::bad_request("parameters are in the body here, not in the address"));
     }
     read_any(shared, request).await
 }

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes, to_bytes};
-use axum::http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
+use axum::http::header::{
+    ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING,
+};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use flate2::read::MultiGzDecoder;
@@ -39,6 +41,7 @@ impl Budget {
 
     /// Reads a body. What is too long is refused before it is read.
     pub(crate) async fn read(&self, head: &Parts, body: Body) -> Result<Received, Problem> {
+        check_transfer(&head.headers)?;
         let length = head.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok());
         let length = length.and_then(|length| length.parse::<u64>().ok());
         if length.is_some_and(|length| length > MAX_BYTES as u64) {
@@ -58,7 +61,8 @@ impl Budget {
             Ok(Ok(bytes)) => bytes,
             Ok(Err(error)) if is_too_long(&error) => return Err(too_long()),
             Ok(Err(error)) => {
-                return Err(Problem::bad_request(format!("the request broke off: {error}")));
+                let reason = innermost(&error);
+                return Err(Problem::bad_request(format!("the request broke off: {reason}")));
             }
             Err(_) => {
                 let message = format!("the request took more than {} s", BODY_TIMEOUT.as_secs());
@@ -72,6 +76,26 @@ impl Budget {
 
 fn too_long() -> Problem {
     Problem::too_large(format!("a request has {MAX_BYTES} bytes at most; send fewer rows"))
+}
+
+/// A body comes as it is or in chunks. Of several codings the parser minds the last one alone, and a proxy before it another.
+fn check_transfer(headers: &HeaderMap) -> Result<(), Problem> {
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    let is_known = match (codings.next(), codings.next()) {
+        (None, _) => true,
+        (Some(coding), None) => coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked"),
+        (Some(_), Some(_)) => false,
+    };
+    let message = "`Transfer-Encoding` is `chunked` here and nothing else";
+    if is_known { Ok(()) } else { Err(Problem::bad_request(message)) }
+}
+
+/// What an error comes from at last.
+fn innermost(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(source) => innermost(source),
+        None => error.to_string(),
+    }
 }
 
 fn is_too_long(error: &axum::Error) -> bool {
@@ -106,10 +130,33 @@ fn unpack(packed: &[u8]) -> Result<Bytes, Problem> {
     if bytes.len() > MAX_BYTES { Err(too_long()) } else { Ok(bytes.into()) }
 }
 
-/// The media type of a request, in small letters, without its parameters; empty if it has none.
-pub(crate) fn media_type(headers: &HeaderMap) -> String {
-    let sent = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    sent.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+/// The media type of a request, in small letters, without its parameters; empty if it has none. What the parameters say of how the
+/// body is written must be so: it would be read as something else otherwise.
+pub(crate) fn media_type(headers: &HeaderMap) -> Result<String, Problem> {
+    let mut all = headers.get_all(CONTENT_TYPE).iter();
+    let sent = all.next().and_then(|value| value.to_str().ok()).unwrap_or_default();
+    if all.next().is_some() {
+        return Err(Problem::bad_request("the header `Content-Type` is there twice"));
+    }
+    let mut parts = sent.split(';').map(|part| part.trim().to_ascii_lowercase());
+    let kind = parts.next().unwrap_or_default();
+    for parameter in parts {
+        let Some((name, value)) = parameter.split_once('=') else { continue };
+        let value = value.trim_matches('"');
+        match name {
+            "charset" if !["utf-8", "utf8", "us-ascii"].contains(&value) => {
+                let value = quoted(value);
+                let message = format!("texts are in UTF-8 here, not in {value:?} (`charset`)");
+                return Err(Problem::unsupported(message));
+            }
+            "header" if kind == "text/csv" && value == "absent" => {
+                let message = "CSV begins with a line of the columns' names here (`header`)";
+                return Err(Problem::unsupported(message));
+            }
+            _ => {}
+        }
+    }
+    Ok(kind)
 }
 
 #[cfg(test)]
@@ -147,7 +194,12 @@ mod tests {
         let gz = ("content-encoding", "gzip");
         let bomb = gzip(&vec![b'a'; 10 * MAX_BYTES]);
         assert!(bomb.len() < MAX_BYTES / 10);
-        let cases: [Case; 9] = [
+        let chunked = ("transfer-encoding", "Chunked");
+        let cases: [Case; 13] = [
+            (&[chunked], b"abc".to_vec(), Ok(b"abc".to_vec())),
+            (&[chunked, chunked], b"abc".to_vec(), Err(400)),
+            (&[("transfer-encoding", "chunked, chunked")], b"abc".to_vec(), Err(400)),
+            (&[("transfer-encoding", "gzip, chunked")], b"abc".to_vec(), Err(400)),
             (&[], b"abc".to_vec(), Ok(b"abc".to_vec())),
             (&[("content-encoding", "identity")], b"abc".to_vec(), Ok(b"abc".to_vec())),
             (&[gz], gzip(b"abc"), Ok(b"abc".to_vec())),
@@ -162,5 +214,31 @@ mod tests {
             assert_eq!(read(headers, body), expected, "{headers:?}");
         }
         assert_eq!(read(&[], vec![b'a'; MAX_BYTES + 1]), Err(413));
+    }
+
+    #[test]
+    fn what_the_type_says_of_the_body_is_minded() {
+        let typed = |values: &[&str]| {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append(CONTENT_TYPE, HeaderValue::from_str(value).expect("a value"));
+            }
+            media_type(&headers).map_err(|problem| problem.status.as_u16())
+        };
+        let cases: [(&[&str], Result<&str, u16>); 10] = [
+            (&[], Ok("")),
+            (&["Application/JSON; Charset=\"UTF-8\""], Ok("application/json")),
+            (&["text/csv; charset=us-ascii;header=present"], Ok("text/csv")),
+            (&["application/json;"], Ok("application/json")),
+            (&["application/json; version=2; charset"], Ok("application/json")),
+            (&["text/csv; charset=iso-8859-1"], Err(415)),
+            (&["application/json;charset=utf-16"], Err(415)),
+            (&["text/csv; header=absent"], Err(415)),
+            (&["application/json", "text/csv"], Err(400)),
+            (&["application/json", "application/json"], Err(400)),
+        ];
+        for (values, expected) in cases {
+            assert_eq!(typed(values), expected.map(str::to_owned), "{values:?}");
+        }
     }
 }

@@ -98,7 +98,7 @@ pub(crate) async fn empty_page(State(shared): State<Arc<Shared>>, headers: Heade
 
 /// Texts from programs, or the page's form.
 pub(crate) async fn root(state: State<Arc<Shared>>, request: Request) -> Result<Response, Problem> {
-    match media_type(request.headers()).as_str() {
+    match media_type(request.headers())?.as_str() {
         "application/json" => hugging_face::generate(state, request).await,
         FORM => form(state, request).await,
         _ => {

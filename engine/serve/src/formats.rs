@@ -1,15 +1,16 @@
 //! Rows as JSON lines and as CSV, in and out. Inside they are JSON: the body of `/v1/rows`.
 
-use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Schema};
-use arrow_csv::WriterBuilder as CsvWriterBuilder;
 use arrow_json::writer::{LineDelimited, WriterBuilder};
 use axum::http::header::{ACCEPT, CONTENT_TYPE};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
+use paraloom_formats::{Delimited, DelimitedWriter, Format as FileFormat, unsupported};
 use serde_json::{Map, Value, json};
 
 use crate::body::media_type;
+use crate::cells::{Cell, records};
+use crate::json::{json_of, utf8_of};
 use crate::problem::{Problem, quoted};
 use crate::{About, Mapped, Parameters};
 
@@ -44,26 +45,29 @@ impl Format {
 
     /// Of the body of a request.
     pub(crate) fn sent(headers: &HeaderMap) -> Result<Self, Problem> {
-        Self::of_type(&media_type(headers)).ok_or_else(|| {
+        Self::of_type(&media_type(headers)?).ok_or_else(|| {
             let message = "send the header `Content-Type: application/json`, or text/csv or application/x-ndjson";
             Problem::unsupported(message)
         })
     }
 
-    /// Of the answer that a client wants; JSON if it takes anything.
+    /// Of the answer that a client wants: the one that it likes best, or JSON if it takes anything.
     pub(crate) fn wanted(headers: &HeaderMap) -> Result<Self, Problem> {
         let accepted = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
-        let kinds: Vec<_> = accepted
-            .flat_map(|kinds| kinds.split(','))
-            .map(|kind| kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase())
-            .filter(|kind| !kind.is_empty())
-            .collect();
-        let takes_json = |kind: &String| ["*/*", "application/*"].contains(&kind.as_str());
-        let known =
-            |kind: &String| Self::of_type(kind).or_else(|| takes_json(kind).then_some(Self::Json));
+        let mut kinds: Vec<_> =
+            accepted.flat_map(|kinds| kinds.split(',')).filter_map(accepted_type).collect();
+        let none_named = kinds.is_empty();
+        kinds.retain(|(_, weight)| *weight > 0.0);
+        // Those of the same weight stay in order.
+        kinds.sort_by(|one, other| other.1.total_cmp(&one.1));
+        let known = |(kind, _): &(String, f32)| match kind.as_str() {
+            "*/*" | "application/*" => Some(Self::Json),
+            "text/*" => Some(Self::Csv),
+            kind => Self::of_type(kind),
+        };
         match kinds.iter().find_map(known) {
             Some(format) => Ok(format),
-            None if kinds.is_empty() => Ok(Self::Json),
+            None if none_named => Ok(Self::Json),
             None => {
                 let message = "answers are application/json, text/csv or application/x-ndjson";
                 Err(Problem::new(StatusCode::NOT_ACCEPTABLE, "not_acceptable", message))
@@ -96,9 +100,14 @@ impl Format {
         let internal = |error: arrow::error::ArrowError| Problem::internal(error.to_string());
         let mut bytes = Vec::new();
         let kind = if self == Self::Csv {
-            let mut writer = CsvWriterBuilder::new().with_header(true).build(&mut bytes);
-            writer.write(&texts_only(&output.rows)?).map_err(internal)?;
-            drop(writer);
+            let schema = output.rows.schema();
+            if let Some((name, _, _)) = unsupported(&schema, FileFormat::Delimited) {
+                let message = format!("`{name}` has lists, which CSV has not; take JSON");
+                return Err(Problem::new(StatusCode::NOT_ACCEPTABLE, "not_acceptable", message));
+            }
+            let writer = DelimitedWriter::new(&mut bytes, Delimited::CSV, &schema);
+            let writer = writer.map_err(|error| Problem::internal(error.to_string()));
+            writer?.write(&output.rows).map_err(internal)?;
             "text/csv; charset=utf-8; header=present"
         } else {
             let builder = WriterBuilder::new().with_explicit_nulls(true);
@@ -117,21 +126,17 @@ impl Format {
     }
 }
 
-/// CSV has no lists: they are written as JSON.
-fn texts_only(rows: &RecordBatch) -> Result<RecordBatch, Problem> {
-    let schema = rows.schema();
-    let nested = schema.fields().iter().find(|field| field.data_type().is_nested());
-    match nested {
-        None => Ok(rows.clone()),
-        Some(field) => {
-            let message = format!("`{}` has lists, which CSV has not; take JSON", field.name());
-            Err(Problem::new(StatusCode::NOT_ACCEPTABLE, "not_acceptable", message))
-        }
-    }
+/// A media type that a client takes, and how much it likes it.
+fn accepted_type(text: &str) -> Option<(String, f32)> {
+    let mut parts = text.split(';').map(str::trim);
+    let kind = parts.next().filter(|kind| !kind.is_empty())?.to_ascii_lowercase();
+    let weight = parts.find_map(|part| part.strip_prefix("q=").or_else(|| part.strip_prefix("Q=")));
+    Some((kind, weight.and_then(|weight| weight.trim().parse().ok()).unwrap_or(1.0)))
 }
 
 /// Lines of JSON as a list.
 fn lines(body: &[u8]) -> Result<Vec<u8>, Problem> {
+    let body = utf8_of(body).map_err(Problem::bad_request)?;
     let mut list = vec![b'['];
     for (number, line) in (1..).zip(body.split(|byte| *byte == b'\n')) {
         let line = line.trim_ascii();
@@ -139,9 +144,16 @@ fn lines(body: &[u8]) -> Result<Vec<u8>, Problem> {
             continue;
         }
         // Each is whole: otherwise two halves could make one.
-        serde_json::from_slice::<Map<String, Value>>(line).map_err(|error| {
-            Problem::bad_request(format!("line {number} is not a JSON object: {error}"))
-        })?;
+        match json_of(line) {
+            Ok(Value::Object(_)) => {}
+            Ok(_) => {
+                return Err(Problem::bad_request(format!("line {number} is not a JSON object")));
+            }
+            Err(error) => {
+                let error = error.replace(" at line 1 column", " at column");
+                return Err(Problem::bad_request(format!("line {number}: {error}")));
+            }
+        }
         if list.len() > 1 {
             list.push(b',');
         }
@@ -151,36 +163,42 @@ fn lines(body: &[u8]) -> Result<Vec<u8>, Problem> {
     Ok(list)
 }
 
-/// Rows of CSV, with values of the types of their columns. An empty cell of a column that may be empty is null.
+/// Rows of CSV, with values of the types of their columns.
 fn csv_rows(body: &[u8], schema: &Schema) -> Result<Vec<Value>, Problem> {
-    let wrong = |error: csv::Error| Problem::bad_request(format!("this is not CSV: {error}"));
-    let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
-    let mut reader = csv::ReaderBuilder::new().from_reader(body);
-    let names = reader.headers().map_err(wrong)?.clone();
+    let bad = |what: String| Problem::bad_request(what);
+    let body = utf8_of(body).map_err(bad)?;
+    let records = records(&String::from_utf8_lossy(body));
+    let mut records = records.map_err(|what| bad(format!("this is not CSV: {what}")))?.into_iter();
+    let Some(names) = records.next() else {
+        return Err(bad("there is no line with the names of the columns".to_owned()));
+    };
     let mut fields = Vec::new();
-    for name in &names {
+    for (name, _) in &names.cells {
         let field = schema.field_with_name(name).map_err(|_| {
             let known = schema.fields().iter().map(|field| format!("`{}`", field.name()));
             let known: Vec<_> = known.filter(|name| !name.starts_with("`_")).collect();
             let name = quoted(name);
-            Problem::bad_request(format!("there is no column {name:?}, only {}", known.join(", ")))
+            bad(format!("there is no column {name:?}, only {}", known.join(", ")))
         })?;
         if fields.contains(&field) {
-            return Err(Problem::bad_request(format!("there are two columns `{name}`")));
+            return Err(bad(format!("there are two columns `{name}`")));
         }
         fields.push(field);
     }
     let mut rows = Vec::new();
-    for (number, record) in (1..).zip(reader.records()) {
-        let record = record.map_err(wrong)?;
+    for (number, record) in (1..).zip(records) {
+        if record.cells.len() != fields.len() {
+            let (line, cells, columns) = (record.line, record.cells.len(), fields.len());
+            return Err(bad(format!(
+                "this is not CSV: line {line} has {cells} cells, and the first line {columns}"
+            )));
+        }
         let mut row = Map::new();
-        for (field, text) in fields.iter().zip(&record) {
-            let value = value(text, field.data_type(), field.is_nullable()).ok_or_else(|| {
+        for (field, cell) in fields.iter().zip(&record.cells) {
+            let value = value(cell, field.data_type(), field.is_nullable()).ok_or_else(|| {
                 let (name, kind) = (field.name(), field.data_type());
-                let text = quoted(text);
-                Problem::bad_request(format!(
-                    "row {number}: `{name}` is {text:?}, not of type {kind}"
-                ))
+                let text = quoted(&cell.0);
+                bad(format!("row {number}: `{name}` is {text:?}, not of type {kind}"))
             })?;
             row.insert(field.name().clone(), value);
         }
@@ -189,15 +207,17 @@ fn csv_rows(body: &[u8], schema: &Schema) -> Result<Vec<Value>, Problem> {
     Ok(rows)
 }
 
-fn value(text: &str, kind: &DataType, is_nullable: bool) -> Option<Value> {
-    if text.is_empty() && is_nullable {
+/// Nothing at all is null where a column may be empty; `""` is an empty text.
+fn value((text, is_quoted): &Cell, kind: &DataType, is_nullable: bool) -> Option<Value> {
+    let is_text = matches!(kind, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View);
+    if text.is_empty() && is_nullable && !(is_text && *is_quoted) {
         return Some(Value::Null);
     }
     match kind {
         kind if kind.is_numeric() => serde_json::from_str(text.trim()).ok().map(Value::Number),
         DataType::Boolean => text.trim().to_ascii_lowercase().parse().ok().map(Value::Bool),
         kind if kind.is_nested() => serde_json::from_str(text).ok(),
-        _ => Some(text.into()),
+        _ => Some(text.as_str().into()),
     }
 }
 
@@ -251,7 +271,16 @@ mod tests {
                 "text,count\na,1\n\"b, c\",\n",
                 r#"[{"text":"a","count":1},{"text":"b, c","count":null}]"#,
             ),
-            ("\u{feff}text,note\n12,\"\"\n", r#"[{"text":"12","note":null}]"#),
+            (
+                "\u{feff}text,note\r12,\"\"\r13,",
+                r#"[{"text":"12","note":""},{"text":"13","note":null}]"#,
+            ),
+            (
+                "text,count\n\"a\n",
+                "this is not CSV: line 2: the quote of this cell is never closed",
+            ),
+            ("text,count\na\n", "this is not CSV: line 2 has 1 cells, and the first line 2"),
+            ("", "there is no line with the names of the columns"),
             ("text,share,good\n,4.5,TRUE\n", r#"[{"text":"","share":4.5,"good":true}]"#),
             ("text,share\na,inf\n", "row 1: `share` is \"inf\", not of type Float64"),
             ("text,count\na,many\n", "row 1: `count` is \"many\", not of type Int64"),
@@ -264,7 +293,6 @@ mod tests {
         for (body, expected) in cases {
             assert_eq!(read(body), expected);
         }
-        assert!(read("text,count\na\n").starts_with("this is not CSV"));
     }
 
     #[test]
@@ -274,7 +302,14 @@ mod tests {
             Err(problem) => problem.message,
         };
         assert_eq!(read("{\"a\": 1}\r\n\n {\"b\":2}"), "[{\"a\": 1},{\"b\":2}]");
-        assert!(read("{\"a\":\n1}").starts_with("line 1 is not a JSON object"));
+        assert_eq!(
+            read("{\"a\":1}\n{\"a\":\n1}"),
+            "line 2: this is not JSON: EOF while parsing a value at column 5"
+        );
+        assert_eq!(
+            read("{\"a\":1,\"a\":2}"),
+            "line 1: this is not JSON: \"a\" is there twice at column 10"
+        );
         assert!(read("{\"a\": 1}\n[2]").starts_with("line 2 is not a JSON object"));
     }
 
@@ -287,8 +322,12 @@ mod tests {
         let cases = [
             ("text/csv", Some(Format::Csv)),
             ("text/html, */*;q=0.8", Some(Format::Json)),
-            ("application/jsonl;q=0.9, text/csv", Some(Format::Lines)),
+            ("application/jsonl;q=0.9, text/csv", Some(Format::Csv)),
+            ("text/csv;q=0, application/jsonl", Some(Format::Lines)),
+            ("text/csv; q=0.1, */*;q=0.5", Some(Format::Json)),
+            ("text/*", Some(Format::Csv)),
             ("application/*", Some(Format::Json)),
+            ("*/*;q=0", None),
             ("image/png", None),
             ("", Some(Format::Json)),
         ];

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use axum::http::header::{AUTHORIZATION, HOST};
 use axum::http::uri::Authority;
-use axum::http::{HeaderMap, HeaderValue};
+use axum::http::{HeaderMap, HeaderValue, Uri};
 use base64::prelude::{BASE64_STANDARD, Engine};
 
 /// Which requests are accepted.
@@ -36,7 +36,9 @@ impl Guard {
     /// With a token, whoever has it may ask. Without one, a page of another site could have its own name point here and
     /// read what it likes through its visitors' browsers; so the name must be one of ours, or an address, which is no name
     /// that could point elsewhere.
-    pub(crate) fn check(&self, headers: &HeaderMap) -> Result<(), Denied> {
+    ///
+    /// `address` is that of the request, which names a host too where a client takes this server for a proxy.
+    pub(crate) fn check(&self, address: &Uri, headers: &HeaderMap) -> Result<(), Denied> {
         match &self.token {
             Some(token) => {
                 let sent = headers.get(AUTHORIZATION).map(HeaderValue::as_bytes);
@@ -48,13 +50,15 @@ impl Guard {
                 let (Some(name), None) = (names.next(), names.next()) else {
                     return Err(Denied::Host);
                 };
-                let name = name.to_str().ok().filter(|name| !name.contains('@'));
-                let name = name.and_then(|name| name.parse::<Authority>().ok());
-                let is_ours = |name: Authority| {
+                let name = name.to_str().ok().and_then(|name| name.parse::<Authority>().ok());
+                let is_ours = |name: &Authority| {
                     let host = name.host().to_ascii_lowercase();
-                    self.hosts.contains(&host) || is_address(&host)
+                    !name.as_str().contains('@')
+                        && (self.hosts.contains(&host) || is_address(&host))
                 };
-                if name.is_some_and(is_ours) { Ok(()) } else { Err(Denied::Host) }
+                let are_ours =
+                    name.as_ref().is_some_and(is_ours) && address.authority().is_none_or(is_ours);
+                if are_ours { Ok(()) } else { Err(Denied::Host) }
             }
         }
     }
@@ -95,6 +99,24 @@ mod tests {
         headers
     }
 
+    fn path() -> Uri {
+        Uri::from_static("/v1/info")
+    }
+
+    #[test]
+    fn the_address_of_a_request_names_a_host_too() {
+        let guard = Guard::new(SocketAddr::from(([127, 0, 0, 1], 8080)), None, &[]);
+        let ours = headers(&[("host", b"localhost")]);
+        for (address, expected) in [
+            ("http://localhost/v1/info", Ok(())),
+            ("http://127.0.0.1:8080/v1/info", Ok(())),
+            ("http://evil.example/v1/info", Err(Denied::Host)),
+            ("http://user@localhost/v1/info", Err(Denied::Host)),
+        ] {
+            assert_eq!(guard.check(&Uri::from_static(address), &ours), expected, "{address}");
+        }
+    }
+
     #[test]
     fn a_name_is_ours_or_an_address() {
         let bind = SocketAddr::from(([0, 0, 0, 0], 8080));
@@ -102,15 +124,19 @@ mod tests {
         let ours = ["localhost", "LOCALHOST:1", "10.1.2.3:8080", "[::1]:8080", "here.example"];
         let others = ["evil.example", "1.2.3.4.evil.example", "user@localhost", "[::g]", "", "a b"];
         for name in ours {
-            assert_eq!(guard.check(&headers(&[("host", name.as_bytes())])), Ok(()), "{name}");
+            assert_eq!(
+                guard.check(&path(), &headers(&[("host", name.as_bytes())])),
+                Ok(()),
+                "{name}"
+            );
         }
         for name in others {
-            let checked = guard.check(&headers(&[("host", name.as_bytes())]));
+            let checked = guard.check(&path(), &headers(&[("host", name.as_bytes())]));
             assert_eq!(checked, Err(Denied::Host), "{name}");
         }
         let both: [(_, &[u8]); 2] = [("host", b"localhost"), ("host", b"evil.example")];
-        assert_eq!(guard.check(&headers(&both)), Err(Denied::Host));
-        assert_eq!(guard.check(&HeaderMap::new()), Err(Denied::Host));
+        assert_eq!(guard.check(&path(), &headers(&both)), Err(Denied::Host));
+        assert_eq!(guard.check(&path(), &HeaderMap::new()), Err(Denied::Host));
     }
 
     #[test]
@@ -118,7 +144,10 @@ mod tests {
         let bind = SocketAddr::from(([127, 0, 0, 1], 0));
         let guard = Guard::new(bind, Some("p\u{e4}ss"), &[]);
         let sent = "Bearer p\u{e4}ss".as_bytes();
-        assert_eq!(guard.check(&headers(&[("authorization", sent)])), Ok(()));
-        assert_eq!(guard.check(&headers(&[("authorization", b"Bearer pass")])), Err(Denied::Token));
+        assert_eq!(guard.check(&path(), &headers(&[("authorization", sent)])), Ok(()));
+        assert_eq!(
+            guard.check(&path(), &headers(&[("authorization", b"Bearer pass")])),
+            Err(Denied::Token)
+        );
     }
 }

@@ -18,11 +18,10 @@ use crate::texts::{
 };
 
 /// What clients have and T5 cannot do. Null and false ask for nothing.
-const UNSUPPORTED: [&str; 11] = [
+const UNSUPPORTED: [&str; 10] = [
     "adapter_id",
     "best_of",
     "decoder_input_details",
-    "details",
     "frequency_penalty",
     "grammar",
     "return_full_text",
@@ -31,6 +30,9 @@ const UNSUPPORTED: [&str; 11] = [
     "watermark",
     "generate_parameters",
 ];
+
+/// What asks for drawing at random.
+const DRAWS: [&str; 5] = ["temperature", "top_k", "top_p", "min_p", "typical_p"];
 
 /// Answers with `[{"generated_text": ...}, ...]`; of several inputs, with a list for each; with `"stream": true` as
 /// [`generate_stream`] does.
@@ -83,17 +85,27 @@ async fn answer(
         let message = "a stream is of one text; leave `stream` out for several";
         return Err(Problem::bad_request(message));
     }
+    let mut sent = sent;
+    let has_details = match sent.remove("details") {
+        None | Some(Value::Null) => false,
+        Some(Value::Bool(has_details)) => has_details,
+        Some(_) => return Err(Problem::bad_request("`details` is true or false")),
+    };
     let parameters = translated(shared, sent)?;
     let written = places.write(shared, &inputs, parameters).await?;
     if let Some(number) = written.iter().position(Vec::is_empty) {
         return Err(nothing_kept(number));
     }
+    if has_details && written.iter().flatten().any(|text| text.tokens.is_none()) {
+        let message = "`details` needs `token_scores: true` at the node that writes";
+        return Err(Problem::bad_request(message));
+    }
     let list = |texts: &Vec<Written>| -> Value {
-        texts.iter().map(|text| json!({"generated_text": text.text})).collect()
+        texts.iter().map(|text| told(text, has_details)).collect()
     };
     let mut response = match written.first().and_then(|texts| texts.first()) {
         Some(first) if is_stream => {
-            ([(CONTENT_TYPE, "text/event-stream")], event(first)).into_response()
+            ([(CONTENT_TYPE, "text/event-stream")], event(first, has_details)).into_response()
         }
         _ => {
             let mut lists: Vec<_> = written.iter().map(list).collect();
@@ -105,11 +117,36 @@ async fn answer(
     Ok(response)
 }
 
+/// A text by the names that the tasks of text to text give it: clients take theirs and do not tell which.
+fn told(text: &Written, has_details: bool) -> Value {
+    let Written { text: written, .. } = text;
+    let mut told =
+        json!({"generated_text": written, "translation_text": written, "summary_text": written});
+    if has_details {
+        told["details"] = details(text);
+    }
+    told
+}
+
+/// How a text came about, as text-generation-inference tells it. Stages do not tell the numbers of tokens in the vocabulary.
+fn details(text: &Written) -> Value {
+    let tokens = text.tokens.iter().flatten();
+    let tokens = tokens.map(|(token, logprob)| {
+        json!({"id": null, "text": token.replace('\u{2581}', " "), "logprob": logprob, "special": false})
+    });
+    let tokens: Vec<_> = tokens.collect();
+    let count = text.mark.tokens_written.unwrap_or(tokens.len() as u64);
+    let reason = if text.mark.is_unfinished { "length" } else { "eos_token" };
+    json!({"finish_reason": reason, "generated_tokens": count, "seed": null, "prefill": [], "tokens": tokens})
+}
+
 /// The event of a text, the first and the last of its stream: what is written comes whole, so its token is all of the text, with
 /// neither number nor probability.
-fn event(text: &Written) -> String {
+fn event(text: &Written, has_details: bool) -> String {
     let token = json!({"id": null, "text": text.text, "logprob": null, "special": false});
-    let event = json!({"index": 1, "token": token, "generated_text": text.text, "details": null});
+    let details = has_details.then(|| details(text));
+    let event =
+        json!({"index": 1, "token": token, "generated_text": text.text, "details": details});
     format!("data: {event}\n\n")
 }
 
@@ -117,7 +154,7 @@ fn event(text: &Written) -> String {
 fn translated(shared: &Shared, sent: Parameters) -> Result<Parameters, Problem> {
     let mut translation = Translation::new(shared);
     let has = |name: &str| sent.get(name).is_some_and(|value| !value.is_null());
-    let draws = ["temperature", "top_k", "top_p", "min_p", "typical_p"].into_iter().any(has);
+    let draws = DRAWS.into_iter().any(has);
     for (name, value) in &sent {
         if value.is_null() {
             continue;
@@ -131,9 +168,11 @@ fn translated(shared: &Shared, sent: Parameters) -> Result<Parameters, Problem> 
             ("do_sample", Value::Bool(true)) if draws => {}
             ("do_sample", Value::Bool(is_on)) => {
                 if draws {
-                    let message = "`do_sample` is false, so what is drawn from, such as `temperature`, does not count; \
-                                   leave it out";
-                    return Err(Problem::bad_request(message));
+                    let drawn = DRAWS.into_iter().find(|name| has(name)).unwrap_or("temperature");
+                    return Err(Problem::bad_request(format!(
+                        "`do_sample` is false, and `{drawn}` is for texts that are drawn at random: \
+                         send true, or leave `{drawn}` out"
+                    )));
                 }
                 translation.sample(*is_on)?;
             }

@@ -11,12 +11,14 @@ mod api;
 mod ask;
 mod batch;
 mod body;
+mod cells;
 mod connection;
 mod endpoints;
 mod formats;
 mod guard;
 mod http;
 mod hugging_face;
+mod json;
 mod listen;
 mod metrics;
 mod middleware;
@@ -78,13 +80,17 @@ pub struct Mapped {
     pub marks: Option<Vec<Mark>>,
 }
 
-/// What was left out of the texts of a row.
+/// What is told of a row beside its columns.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Mark {
     /// A text was longer than a stage reads, and was cut.
     pub is_cut: bool,
     /// A text that was written was ended for its length.
     pub is_unfinished: bool,
+    /// Tokens of the text that was read, if that is known.
+    pub tokens_read: Option<u64>,
+    /// Tokens of the text that was written, if that is known.
+    pub tokens_written: Option<u64>,
 }
 
 /// Description of what is served.

@@ -25,7 +25,7 @@ pub(crate) async fn guard(
     request: Request,
     next: Next,
 ) -> Response {
-    match shared.guard.check(request.headers()) {
+    match shared.guard.check(request.uri(), request.headers()) {
         Ok(()) => next.run(request).await,
         Err(Denied::Token) => {
             Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", "this server asks for a token")

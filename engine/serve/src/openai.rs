@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
@@ -49,8 +50,10 @@ pub(crate) async fn models(State(shared): State<Arc<Shared>>) -> Response {
 
 pub(crate) async fn model_card(
     State(shared): State<Arc<Shared>>,
-    Path(name): Path<String>,
+    name: Result<Path<String>, PathRejection>,
 ) -> Result<Response, Problem> {
+    // A name that is no UTF-8 is none of ours.
+    let name = name.map_or_else(|_| String::from("\u{fffd}"), |Path(name)| name);
     check_model(&shared, &Value::from(name))?;
     Ok(json_response(card(&shared).to_string()))
 }
@@ -69,6 +72,8 @@ struct Asked {
     prompts: Vec<String>,
     stops: Vec<String>,
     is_stream: bool,
+    /// Whether a stream is to end with how many tokens there were.
+    has_usage: bool,
     /// Whether the logarithms of the tokens' probabilities are asked for.
     has_logprobs: bool,
     parameters: crate::Parameters,
@@ -82,7 +87,7 @@ pub(crate) async fn completions(
     let id = request.extensions().get::<RequestId>().cloned().unwrap_or_default();
     let id = format!("cmpl-{}", id.0);
     let received = read(&shared, request, "application/json").await?;
-    let Asked { prompts, stops, is_stream, has_logprobs, parameters } =
+    let Asked { prompts, stops, is_stream, has_usage, has_logprobs, parameters } =
         asked(&shared, object(&received.bytes)?)?;
     let written = places.write(&shared, &prompts, parameters).await?;
     if let Some(number) = written.iter().position(Vec::is_empty) {
@@ -98,29 +103,46 @@ pub(crate) async fn completions(
             let (tokens, logprobs): (Vec<_>, Vec<_>) = tokens.iter().cloned().unzip();
             json!({"tokens": tokens, "token_logprobs": logprobs})
         });
-        let (text, is_stopped) = ended(&text.text, &stops, text.is_unfinished);
+        let (text, is_stopped) = ended(&text.text, &stops, text.mark.is_unfinished);
         let reason = if is_stopped { "stop" } else { "length" };
         json!({"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason})
     };
     let choices: Vec<_> = written.iter().flatten().enumerate().map(choice).collect();
-    let answer = |choices: Value| {
-        json!({
+    let usage = usage(&written);
+    let answer = |choices: Value, usage: Option<&Value>| {
+        let mut answer = json!({
             "id": id,
             "object": "text_completion",
             "created": created(&shared),
             "model": model(&shared),
             "choices": choices,
-        })
+        });
+        if let Some(usage) = usage {
+            answer["usage"] = usage.clone();
+        }
+        answer
     };
     let mut response = if is_stream {
-        let event = |choice| format!("data: {}\n\n", answer(json!([choice])));
-        let events: String = choices.into_iter().map(event).collect();
+        let event = |choices, usage| format!("data: {}\n\n", answer(choices, usage));
+        let mut events: String =
+            choices.into_iter().map(|choice| event(json!([choice]), None)).collect();
+        if let Some(usage) = usage.as_ref().filter(|_| has_usage) {
+            events.push_str(&event(json!([]), Some(usage)));
+        }
         ([(CONTENT_TYPE, "text/event-stream")], format!("{events}data: [DONE]\n\n")).into_response()
     } else {
-        json_response(answer(choices.into()).to_string())
+        json_response(answer(choices.into(), usage.as_ref()).to_string())
     };
     response.extensions_mut().insert(RowCount(prompts.len()));
     Ok(response)
+}
+
+/// How many tokens were read and written, if the stages tell. A prompt counts once, however many texts were written for it.
+fn usage(written: &[Vec<Written>]) -> Option<Value> {
+    let read = written.iter().map(|texts| texts.first()?.mark.tokens_read);
+    let wrote = written.iter().flatten().map(|text| text.mark.tokens_written);
+    let (read, wrote) = (read.sum::<Option<u64>>()?, wrote.sum::<Option<u64>>()?);
+    Some(json!({"prompt_tokens": read, "completion_tokens": wrote, "total_tokens": read + wrote}))
 }
 
 /// A text up to the first of some others, and whether it ended there or by itself.
@@ -147,9 +169,10 @@ fn asked(shared: &Shared, mut body: Map<String, Value>) -> Result<Asked, Problem
         Some(Value::Bool(is_stream)) => is_stream,
         Some(_) => return Err(Problem::bad_request("`stream` is true or false")),
     };
-    // Whom it is for, and whether tokens are counted: they are not.
+    // Whom it is for.
     body.remove("user");
-    body.remove("stream_options");
+    let options = body.remove("stream_options").unwrap_or_default();
+    let has_usage = options["include_usage"] == true;
     let has_logprobs = match body.remove("logprobs") {
         None | Some(Value::Null | Value::Bool(false)) => false,
         // Those of the tokens that were written, and of no others.
@@ -187,7 +210,7 @@ fn asked(shared: &Shared, mut body: Map<String, Value>) -> Result<Asked, Problem
         translation.parameters.remove("top_p");
     }
     let parameters = translation.parameters;
-    Ok(Asked { prompts, stops, is_stream, has_logprobs, parameters })
+    Ok(Asked { prompts, stops, is_stream, has_usage, has_logprobs, parameters })
 }
 
 #[cfg(test)]

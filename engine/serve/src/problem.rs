@@ -99,9 +99,10 @@ pub(crate) fn of_the_parser(head: &[u8]) -> Option<Vec<u8>> {
     }
     let (code, message) = match status {
         StatusCode::URI_TOO_LONG => ("too_large", "the address of the request is too long"),
-        StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => {
-            ("too_large", "the head of a request has 64 KiB and 100 headers at most")
-        }
+        StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => (
+            "too_large",
+            "a head of 64 KiB and 100 headers, and a body of 512 KiB, are the most that a request has",
+        ),
         _ => ("bad_request", "this is not a request that can be read as HTTP/1.1"),
     };
     let body = Problem::new(status, code, message).body();

@@ -10,6 +10,7 @@ use arrow_json::ReaderBuilder;
 use arrow_json::writer::{JsonArray, WriterBuilder};
 use serde_json::{Map, Value};
 
+use crate::json::{json_of, utf8_of};
 use crate::{Parameters, types};
 
 const ID: &str = "_id";
@@ -29,6 +30,7 @@ pub(crate) fn decode(
     schema: &SchemaRef,
     body: &[u8],
 ) -> Result<(RecordBatch, Parameters), BadRows> {
+    let body = utf8_of(body).map_err(BadRows::Wrong)?;
     let (mut rows, parameters) = parse(body).map_err(BadRows::Wrong)?;
     if rows.is_empty() {
         return Err(BadRows::Wrong("there are no rows".to_owned()));
@@ -71,9 +73,7 @@ pub(crate) enum BadRows {
 /// The rows and the parameters in the body of a request. Numbers with many digits may be off in the last bit.
 fn parse(body: &[u8]) -> Result<(Vec<Row>, Parameters), String> {
     const SEND: &str = "send {\"rows\": [{...}, ...]}";
-    let body = serde_json::from_slice(body);
-    let body: Value = body.map_err(|error| format!("this is not JSON: {error}"))?;
-    let Value::Object(mut body) = body else { return Err(SEND.to_owned()) };
+    let Value::Object(mut body) = json_of(body)? else { return Err(SEND.to_owned()) };
     let rows = body.remove("rows");
     let parameters = match body.remove("parameters") {
         None | Some(Value::Null) => Parameters::new(),

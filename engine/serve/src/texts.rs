@@ -5,10 +5,11 @@ use arrow::datatypes::Float64Type;
 use serde_json::{Map, Value, json};
 
 use crate::ask::{ask, decoded};
+use crate::json::json_of;
 use crate::problem::Problem;
 use crate::rows::text_columns;
 use crate::shared::Shared;
-use crate::{About, Mapped, Parameters};
+use crate::{About, Mapped, Mark, Parameters};
 
 /// Where texts go in and where they come out.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,8 +24,8 @@ pub(crate) struct Texts {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Written {
     pub(crate) text: String,
-    /// Ended for its length.
-    pub(crate) is_unfinished: bool,
+    /// Ended for its length, and how many tokens it was made of and has.
+    pub(crate) mark: Mark,
     /// Its tokens and the logarithms of their probabilities, where the node that writes tells them.
     pub(crate) tokens: Option<Vec<(String, f64)>>,
 }
@@ -103,9 +104,9 @@ impl Texts {
         let ids = [column("_id"), column("_parent")];
         let row = |row: usize| {
             let ids = ids.iter().flatten().filter(|ids| ids.is_valid(row));
-            let is_unfinished = output.marks.as_ref().is_some_and(|marks| marks[row].is_unfinished);
+            let mark = output.marks.as_ref().map(|marks| marks[row]).unwrap_or_default();
             let text = texts.value(row).to_owned();
-            let text = Written { text, is_unfinished, tokens: tokens(&output.rows, row) };
+            let text = Written { text, mark, tokens: tokens(&output.rows, row) };
             (ids.map(|ids| ids.value(row).to_owned()).collect(), text)
         };
         Some((0..texts.len()).filter(|at| texts.is_valid(*at)).map(row).collect())
@@ -129,9 +130,7 @@ pub(crate) fn nothing_kept(number: usize) -> Problem {
 
 /// The body of a request, an object.
 pub(crate) fn object(body: &[u8]) -> Result<Map<String, Value>, Problem> {
-    let body: Value = serde_json::from_slice(body)
-        .map_err(|error| Problem::bad_request(format!("this is not JSON: {error}")))?;
-    match body {
+    match json_of(body).map_err(Problem::bad_request)? {
         Value::Object(body) => Ok(body),
         _ => Err(Problem::bad_request("send a JSON object")),
     }

@@ -30,7 +30,8 @@ fn refused(server: &Running, path: &str, body: &Value) -> String {
 #[test]
 fn texts_by_the_words_of_the_hugging_face_api() {
     let server = serve(settings());
-    let loud = |text: &str| json!({"generated_text": text});
+    // Clients of other tasks take the text by another name.
+    let loud = |text: &str| json!({"generated_text": text, "translation_text": text, "summary_text": text});
     let cases = [
         (json!({"inputs": "a"}), json!([loud("A")])),
         (json!({"inputs": ["a", "b"]}), json!([[loud("A")], [loud("B")]])),
@@ -54,7 +55,15 @@ fn texts_by_the_words_of_the_hugging_face_api() {
         (json!([]), "send a JSON object"),
         (json!({"inputs": "a", "stream": 1}), "`stream` is true or false"),
         (json!({"inputs": ["a", "b"], "stream": true}), "a stream is of one text"),
-        (json!({"inputs": "a", "parameters": {"details": true}}), "`details` is not something"),
+        (
+            json!({"inputs": "a", "parameters": {"details": true}}),
+            "`details` needs `token_scores: true`",
+        ),
+        (json!({"inputs": "a", "parameters": {"details": 1}}), "`details` is true or false"),
+        (
+            json!({"inputs": "a", "parameters": {"do_sample": false, "top_p": 0.9}}),
+            "`do_sample` is false, and `top_p` is for texts that are drawn at random: send true, or leave `top_p` out",
+        ),
         (
             json!({"inputs": "a", "parameters": {"typical_p": 0.5}}),
             "there is no parameter \"typical_p\"",
@@ -147,6 +156,126 @@ fn texts_by_the_words_of_openai() {
     let (status, answer) =
         ask(&server, "/v1/completions", &json!({"prompt": "a", "model": "gpt-4"}));
     assert_eq!((status, &answer["error"]["code"]), (404, &json!("model_not_found")));
+}
+
+/// Tokens are counted where the stages tell them: a prompt once, however many texts there are of it.
+#[test]
+fn tokens_are_counted_where_they_are_known() {
+    let server = serve(settings());
+    let usage = |body: Value| ask(&server, "/v1/completions", &body).1["usage"].clone();
+    let tokens = |read: u64, written: u64| json!({"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written});
+    assert_eq!(usage(json!({"prompt": "a b"})), tokens(3, 30));
+    assert_eq!(usage(json!({"prompt": ["a b", "c"]})), tokens(5, 50));
+    assert_eq!(usage(json!({"prompt": ["a b", "untold"]})), Value::Null);
+    let events = |options: Value| {
+        let body = json!({"prompt": "a", "stream": true, "stream_options": options}).to_string();
+        parse(&send(&server, "/v1/completions", "application/json", "", &body)).1
+    };
+    let last =
+        r#""choices":[],"usage":{"prompt_tokens":2,"completion_tokens":20,"total_tokens":22}}"#;
+    let told = events(json!({"include_usage": true}));
+    assert!(told.ends_with(&format!("{last}\n\ndata: [DONE]\n\n")), "{told}");
+    for options in [Value::Null, json!({}), json!({"include_usage": false})] {
+        assert!(!events(options).contains("usage"));
+    }
+}
+
+/// What could be taken in two ways is refused.
+#[test]
+fn nothing_is_ambiguous() {
+    let server = serve(settings());
+    let json = "application/json";
+    for (path, kind, headers, body, expected) in [
+        (
+            "/v1/rows",
+            json,
+            "",
+            r#"{"rows": [{"text": "a", "text": "b"}]}"#,
+            "400 this is not JSON: \"text\" is there twice",
+        ),
+        (
+            "/v1/rows",
+            json,
+            "",
+            r#"{"rows": [{"text": "a"}], "rows": [{"text": "b"}]}"#,
+            "400 this is not JSON: \"rows\" is there twice",
+        ),
+        (
+            "/v1/completions",
+            json,
+            "",
+            r#"{"prompt": "a", "prompt": "b"}"#,
+            "400 this is not JSON: \"prompt\" is there twice",
+        ),
+        (
+            "/",
+            json,
+            "",
+            r#"{"inputs": "a", "inputs": "b"}"#,
+            "400 this is not JSON: \"inputs\" is there twice",
+        ),
+        (
+            "/v1/rows",
+            "application/x-ndjson",
+            "",
+            "{\"text\": \"a\", \"text\": \"b\"}",
+            "400 line 1: this is not JSON: \"text\" is there twice",
+        ),
+        (
+            "/v1/completions?mark=!",
+            json,
+            "",
+            r#"{"prompt": "a"}"#,
+            "400 parameters are in the body",
+        ),
+        ("/?mark=!", json, "", r#"{"inputs": "a"}"#, "400 parameters are in the body"),
+        (
+            "/v1/rows",
+            json,
+            "Content-Type: text/csv\r\n",
+            "{}",
+            "400 the header `Content-Type` is there twice",
+        ),
+        ("/v1/rows", "text/csv; charset=latin1", "", "text\na\n", "415 texts are in UTF-8"),
+        (
+            "/v1/rows",
+            "text/csv",
+            "",
+            "text\n\"a\nb\n",
+            "400 this is not CSV: line 2: the quote of this cell is never closed",
+        ),
+    ] {
+        let (status, answer) = parse(&send(&server, path, kind, headers, body));
+        let answer: Value = serde_json::from_str(&answer).expect("JSON");
+        let said = format!("{status} {}", answer["error"]["message"].as_str().unwrap_or_default());
+        assert!(said.starts_with(expected), "{path} {kind}: {said}");
+    }
+    // What editors and shells put before a text is none of it.
+    for (kind, body) in [
+        (json, "\u{feff}{\"rows\": [{\"text\": \"a\"}]}"),
+        ("application/x-ndjson", "\u{feff}{\"text\": \"a\"}"),
+    ] {
+        assert_eq!(parse(&send(&server, "/v1/rows", kind, "", body)).0, 200, "{kind}");
+    }
+    // A name that is no UTF-8 is none of ours, and the answer is as all others.
+    let (status, answer) = server.get("/v1/models/%FF");
+    let answer: Value = serde_json::from_str(&answer).expect("JSON");
+    assert_eq!((status, &answer["error"]["code"]), (404, &json!("model_not_found")));
+}
+
+/// What goes out as CSV comes back as it was: a missing value is no empty text.
+#[test]
+fn rows_of_csv_come_back() {
+    let server = serve(settings());
+    let csv = "text,times\r\"\",1\r\n,1\n\n\"c \"\"d\"\", e\",\n";
+    let accept = "Accept: text/csv\r\n";
+    let (status, answer) = parse(&send(&server, "/v1/rows", "text/csv", accept, csv));
+    assert_eq!(status, 200, "{answer}");
+    let rows = answer.lines().map(|line| line.split_once(',').map_or("", |(_, rest)| rest));
+    assert_eq!(
+        rows.collect::<Vec<_>>(),
+        ["text,times,loud", "\"\",1,\"\"", ",1,", "\"c \"\"d\"\", e\",,\"C \"\"D\"\", E\""]
+    );
 }
 
 #[test]

@@ -76,6 +76,16 @@ pub enum StoreError {
         /// Why not.
         reason: String,
     },
+    /// The bucket of a store is not there.
+    #[error("cannot {action} {name}: {reason}")]
+    NoBucket {
+        /// What was tried.
+        action: &'static str,
+        /// The object, by its address.
+        name: String,
+        /// What was said.
+        reason: String,
+    },
     /// Another process has committed another result under the same key.
     #[error("{name} holds another result of the same key")]
     Conflict {

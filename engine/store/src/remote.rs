@@ -121,7 +121,7 @@ impl Remote {
 
     fn failed(&self, action: &'static str, name: &str, error: &io::Error) -> StoreError {
         let name = format!("{}/{name}", self.blobs.url());
-        StoreError::Remote { action, name, reason: error.to_string() }
+        failed(action, name, &error)
     }
 
     pub(crate) fn get(&self, name: &str) -> Result<Option<Vec<u8>>> {
@@ -197,6 +197,15 @@ impl Remote {
 /// How often an object is tried to be created that is there and is not.
 const ATTEMPTS: usize = 8;
 
+/// The bucket itself is missing where the error is of the kind `NotFound`: an object that is not there is no error.
+fn failed(action: &'static str, name: String, error: &io::Error) -> StoreError {
+    let reason = error.to_string();
+    match error.kind() {
+        io::ErrorKind::NotFound => StoreError::NoBucket { action, name, reason },
+        _ => StoreError::Remote { action, name, reason },
+    }
+}
+
 /// What the names of the objects start with that a bucket is asked to create twice.
 pub(crate) const PROBES: &str = "probes/";
 /// How many create one object at once to see that one of them does.
@@ -208,11 +217,7 @@ const RIVALS: usize = 16;
 /// [`StoreError::NoConditions`] where it is such a bucket.
 pub fn probe(blobs: &dyn Blobs, unique: &str) -> Result<()> {
     let name = |number: usize| format!("{PROBES}{unique}-{number}");
-    let fail = |error: io::Error| StoreError::Remote {
-        action: "write to",
-        name: blobs.url().to_owned(),
-        reason: error.to_string(),
-    };
+    let fail = |error: io::Error| failed("write to", blobs.url().to_owned(), &error);
     let refused = |reason: &str| StoreError::NoConditions {
         url: blobs.url().to_owned(),
         reason: reason.to_owned(),

@@ -98,7 +98,7 @@ fn by_step(table: &TableRef, before: Option<&TableRef>, name: &str) -> Result<Op
         series.push(Series { name: "validation", points: &validated, is_before: false });
     }
     if !earlier.is_empty() {
-        series.push(Series { name: "compared with", points: &earlier, is_before: true });
+        series.push(Series { name: "before", points: &earlier, is_before: true });
     }
     let mut summary = format!("{} to {}", number(first.1), number(last.1));
     let best = validated.iter().min_by(|one, other| one.1.total_cmp(&other.1));

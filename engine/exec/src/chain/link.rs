@@ -4,14 +4,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 
-use arrow::array::{AsArray, BooleanArray, RecordBatch, StringArray};
-use arrow::datatypes::SchemaRef;
+use arrow::array::{Array, AsArray, BooleanArray, RecordBatch, StringArray};
+use arrow::datatypes::{Int64Type, SchemaRef};
 use paraloom_host::{HostError, WorkInput, WorkOutput, WorkSettings, Worker};
 use paraloom_pipeline::{Node, RowAccount, Shape, with_id};
 use paraloom_store::{Event, Store};
 use serde_json::{Map, Value};
 
-use super::parameters::{Changes, MarkColumns, changed, mark_setting};
+use super::parameters::{Changes, MarkColumns, changed, free_marks};
 use super::{Mapped, Mark};
 use crate::account::origins;
 use crate::context::{Bound, NodeContext};
@@ -41,14 +41,15 @@ pub(super) struct Link<'a> {
     others: Vec<(Map<String, Value>, Instance)>,
     /// The output that the next link reads; of the last, the first one.
     pub(super) next: usize,
-    is_marking: bool,
+    /// The settings that are turned on so that it marks its rows.
+    marking: Vec<String>,
 }
 
 /// A stage at work, with certain settings.
 struct Instance {
     node: Node,
     work: Work,
-    marks: Option<MarkColumns>,
+    marks: MarkColumns,
 }
 
 /// How a stage gets rows.
@@ -112,10 +113,10 @@ impl<'a> Link<'a> {
             let worker = planned.open(&settings, Arc::clone(&services) as _, inputs);
             Work::Map(worker.map_err(|error| read_error.or(&node.name, error))?)
         };
-        let own = Instance { node, work, marks: None };
-        let (options, others, is_marking) = (options.clone(), Vec::new(), false);
+        let own = Instance { node, work, marks: MarkColumns::default() };
+        let (options, others, marking) = (options.clone(), Vec::new(), Vec::new());
         let (events, cancel) = (events.clone(), cancel.clone());
-        Ok(Self { context, options, events, cancel, services, dirs, own, others, next, is_marking })
+        Ok(Self { context, options, events, cancel, services, dirs, own, others, next, marking })
     }
 
     /// The node as it is in the pipeline.
@@ -125,20 +126,9 @@ impl<'a> Link<'a> {
 
     /// Has the stage tell what it leaves out of texts, if it can.
     pub(super) fn mark(&mut self) -> Result<()> {
-        let node = self.node();
-        let Some((setting, _)) = mark_setting(&node.stage.config_schema) else { return Ok(()) };
-        let (_, marks) = changed(node, &Map::new(), true)
-            .map_err(|what| RunError::Refused { node: node.name.clone(), what })?;
-        let columns = marks.into_iter().flat_map(|marks| [marks.cut, marks.ended]).flatten();
-        let is_taken = |column: &String| {
-            let schemas = node.outputs.iter().flatten();
-            schemas.into_iter().any(|schema| schema.index_of(column).is_ok())
-        };
-        // Columns of these names that another stage made would be lost.
-        let is_free =
-            node.config[setting] == true || !columns.into_iter().any(|name| is_taken(&name));
-        if is_free && !self.is_marking {
-            self.is_marking = true;
+        let marking = free_marks(self.node());
+        if marking != self.marking {
+            self.marking = marking;
             self.own = self.instance(&Map::new())?;
         }
         Ok(())
@@ -148,7 +138,7 @@ impl<'a> Link<'a> {
     fn instance(&self, changes: &Map<String, Value>) -> Result<Instance> {
         let original = self.node();
         let refused = |what: String| RunError::Refused { node: original.name.clone(), what };
-        let (mut node, marks) = changed(original, changes, self.is_marking).map_err(refused)?;
+        let (mut node, marks) = changed(original, changes, &self.marking).map_err(refused)?;
         let context = self.context.with_node(&node);
         let planned = context.plan_anew();
         let mut planned = planned.map_err(|error| match error {
@@ -254,11 +244,12 @@ impl<'a> Link<'a> {
             });
             let marks = own.zip(input.marks.as_ref()).map(|(own, before)| {
                 let read = |(row, origin): (usize, &usize)| {
-                    let own = marks.as_ref().map(|marks| mark(&rows, marks, row));
-                    let (own, before) = (own.unwrap_or_default(), before[*origin]);
+                    let (own, before) = (mark(&rows, marks, row), before[*origin]);
                     Mark {
                         is_cut: own.is_cut || before.is_cut,
                         is_unfinished: own.is_unfinished || before.is_unfinished,
+                        tokens_read: before.tokens_read.or(own.tokens_read),
+                        tokens_written: own.tokens_written.or(before.tokens_written),
                     }
                 };
                 own.iter().enumerate().map(read).collect()
@@ -300,18 +291,24 @@ fn inputs(
     context.inputs.iter().zip(dirs).map(input).collect()
 }
 
-/// What the stage says that it has left out of a row.
+/// What the stage says of a row.
 fn mark(rows: &RecordBatch, columns: &MarkColumns, row: usize) -> Mark {
     let flag =
         |name: &String| -> Option<&BooleanArray> { rows.column_by_name(name)?.as_boolean_opt() };
     let text = |name: &String| -> Option<&StringArray> {
         rows.column_by_name(name)?.as_string_opt::<i32>()
     };
+    let number = |name: &String| -> Option<u64> {
+        let numbers = rows.column_by_name(name)?.as_primitive_opt::<Int64Type>()?;
+        numbers.is_valid(row).then(|| u64::try_from(numbers.value(row)).ok()).flatten()
+    };
     let is_cut = columns.cut.as_ref().and_then(flag);
     let ended = columns.ended.as_ref().and_then(text);
     Mark {
         is_cut: is_cut.is_some_and(|flags| flags.iter().nth(row).flatten() == Some(true)),
         is_unfinished: ended.is_some_and(|texts| texts.iter().nth(row).flatten() == Some("length")),
+        tokens_read: columns.read.as_ref().and_then(number),
+        tokens_written: columns.written.as_ref().and_then(number),
     }
 }
 

@@ -38,13 +38,17 @@ pub struct Mapped {
     pub marks: Option<Vec<Mark>>,
 }
 
-/// What was left out of the texts of a row.
+/// What stages tell of a row beside its columns.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Mark {
     /// A text was longer than a stage reads, and was cut.
     pub is_cut: bool,
     /// A text that was written was ended for its length.
     pub is_unfinished: bool,
+    /// Tokens of the text that was read, where the first stage that reads one tells.
+    pub tokens_read: Option<u64>,
+    /// Tokens of the text that was written, where the last stage that writes one tells.
+    pub tokens_written: Option<u64>,
 }
 
 /// The longest chain that ends in `last`, of map nodes and, behind the first of them, of whole ones that can work on the rows of one

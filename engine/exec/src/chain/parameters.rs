@@ -253,27 +253,69 @@ fn for_requests(schema: &Value) -> Value {
     Value::Object(out)
 }
 
-/// Columns in which a stage tells what it has left out of texts.
-#[derive(Clone, Debug)]
+/// Columns in which a stage tells what it has left out of texts, and how many tokens it has read and written.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct MarkColumns {
     pub(super) cut: Option<String>,
     pub(super) ended: Option<String>,
+    pub(super) read: Option<String>,
+    pub(super) written: Option<String>,
 }
 
-/// The setting that adds [`MarkColumns`], and what the schema says of them.
-pub(super) fn mark_setting(schema: &Value) -> Option<(&str, &Map<String, Value>)> {
-    let properties = schema.get("properties")?.as_object()?;
-    properties
-        .iter()
-        .find_map(|(name, schema)| Some((name.as_str(), schema.get(MARKS_KEYWORD)?.as_object()?)))
+impl MarkColumns {
+    /// Those that a setting of a node adds.
+    fn of(names: &Map<String, Value>, config: &Value) -> Self {
+        let into = config["into"].as_str().unwrap_or_default();
+        let column = |name: &str| Some(names.get(name)?.as_str()?.replace("{into}", into));
+        Self {
+            cut: column("cut"),
+            ended: column("ended"),
+            read: column("read"),
+            written: column("written"),
+        }
+    }
+
+    fn and(self, other: Self) -> Self {
+        Self {
+            cut: self.cut.or(other.cut),
+            ended: self.ended.or(other.ended),
+            read: self.read.or(other.read),
+            written: self.written.or(other.written),
+        }
+    }
+
+    fn names(&self) -> impl Iterator<Item = &String> {
+        [&self.cut, &self.ended, &self.read, &self.written].into_iter().flatten()
+    }
 }
 
-/// A node with settings changed, and the columns in which it tells what it leaves out of texts if it is to.
+/// The settings that add [`MarkColumns`], and what the schema says of them.
+fn mark_settings(schema: &Value) -> impl Iterator<Item = (&String, &Map<String, Value>)> {
+    let properties = schema.get("properties").and_then(Value::as_object).into_iter().flatten();
+    properties.filter_map(|(name, schema)| Some((name, schema.get(MARKS_KEYWORD)?.as_object()?)))
+}
+
+/// The settings of a node that may be turned on so that it marks its rows: columns of these names that another stage made would be
+/// lost.
+pub(super) fn free_marks(node: &Node) -> Vec<String> {
+    let is_taken = |column: &String| {
+        let mut schemas = node.outputs.iter().flatten();
+        schemas.any(|schema| schema.index_of(column).is_ok())
+    };
+    let is_free = |(setting, names): &(&String, &Map<String, Value>)| {
+        node.config[setting.as_str()] == true
+            || !MarkColumns::of(names, &node.config).names().any(is_taken)
+    };
+    let free = mark_settings(&node.stage.config_schema).filter(is_free);
+    free.map(|(setting, _)| setting.clone()).collect()
+}
+
+/// A node with settings changed and those of `marking` turned on, and the columns in which it marks its rows then.
 pub(super) fn changed(
     node: &Node,
     changes: &Map<String, Value>,
-    is_marking: bool,
-) -> Result<(Node, Option<MarkColumns>), String> {
+    marking: &[String],
+) -> Result<(Node, MarkColumns), String> {
     let mut node = node.clone();
     let schema = node.stage.config_schema.clone();
     let property = |name: &str| &schema["properties"][name];
@@ -318,14 +360,12 @@ pub(super) fn changed(
             }
         }
     }
-    let marks = mark_setting(&schema).filter(|_| is_marking);
-    let marks = marks.map(|(setting, names)| {
-        config.insert(setting.to_owned(), true.into());
-        let into = config.get("into").and_then(Value::as_str).unwrap_or_default().to_owned();
-        let column = |name: &str| Some(names.get(name)?.as_str()?.replace("{into}", &into));
-        MarkColumns { cut: column("cut"), ended: column("ended") }
-    });
+    let settings: Vec<_> =
+        mark_settings(&schema).filter(|(name, _)| marking.contains(name)).collect();
+    config.extend(settings.iter().map(|(name, _)| ((*name).clone(), Value::Bool(true))));
     config.sort_keys();
+    let marks = settings.into_iter().map(|(_, names)| MarkColumns::of(names, &node.config));
+    let marks = marks.fold(MarkColumns::default(), MarkColumns::and);
     Ok((node, marks))
 }
 
@@ -354,6 +394,8 @@ mod tests {
             "keep": {"type": "string", "x-paraloom-request": true},
             "mark": {"type": "boolean", "default": false,
                 "x-paraloom-marks": {"cut": "{into}_cut", "ended": "ended"}},
+            "tokens": {"type": "boolean", "default": false,
+                "x-paraloom-marks": {"read": "source_tokens", "written": "{into}_tokens"}},
             "into": {"type": "string", "default": "text"},
         }})
     }
@@ -476,7 +518,7 @@ mod tests {
         let [first, second] = nodes();
         let with = |node: &Node, changes: Value| {
             let changes = changes.as_object().cloned().unwrap_or_default();
-            changed(node, &changes, false).map(|(node, _)| (node.config, node.seed))
+            changed(node, &changes, &[]).map(|(node, _)| (node.config, node.seed))
         };
         let mut drawn = config(Value::Null);
         drawn["draw"] = json!({"heat": 2.0, "top": 0});
@@ -485,13 +527,21 @@ mod tests {
         // Both at once are for the stage to refuse.
         let both = with(&second, json!({"draw.heat": 2.0, "search.beams": 2})).expect("settings");
         assert!(both.0["draw"].is_object() && both.0["search"].is_object(), "{both:?}");
-        let (marked, columns) = changed(&first, &Map::new(), true).expect("settings");
-        let columns = columns.expect("it can tell");
-        assert_eq!(marked.config["mark"], true);
+        let all = free_marks(&first);
+        assert_eq!(all, ["mark", "tokens"]);
+        let (marked, columns) = changed(&first, &Map::new(), &all).expect("settings");
         assert_eq!(
-            (columns.cut.as_deref(), columns.ended.as_deref()),
-            (Some("text_cut"), Some("ended"))
+            (&marked.config["mark"], &marked.config["tokens"]),
+            (&json!(true), &json!(true))
         );
+        let names: Vec<_> = columns.names().collect();
+        assert_eq!(names, ["text_cut", "ended", "source_tokens", "text_tokens"]);
+        // What another stage calls so stays.
+        let mut taken = first.clone();
+        let column = arrow::datatypes::Field::new("ended", arrow::datatypes::DataType::Utf8, true);
+        let schema = Arc::new(arrow::datatypes::Schema::new(vec![column]));
+        taken.outputs = vec![Some(schema)];
+        assert_eq!(free_marks(&taken), ["tokens"]);
         let parameters = Parameters::of([first, second].iter());
         assert_eq!(parameters.factor(&Changes::default()), 4);
         let changes = Changes(Map::from_iter([("first.count".to_owned(), json!(5))]));
