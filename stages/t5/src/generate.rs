@@ -104,6 +104,11 @@ pub struct Config {
     #[serde(default)]
     #[schemars(extend("x-paraloom-marks" = json!({"cut": SOURCE_CUT, "ended": ENDED})))]
     mark: bool,
+    /// Adds two columns of whole numbers: `source_tokens`, how many tokens were read, and, of the name of `into` with `_tokens`,
+    /// how many were written. Where the model ended the text, that counts as one.
+    #[serde(default)]
+    #[schemars(extend("x-paraloom-marks" = json!({"read": SOURCE_TOKENS, "written": "{into}_tokens"})))]
+    count_tokens: bool,
     /// Adds two columns with lists: `tokens`, the pieces of the text, and `token_scores`, the logarithm of the probability of
     /// each; where the model ended the text, that of its end comes last.
     #[serde(default)]
@@ -150,6 +155,9 @@ const SOURCE_CUT: &str = "source_cut";
 /// How a text ended.
 const ENDED: &str = "ended";
 
+/// How many tokens were read.
+const SOURCE_TOKENS: &str = "source_tokens";
+
 /// The pieces of a text.
 const TOKENS: &str = "tokens";
 /// How probable each of them is.
@@ -158,6 +166,11 @@ const TOKEN_SCORES: &str = "token_scores";
 /// The columns that [`Config::mark`] asks for.
 fn marks() -> [Field; 2] {
     [Field::new(SOURCE_CUT, DataType::Boolean, false), Field::new(ENDED, DataType::Utf8, false)]
+}
+
+/// The columns that [`Config::count_tokens`] asks for.
+fn count_fields(into: &str) -> [Field; 2] {
+    [SOURCE_TOKENS, &format!("{into}_tokens")].map(|name| Field::new(name, DataType::Int64, false))
 }
 
 /// The columns that [`Config::token_scores`] asks for.
@@ -194,7 +207,7 @@ pub struct Worker {
 /// What was written for a row, or why nothing was.
 #[derive(Clone)]
 enum Written {
-    Texts { texts: Vec<Text>, source_cut: bool },
+    Texts { texts: Vec<Text>, source_cut: bool, source_tokens: usize },
     Nothing(String),
 }
 
@@ -245,8 +258,9 @@ impl MapStage for Generate {
             Field::new(SCORE, DataType::Float64, true),
         ];
         let marks = config.mark.then(marks).into_iter().flatten();
+        let counts = config.count_tokens.then(|| count_fields(&config.into)).into_iter().flatten();
         let tokens = config.token_scores.then(token_fields).into_iter().flatten();
-        let schema = rows.with_fields(fields.into_iter().chain(marks).chain(tokens));
+        let schema = rows.with_fields(fields.into_iter().chain(marks).chain(counts).chain(tokens));
         let rejected = rows.with_fields([reason_field()]);
         let memory = memory::likely(inputs.note("model"), Use::Read(config.precision));
         let fingerprint = fingerprint(config.precision)?;
@@ -405,7 +419,7 @@ impl Worker {
             let nothing = || "no text is as `keep` asks".to_owned();
             return Ok(Written::Nothing(lacking.unwrap_or_else(nothing)));
         }
-        Ok(Written::Texts { texts, source_cut })
+        Ok(Written::Texts { texts, source_cut, source_tokens: input.ids.len() })
     }
 
     /// The source as the model reads it.
@@ -419,12 +433,16 @@ impl Worker {
         let (mut origin, mut ids, mut written, mut numbers, mut scores) =
             (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let (mut cuts, mut ends) = (Vec::new(), Vec::new());
+        let (mut read, mut written_tokens) = (Vec::new(), Vec::new());
         let mut tokens = ListBuilder::new(StringBuilder::new());
         let mut token_scores = ListBuilder::new(Float64Builder::new());
         for (row, all) in texts.iter().enumerate() {
-            let Written::Texts { texts, source_cut } = all else { continue };
+            let Written::Texts { texts, source_cut, source_tokens } = all else { continue };
             for (number, Text { text, candidate }) in texts.iter().enumerate() {
                 cuts.push(*source_cut);
+                read.push(*source_tokens as i64);
+                let end = usize::from(candidate.end == End::Eos);
+                written_tokens.push((candidate.ids.len() + end) as i64);
                 ends.push(match candidate.end {
                     End::Eos => "eos",
                     End::Stop => "stop",
@@ -466,6 +484,12 @@ impl Worker {
             let [cut, ended] = marks();
             all = column::with_field(&all, cut, Arc::new(BooleanArray::from(cuts)))?;
             all = column::with_field(&all, ended, Arc::new(StringArray::from(ends)))?;
+        }
+        if self.config.count_tokens {
+            let columns = [read, written_tokens].map(Int64Array::from);
+            for (field, column) in count_fields(&self.config.into).into_iter().zip(columns) {
+                all = column::with_field(&all, field, Arc::new(column))?;
+            }
         }
         if self.config.token_scores {
             let [names, scores] = token_fields();

@@ -5,6 +5,7 @@ mod common;
 use std::path::Path;
 
 use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::datatypes::Int64Type;
 use paraloom_sdk::testing::{Harness, Log, TestInput};
 use paraloom_sdk::{Error, MapStage, Stage};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
@@ -161,8 +162,15 @@ fn what_is_cut_is_counted_and_marked() -> TestResult {
     let marks = |rows: &RecordBatch, column: &str| -> Vec<Option<bool>> {
         rows[column].as_boolean().iter().collect()
     };
-    let config = json!({ "max_source_tokens": 40, "max_new_tokens": 3, "mark": true });
+    let config = json!({ "max_source_tokens": 40, "max_new_tokens": 3, "mark": true,
+        "count_tokens": true, "token_scores": true });
     let (outputs, lines) = told::<Generate>(with(config))?;
+    let counts = |column: &str| outputs[0][column].as_primitive::<Int64Type>().values().to_vec();
+    assert_eq!(counts("source_tokens")[0], 40);
+    assert!((2..12).contains(&counts("source_tokens")[1]), "{:?}", counts("source_tokens"));
+    let scores = outputs[0]["token_scores"].as_list::<i32>().iter();
+    let scored: Vec<i64> = scores.flatten().map(|scores| scores.len() as i64).collect();
+    assert_eq!(counts("paraphrase_tokens"), scored, "one of each token, the end too");
     assert_eq!(lines[0], "1 of 2 sources were cut to 40 tokens (`max_source_tokens`)");
     assert_eq!(marks(&outputs[0], "source_cut"), [Some(true), Some(false)]);
     let ended = texts(&outputs[0], "ended");
