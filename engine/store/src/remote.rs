@@ -121,7 +121,7 @@ impl Remote {
 
     fn failed(&self, action: &'static str, name: &str, error: &io::Error) -> StoreError {
         let name = format!("{}/{name}", self.blobs.url());
-        failed(action, name, &error)
+        failed(action, name, error)
     }
 
     pub(crate) fn get(&self, name: &str) -> Result<Option<Vec<u8>>> {
