@@ -19,8 +19,8 @@ usage: cargo xtask TASK
   torch [CARGO ...]  build the backend `torch`, with LIBTORCH or what `libtorch` lays out;
                      or do something else with it: `cargo xtask torch test`
   cuda, wgpu         the same with these backends
-  test CRATE [..]    test a crate of the engine alone, with the dependencies that are built already:
-                     `cargo xtask test store power::`
+  test CRATE [..]    test a crate of the engine or of T5 alone, with the dependencies that are built already:
+                     `cargo xtask test store power::`, `cargo xtask test t5-core`
   tidy               check the invariants of docs/architecture.md";
 
 fn main() -> ExitCode {
@@ -71,8 +71,9 @@ fn test(root: &Path, name: &str, more: &[&str]) -> std::io::Result<Command> {
         cargo.args(["--package", package]);
     }
     cargo.args(["--package", &format!("paraloom-{name}")]);
-    if let Ok(tests) = std::fs::read_dir(root.join("engine").join(name).join("tests")) {
-        for entry in tests {
+    let folders = ["engine", "stages"].map(|part| root.join(part).join(name).join("tests"));
+    for tests in folders.iter().filter(|tests| tests.is_dir()) {
+        for entry in std::fs::read_dir(tests)? {
             let path = entry?.path();
             let is_test = path.extension().is_some_and(|extension| extension == "rs")
                 || path.join("main.rs").exists();

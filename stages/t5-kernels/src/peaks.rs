@@ -53,31 +53,75 @@ impl Peaks {
             .flat_map(|(number, (_, block))| block.iter().copied().zip(number * BLOCK..))
             .filter(|(logit, _)| *logit >= least)
             .collect();
-        found.sort_by(|(one, _), (other, _)| descending(*one, *other));
-        if let Some(&(last, _)) = found.get(count - 1) {
-            found.truncate(found.partition_point(|(logit, _)| *logit >= last));
+        let order = |one: &(f32, usize), other: &(f32, usize)| {
+            descending(one.0, other.0).then(one.1.cmp(&other.1))
+        };
+        if count < found.len() {
+            // To sort all of them would take most of the time.
+            let last = found.select_nth_unstable_by(count - 1, order).1.0;
+            found.retain(|(logit, _)| *logit >= last);
         }
+        found.sort_unstable_by(order);
         found
     }
 
     /// The logarithm of the sum of the exponentials of the `logits` that these are of.
     pub fn log_sum_exp(&self, logits: &[f32]) -> f64 {
-        let top = self.highest();
+        f64::from(self.highest()) + self.mass(logits, 1.0).ln()
+    }
+
+    /// How much all of the `logits` that these are of weigh, where the highest weighs 1 and a lower one the exponential of what it
+    /// is lower by, over `temperature`.
+    pub fn mass(&self, logits: &[f32], temperature: f32) -> f64 {
+        let mut total = 0.0;
+        self.weigh(logits, temperature, |weights| total += f64::from(weights));
+        total
+    }
+
+    /// The first of the `logits` up to which they weigh more than `share`, below 1, of [`Peaks::mass`].
+    pub fn pick(&self, logits: &[f32], temperature: f32, share: f64) -> usize {
+        let mut blocks = Vec::with_capacity(logits.len().div_ceil(EXPONENTIALS));
+        self.weigh(logits, temperature, |weights| blocks.push(f64::from(weights)));
+        let mut left = share * blocks.iter().sum::<f64>();
+        let mut passes = |weight: f64| {
+            left -= weight;
+            left < 0.0
+        };
+        // Roundings may leave a little of the last one.
+        let block = blocks.iter().position(|weight| passes(*weight));
+        let block = block.unwrap_or(blocks.len().saturating_sub(1));
+        left += blocks.get(block).copied().unwrap_or_default();
+        let (top, scale) = (self.highest(), temperature.recip());
+        let first = block * EXPONENTIALS;
+        let mut heaviest = (first, f32::NEG_INFINITY);
+        for (place, logit) in (first..).zip(logits[first..].iter().take(EXPONENTIALS)) {
+            left -= f64::from(exp((logit - top) * scale));
+            if left < 0.0 {
+                return place;
+            }
+            if *logit > heaviest.1 {
+                heaviest = (place, *logit);
+            }
+        }
+        heaviest.0
+    }
+
+    /// Calls `work` with what each block of the logits weighs.
+    fn weigh(&self, logits: &[f32], temperature: f32, mut work: impl FnMut(f32)) {
+        let (top, scale) = (self.highest(), temperature.recip());
         vectorized(
             #[inline(always)]
             || {
-                let mut total = 0.0;
                 let mut block = [0.0; EXPONENTIALS];
                 for logits in logits.chunks(EXPONENTIALS) {
                     let block = &mut block[..logits.len()];
                     for (to, logit) in block.iter_mut().zip(logits) {
-                        *to = exp(logit - top);
+                        *to = exp((logit - top) * scale);
                     }
-                    total += f64::from(sum(block));
+                    work(sum(block));
                 }
-                f64::from(top) + total.ln()
             },
-        )
+        );
     }
 }
 
@@ -175,6 +219,14 @@ mod tests {
             let exact: f64 = logits.iter().map(|&x| f64::from(x).exp()).sum::<f64>().ln();
             let close = (peaks.log_sum_exp(&logits) - exact).abs() < 1e-6;
             prop_assert!(close || exact.is_infinite());
+            let highest = f64::from(peaks.highest());
+            let mass: f64 = logits.iter().map(|&x| ((f64::from(x) - highest) / 0.7).exp()).sum();
+            prop_assert!((peaks.mass(&logits, 0.7) / mass - 1.0).abs() < 1e-5 || exact.is_infinite());
+            let share = count as f64 / 300.0;
+            let picked = peaks.pick(&logits, 0.7, share);
+            let weight = |place: usize| ((f64::from(logits[place]) - highest) / 0.7).exp() / mass;
+            let before: f64 = (0..picked).map(weight).sum();
+            prop_assert!(exact.is_infinite() || (before <= share + 1e-5 && share <= before + weight(picked) + 1e-5));
         }
     }
 

@@ -225,7 +225,7 @@ impl MapStage for Generate {
     fn about() -> About {
         row_by_row(About::new(
             "generate",
-            "1.4.0",
+            "1.5.0",
             "Writes text for every row: greedily, by beam search or by sampling.",
         ))
         .input(Port::table("rows", "The rows to write for."))

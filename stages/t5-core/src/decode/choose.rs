@@ -69,16 +69,94 @@ pub(super) fn draw(seed: u64, candidate: usize, position: usize) -> f64 {
 
 /// Draws a token: `random`, in [0, 1), picks from the filtered distribution.
 pub(super) fn sample(scores: &[f32], peaks: &Peaks, draw: &Draw, random: f64) -> usize {
+    if draw.top_k == 0 && !draw.asks_for_all() {
+        return sample_of_all(scores, peaks, draw, random);
+    }
     let kept = filtered(scores, peaks, draw);
-    let total: f64 = kept.iter().map(|token| token.weight).sum();
-    let mut left = random * total;
-    for token in &kept {
-        left -= token.weight;
-        if left < 0.0 {
-            return token.token;
+    pick(&kept, random * sum(&kept)).unwrap_or(kept[0].token)
+}
+
+/// [`sample`] of the whole vocabulary without bringing it in order, which takes longer than to compute it. Where the filters leave a
+/// few tokens, these are in order; otherwise it does not matter which token a number stands for.
+fn sample_of_all(scores: &[f32], peaks: &Peaks, draw: &Draw, random: f64) -> usize {
+    /// Tokens that are looked at first.
+    const FEW: [usize; 2] = [64, 512];
+    let Draw { temperature, top_p, min_p, .. } = *draw;
+    if top_p >= 1.0 && min_p <= 0.0 {
+        return peaks.pick(scores, temperature as f32, random);
+    }
+    let total = peaks.mass(scores, temperature as f32);
+    let of_few = FEW.iter().find_map(|&count| {
+        let mut kept = likely(peaks.top(scores, count), peaks, temperature);
+        kept.truncate(end(&kept, draw, total)?);
+        Some(kept)
+    });
+    let kept = of_few.unwrap_or_else(|| {
+        let all = scores.iter().copied().zip(0..).collect();
+        let mut kept = likely(all, peaks, temperature);
+        if top_p < 1.0 {
+            keep_most_probable(&mut kept, top_p);
+        }
+        kept.retain(|token| token.weight >= min_p);
+        kept
+    });
+    pick(&kept, random * sum(&kept)).unwrap_or(kept[0].token)
+}
+
+/// Drops the least probable tokens, as many as together have at most what `top_p` leaves to 1. The rest is in no order.
+fn keep_most_probable(kept: &mut Vec<Likely>, top_p: f64) {
+    let total = sum(kept);
+    let is_enough = |mass: f64| total - mass <= (1.0 - top_p) * total;
+    // The most probable `few` are not enough, and the most probable `many` are.
+    let (mut few, mut many, mut mass) = (0, kept.len(), 0.0);
+    while many - few > 1 {
+        let middle = usize::midpoint(few, many);
+        let falling = |one: &Likely, other: &Likely| other.weight.total_cmp(&one.weight);
+        kept[few..many].select_nth_unstable_by(middle - few, falling);
+        let more = sum(&kept[few..middle]);
+        if is_enough(mass + more) {
+            many = middle;
+        } else {
+            (few, mass) = (middle, mass + more);
         }
     }
-    kept[0].token
+    kept.truncate(many);
+}
+
+/// How many of the most probable tokens `top_p` and `min_p` leave, where all together weigh `total`; nothing where it takes more of
+/// them to know.
+fn end(kept: &[Likely], draw: &Draw, total: f64) -> Option<usize> {
+    let mut reached = 0.0;
+    for (number, token) in kept.iter().enumerate() {
+        if number > 0 && token.weight < draw.min_p {
+            return Some(number);
+        }
+        reached += token.weight;
+        if total - reached <= (1.0 - draw.top_p) * total && draw.top_p < 1.0 {
+            return Some(number + 1);
+        }
+    }
+    None
+}
+
+/// The token at which the weights, added up in order, pass `left`.
+fn pick(kept: &[Likely], mut left: f64) -> Option<usize> {
+    let is_passed = |token: &&Likely| {
+        left -= token.weight;
+        left < 0.0
+    };
+    kept.iter().find(is_passed).map(|token| token.token)
+}
+
+fn sum(kept: &[Likely]) -> f64 {
+    kept.iter().map(|token| token.weight).sum()
+}
+
+/// Tokens with their weights.
+fn likely(scores: Vec<(f32, usize)>, peaks: &Peaks, temperature: f64) -> Vec<Likely> {
+    let highest = f64::from(peaks.highest());
+    let weight = |score: f32| ((f64::from(score) - highest) / temperature).exp();
+    scores.into_iter().map(|(score, token)| Likely { token, weight: weight(score) }).collect()
 }
 
 /// A token that may be drawn.
@@ -93,12 +171,7 @@ struct Likely {
 fn filtered(scores: &[f32], peaks: &Peaks, draw: &Draw) -> Vec<Likely> {
     let count = if draw.top_k > 0 { draw.top_k } else { scores.len() };
     // Tokens that tie with the last one stay too.
-    let kept = peaks.top(scores, count);
-    let highest = f64::from(kept[0].0);
-    let weight = |score: f32| ((f64::from(score) - highest) / draw.temperature).exp();
-    let likely = |(score, token)| Likely { token, weight: weight(score) };
-    let mut kept: Vec<Likely> = kept.into_iter().map(likely).collect();
-    let sum = |kept: &[Likely]| kept.iter().map(|token| token.weight).sum::<f64>();
+    let mut kept = likely(peaks.top(scores, count), peaks, draw.temperature);
     if draw.top_p < 1.0 {
         let total = sum(&kept);
         // From the least probable up, drop what together stays within 1 - top_p.
@@ -165,28 +238,66 @@ fn typical(kept: &mut Vec<Likely>, mass: f64) {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(200) })]
+
+        /// Whether or not they are brought in order, the filters leave the same tokens.
+        #[test]
+        fn what_is_drawn_is_what_the_filters_leave(
+            seed: u64,
+            count in 1usize..3000,
+            spread in 0.1f64..6.0,
+            temperature in 0.3f64..2.0,
+            top_p in prop_oneof![Just(1.0), 0.0f64..1.0],
+            min_p in prop_oneof![Just(0.0), 0.0f64..1.0],
+            random in 0.0f64..1.0,
+        ) {
+            let mut stream = Stream::new(seed);
+            let scores: Vec<f32> = (0..count).map(|_| (stream.normal() * spread) as f32).collect();
+            let (peaks, how) = (Peaks::of(&scores), Draw { temperature, top_p, min_p, ..Draw::default() });
+            let kept = filtered(&scores, &peaks, &how);
+            // Sums that are equal but for their last digits may leave one more or less.
+            let more = filtered(&scores, &peaks, &Draw { top_p: (top_p + 1e-5).min(1.0), ..how });
+            let token = sample(&scores, &peaks, &how, random);
+            prop_assert!(more.iter().any(|kept| kept.token == token), "{} of {}", token, kept.len());
+
+            let mut all = likely(scores.iter().copied().zip(0..).collect(), &peaks, temperature);
+            keep_most_probable(&mut all, top_p);
+            let sorted = filtered(&scores, &peaks, &Draw { min_p: 0.0, ..how });
+            prop_assert!((sum(&all) - sum(&sorted)).abs() <= 1e-6 * sum(&sorted));
+        }
+    }
 
     #[test]
     fn samples_follow_the_filtered_distribution() {
         let scores = [2.0, 1.0, 0.5, 0.0, -1.0, -3.0];
-        let weights: Vec<f64> =
-            scores[..3].iter().map(|&score: &f32| f64::from(score / 0.8).exp()).collect();
-        let (total, draws) = (weights.iter().sum::<f64>(), 40_000);
-        let (peaks, mut counts) = (Peaks::of(&scores), [0.0f64; 6]);
-        for index in 0..draws {
+        // How many of the scores are left, and the chi-square that is improbable (p < 0.001) with one degree of freedom less.
+        let cases = [
             // top_k leaves four tokens; top_p then drops the last of them.
-            let how = Draw { temperature: 0.8, top_k: 4, top_p: 0.94, ..Draw::default() };
-            counts[sample(&scores, &peaks, &how, draw(7, index, 0))] += 1.0;
+            (Draw { top_k: 4, top_p: 0.94, ..Draw::default() }, 3, 13.8),
+            (Draw { top_p: 0.9, ..Draw::default() }, 3, 13.8),
+            (Draw { min_p: 0.05, ..Draw::default() }, 4, 16.3),
+            (Draw::default(), 6, 20.5),
+        ];
+        for (how, left, improbable) in cases {
+            let how = Draw { temperature: 0.8, ..how };
+            let weights: Vec<f64> =
+                scores[..left].iter().map(|&score: &f32| f64::from(score / 0.8).exp()).collect();
+            let (total, draws) = (weights.iter().sum::<f64>(), 40_000);
+            let (peaks, mut counts) = (Peaks::of(&scores), [0.0f64; 6]);
+            for index in 0..draws {
+                counts[sample(&scores, &peaks, &how, draw(7, index, 0))] += 1.0;
+            }
+            assert!(counts[left..].iter().all(|count| *count == 0.0), "{how:?}: {counts:?}");
+            let expected = weights.iter().map(|weight| weight / total * draws as f64);
+            let chi_square: f64 =
+                counts.iter().zip(expected).map(|(seen, want)| (seen - want).powi(2) / want).sum();
+            assert!(chi_square < improbable, "{how:?}: chi-square {chi_square} is improbable");
         }
-        assert_eq!(counts[3..], [0.0; 3]);
-        let expected = weights.iter().map(|weight| weight / total * draws as f64);
-        let chi_square: f64 =
-            counts.iter().zip(expected).map(|(seen, want)| (seen - want).powi(2) / want).sum();
-        assert!(
-            chi_square < 13.8,
-            "chi-square {chi_square} is improbable (p < 0.001) with 2 degrees of freedom"
-        );
     }
 
     /// What the filters of `transformers` 5.24 keep.

@@ -57,6 +57,13 @@ pub struct Draw {
     pub eta_cutoff: f64,
 }
 
+impl Draw {
+    /// Whether a filter looks at the probabilities of all tokens.
+    fn asks_for_all(&self) -> bool {
+        self.typical_p < 1.0 || self.epsilon_cutoff > 0.0 || self.eta_cutoff > 0.0
+    }
+}
+
 impl Default for Draw {
     /// From the whole distribution.
     fn default() -> Self {
