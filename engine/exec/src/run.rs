@@ -5,7 +5,6 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use arrow::datatypes::Field;
 use paraloom_host::Host;
 use paraloom_pipeline::Graph;
 use paraloom_store::{Environment, Event, LogLevel, Logged, Outcome, RunLog, Store, StoreError};
@@ -15,7 +14,7 @@ use crate::crew::Crew;
 use crate::error::{Result, RunError};
 use crate::event::Observer;
 use crate::expect::{Verdict, judge};
-use crate::lookup::{Lookup, PortResult, Results, rows_of};
+use crate::lookup::{Lookup, Results, rows_of};
 use crate::peaks::Peaks;
 use crate::record::RunRecord;
 use crate::schedule::Schedule;
@@ -141,7 +140,6 @@ pub fn run(
     for attempt in 0.. {
         let lookup = Lookup::new(graph, host, Some(store))?;
         lookup.digests().save(store);
-        check_schemas(job, &lookup)?;
         let left: Vec<_> =
             nodes.iter().copied().filter(|node| lookup.complete(*node).is_none()).collect();
         if log.is_none() && !left.is_empty() && options.is_logged {
@@ -198,32 +196,6 @@ pub fn run(
         return verdicts.map(|verdicts| Summary { run, cached, worked, ms, results, verdicts });
     }
     Err(RunError::Internal { what: "a run ended without an outcome".to_owned() })
-}
-
-/// A file may have become, since the pipeline was checked, what it was in an earlier run: then its table is there, with other columns
-/// than those that all else was checked with.
-fn check_schemas(job: &Job, lookup: &Lookup) -> Result<()> {
-    for index in job.nodes {
-        let node = job.graph.node(*index);
-        let Some(result) = lookup.complete(*index).filter(|_| !node.paths.is_empty()) else {
-            continue;
-        };
-        let tables = result.ports.iter().filter_map(|port| match port {
-            PortResult::Table(table) => table.parts.first().map(|part| (table, part)),
-            PortResult::Artifact { .. } => None,
-        });
-        for (table, part) in tables {
-            // A damaged part is told, and made again, when it is read.
-            let Ok(Some(found)) = table.entry.part_schema(part) else { continue };
-            let column = |field: &Arc<Field>| {
-                (field.name().clone(), field.data_type().clone(), field.is_nullable())
-            };
-            if !found.fields().iter().map(column).eq(table.schema.fields().iter().map(column)) {
-                return Err(RunError::InputChanged { node: node.name.clone() });
-            }
-        }
-    }
-    Ok(())
 }
 
 /// Holds the tables of a job that is done against what the pipeline expects.
