@@ -6,9 +6,10 @@ pub(crate) fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> O
     let limit = (length / 3).max(1);
     let lower = name.to_lowercase();
     known
-        .map(|known| match known.to_lowercase() == lower {
-            true => (0, known),
-            false => (strsim::damerau_levenshtein(name, known), known),
+        .map(|known| {
+            let is_same = known.to_lowercase() == lower;
+            let distance = if is_same { 0 } else { strsim::damerau_levenshtein(name, known) };
+            (distance, known)
         })
         .filter(|(distance, known)| {
             *distance <= limit && *distance < length.max(known.chars().count())

@@ -410,9 +410,9 @@ impl Load {
 
     /// The columns with these numbers.
     fn select(&self, rows: &RecordBatch, columns: &[usize]) -> Result<RecordBatch> {
-        let column = |at: &usize| match self.config.detokenize {
-            true => detokenize::column(rows.column(*at)),
-            false => Arc::clone(rows.column(*at)),
+        let column = |at: &usize| {
+            let column = rows.column(*at);
+            if self.config.detokenize { detokenize::column(column) } else { Arc::clone(column) }
         };
         let columns = columns.iter().map(column).collect();
         let options = RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
