@@ -90,6 +90,26 @@ fn a_file_that_changes_after_the_check_is_read_as_it_is_or_refused() {
     assert!(project.ok(&["show", "p.yaml", "good", "--json"]).contains("\"tag\":\"y\""));
 }
 
+/// What the file has become was read by an earlier run, with other columns: its table is there, and does not fit what was checked.
+#[test]
+fn a_file_that_becomes_what_it_was_is_read_with_its_own_columns() {
+    let project = project();
+    let (numbers, texts) = ("n,text\n1,a\n2,b\n3,c\n", "n,text\nx,a\ny,b\n");
+    project.write(
+        "p.yaml",
+        "paraloom: 1\nname: changing\nnodes:\n  rows: { stage: load, with: { from: rows.csv } }\n",
+    );
+    project.write("rows.csv", texts);
+    project.ok(&["run", "p.yaml"]);
+    project.write("rows.csv", numbers);
+    let back = || project.write("rows.csv", texts);
+    let error = run_with(&project, &back, &|_| {}).expect_err("another check is needed");
+    assert_eq!(error.to_string(), "node `rows`: what it reads changed while it was read");
+    project.write("rows.csv", numbers);
+    let summary = run_with(&project, &|| {}, &|_| {}).expect("it is done");
+    assert_eq!(summary.verdicts.len(), 1);
+}
+
 /// Operators who read the log next morning see what was not as expected.
 #[test]
 fn what_is_not_as_expected_is_told_by_every_command() {

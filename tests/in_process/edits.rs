@@ -25,6 +25,8 @@ use world::World;
 #[derive(PartialEq)]
 enum Left {
     Expectation(Option<String>),
+    /// A table whose parts do not fit together, which is always wrong.
+    Broken(String),
     Table(RecordBatch),
     Files(Vec<(String, Vec<u8>)>),
 }
@@ -33,6 +35,7 @@ impl std::fmt::Debug for Left {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Expectation(unmet) => write!(f, "{unmet:?}"),
+            Self::Broken(why) => f.write_str(why),
             Self::Table(rows) => {
                 let schema = rows.schema();
                 for field in schema.fields() {
@@ -135,7 +138,7 @@ impl Engine {
             let result = summary.results.node(*index).expect("it is done");
             for (port, output) in node.stage.outputs.iter().zip(&result.ports) {
                 let what = match output {
-                    PortResult::Table(table) => Left::Table(rows(table)),
+                    PortResult::Table(table) => rows(table),
                     PortResult::Artifact { entry, port, artifact } => {
                         let dir = entry.artifact_dir(port, artifact);
                         let file = |file: &paraloom_store::ArtifactFile| {
@@ -154,9 +157,12 @@ impl Engine {
     }
 }
 
-fn rows(table: &TableRef) -> RecordBatch {
+fn rows(table: &TableRef) -> Left {
     let batches: Vec<_> = table.batches().map(|batch| batch.expect("it is sound")).collect();
-    concat_batches(&table.schema, &batches).expect("parts of one table")
+    match concat_batches(&table.schema, &batches) {
+        Ok(rows) => Left::Table(rows),
+        Err(error) => Left::Broken(error.to_string()),
+    }
 }
 
 /// Runs the pipelines of a history one after another in one store, and each in a new one: how many of them are sound, or
@@ -171,13 +177,17 @@ fn differs(engine: &mut Engine, history: &[Step], place: &Path) -> Result<usize,
         if let Some(disturbance) = *disturbance {
             // Whatever came of it: what counts is what a run leaves that nobody disturbs.
             let next = history.get(at + 1).map(|step| &step.world);
-            let _ = engine.run(&dir, world, &store, &|event, cancel| match disturbance {
+            let left = engine.run(&dir, world, &store, &|event, cancel| match disturbance {
                 Disturbance::Stop(when) if event >= when => cancel.set(),
                 Disturbance::Edit(when) if event == when => {
                     next.iter().for_each(|world| files::write_all(world, &dir));
                 }
                 _ => {}
             });
+            let is_broken = |(_, left): &(String, Left)| matches!(left, Left::Broken(_));
+            if let Some(broken) = left.iter().flatten().find(|left| is_broken(left)) {
+                return Err(format!("step {at}, {disturbance:?}: {broken:?}\n{}", world.yaml()));
+            }
             files::write_all(world, &dir);
         }
         let kept = engine.run(&dir, world, &store, &|_, _| {});

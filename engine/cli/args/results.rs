@@ -20,7 +20,7 @@ pub(crate) struct ShowArgs {
     #[arg(long)]
     pub(crate) csv: bool,
     /// Only rows that meet this condition, such as `stsb < 4`.
-    #[arg(long = "where", value_name = "EXPR")]
+    #[arg(long = "where", value_name = "EXPR", allow_hyphen_values = true)]
     pub(crate) condition: Option<String>,
     /// At most this many rows; 20 in a table, all as JSON or CSV, if left out.
     #[arg(long, value_name = "N")]

@@ -107,7 +107,7 @@ impl<'a> Comparison<'a> {
         let (mut new_left, mut changed_left) = (limit, limit);
         self.now.parts.iter().zip(starts(self.now)).filter_map(move |(part, start)| {
             let range = start..start + part.rows;
-            let mut new = rows.new(range.clone());
+            let mut new = rows.added(range.clone());
             new.truncate(new_left);
             new_left -= new.len();
             let (changed, numbers) = match rows.changed(range, changed_left) {

@@ -6,7 +6,7 @@ use std::path::Path;
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use clap::ValueEnum;
-use paraloom_formats::{Delimited, DelimitedWriter, json_lines, unsupported};
+use paraloom_formats::{Delimited, DelimitedWriter, check_dates, json_lines, unsupported};
 use parquet::arrow::ArrowWriter;
 
 use crate::error::{CliError, Result};
@@ -56,7 +56,9 @@ impl Format {
             Self::Jsonl => {
                 let mut writer = json_lines(out);
                 for rows in rows {
-                    writer.write(&rows?).map_err(|error| failure.or(error))?;
+                    let rows = rows?;
+                    check_dates(&rows)?;
+                    writer.write(&rows).map_err(|error| failure.or(error))?;
                 }
                 writer.finish().map_err(|error| failure.or(error))?;
                 writer.into_inner()

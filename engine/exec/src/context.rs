@@ -115,12 +115,11 @@ impl<'a> NodeContext<'a> {
         if !outputs.eq(node.own_outputs().iter().cloned()) || output.fingerprint != node.fingerprint
         {
             // A file may have changed since; without one, the stage cannot make up its mind.
-            return Err(match node.paths.is_empty() {
-                true => RunError::PlanChanged {
-                    node: node.name.clone(),
-                    stage: node.stage.name.clone(),
-                },
-                false => self.changed(),
+            return Err(if node.paths.is_empty() {
+                let (node, stage) = (node.name.clone(), node.stage.name.clone());
+                RunError::PlanChanged { node, stage }
+            } else {
+                self.changed()
             });
         }
         Ok(planned)

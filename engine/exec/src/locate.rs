@@ -36,7 +36,7 @@ pub(crate) fn locate(dir: &Path, text: &str) -> Result<Location, PlanFailure> {
             }
             let failure = PlanFailure::new(format!("cannot find {}: {error}", written.display()));
             Err(match near_file(&path, text) {
-                None if text.contains('{') => failure
+                None if text.contains('{') && text.contains(',') => failure
                     .hint("`{a,b}` is no pattern: name the files in a list, `[a.csv, b.csv]`"),
                 Some(near) => failure.hint(format!("did you mean `{near}`?")),
                 None if is_repository(text) => {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use arrow::datatypes::{Field, SchemaRef};
 use paraloom_host::Host;
-use paraloom_pipeline::{Endpoint, Graph, Shape};
+use paraloom_pipeline::{Endpoint, Graph, Location, Shape};
 use paraloom_store::{
     ArtifactRef, Digest, DigestCache, Entry, Key, Output, PartFile, PartRecord, Preimage, Store,
 };
@@ -341,7 +341,27 @@ pub(crate) fn whole_result(
         }
     });
     let Some(ports) = ports.collect::<Option<Vec<_>>>() else { return Ok(None) };
+    if !has_planned_columns(node, &ports) {
+        return Ok(None);
+    }
     Ok(Some(NodeResult { key: key.clone(), ports, took_ms: Some(manifest.took_ms) }))
+}
+
+/// Whether tables have the columns that the pipeline was checked with. A file may have become since what it was in an earlier run, and
+/// then its table is there, with other columns: it is none that anything can be made of before another check.
+fn has_planned_columns(node: &paraloom_pipeline::Node, ports: &[PortResult]) -> bool {
+    if node.paths.iter().all(|path| matches!(path.location, Location::Hub(_))) {
+        return true;
+    }
+    let column =
+        |field: &Arc<Field>| (field.name().clone(), field.data_type().clone(), field.is_nullable());
+    ports.iter().all(|port| {
+        let PortResult::Table(table) = port else { return true };
+        let Some(part) = table.parts.first() else { return true };
+        // A damaged part is told, and made again, when it is read.
+        let Ok(Some(found)) = table.entry.part_schema(part) else { return true };
+        found.fields().iter().map(column).eq(table.schema.fields().iter().map(column))
+    })
 }
 
 /// The parts of a map stage's outputs, in the order of its input parts.

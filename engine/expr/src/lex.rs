@@ -72,10 +72,9 @@ pub(crate) fn lex(text: &str) -> Result<Vec<Spanned>> {
                 }
                 let Some(symbol) = symbol else {
                     let span = (at, at + c.len_utf8());
-                    return Err(ExprError::new(
-                        format!("`{}` means nothing here", c.escape_debug()),
-                        span,
-                    ));
+                    let what = format!("`{}` means nothing here", c.escape_debug());
+                    let error = ExprError::new(what, span);
+                    return Err(if c == '!' { error.hint("write `not`") } else { error });
                 };
                 at += symbol.len();
                 Token::Symbol(symbol)

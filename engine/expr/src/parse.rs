@@ -289,7 +289,8 @@ impl Parser {
             } else if self.take_word("nan") {
                 Kind::IsNan(Box::new(left))
             } else {
-                return Err(ExprError::new("`is` is followed by `null` or `nan`", self.span()));
+                let error = ExprError::new("`is` is followed by `null` or `nan`", self.span());
+                return Err(error.hint("of a condition, write `a` and `not a`"));
             };
             return Ok(self.negate_if(negated, start, kind));
         }
@@ -402,7 +403,11 @@ impl Parser {
                 return Err(ExprError::new(what, span));
             }
             Token::Symbol(symbol) => {
-                return Err(ExprError::new(format!("`{symbol}` cannot stand here"), span));
+                let error = ExprError::new(format!("`{symbol}` cannot stand here"), span);
+                return Err(match symbol {
+                    "." => error.hint("a number begins with a digit, as in `0.5`"),
+                    _ => error,
+                });
             }
         };
         Ok(Node { kind, span })

@@ -66,6 +66,7 @@ impl<W: Write> DelimitedWriter<W> {
     /// # Errors
     /// What `out` says, or that a value has no form as text.
     pub fn write(&mut self, rows: &RecordBatch) -> Result<(), ArrowError> {
+        crate::check_dates(rows)?;
         let options = FormatOptions::default().with_display_error(false);
         let columns = rows
             .columns()

@@ -4,6 +4,7 @@
 //! `""` an empty text. The names of a TSV file are always in quotes, which tells `load`, and whoever sees the file, that its
 //! cells are quoted as those of CSV are: there are TSV files in which a quote is just a quote.
 
+mod dates;
 mod delimited;
 
 use std::io::Write;
@@ -11,6 +12,7 @@ use std::io::Write;
 use arrow::datatypes::{DataType, Schema};
 use arrow_json::writer::{LineDelimited, WriterBuilder};
 
+pub use dates::check_dates;
 pub use delimited::{Delimited, DelimitedWriter};
 
 /// A file format.
@@ -23,7 +25,7 @@ pub enum Format {
 }
 
 /// A writer of JSON lines: every row has every column, so that a column without any value is one all the same. JSON has no NaN and no
-/// infinity; they are written as `null`.
+/// infinity; they are written as `null`. Rows are held to [`check_dates`] first.
 pub fn json_lines<W: Write>(out: W) -> arrow_json::Writer<W, LineDelimited> {
     WriterBuilder::new().with_explicit_nulls(true).build(out)
 }

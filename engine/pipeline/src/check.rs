@@ -427,7 +427,7 @@ fn check_outputs(stage: &StageInfo, outputs: &[Option<SchemaRef>]) -> Result<(),
         let table = format!("table `{}` of `{}`", port.name, stage.name);
         for field in fields {
             let name = field.name();
-            if name.is_empty() {
+            if name.trim().is_empty() {
                 return Err(format!("a column of {table} has no name"));
             }
             if !seen.insert(name) {

@@ -118,6 +118,13 @@ impl Reader<'_> {
             );
             return None;
         }
+        if let (Some(least), Some(most)) = (expect.least, expect.most)
+            && least > most
+        {
+            let message = format!("no table has at least {least} and at most {most} rows");
+            self.error(&message, span);
+            return None;
+        }
         Some(expect)
     }
 }

@@ -8,9 +8,10 @@ pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) ->
     let lower = name.to_lowercase();
     candidates
         .into_iter()
-        .map(|candidate| match candidate.to_lowercase() == lower {
-            true => (0, candidate),
-            false => (strsim::damerau_levenshtein(name, candidate), candidate),
+        .map(|candidate| {
+            let is_same = candidate.to_lowercase() == lower;
+            let distance = if is_same { 0 } else { strsim::damerau_levenshtein(name, candidate) };
+            (distance, candidate)
         })
         .filter(|(distance, candidate)| {
             *distance <= limit && *distance < length.max(candidate.chars().count())

@@ -189,10 +189,18 @@ pub fn missing_column(table: &str, name: &str, schema: &Schema) -> String {
 
 /// The candidate that `name` was most likely meant to be.
 pub fn nearest<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    let limit = (name.chars().count() / 3).max(1);
+    let length = name.chars().count();
+    let limit = (length / 3).max(1);
+    let lower = name.to_lowercase();
     candidates
-        .map(|candidate| (strsim::damerau_levenshtein(name, candidate), candidate))
-        .filter(|(distance, _)| *distance <= limit)
+        .map(|candidate| {
+            let is_same = candidate.to_lowercase() == lower;
+            let distance = if is_same { 0 } else { strsim::damerau_levenshtein(name, candidate) };
+            (distance, candidate)
+        })
+        .filter(|(distance, candidate)| {
+            *distance <= limit && *distance < length.max(candidate.chars().count())
+        })
         .min()
         .map(|(_, candidate)| candidate)
 }

@@ -208,6 +208,14 @@ impl Entry {
         self.read(part, None)
     }
 
+    /// The columns of a part, if it is on this machine.
+    pub fn part_schema(&self, part: &PartFile) -> Result<Option<SchemaRef>> {
+        if self.remote.is_some() && !self.has(part) {
+            return Ok(None);
+        }
+        part.schema(&self.disk, &self.dir).map(Some)
+    }
+
     /// [`Entry::read_part`] of the columns with these numbers, in the order of the table. Others are not decoded.
     pub fn read_part_columns(&self, part: &PartFile, columns: &[usize]) -> Result<RecordBatch> {
         self.read(part, Some(columns))

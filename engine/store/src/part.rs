@@ -181,6 +181,19 @@ impl PartFile {
         read_columns(&self.path(dir), bytes, |name, _| names.contains(&name))
     }
 
+    /// The columns of its rows.
+    pub(crate) fn schema(&self, disk: &Disk, dir: &Path) -> Result<SchemaRef> {
+        let path = self.path(dir);
+        if !path.exists() {
+            return self.read(disk, dir, None).map(|rows| rows.schema());
+        }
+        let bytes = bytes::Bytes::from(self.checked_bytes(disk, dir)?);
+        let schema = caught("reader", || {
+            Ok(Arc::clone(ParquetRecordBatchReaderBuilder::try_new(bytes)?.schema()))
+        });
+        schema.map_err(|reason| StoreError::damaged(&path, reason))
+    }
+
     /// Reads the rows, after length and digest were checked; of the columns with these numbers, or of all.
     pub(crate) fn read(
         &self,

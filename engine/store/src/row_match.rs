@@ -137,7 +137,7 @@ impl RowChanges {
     }
 
     /// Which of these rows of the table as it is are new, from 0.
-    pub fn new(&self, rows: Range<u64>) -> Vec<u32> {
+    pub fn added(&self, rows: Range<u64>) -> Vec<u32> {
         self.new.within(rows)
     }
 
@@ -230,7 +230,7 @@ struct Groups<const LENGTH: usize> {
     end: u64,
     /// Bytes of a block: a whole number of records.
     block: usize,
-    groups: Vec<Group>,
+    all: Vec<Group>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -244,16 +244,16 @@ struct Group {
 impl<const LENGTH: usize> Groups<LENGTH> {
     fn new(disk: &Disk, groups: usize, memory: usize) -> Self {
         let block = (memory / groups).max(SMALLEST_BLOCK.min(memory)).max(LENGTH) / LENGTH * LENGTH;
-        let groups = vec![Group::default(); groups];
-        Self { disk: disk.clone(), file: None, end: 0, block, groups }
+        let all = vec![Group::default(); groups];
+        Self { disk: disk.clone(), file: None, end: 0, block, all }
     }
 
     fn len(&self) -> usize {
-        self.groups.len()
+        self.all.len()
     }
 
     fn push(&mut self, group: usize, record: &[u8; LENGTH]) -> Result<()> {
-        let group = &mut self.groups[group];
+        let group = &mut self.all[group];
         group.waiting.extend_from_slice(record);
         if group.waiting.len() >= self.block {
             let file = match &mut self.file {
@@ -270,7 +270,7 @@ impl<const LENGTH: usize> Groups<LENGTH> {
 
     /// The records of a group, in the order in which they came.
     fn read(&self, group: usize) -> Result<Vec<u8>> {
-        let Group { waiting, blocks } = &self.groups[group];
+        let Group { waiting, blocks } = &self.all[group];
         let mut bytes = vec![0; blocks.len() * self.block];
         if let Some(file) = &self.file {
             for (offset, block) in blocks.iter().zip(bytes.chunks_exact_mut(self.block)) {
@@ -284,7 +284,7 @@ impl<const LENGTH: usize> Groups<LENGTH> {
     /// The same of a group that is not needed any more.
     fn take(&mut self, group: usize) -> Result<Vec<u8>> {
         let bytes = self.read(group)?;
-        self.groups[group] = Group::default();
+        self.all[group] = Group::default();
         Ok(bytes)
     }
 }
@@ -348,7 +348,7 @@ mod tests {
             prop_assert_eq!(changes.gone(same..same + before.len() as u64), gone);
             prop_assert_eq!(changes.gone(0..same), Vec::<u32>::new());
             let all = 0..now.len() as u64;
-            prop_assert_eq!(changes.new(all.clone()), new);
+            prop_assert_eq!(changes.added(all.clone()), new);
             prop_assert_eq!(changes.changed(all.clone(), usize::MAX).expect("no trouble"), (changed, places));
             // Piece by piece it is the same.
             let middle = all.end / 2;

@@ -31,7 +31,7 @@ impl MapStage for Derive {
     type Worker = Vec<(Field, Expr)>;
 
     fn about() -> About {
-        About::new("derive", "1.1.0", "Adds columns that are computed from others.")
+        About::new("derive", "1.2.0", "Adds columns that are computed from others.")
             .input(Port::table("rows", "Any table."))
             .output(Port::table("rows", "The same rows with the columns."))
             .batch_invariant()
@@ -44,6 +44,9 @@ impl MapStage for Derive {
         for (name, text) in config.columns {
             // RFC 6901.
             let pointer = format!("/columns/{}", name.replace('~', "~0").replace('/', "~1"));
+            if name.trim().is_empty() || name.contains('\0') {
+                return Err(Error::config("this cannot be the name of a column").at(pointer));
+            }
             if [ID, PARENT].contains(&name.as_str()) {
                 let message = format!("`{name}` says where a row comes from, and stays as it is");
                 return Err(Error::config(message).at(pointer));

@@ -6,7 +6,7 @@ use std::path::Path;
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use arrow_json::LineDelimitedWriter;
-use paraloom_formats::{Delimited, DelimitedWriter, json_lines, unsupported};
+use paraloom_formats::{Delimited, DelimitedWriter, check_dates, json_lines, unsupported};
 use paraloom_sdk::identity::{ID, PARENT};
 use paraloom_sdk::{About, Error, PlanInputs, Planned, Port, Result, Run, Stage};
 use parquet::arrow::ArrowWriter;
@@ -67,7 +67,7 @@ impl Stage for Export {
     fn about() -> About {
         About::new(
             "export",
-            "1.1.0",
+            "1.2.0",
             "Writes a table as one file: CSV, TSV, JSON lines or Parquet.",
         )
         .input(Port::table("rows", "The rows to write."))
@@ -180,7 +180,9 @@ impl Writer {
     fn write(&mut self, rows: &RecordBatch) -> Result<()> {
         let written = match &mut self.rows {
             Rows::Delimited(writer) => writer.write(rows).map_err(Error::from),
-            Rows::Json(writer) => writer.write(rows).map_err(Error::from),
+            Rows::Json(writer) => {
+                check_dates(rows).and_then(|()| writer.write(rows)).map_err(Error::from)
+            }
             Rows::Parquet(writer) => writer.write(rows).map_err(parquet_error),
         };
         written.map_err(|error| self.failure.or(error))

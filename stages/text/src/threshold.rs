@@ -38,7 +38,7 @@ impl MapStage for Threshold {
     fn about() -> About {
         About::new(
             "threshold",
-            "1.0.0",
+            "1.1.0",
             "Keeps the rows that meet a condition, and says why the others do not.",
         )
         .input(Port::table("rows", "The rows to sort out."))

@@ -81,7 +81,7 @@ impl Subject<'_> {
                 None => "no result".to_owned(),
             };
             let what = match (then, now) {
-                (Some(_), Some(_)) => self.changes(Endpoint { node: *index, port: 0 }, before)?,
+                (Some(_), Some(_)) => self.changes(Endpoint { node: *index, port: 0 }, before),
                 (None, Some(_)) => "new".to_owned(),
                 (Some(_), None) => "not done yet".to_owned(),
                 (None, None) => continue,
@@ -124,25 +124,25 @@ impl Subject<'_> {
     }
 
     /// "12 rows gone, 3 new, 40 changed, 275 the same".
-    fn changes(&self, endpoint: Endpoint, before: &Before) -> Result<String> {
+    fn changes(&self, endpoint: Endpoint, before: &Before) -> String {
         let node = self.graph.node(endpoint.node);
         let port = &node.stage.outputs[endpoint.port].name;
         let (Some(now), Some(then)) = (self.table(endpoint), before.table(&node.name, port)) else {
-            return Ok("made anew".to_owned());
+            return "made anew".to_owned();
         };
         if then.digest() == now.digest() {
-            return Ok("the same rows, made anew".to_owned());
+            return "the same rows, made anew".to_owned();
         }
         // What `gc` has removed since can be named, but not read.
         let Ok(compared) = Comparison::new(&then, now) else {
-            return Ok("other rows; those of the run are gone from the store".to_owned());
+            return "other rows; those of the run are gone from the store".to_owned();
         };
         let Counts { gone, new, changed, same } = compared.counts();
         let counts = [(gone, "gone"), (new, "new"), (changed, "changed"), (same, "the same")];
         let told = counts.iter().filter(|(count, _)| *count > 0);
         let told: Vec<_> =
             told.map(|(count, what)| format!("{} {what}", number(*count as f64))).collect();
-        Ok(told.join(", "))
+        told.join(", ")
     }
 
     /// Means of scores, last losses and metrics, where they differ.

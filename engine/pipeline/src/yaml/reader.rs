@@ -248,6 +248,14 @@ impl<'de> Visitor<'de> for Content<'_, '_> {
         Ok(i64::try_from(value).map_or(Value::Float(value as f64), Value::Int))
     }
 
+    fn visit_u128<E: Error>(self, _: u128) -> Result<Value, E> {
+        Err(E::custom("a whole number has at most 64 bits; if it is text, put it in quotes"))
+    }
+
+    fn visit_i128<E: Error>(self, _: i128) -> Result<Value, E> {
+        self.visit_u128(0)
+    }
+
     fn visit_f64<E: Error>(self, value: f64) -> Result<Value, E> {
         Ok(Value::Float(value))
     }

@@ -127,9 +127,10 @@ fn fields(file: &File, format: Format, wanted: Option<&HashSet<String>>) -> Resu
 
 /// The name of a column, or its place if it has none.
 fn name_of(at: usize, field: &Field) -> Cow<'_, str> {
-    match field.name().trim().is_empty() {
-        true => Cow::Owned(format!("column{}", at + 1)),
-        false => Cow::Borrowed(field.name()),
+    if field.name().trim().is_empty() {
+        Cow::Owned(format!("column{}", at + 1))
+    } else {
+        Cow::Borrowed(field.name())
     }
 }
 

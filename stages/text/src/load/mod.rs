@@ -206,7 +206,12 @@ impl Config {
             };
         let escape =
             Self::byte(self.escape.as_ref().filter(|escape| !escape.is_empty()), "/escape")?;
-        if delimiter.is_some() && (quote.byte() == delimiter || escape == delimiter) {
+        // Quotes are double ones where nothing is said of them.
+        let quotes = match quote {
+            table::Quoting::AsUsual => Some(b'"'),
+            quote => quote.byte(),
+        };
+        if delimiter.is_some() && (quotes == delimiter || escape == delimiter) {
             return Err(Error::config("this separates the columns, and cannot mean anything else")
                 .at("/delimiter"));
         }
@@ -282,7 +287,7 @@ impl Stage for Load {
     type Config = Config;
 
     fn about() -> About {
-        About::new("load", "1.1.0", "Reads files as a table.")
+        About::new("load", "1.2.0", "Reads files as a table.")
             .output(Port::table("rows", "The rows of the file."))
     }
 
@@ -405,9 +410,9 @@ impl Load {
 
     /// The columns with these numbers.
     fn select(&self, rows: &RecordBatch, columns: &[usize]) -> Result<RecordBatch> {
-        let column = |at: &usize| match self.config.detokenize {
-            true => detokenize::column(rows.column(*at)),
-            false => Arc::clone(rows.column(*at)),
+        let column = |at: &usize| {
+            let column = rows.column(*at);
+            if self.config.detokenize { detokenize::column(column) } else { Arc::clone(column) }
         };
         let columns = columns.iter().map(column).collect();
         let options = RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
