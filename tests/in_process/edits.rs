@@ -228,15 +228,10 @@ fn first_difference(kept: &Outcome, fresh: &Outcome) -> String {
 
 /// Leaves out steps of a history for as long as what is left still differs.
 fn shrink(engine: &mut Engine, mut history: Vec<Step>, place: &Path) -> String {
-    let mut told = match differs(engine, &history, place) {
-        Err(told) => told,
+    let Err(mut told) = differs(engine, &history, place) else {
         // What threads do is not the same twice.
-        Ok(_) => {
-            return format!(
-                "not each time: {}",
-                history.last().map_or_else(String::new, |step| step.world.yaml())
-            );
-        }
+        let last = history.last().map_or_else(String::new, |step| step.world.yaml());
+        return format!("not each time: {last}");
     };
     let mut try_fewer =
         |history: &mut Vec<Step>, fewer: Vec<Step>| match differs(engine, &fewer, place) {

@@ -33,6 +33,7 @@ use crate::memory::{self, Use, halving};
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(extend("x-paraloom-elsewhere" = super::names::of_generate()))]
+#[expect(clippy::struct_excessive_bools, reason = "settings of a pipeline")]
 pub struct Config {
     /// Stands before every source, such as `paraphrase: `.
     #[serde(default)]

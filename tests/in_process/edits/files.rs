@@ -152,11 +152,11 @@ fn array(kind: Kind, cells: &[Option<&Cell>]) -> ArrayRef {
             cells.iter().map(|cell| text(*cell)?.parse::<bool>().ok()).collect::<BooleanArray>(),
         ),
         Kind::Date => {
-            let day = |cell: &Option<&Cell>| match cell {
+            let day = |cell: Option<&Cell>| match cell {
                 Some(Cell::Date(day)) => Some(31 + day),
                 _ => None,
             };
-            Arc::new(cells.iter().map(day).collect::<Date32Array>())
+            Arc::new(cells.iter().copied().map(day).collect::<Date32Array>())
         }
         Kind::List => {
             let mut lists = ListBuilder::new(StringBuilder::new());
@@ -215,7 +215,7 @@ fn deep(cells: &[Option<&Cell>]) -> ArrayRef {
     ];
     let structs = StructArray::from(columns);
     let offsets = OffsetBuffer::from_lengths(lists.iter().map(|list| list.map_or(0, Vec::len)));
-    let nulls = NullBuffer::from_iter(lists.iter().map(Option::is_some));
+    let nulls: NullBuffer = lists.iter().map(Option::is_some).collect();
     let item = field("item", structs.data_type());
     Arc::new(ListArray::new(item, offsets, Arc::new(structs), Some(nulls)))
 }
