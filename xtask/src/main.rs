@@ -59,7 +59,14 @@ fn torch(root: &Path, command: &[&str]) -> ExitCode {
             return report(problems);
         }
     }
-    run(on_backend(root, "torch", command).env("LIBTORCH", libtorch))
+    // The library itself says where libtorch is; tests of what it is made of are told.
+    let mut paths = vec![libtorch.join("lib")];
+    paths.extend(std::env::split_paths(&std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default()));
+    let mut cargo = on_backend(root, "torch", command);
+    if let Ok(paths) = std::env::join_paths(paths) {
+        cargo.env("LD_LIBRARY_PATH", paths);
+    }
+    run(cargo.env("LIBTORCH", libtorch))
 }
 
 /// The tests of one crate. `cargo test --package` alone would compile its dependencies with the features that this crate needs,

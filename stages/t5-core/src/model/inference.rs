@@ -23,10 +23,9 @@ pub struct InferenceModel {
 
 /// A weight that nothing is learnt of.
 #[derive(Debug, Clone)]
-#[expect(clippy::large_enum_variant, reason = "a model has some hundred of them")]
 pub enum Weight {
     /// As it is.
-    Tensor(Tensor<2>),
+    Tensor(Box<Tensor<2>>),
     /// That of a linear layer, as its device multiplies it fastest.
     Packed(Arc<PackedWeight>),
 }
@@ -67,7 +66,7 @@ impl InferenceModel {
             }
             let weight = tensor(values, slot, device);
             let is_half = !is_packed && precision == Precision::Bf16;
-            Ok(Weight::Tensor(if is_half { weight.cast(DType::BF16) } else { weight }))
+            Ok(Weight::Tensor(Box::new(if is_half { weight.cast(DType::BF16) } else { weight })))
         })?;
         let output = output(&weights, is_packed.then_some(precision));
         Ok(Self { config, weights, output })
@@ -76,7 +75,7 @@ impl InferenceModel {
     /// A model in f32.
     pub(super) fn new(model: &Model) -> Self {
         let precision = has_packed(&model.device()).then_some(Precision::F32);
-        let mut weights = model.weights.map(|weight| Weight::Tensor(weight.clone()));
+        let mut weights = model.weights.map(|weight| Weight::Tensor(Box::new(weight.clone())));
         if let Some(precision) = precision {
             for weight in weights.linear_mut() {
                 *weight = packed_tensor(weight.tensor(), precision);
