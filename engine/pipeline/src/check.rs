@@ -512,6 +512,10 @@ pub(crate) fn table(
     graph: &Graph,
     errors: &mut Vec<Diagnostic>,
 ) -> Option<Endpoint> {
+    // Where there are no nodes at all, that was told.
+    if graph.order.is_empty() {
+        return None;
+    }
     graph.table(name).map_err(|message| errors.push(Diagnostic::error(message, *span))).ok()
 }
 

@@ -238,8 +238,9 @@ impl Graph {
         };
         let Some(node) = self.find(name) else {
             let names = self.order.iter().map(|index| self.graph[*index].name.as_str());
-            let hint = suggestion(name, names.collect::<Vec<_>>()).unwrap_or_default();
-            return Err(format!("there is no node `{name}`; {hint}"));
+            let hint = suggestion(name, names.collect::<Vec<_>>());
+            let hint = hint.map(|hint| format!("; {hint}")).unwrap_or_default();
+            return Err(format!("there is no node `{name}`{hint}"));
         };
         let outputs = &self.graph[node].stage.outputs;
         let found = match port {
