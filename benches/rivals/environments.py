@@ -5,6 +5,7 @@ import pathlib
 import subprocess
 import sys
 
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 TORCH = "torch==2.15.*"
 # optimum-intel exports no model with transformers 5 and with none before 4.57; 4.56 is the last with diverse beam search.
 REQUIREMENTS = {
@@ -32,22 +33,15 @@ def cache():
 def environment(name):
     """The Python of an environment, made where there is none yet; nothing where its packages cannot be installed."""
     folder = cache() / f"rivals-{name}"
-    python = folder / "bin" / "python"
-    wanted = "\n".join(REQUIREMENTS[name])
-    # What was asked for when it was last whole: another list of packages is installed over it.
-    stamp = folder / "requirements.txt"
-    if stamp.exists() and stamp.read_text() == wanted:
-        return python
-    print(f"installing {', '.join(REQUIREMENTS[name])} into {folder}", file=sys.stderr, flush=True)
+    print(f"{folder}: {', '.join(REQUIREMENTS[name])}", file=sys.stderr, flush=True)
     try:
-        if not python.exists():
-            subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", *REQUIREMENTS[name]], check=True, stdout=sys.stderr)
+        command = ["bash", ROOT / "tests" / "python.sh", folder.name, *REQUIREMENTS[name]]
+        made = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env={**os.environ, "PARALOOM_VENVS": str(cache())})
+        python = pathlib.Path(made.stdout.strip())
         subprocess.run([python, "-c", CHECKS[name]], check=True)
     except (OSError, subprocess.CalledProcessError) as error:
         print(f"skipped: the engines of `{name}` cannot be installed ({error})", flush=True)
         return None
-    stamp.write_text(wanted)
     return python
 
 
