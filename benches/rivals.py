@@ -49,6 +49,8 @@ def arguments():
     args = parser.parse_args()
     if not args.tokenizer:
         parser.error("--tokenizer DIR is needed, or PARALOOM_DATA")
+    if not (args.tokenizer / "tokenizer.json").exists():
+        parser.error(f"there is no tokenizer.json in {args.tokenizer}")
     return args
 
 
