@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use paraloom_t5_kernels::{
     linear::{Rounding, forward},
-    weight::{PackedWeight, multiply_packed},
+    weight::{PackedWeight, matmul_packed},
 };
 
 const SHAPES: [[usize; 3]; 6] = [
@@ -27,7 +27,7 @@ type Product<'a> = Box<dyn Fn(&[f32], &mut [MaybeUninit<f32>]) + 'a>;
 /// The forms of a weight, `[columns, depth]`, by name.
 fn forms(w: &[f32], depth: usize) -> [(&'static str, Product<'_>); 5] {
     let packed = |weight: PackedWeight| -> Product<'_> {
-        Box::new(move |x, out| multiply_packed(x, &mut [(&weight, out)]))
+        Box::new(move |x, out| matmul_packed(x, &mut [(&weight, out)]))
     };
     let plain =
         |rounding| -> Product<'_> { Box::new(move |x, out| forward(x, depth, rounding, w, out)) };

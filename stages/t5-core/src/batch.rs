@@ -5,19 +5,18 @@ use rayon::prelude::*;
 
 use crate::{Result, device::has_packed};
 
-/// Tokens for each sequence of a batch, in the mean: a batch of longer ones is smaller, for want of memory.
+/// Mean tokens of a sequence in a batch: a batch of longer ones has fewer, to bound memory.
 const TOKENS: usize = 256;
 
-/// Sequences that a batch has at least where it has another at its side: fewer cost less together, since weights are then
-/// read once.
+/// Sequences of a batch that is computed beside another, at least: fewer are cheaper in one batch, which reads the weights once.
 const LEAST: usize = 32;
 
-/// Batches that are computed side by side. While one waits for memory the other computes, and where there are as many
-/// threads their operations need not be shared out. With more of them weights would be read more often.
+/// Batches that are computed side by side. While one waits for memory the other computes, and with as many threads their operations
+/// need not be parallel. More of them would read the weights more often.
 const SIDES: usize = 2;
 
-/// The results of sequences of some lengths, in their order, which `work` gives for a batch of them. At most `most` are
-/// computed at a time.
+/// Results for sequences of these `lengths`, in order: `work` computes those of a batch, by indices. At most `most` are computed at a
+/// time.
 ///
 /// # Errors
 /// What `work` gives.
@@ -27,7 +26,7 @@ pub(crate) fn in_batches<T: Send>(
     most: usize,
     work: impl Fn(&[usize]) -> Result<Vec<T>> + Sync,
 ) -> Result<Vec<T>> {
-    // Other devices do one thing after the other.
+    // Other devices compute one batch after the other.
     let sides = if has_packed(device) { SIDES.min(rayon::current_num_threads()) } else { 1 };
     // Long ones first: neighbours then take about as long, and memory peaks at once instead of at the end.
     let mut order: Vec<usize> = (0..lengths.len()).collect();

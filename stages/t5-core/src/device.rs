@@ -6,7 +6,7 @@
 
 use burn::tensor::DType;
 pub use burn::tensor::Device;
-use paraloom_t5_kernels::{has_half_instructions, has_half_tiles};
+use paraloom_t5_kernels::{has_bf16_tiles, has_fast_bf16};
 
 use crate::{Error, Result, numeric::Precision};
 
@@ -40,7 +40,7 @@ pub fn fingerprint(precision: Precision) -> Result<String> {
     #[cfg(feature = "torch")]
     let backend = if torch_only() { "burn-tch f32 by torch 3" } else { "burn-tch f32 3" };
     // On a GPU it does not matter what the processor has.
-    let tiles = precision == Precision::Bf16 && has_fused(&default_device()) && has_half_tiles();
+    let tiles = precision == Precision::Bf16 && has_fused(&default_device()) && has_bf16_tiles();
     Ok(if tiles { format!("{backend} bf16 by tiles") } else { backend.to_owned() })
 }
 
@@ -59,7 +59,7 @@ pub fn has_packed(device: &Device) -> bool {
 
 /// Whether products of bf16 are known to be slower than those of f32 on this device.
 pub fn has_slow_halves(device: &Device) -> bool {
-    has_packed(device) && !has_half_instructions()
+    has_packed(device) && !has_fast_bf16()
 }
 
 /// Whether what is on the CPU is left to torch's own operations, as what is on a GPU is: for testing those, and for

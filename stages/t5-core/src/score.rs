@@ -13,7 +13,7 @@ use rayon::prelude::*;
 use crate::{
     Error, Result,
     batch::in_batches,
-    model::{InferenceModel, Lane, Network, Packed, Session, Weight},
+    model::{InferenceModel, Lane, Network, Sequences, Session, Weight},
     tokenizer::{Encoded, Tokenizer},
 };
 
@@ -151,7 +151,7 @@ pub fn probabilities<S: AsRef<[u32]> + Sync>(
         if cancelled() {
             return Err(Error::Cancelled);
         }
-        let packed = Packed::new(batch.iter().map(|&index| sources[index].as_ref()));
+        let packed = Sequences::new(batch.iter().map(|&index| sources[index].as_ref()));
         let logs = log_probabilities(model, packed, batch.len(), labels)?;
         let shares = |(logs, &row): (&Vec<f64>, _)| {
             normalise(logs).ok_or(Error::NotNumbers { row, what: "probabilities" })
@@ -175,7 +175,7 @@ const POSITIONS: usize = 8;
 /// Log probabilities of every label, up to a constant per row.
 fn log_probabilities(
     model: &InferenceModel,
-    sources: Packed,
+    sources: Sequences,
     rows: usize,
     labels: &Labels,
 ) -> Result<Vec<Vec<f64>>> {

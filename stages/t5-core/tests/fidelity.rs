@@ -11,7 +11,7 @@ use paraloom_t5_core::{
     decode::{self as generation, Candidate, EarlyStopping, End, Row, Strategy, generate},
     device::{check_precision, default_device},
     folder::{self, Format},
-    model::{InferenceModel, Model, Network, Packed, Parameter, Slot, Weights},
+    model::{InferenceModel, Model, Network, Sequences, Parameter, Slot, Weights},
     numeric::{Float, Precision},
     operations::{LossScale, cross_entropy},
     train::{Batch, Example, Length, Optimizer, Options, Schedule, Trainer, Warmup},
@@ -116,10 +116,10 @@ impl Fixture {
 
 /// Logits of all target positions, packed.
 fn logits<P: Parameter>(network: &Network<'_, P>, examples: &[Example]) -> Tensor<2> {
-    let source = Packed::new(examples.iter().map(|example| example.source.as_slice()));
+    let source = Sequences::new(examples.iter().map(|example| example.source.as_slice()));
     let shifted: Vec<Vec<u32>> =
         examples.iter().map(|example| network.shift_right(&example.target)).collect();
-    let target = Packed::new(shifted.iter().map(Vec::as_slice));
+    let target = Sequences::new(shifted.iter().map(Vec::as_slice));
     network.logits(network.decode(&target, &network.encode(&source), &source))
 }
 

@@ -3,7 +3,7 @@
 use paraloom_t5_core::{
     config::Config,
     device::default_device,
-    model::{Model, Packed},
+    model::{Model, Sequences},
     score::{BATCH, Labels, probabilities},
     tokenizer::Tokenizer,
 };
@@ -17,10 +17,10 @@ fn log_probability(
     label: &[u32],
 ) -> Result<f64, Box<dyn std::error::Error>> {
     let network = model.network();
-    let source = Packed::new([source]);
+    let source = Sequences::new([source]);
     let shifted = network.shift_right(label);
     let decoded =
-        network.decode(&Packed::new([shifted.as_slice()]), &network.encode(&source), &source);
+        network.decode(&Sequences::new([shifted.as_slice()]), &network.encode(&source), &source);
     let logits = network
         .logits(decoded)
         .into_data()

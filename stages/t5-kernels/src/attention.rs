@@ -11,9 +11,9 @@ use rayon::prelude::*;
 use self::few::Few;
 use super::plan::{AttentionPlan, Keys, Segment};
 use super::{
-    arithmetic::pair_rows,
-    panel::{Panel, View, multiply},
+    arithmetic::pack_row_pair,
     simd::{LANES, add_to, dot, made_in_blocks, softmax, vectorized},
+    small_matmul::{Panel, View, multiply},
 };
 
 /// The tensors that attention reads.
@@ -21,14 +21,14 @@ use super::{
 pub struct Inputs<'a> {
     /// The queries, `[queries, width]`.
     pub q: &'a [f32],
-    /// The keys, `[keys, width]`; of [`Inputs::halves`] half as wide.
+    /// The keys, `[keys, width]`; half as wide in bf16.
     pub k: &'a [f32],
     /// The values, like the keys.
     pub v: &'a [f32],
-    /// Heads together.
+    /// Heads times `d_kv`.
     pub width: usize,
-    /// Whether keys and values are in words, as [`half_rows`] gives them.
-    pub halves: bool,
+    /// Whether keys and values are in bf16, by [`to_bf16_rows`].
+    pub bf16_kv: bool,
     /// The bias of every bucket, `[buckets, heads]`.
     pub bias: Option<&'a [f32]>,
 }
@@ -38,7 +38,7 @@ fn scores(segment: &Segment, heads: usize) -> usize {
     heads * segment.queries.len() * segment.keys.len().next_multiple_of(LANES)
 }
 
-/// Where each segment's probabilities start, for numbering them.
+/// The index of each segment's first probability, for dropout.
 fn score_offsets(plan: &AttentionPlan) -> Vec<usize> {
     let starts = plan.segments.iter().scan(0, |end, segment| {
         let start = *end;
@@ -64,7 +64,7 @@ pub fn result(inputs: Inputs<'_>, plan: &AttentionPlan, out: &mut [f32]) {
     });
 }
 
-/// What `of_segment` makes of each segment and its rows of `out`.
+/// Calls `of_segment` with each segment and its rows of `out`.
 fn attend<T: Send>(
     inputs: Inputs<'_>,
     plan: &AttentionPlan,
@@ -127,7 +127,7 @@ fn split_rows(mut rest: &mut [f32], lengths: impl Iterator<Item = usize>) -> Vec
         .collect()
 }
 
-/// Segments that are worth waking a thread for.
+/// Segments of a task, so that it is worth a thread.
 fn segments_per_task(plan: &AttentionPlan, width: usize) -> usize {
     let work: usize = plan
         .segments
@@ -220,7 +220,7 @@ impl WithSimd for Many<'_> {
     }
 }
 
-/// What [`Work::backward`] gives.
+/// The arguments of [`Work::backward`].
 struct Gradients<'a, 'b> {
     work: Work<'a>,
     scratch: &'b mut Scratch,
@@ -238,12 +238,12 @@ impl WithSimd for Gradients<'_, '_> {
     }
 }
 
-/// Queries of a segment up to which each is a row by itself: to bring the keys in order would cost more.
+/// Queries of a segment up to which they are dot products: packing the keys would cost more.
 const FEW: usize = 8;
 
-/// Rows of keys or values as words of two numbers in bf16, half as wide: the first half of a row in the lower halves of its
-/// words, the second in the upper ones.
-pub fn half_rows(rows: &[f32], width: usize) -> Vec<f32> {
+/// Rounds rows of keys or values to bf16, two to a word: the first half of a row is in the lower halves of its words, the second in
+/// the upper ones.
+pub fn to_bf16_rows(rows: &[f32], width: usize) -> Vec<f32> {
     made_in_blocks(rows.len() / 2, width / 2, |first, block| {
         let rows = rows.chunks_exact(width).skip(first);
         vectorized(
@@ -251,14 +251,14 @@ pub fn half_rows(rows: &[f32], width: usize) -> Vec<f32> {
             || {
                 for (to, row) in block.chunks_exact_mut(width / 2).zip(rows) {
                     let (lower, upper) = row.split_at(width / 2);
-                    pair_rows(to, lower, Some(upper));
+                    pack_row_pair(to, lower, Some(upper));
                 }
             },
         );
     })
 }
 
-/// Buffers that a thread uses again and again.
+/// Buffers that a thread reuses.
 #[derive(Default)]
 struct Scratch {
     a: Panel,
@@ -276,7 +276,7 @@ struct Work<'a> {
     plan: &'a AttentionPlan,
     segment: &'a Segment,
     bias: &'a BiasByDistance,
-    /// Number of this segment's first probability, for dropout.
+    /// Index of this segment's first probability, for dropout.
     offset: usize,
 }
 
@@ -286,7 +286,7 @@ impl Work<'_> {
         self.inputs.width / self.plan.heads
     }
 
-    /// How many keys query `row` sees.
+    /// How many keys query `row` attends to.
     #[inline(always)]
     fn visible(&self, row: usize) -> usize {
         let keys = self.segment.keys.len();
@@ -315,7 +315,7 @@ impl Work<'_> {
         }
     }
 
-    /// Bias, mask and softmax over the rows of a head's scores; what a query does not see becomes 0.
+    /// Bias, mask and softmax over the rows of a head's scores; what is masked becomes 0.
     #[inline(always)]
     fn normalise(&self, scores: &mut [f32], stride: usize, head: usize) {
         for (row, scores) in scores.chunks_exact_mut(stride).enumerate() {

@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use super::dropout::Dropout;
 use super::simd::{exp, for_row_blocks, vectorized};
 
-/// Elements that a thread works on at once.
+/// Elements of a task.
 const BLOCK: usize = 1 << 13;
 /// The cubic term of the tanh form of GELU.
 const CUBIC: f32 = 0.044_715;
@@ -28,7 +28,7 @@ pub enum Activation {
     Silu,
 }
 
-/// Runs a loop with an activation that the compiler knows: to choose for each number would cost ten times as much.
+/// Runs a loop with an activation known to the compiler: choosing it for each element would cost ten times as much.
 macro_rules! with_activation {
     ($activation:expr, |$known:ident| $loop:block) => {
         match $activation {

@@ -1,6 +1,6 @@
-//! The operations that a T5 is made of, on the CPU: loops over slices of f32, in one pass over memory where that can be.
+//! The operations of a T5 on the CPU: loops over slices of f32, in one pass over memory where possible.
 //!
-//! Matrices are slices of rows one after another. A result is a fixed function of its inputs: neither the number of threads
+//! Matrices are row-major slices. A result is a fixed function of its inputs: neither the number of threads
 //! nor what else is in a batch changes a bit of it. Threads are those of rayon's pool that a function is called in.
 //!
 //! * [`linear`] and [`weight`]: products, with gradients and of weights that are only read.
@@ -22,17 +22,17 @@ pub mod embedding;
 mod int8;
 pub mod linear;
 pub mod loss;
+mod matmul;
 pub mod norm;
-mod operands;
-mod panel;
-mod part;
+mod packing;
 pub mod peaks;
 pub mod plan;
-mod product;
 mod simd;
+mod small_matmul;
+mod submatrix;
 mod tiles;
 pub mod update;
 pub mod weight;
 
-pub use self::product::{has_half_instructions, has_half_tiles};
+pub use self::matmul::{has_bf16_tiles, has_fast_bf16};
 pub use self::simd::not_finite;

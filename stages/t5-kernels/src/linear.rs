@@ -1,20 +1,20 @@
-//! `x * w^T`, with its gradients. Each writes all of `out`.
+//! Linear layers, `x * w^T`, with their gradients. Each function writes all of `out`.
 
 use std::mem::MaybeUninit;
 
-use super::operands::{Left, Right};
-use super::product::{multiply, multiply_half};
+use super::matmul::{matmul, matmul_bf16};
+use super::packing::{Lhs, Rhs};
 
-/// What the factors of a product are rounded to. Sums are of f32.
+/// What the factors of a product are rounded to. Sums are in f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rounding {
-    /// They stay as they are, in f32.
+    /// They stay in f32.
     None,
-    /// To bf16.
+    /// bf16.
     Bf16,
 }
 
-/// The product of `x`, rows of `depth`, and the transpose of `w`, `[out, depth]`.
+/// The product of `x`, `[rows, depth]`, and the transpose of `w`, `[out, depth]`.
 pub fn forward(
     x: &[f32],
     depth: usize,
@@ -22,10 +22,10 @@ pub fn forward(
     w: &[f32],
     out: &mut [MaybeUninit<f32>],
 ) {
-    product(rounding, Left::Rows(x), depth, (Right::Transposed(w), out));
+    product(rounding, Lhs::Rows(x), depth, (Rhs::Transposed(w), out));
 }
 
-/// The gradient of `x`, into `out`, from that of the product, rows of `columns`.
+/// The gradient of `x`, into `out`, from that of the product, `[rows, columns]`.
 pub fn backward_x(
     grad: &[f32],
     w: &[f32],
@@ -33,7 +33,7 @@ pub fn backward_x(
     rounding: Rounding,
     out: &mut [MaybeUninit<f32>],
 ) {
-    product(rounding, Left::Rows(grad), columns, (Right::Rows(w), out));
+    product(rounding, Lhs::Rows(grad), columns, (Rhs::Rows(w), out));
 }
 
 /// The gradient of `w`, into `out`.
@@ -44,17 +44,17 @@ pub fn backward_w(
     rounding: Rounding,
     out: &mut [MaybeUninit<f32>],
 ) {
-    product(rounding, Left::Transposed(grad), x.len() / depth, (Right::Rows(x), out));
+    product(rounding, Lhs::Transposed(grad), x.len() / depth, (Rhs::Rows(x), out));
 }
 
 fn product(
     rounding: Rounding,
-    left: Left<'_>,
+    lhs: Lhs<'_>,
     depth: usize,
-    product: (Right<'_>, &mut [MaybeUninit<f32>]),
+    product: (Rhs<'_>, &mut [MaybeUninit<f32>]),
 ) {
     match rounding {
-        Rounding::None => multiply(left, depth, &mut [product]),
-        Rounding::Bf16 => multiply_half(left, depth, &mut [product]),
+        Rounding::None => matmul(lhs, depth, &mut [product]),
+        Rounding::Bf16 => matmul_bf16(lhs, depth, &mut [product]),
     }
 }

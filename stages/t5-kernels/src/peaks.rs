@@ -2,13 +2,13 @@
 
 use super::simd::{LANES, dot, exp, sum, vectorized};
 
-/// Logits that are looked at together: few enough to look at all of them where one of them is among the highest.
+/// Logits of a block: few enough to look at each where the block has one of the highest.
 const BLOCK: usize = 4 * LANES;
 
-/// Numbers whose exponentials are added up in f32 before the sum goes on in f64.
+/// Exponentials that are added up in f32 before the sum continues in f64.
 const EXPONENTIALS: usize = 1 << 10;
 
-/// The highest of each block of a row of logits. What is no number counts as the lowest.
+/// The maximum of each block of a row of logits. NaN counts as the lowest.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Peaks(Vec<f32>);
 
@@ -26,7 +26,7 @@ impl Peaks {
         self.0.iter().copied().fold(f32::NEG_INFINITY, f32::max)
     }
 
-    /// Where it is in the `logits` that these are of; the first of equals.
+    /// The position of the highest of the `logits` that these are of; of equal ones the first.
     pub fn position(&self, logits: &[f32]) -> usize {
         let top = self.highest();
         let block = self.0.iter().position(|peak| *peak >= top).unwrap_or_default();
@@ -35,10 +35,10 @@ impl Peaks {
         first + place.unwrap_or_default()
     }
 
-    /// The `count` highest of the `logits` that these are of, with their places, best first and of equals the first; and
-    /// all that are equal to the last of them.
+    /// The `count` highest of the `logits` that these are of, with their positions, best first and of equal ones the first; and all
+    /// that are equal to the last of them.
     pub fn top(&self, logits: &[f32], count: usize) -> Vec<(f32, usize)> {
-        // As many blocks have a logit at least as high, so that the one asked for is not lower.
+        // The `count`-th highest maximum is a lower bound: so many blocks have a logit at least as high.
         let mut peaks = self.0.clone();
         let least = match count {
             0 => return Vec::new(),
@@ -57,7 +57,7 @@ impl Peaks {
             descending(one.0, other.0).then(one.1.cmp(&other.1))
         };
         if count < found.len() {
-            // To sort all of them would take most of the time.
+            // Sorting all of them would take most of the time.
             let last = found.select_nth_unstable_by(count - 1, order).1.0;
             found.retain(|(logit, _)| *logit >= last);
         }
@@ -70,15 +70,14 @@ impl Peaks {
         f64::from(self.highest()) + self.mass(logits, 1.0).ln()
     }
 
-    /// How much all of the `logits` that these are of weigh, where the highest weighs 1 and a lower one the exponential of what it
-    /// is lower by, over `temperature`.
+    /// The sum of the weights `exp((logit - highest) / temperature)` of the `logits` that these are of.
     pub fn mass(&self, logits: &[f32], temperature: f32) -> f64 {
         let mut total = 0.0;
         self.weigh(logits, temperature, |weights| total += f64::from(weights));
         total
     }
 
-    /// The first of the `logits` up to which they weigh more than `share`, below 1, of [`Peaks::mass`].
+    /// The position of the first of the `logits` at which their cumulative weight passes `share`, below 1, of [`Peaks::mass`].
     pub fn pick(&self, logits: &[f32], temperature: f32, share: f64) -> usize {
         let mut blocks = Vec::with_capacity(logits.len().div_ceil(EXPONENTIALS));
         self.weigh(logits, temperature, |weights| blocks.push(f64::from(weights)));
@@ -87,7 +86,7 @@ impl Peaks {
             left -= weight;
             left < 0.0
         };
-        // Roundings may leave a little of the last one.
+        // Rounding may leave a little after the last one.
         let block = blocks.iter().position(|weight| passes(*weight));
         let block = block.unwrap_or(blocks.len().saturating_sub(1));
         left += blocks.get(block).copied().unwrap_or_default();
@@ -106,7 +105,7 @@ impl Peaks {
         heaviest.0
     }
 
-    /// Calls `work` with what each block of the logits weighs.
+    /// Calls `work` with the weight of each block of [`EXPONENTIALS`] logits.
     fn weigh(&self, logits: &[f32], temperature: f32, mut work: impl FnMut(f32)) {
         let (top, scale) = (self.highest(), temperature.recip());
         vectorized(
@@ -125,7 +124,7 @@ impl Peaks {
     }
 }
 
-/// Numbers from the highest to the lowest; there is nothing else among them.
+/// From the highest to the lowest; NaN is not among them.
 fn descending(one: f32, other: f32) -> std::cmp::Ordering {
     other.partial_cmp(&one).unwrap_or(std::cmp::Ordering::Equal)
 }
@@ -142,9 +141,9 @@ fn block_max(block: &[f32]) -> f32 {
     tops.iter().chain(rest).fold(f32::NEG_INFINITY, |best, &x| if x > best { x } else { best })
 }
 
-/// What the highest logits of a batch are computed again from, in f32, where all of them are only near enough to find those.
+/// Recomputes the highest logits of a batch in f32, where int8 logits are near enough only to find which those are.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Again<'a>(Option<Factors<'a>>);
+pub struct Rescorer<'a>(Option<Factors<'a>>);
 
 /// Logits are the product of `x`, rows of `depth`, and the transpose of `table`.
 #[derive(Debug, Clone, Copy)]
@@ -154,15 +153,15 @@ struct Factors<'a> {
     depth: usize,
 }
 
-impl<'a> Again<'a> {
-    /// From `x`, rows of `depth`, and `table`, such rows too.
+impl<'a> Rescorer<'a> {
+    /// For logits that are the product of `x`, `[rows, depth]`, and the transpose of `table`, `[vocab, depth]`.
     pub fn new(x: &'a [f32], table: &'a [f32], depth: usize) -> Self {
         Self(Some(Factors { x, table, depth }))
     }
 
-    /// The peaks of the row of this number, whose highest logits are computed again before.
+    /// The peaks of a row, after its highest logits have been recomputed.
     pub fn peaks(&self, row: usize, logits: &mut [f32]) -> Peaks {
-        /// So many of a row: a token is among them unless there are many beams, or the choice is at random.
+        /// Logits of a row that are recomputed: enough for greedy search and a few beams.
         const HIGHEST: usize = 8;
         let mut peaks = Peaks::of(logits);
         if let Some(Factors { x, table, depth }) = self.0 {
@@ -181,7 +180,7 @@ impl<'a> Again<'a> {
     }
 }
 
-/// Adds a number to each.
+/// Adds `number` to each.
 pub fn add_to_all(logits: &mut [f32], number: f32) {
     vectorized(
         #[inline(always)]
@@ -231,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn the_highest_are_computed_again() {
+    fn the_highest_are_recomputed() {
         let (depth, rows, tokens) = (20, 3, 150);
         let number = |seed: f32| move |i: usize| (i as f32 * seed).sin();
         let x: Vec<f32> = (0..rows * depth).map(number(0.37)).collect();
@@ -241,9 +240,9 @@ mod tests {
         };
         let exact: Vec<f32> = x.chunks(depth).flat_map(of_row).collect();
         let rounded: Vec<f32> = exact.iter().map(|x| (x * 50.0).round() / 50.0).collect();
-        let (mut logits, again) = (rounded.clone(), Again::new(&x, &table, depth));
+        let (mut logits, rescorer) = (rounded.clone(), Rescorer::new(&x, &table, depth));
         for (row, logits) in logits.chunks_mut(tokens).enumerate() {
-            let peaks = again.peaks(row, logits);
+            let peaks = rescorer.peaks(row, logits);
             assert_eq!(peaks.top(logits, tokens), Peaks::of(logits).top(logits, tokens));
         }
         let rows = exact.chunks(tokens).zip(rounded.chunks(tokens)).zip(logits.chunks(tokens));
@@ -255,11 +254,11 @@ mod tests {
                 assert!((logit - expected[token]).abs() <= most, "{token}: {logit}");
             }
         }
-        assert_eq!(Again::default().peaks(0, &mut logits), Peaks::of(&logits));
+        assert_eq!(Rescorer::default().peaks(0, &mut logits), Peaks::of(&logits));
     }
 
     #[test]
-    fn a_sum_with_what_is_no_number_is_none() {
+    fn a_sum_with_nan_is_nan() {
         let mut logits = vec![0.5; 200];
         logits[77] = f32::NAN;
         let peaks = Peaks::of(&logits);

@@ -1,15 +1,15 @@
-//! What attends to what, when sequences of different lengths lie one after another without padding.
+//! What attends to what, in a batch whose sequences lie one after another without padding (the `cu_seqlens` of other kernels).
 
 use std::{ops::Range, sync::Arc};
 
 use super::{buckets::Buckets, dropout::Dropout};
 
-/// The keys that a run of queries attends to.
+/// The keys that the queries of a segment attend to.
 #[derive(Debug, Clone)]
 pub enum Keys {
     /// Consecutive rows.
     Run(Range<usize>),
-    /// Rows from anywhere, in the order of their positions: the history of one sequence in a cache.
+    /// Rows of a KV cache, in the order of their positions.
     Rows(Vec<u32>),
 }
 
@@ -34,14 +34,14 @@ impl Keys {
     }
 }
 
-/// A run of queries that attend to the same keys.
+/// Consecutive queries that attend to the same keys.
 #[derive(Debug, Clone)]
 pub struct Segment {
     /// Rows of the queries.
     pub queries: Range<usize>,
     /// The keys, at positions 0, 1, ...
     pub keys: Keys,
-    /// Position of the first query among the keys; only counts with a bias or a causal mask.
+    /// Position of the first query among the keys; used with a bias or a causal mask.
     pub position: usize,
 }
 

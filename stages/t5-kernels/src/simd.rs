@@ -1,5 +1,5 @@
-//! The small vector vocabulary of the kernels: loops that the compiler can vectorise, compiled for the widest
-//! instructions that the machine has, and rows shared out over threads.
+//! Vector loops: written so that the compiler vectorizes them, compiled for the widest instructions of the machine, and rows divided
+//! among threads.
 //!
 //! Every result is a fixed function of its inputs: blocks have fixed sizes and partial sums are added in a fixed
 //! order, so the number of threads never changes a bit.
@@ -8,7 +8,7 @@ use std::mem::MaybeUninit;
 
 use rayon::prelude::*;
 
-/// Lanes of the explicit accumulators: one AVX-512 register, two of AVX2, four of NEON.
+/// Lanes of explicit accumulators: one register of AVX-512, two of AVX2, four of NEON.
 pub(super) const LANES: usize = 16;
 
 /// Elements below which waking another thread costs more than it saves.
@@ -17,18 +17,18 @@ const PARALLEL_FROM: usize = 1 << 15;
 /// Rows that are reduced together before the partial sums are added up.
 const REDUCTION_ROWS: usize = 64;
 
-/// Runs `f` compiled for the best instruction set of this machine.
+/// Runs `f`, compiled for the best instruction set of this machine.
 #[inline(always)]
 pub(super) fn vectorized<R>(f: impl FnOnce() -> R) -> R {
     pulp::Arch::new().dispatch(f)
 }
 
-/// Asks for the cache line at an address, which will be read soon; any address will do.
+/// Prefetches a cache line into the second-level cache; any address is allowed.
 #[inline(always)]
-#[cfg_attr(target_arch = "x86_64", expect(unsafe_code, reason = "an instruction"))]
+#[cfg_attr(target_arch = "x86_64", expect(unsafe_code, reason = "an intrinsic"))]
 pub(super) fn prefetch(address: *const f32) {
     #[cfg(target_arch = "x86_64")]
-    // SAFETY: nothing happens where there is no memory.
+    // SAFETY: a prefetch of an invalid address does nothing.
     unsafe {
         std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(address.cast());
     }
@@ -41,7 +41,7 @@ pub(super) fn for_row_blocks(out: &mut [f32], width: usize, f: impl Fn(usize, &m
     in_blocks(out, width, f);
 }
 
-/// The same of anything.
+/// The same for any type.
 pub(super) fn in_blocks<T: Send>(out: &mut [T], width: usize, f: impl Fn(usize, &mut [T]) + Sync) {
     if out.len() < PARALLEL_FROM {
         return f(0, out);
@@ -50,7 +50,7 @@ pub(super) fn in_blocks<T: Send>(out: &mut [T], width: usize, f: impl Fn(usize, 
     out.par_chunks_mut(rows * width).enumerate().for_each(|(block, chunk)| f(block * rows, chunk));
 }
 
-/// `len` numbers in `width`-wide rows, which `f(first_row, rows)` makes of zeros, block by block.
+/// `len` elements in rows of `width`, zeroed and then filled by `f(first_row, rows)`, block by block.
 ///
 /// Each block is cleared by the thread that fills it and just before, so that the zeros do not get beyond its cache.
 #[expect(unsafe_code, reason = "memory that is cleared block by block")]
@@ -62,10 +62,10 @@ pub(super) fn made_in_blocks(
     let mut made = Vec::with_capacity(len);
     in_blocks(&mut made.spare_capacity_mut()[..len], width, |first, block| {
         block.fill(MaybeUninit::new(0.0));
-        // SAFETY: the line above has made them numbers.
+        // SAFETY: the line above has initialized it.
         f(first, unsafe { block.assume_init_mut() });
     });
-    // SAFETY: there is room for so many, and the blocks are all of them.
+    // SAFETY: the blocks are all of it, and are initialized.
     unsafe { made.set_len(len) };
     made
 }
@@ -174,7 +174,7 @@ pub(super) fn exp(x: f32) -> f32 {
     ((p * r).mul_add(r, r) + 1.0) * scale
 }
 
-/// How many numbers are NaN or infinite.
+/// How many elements are NaN or infinite.
 pub fn not_finite(numbers: &[f32]) -> usize {
     /// So many fit into the sum that the compiler has in a lane.
     const BLOCK: usize = 1 << 16;
@@ -187,8 +187,7 @@ pub fn not_finite(numbers: &[f32]) -> usize {
     )
 }
 
-/// Turns scores into probabilities, in place. The rows are whole registers, so that no loop has a rest: what there is no
-/// score for is negative infinity.
+/// Softmax, in place. The slice is whole registers, so that no loop has a remainder: padding is negative infinity.
 #[inline(always)]
 pub(super) fn softmax(scores: &mut [f32]) {
     let (registers, _) = scores.as_chunks_mut::<LANES>();

@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use super::simd::{for_row_blocks, reduce_rows, vectorized};
 
-/// The numbers of one AdamW step, with torch's meaning.
+/// The parameters of an AdamW step, with torch's meaning.
 #[derive(Debug, Clone, Copy)]
 pub struct AdamStep {
     /// Learning rate.
@@ -21,7 +21,7 @@ pub struct AdamStep {
     pub gradient_scale: f64,
 }
 
-/// The numbers of one Adafactor step, with transformers' meaning.
+/// The parameters of an Adafactor step, with transformers' meaning.
 #[derive(Debug, Clone, Copy)]
 pub struct AdafactorStep {
     /// Learning rate.

@@ -1,53 +1,53 @@
-//! Weights that are only read, packed as the matrix product reads them fastest.
+//! Weights of inference, packed once for the matrix product.
 
 use std::mem::MaybeUninit;
 
-use super::int8::{byte_panels, multiply_int8};
-use super::operands::{Left, Right, half_panels, panels};
-use super::product::{Products, multiply, multiply_half};
+use super::int8::{matmul_int8, pack_int8_panels};
+use super::matmul::{Products, matmul, matmul_bf16};
+use super::packing::{Lhs, Rhs, pack_bf16_panels, pack_panels};
 
-/// A weight, `[out, in]`, of a linear layer that nothing is learnt of. There are no gradients.
+/// The weight of a linear layer, `[out, in]`, packed for products. It has no gradients.
 #[derive(Debug, Clone)]
 pub enum PackedWeight {
-    /// In f32.
+    /// f32.
     F32(Panels),
-    /// Rounded to bf16, as is what it is multiplied with; sums are of f32.
+    /// bf16. The other factor is rounded to bf16 too; sums are in f32.
     Bf16(Panels),
-    /// In whole numbers of 8 bits with a scale for each output, as is what it is multiplied with; sums are of whole numbers.
+    /// 8 bits with a scale for each output. The other factor is quantized too, with a scale for each row; sums are in 32 bits.
     Int8(Panels),
 }
 
-/// The numbers of a packed weight: its outputs in groups, each group input after input.
+/// The elements of a packed weight: groups of outputs, each group input after input.
 #[derive(Debug, Clone)]
 pub struct Panels {
     outputs: usize,
     inputs: usize,
-    /// Words of 32 bits: a number of f32, two of bf16, or four of 8 bits.
+    /// Words of 32 bits: one element in f32, two in bf16, or four in int8.
     words: Vec<f32>,
 }
 
 impl PackedWeight {
-    /// A weight in f32 of its `values`, row after row of `inputs`, which is at least 1.
+    /// Packs the `values` of a weight, `[out, inputs]`, with at least one input.
     pub fn f32(values: &[f32], inputs: usize) -> Self {
-        Self::F32(Panels::new(values, inputs, panels))
+        Self::F32(Panels::new(values, inputs, pack_panels))
     }
 
-    /// The same rounded to bf16.
+    /// The same, rounded to bf16.
     pub fn bf16(values: &[f32], inputs: usize) -> Self {
-        Self::Bf16(Panels::new(values, inputs, half_panels))
+        Self::Bf16(Panels::new(values, inputs, pack_bf16_panels))
     }
 
-    /// The same rounded to 8 bits.
+    /// The same, quantized to 8 bits.
     pub fn int8(values: &[f32], inputs: usize) -> Self {
-        Self::Int8(Panels::new(values, inputs, byte_panels))
+        Self::Int8(Panels::new(values, inputs, pack_int8_panels))
     }
 
-    /// The width of what it gives.
+    /// Width of the output.
     pub fn outputs(&self) -> usize {
         self.panels().outputs
     }
 
-    /// The width of what it is multiplied with.
+    /// Width of the input.
     pub fn inputs(&self) -> usize {
         self.panels().inputs
     }
@@ -64,12 +64,12 @@ impl Panels {
     }
 }
 
-/// The products of `x`, `[rows, inputs]`, and the transposes of weights, each into its place, `[rows, outputs]`, all of which is
-/// written. What is made of `x` is made once for neighbours of one kind.
+/// The products of `x`, `[rows, inputs]`, and the transposes of weights, each into memory for `[rows, outputs]`, all of which is
+/// written. `x` is packed once for weights of one precision that are next to each other.
 ///
 /// # Panics
-/// When a weight has another number of inputs than the first, or a place another number of rows.
-pub fn multiply_packed(x: &[f32], products: &mut [(&PackedWeight, &mut [MaybeUninit<f32>])]) {
+/// When a weight has another number of inputs than the first, or the memory another number of rows.
+pub fn matmul_packed(x: &[f32], products: &mut [(&PackedWeight, &mut [MaybeUninit<f32>])]) {
     let Some((first, _)) = products.first() else { return };
     let inputs = first.inputs();
     let rows = x.len() / inputs;
@@ -84,13 +84,13 @@ pub fn multiply_packed(x: &[f32], products: &mut [(&PackedWeight, &mut [MaybeUni
         let kind = products[0].0;
         let mut products: Vec<_> = products
             .iter_mut()
-            .map(|(weight, out)| (Right::Panels(&weight.panels().words), &mut **out))
+            .map(|(weight, out)| (Rhs::Panels(&weight.panels().words), &mut **out))
             .collect();
         let products: Products<'_, '_> = &mut products;
         match kind {
-            PackedWeight::F32(_) => multiply(Left::Rows(x), inputs, products),
-            PackedWeight::Bf16(_) => multiply_half(Left::Rows(x), inputs, products),
-            PackedWeight::Int8(_) => multiply_int8(x, inputs, products),
+            PackedWeight::F32(_) => matmul(Lhs::Rows(x), inputs, products),
+            PackedWeight::Bf16(_) => matmul_bf16(Lhs::Rows(x), inputs, products),
+            PackedWeight::Int8(_) => matmul_int8(x, inputs, products),
         }
     }
 }

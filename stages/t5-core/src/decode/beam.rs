@@ -1,37 +1,37 @@
-//! Beam search, step for step as `transformers` (from 4.50 on) does it, one sentence at a time; with groups of beams, as
-//! it did until 4.56 (diverse beam search, Vijayakumar et al. 2016).
+//! Beam search, step for step as `transformers` (from 4.50 on) does it, row by row; with groups of beams as it did
+//! until 4.56 (diverse beam search, Vijayakumar et al. 2016).
 
 use std::{cmp::Reverse, collections::BTreeMap};
 
-use paraloom_t5_kernels::peaks::{Again, Peaks, add_to_all};
+use paraloom_t5_kernels::peaks::{Peaks, Rescorer, add_to_all};
 use rayon::prelude::*;
 
 use super::{Candidate, EarlyStopping, End, Options, Row, choose, choose::Context, not_numbers};
 use crate::{
     Error, Result,
     config::Config,
-    model::{InferenceModel, Lane, Packed, Session},
+    model::{InferenceModel, Lane, Sequences, Session},
 };
 
-/// The score of a place that nobody took yet; the reference counts with this number instead of infinity.
-const NOBODY: f32 = -1.0e9;
+/// The score of an empty slot; the reference has this value instead of minus infinity.
+const EMPTY: f32 = -1.0e9;
 
-/// The rules of one search.
+/// The settings of a search.
 pub(super) struct Rules<'a> {
-    /// Of one group.
+    /// Beams of a group.
     pub(super) beams: usize,
     pub(super) groups: usize,
-    /// What a token costs for each beam of the groups before that goes on with it at the same place.
+    /// Subtracted from the score of a token for each beam of an earlier group that has it at the same position.
     pub(super) diversity_penalty: f64,
     pub(super) length_penalty: f64,
     pub(super) early_stopping: EarlyStopping,
     pub(super) options: &'a Options,
 }
 
-/// An open beam.
+/// A hypothesis that can be extended.
 #[derive(Clone)]
 struct Beam {
-    /// Start token and what was written so far.
+    /// The start token and the tokens so far.
     tokens: Vec<u32>,
     /// Sum of log probabilities.
     score: f32,
@@ -39,39 +39,40 @@ struct Beam {
     lane: Lane,
 }
 
-/// A sequence that ended.
+/// A finished hypothesis.
 #[derive(Clone)]
-struct Ended {
+struct Finished {
     tokens: Vec<u32>,
     score: f32,
     token_scores: Vec<f32>,
 }
 
-/// The search for one row: groups of beams, each of which keeps away from what those before it write.
-struct Sentence(Vec<Group>);
+/// The search for one row: groups of beams, each of which is penalized for the tokens of earlier groups.
+struct RowSearch(Vec<Group>);
 
-/// Beams that compete with each other.
+/// Beams that compete.
 #[derive(Clone)]
 struct Group {
     open: Vec<Beam>,
     /// At most as many as beams, best first.
-    ended: Vec<Ended>,
+    finished: Vec<Finished>,
     done: bool,
 }
 
-/// The logits of some beams, which are the lanes of a batch from one on.
-struct Lanes<'a> {
+/// The logits of the beams of a row.
+struct BeamLogits<'a> {
     logits: &'a mut [f32],
+    /// The first beam's lane in the batch.
     first: usize,
-    again: Again<'a>,
+    rescorer: Rescorer<'a>,
 }
 
-/// A way to go on: the beam, the token and the score of both.
+/// A beam extended by a token, with the score of both.
 struct Continuation {
     beam: usize,
     token: u32,
     score: f32,
-    /// Tokens of spans that the text must have which it then has.
+    /// How many tokens of required spans it then has.
     progress: usize,
 }
 
@@ -82,77 +83,77 @@ pub(super) fn search(
     cancelled: &dyn Fn() -> bool,
 ) -> Result<Vec<Vec<Candidate>>> {
     let (config, start) = (model.config(), model.config().decoder_start_token_id);
-    let sources = Packed::new(rows.iter().map(|row| row.ids.as_slice()));
+    let sources = Sequences::new(rows.iter().map(|row| row.ids.as_slice()));
     let mut session = Session::new(model, sources, rules.options.positions(rows.len()));
     let begin = |row| {
         let lane = Lane::new(row, start);
         let beam = Beam { tokens: vec![start], score: 0.0, token_scores: Vec::new(), lane };
-        Sentence(vec![Group { open: vec![beam], ended: Vec::new(), done: false }; rules.groups])
+        RowSearch(vec![Group { open: vec![beam], finished: Vec::new(), done: false }; rules.groups])
     };
-    let mut sentences: Vec<Sentence> = (0..rows.len()).map(begin).collect();
-    while sentences.iter().any(|sentence| !sentence.is_done()) {
+    let mut searches: Vec<RowSearch> = (0..rows.len()).map(begin).collect();
+    while searches.iter().any(|search| !search.is_done()) {
         if cancelled() {
             return Err(Error::Cancelled);
         }
         let mut lanes: Vec<Lane> =
-            sentences.iter().flat_map(Sentence::beams).map(|beam| beam.lane.clone()).collect();
+            searches.iter().flat_map(RowSearch::beams).map(|beam| beam.lane.clone()).collect();
         let decoded = session.step(&mut lanes);
-        let open = sentences.iter_mut().flat_map(Sentence::beams_mut);
+        let open = searches.iter_mut().flat_map(RowSearch::beams_mut);
         open.zip(lanes).for_each(|(beam, lane)| beam.lane = lane);
-        session.network().with_logits(decoded, |mut logits, again| {
+        session.network().with_logits(decoded, |mut logits, rescorer| {
             let (mut steps, mut first) = (Vec::new(), 0);
-            for (sentence, row) in sentences.iter_mut().zip(rows) {
-                let beams = sentence.beams().count();
+            for (search, row) in searches.iter_mut().zip(rows) {
+                let beams = search.beams().count();
                 let own = logits.split_off_mut(..beams * config.vocab_size).unwrap_or_default();
                 let context = Context { row, eos: config.eos_token_id };
-                steps.push((sentence, Lanes { logits: own, first, again }, context));
+                steps.push((search, BeamLogits { logits: own, first, rescorer }, context));
                 first += beams;
             }
-            steps.into_par_iter().for_each(|(sentence, lanes, context)| {
-                sentence.go_on(lanes, rules, config, context);
+            steps.into_par_iter().for_each(|(search, lanes, context)| {
+                search.step(lanes, rules, config, context);
             });
         })?;
-        if let Some(broken) = sentences.iter().position(Sentence::has_nan) {
+        if let Some(broken) = searches.iter().position(RowSearch::has_nan) {
             return Err(not_numbers(broken));
         }
     }
-    let candidates = |sentence: Sentence| sentence.candidates(rules, config.eos_token_id);
-    Ok(sentences.into_iter().map(candidates).collect())
+    let candidates = |search: RowSearch| search.candidates(rules, config.eos_token_id);
+    Ok(searches.into_iter().map(candidates).collect())
 }
 
 impl Beam {
-    /// Its tokens and one more.
+    /// Its tokens and `token`.
     fn followed_by(&self, token: u32) -> impl Iterator<Item = u32> {
         self.tokens.iter().copied().chain([token])
     }
 
-    /// Its scores and that of one more token.
-    fn scores_with(&self, way: &Continuation) -> Vec<f32> {
-        self.token_scores.iter().copied().chain([way.score - self.score]).collect()
+    /// Its token scores and that of the continuation.
+    fn scores_with(&self, continuation: &Continuation) -> Vec<f32> {
+        self.token_scores.iter().copied().chain([continuation.score - self.score]).collect()
     }
 
-    /// Whether it ends with one more token because of what its text is then.
+    /// Whether `token` completes a stop sequence.
     fn is_stopped(&self, token: u32, options: &Options) -> bool {
         !options.stop.is_empty()
             && options.are_stopped(&self.followed_by(token).skip(1).collect::<Vec<_>>())
     }
 }
 
-impl Sentence {
+impl RowSearch {
     fn is_done(&self) -> bool {
         self.0.iter().all(|group| group.done)
     }
 
-    /// Whether a score is NaN. A beam of forbidden tokens only may have one of minus infinity.
+    /// Whether a score is NaN. Minus infinity is allowed: all tokens of a beam may be forbidden.
     fn has_nan(&self) -> bool {
         let scores = self.0.iter().flat_map(|group| {
             let open = group.open.iter().map(|beam| beam.score);
-            open.chain(group.ended.iter().map(|ended| ended.score))
+            open.chain(group.finished.iter().map(|ended| ended.score))
         });
         scores.into_iter().any(f32::is_nan)
     }
 
-    /// The open beams of the groups that still need them.
+    /// The open beams of unfinished groups.
     fn beams(&self) -> impl Iterator<Item = &Beam> {
         self.0.iter().filter(|group| !group.done).flat_map(|group| &group.open)
     }
@@ -161,20 +162,20 @@ impl Sentence {
         self.0.iter_mut().filter(|group| !group.done).flat_map(|group| &mut group.open)
     }
 
-    /// One step of all groups; `lanes` are those of [`Sentence::beams`].
-    fn go_on(
+    /// One step of all groups; `lanes` has the logits of [`RowSearch::beams`].
+    fn step(
         &mut self,
-        lanes: Lanes<'_>,
+        lanes: BeamLogits<'_>,
         rules: &Rules<'_>,
         config: &Config,
         context: Context<'_>,
     ) {
-        let Lanes { mut logits, mut first, again } = lanes;
-        // With what the groups before go on at this place.
+        let BeamLogits { mut logits, mut first, rescorer } = lanes;
+        // The tokens that earlier groups have at this position.
         let mut taken = Vec::new();
         for group in &mut self.0 {
             if group.done {
-                // As the reference does, which fills up a group that is done.
+                // The reference pads a finished group.
                 taken.extend(std::iter::repeat_n(config.pad_token_id, rules.beams));
                 continue;
             }
@@ -184,20 +185,21 @@ impl Sentence {
                 .zip(own.par_chunks_exact_mut(config.vocab_size))
                 .enumerate()
                 .map(|(lane, (beam, logits))| {
-                    let peaks = again.peaks(first + lane, logits);
+                    let peaks = rescorer.peaks(first + lane, logits);
                     rules.best_tokens(beam, logits, &peaks, &taken, context)
                 })
                 .collect();
             first += group.open.len();
-            taken.extend(group.go_on(&tops, rules, context));
+            taken.extend(group.step(&tops, rules, context));
         }
     }
 
-    /// The best of all groups.
+    /// The best candidates of all groups.
     fn candidates(self, rules: &Rules<'_>, eos: u32) -> Vec<Candidate> {
-        let mut ended: Vec<Ended> = self.0.into_iter().flat_map(|group| group.ended).collect();
+        let mut finished: Vec<Finished> =
+            self.0.into_iter().flat_map(|group| group.finished).collect();
         ended.sort_by(|a, b| b.score.total_cmp(&a.score));
-        let candidate = |Ended { mut tokens, score, token_scores }: Ended| {
+        let candidate = |Finished { mut tokens, score, token_scores }: Finished| {
             tokens.remove(0);
             let end = End::of(&tokens, eos, rules.options);
             if end == End::Eos {
@@ -210,7 +212,7 @@ impl Sentence {
 }
 
 impl Rules<'_> {
-    /// The best tokens after a beam, with the scores of beam and token together; other groups have `taken` theirs.
+    /// The best tokens after a beam, with the scores of beam and token together; `taken` are those of earlier groups.
     fn best_tokens(
         &self,
         beam: &Beam,
@@ -237,8 +239,8 @@ impl Rules<'_> {
         best
     }
 
-    /// The same where something has to be in the text: no end without it, nothing that leaves no room for it, and the ways to
-    /// go on with it whatever their scores.
+    /// The same with required spans: no end without them, no token that leaves no room for them, and the tokens that continue them
+    /// whatever their scores.
     fn best_kept(
         &self,
         beam: &Beam,
@@ -247,7 +249,7 @@ impl Rules<'_> {
     ) -> Vec<(f32, usize)> {
         let Context { row, eos } = context;
         let missing = row.kept.missing(&beam.tokens[1..], &self.options.words);
-        // Where nothing else is left, the next that is missing comes even if an option forbids it.
+        // The last resort: the next missing token, even if an option forbids it.
         let last = missing.next().first().map_or(eos, |next| *next) as usize;
         let last = (logits[last] + beam.score, last);
         choose::penalise(logits, &beam.tokens, self.options, context);
@@ -257,9 +259,11 @@ impl Rules<'_> {
         }
         let mut best = Peaks::of(logits).top(logits, 2 * self.beams);
         best.truncate(2 * self.beams);
-        let ways = missing.ways().map(|token| (logits[token as usize], token as usize));
-        let ways: Vec<_> = ways.filter(|way| !best.contains(way)).collect();
-        best.extend(ways);
+        let continuations =
+            missing.continuations().map(|token| (logits[token as usize], token as usize));
+        let continuations: Vec<_> =
+            continuations.filter(|continuation| !best.contains(continuation)).collect();
+        best.extend(continuations);
         best.retain(|(score, token)| {
             let tokens: Vec<u32> = beam.followed_by(*token as u32).skip(1).collect();
             let is_end = *token == eos as usize;
@@ -271,42 +275,41 @@ impl Rules<'_> {
         best
     }
 
-    /// Ways to go on, the best first. Where some have more of what the text must have than others, those are in turns, the
-    /// furthest first.
-    fn in_order(&self, mut ways: Vec<Continuation>) -> Vec<Continuation> {
-        ways.sort_by(|a, b| b.score.total_cmp(&a.score));
+    /// The best continuations, the best first. Where they differ in progress they take turns, those of most progress first.
+    fn in_order(&self, mut continuations: Vec<Continuation>) -> Vec<Continuation> {
+        continuations.sort_by(|a, b| b.score.total_cmp(&a.score));
         let mut ranks = BTreeMap::new();
-        let mut ranked: Vec<_> = ways
+        let mut ranked: Vec<_> = continuations
             .into_iter()
-            .map(|way| {
-                let rank = ranks.entry(way.progress).or_insert(0_usize);
+            .map(|continuation| {
+                let rank = ranks.entry(continuation.progress).or_insert(0_usize);
                 *rank += 1;
-                (*rank, way)
+                (*rank, continuation)
             })
             .collect();
         if ranks.len() > 1 {
-            ranked.sort_by_key(|(rank, way)| (*rank, Reverse(way.progress)));
+            ranked.sort_by_key(|(rank, continuation)| (*rank, Reverse(continuation.progress)));
         }
-        ranked.into_iter().map(|(_, way)| way).take(2 * self.beams).collect()
+        ranked.into_iter().map(|(_, continuation)| continuation).take(2 * self.beams).collect()
     }
 
-    /// A score by length, as candidates are compared.
+    /// A score with the length penalty.
     fn by_length(&self, score: f32, length: usize) -> f32 {
         score / (length as f64).powf(self.length_penalty) as f32
     }
 }
 
 impl Group {
-    /// One step: twice as many continuations as beams, so that enough are left when some end. Returns the tokens that beams
-    /// go on with, or would if there were room.
-    fn go_on(
+    /// One step: twice as many continuations as beams, so that enough are left when some finish. Returns the tokens that beams are
+    /// extended by, or would be if there were room.
+    fn step(
         &mut self,
         tops: &[Vec<(f32, usize)>],
         rules: &Rules<'_>,
         Context { row, eos }: Context<'_>,
     ) -> Vec<u32> {
         let (kept, options) = (&row.kept, rules.options);
-        let mut ways = Vec::new();
+        let mut continuations = Vec::new();
         for (beam, top) in tops.iter().enumerate() {
             for &(score, token) in top {
                 let token = token as u32;
@@ -316,62 +319,72 @@ impl Group {
                     let tokens: Vec<u32> = self.open[beam].followed_by(token).skip(1).collect();
                     kept.missing(&tokens, &options.words).progress
                 };
-                ways.push(Continuation { beam, token, score, progress });
+                continuations.push(Continuation { beam, token, score, progress });
             }
         }
-        let best = rules.in_order(ways);
+        let best = rules.in_order(continuations);
         let written = self.open[0].tokens.len();
         let full = written >= options.max_new_tokens;
-        let ends: Vec<bool> = best
+        let finishes: Vec<bool> = best
             .iter()
-            .map(|way| {
-                full || way.token == eos || self.open[way.beam].is_stopped(way.token, options)
+            .map(|continuation| {
+                full || continuation.token == eos
+                    || self.open[continuation.beam].is_stopped(continuation.token, options)
             })
             .collect();
-        for (way, _) in best.iter().zip(&ends).take(rules.beams).filter(|(_, ends)| **ends) {
-            self.end(way, rules.by_length(way.score, written));
+        for (continuation, _) in
+            best.iter().zip(&finishes).take(rules.beams).filter(|(_, finishes)| **finishes)
+        {
+            self.end(continuation, rules.by_length(continuation.score, written));
         }
-        self.ended.sort_by(|a, b| b.score.total_cmp(&a.score));
-        self.ended.truncate(rules.beams);
-        // A text that is complete takes no place of those that go on; one for which there is no more room does.
-        let goes_on = |ends: bool| full || !ends;
+        self.finished.sort_by(|a, b| b.score.total_cmp(&a.score));
+        self.finished.truncate(rules.beams);
+        // A complete text does not take the slot of an open beam; one that ran out of room does.
+        let goes_on = |finishes: bool| full || !finishes;
         let going_on = || {
-            let ways =
-                best.iter().zip(&ends).filter(|(way, ends)| way.token != eos && goes_on(**ends));
-            ways.take(rules.beams)
+            let continuations = best.iter().zip(&finishes).filter(|(continuation, finishes)| {
+                continuation.token != eos && goes_on(**finishes)
+            });
+            continuations.take(rules.beams)
         };
-        self.open =
-            going_on().filter(|(_, ends)| !**ends).map(|(way, _)| self.follow(way)).collect();
+        self.open = going_on()
+            .filter(|(_, finishes)| !**finishes)
+            .map(|(continuation, _)| self.follow(continuation))
+            .collect();
         let best_score = match best.first() {
-            // The reference looks at what ends now as well where there are groups.
+            // With groups, the reference includes what finishes now.
             Some(best) if rules.groups > 1 => best.score,
-            _ => self.open.iter().map(|open| open.score).reduce(f32::max).unwrap_or(NOBODY),
+            _ => self.open.iter().map(|open| open.score).reduce(f32::max).unwrap_or(EMPTY),
         };
-        self.done = full || self.hopeless(best_score, rules, written);
-        going_on().map(|(way, _)| way.token).collect()
+        self.done = full || self.is_hopeless(best_score, rules, written);
+        going_on().map(|(continuation, _)| continuation.token).collect()
     }
 
-    fn end(&mut self, way: &Continuation, score: f32) {
-        let beam = &self.open[way.beam];
-        let tokens = beam.followed_by(way.token).collect();
-        self.ended.push(Ended { tokens, score, token_scores: beam.scores_with(way) });
+    fn end(&mut self, continuation: &Continuation, score: f32) {
+        let beam = &self.open[continuation.beam];
+        let tokens = beam.followed_by(continuation.token).collect();
+        self.finished.push(Finished {
+            tokens,
+            score,
+            token_scores: beam.scores_with(continuation),
+        });
     }
 
-    fn follow(&self, way: &Continuation) -> Beam {
-        let mut beam = self.open[way.beam].clone();
-        beam.token_scores = beam.scores_with(way);
-        beam.tokens.push(way.token);
-        beam.lane.token = way.token;
-        beam.score = way.score;
+    fn follow(&self, continuation: &Continuation) -> Beam {
+        let mut beam = self.open[continuation.beam].clone();
+        beam.token_scores = beam.scores_with(continuation);
+        beam.tokens.push(continuation.token);
+        beam.lane.token = continuation.token;
+        beam.score = continuation.score;
         beam
     }
 
-    /// Whether no open beam is worth following, the best of which has this score, now that `written` tokens are.
-    fn hopeless(&self, best: f32, rules: &Rules<'_>, written: usize) -> bool {
+    /// Whether no open beam can become a candidate: the best has this score after `written` tokens.
+    fn is_hopeless(&self, best: f32, rules: &Rules<'_>, written: usize) -> bool {
         if self.open.is_empty() {
             return true;
         }
-        if self.ended.len() < rules.beams {
+        if self.finished.len() < rules.beams {
             return false;
         }
         let length = match rules.early_stopping {
@@ -379,7 +392,7 @@ impl Group {
             EarlyStopping::Never if rules.length_penalty > 0.0 => rules.options.max_new_tokens,
             EarlyStopping::No | EarlyStopping::Never => written,
         };
-        let worst = self.ended.last().map_or(NOBODY, |ended| ended.score);
+        let worst = self.finished.last().map_or(EMPTY, |ended| ended.score);
         rules.by_length(best, length) <= worst
     }
 }

@@ -4,16 +4,16 @@ use super::{Draw, Options, Row};
 use crate::random::{Stream, mix};
 use paraloom_t5_kernels::peaks::Peaks;
 
-/// What decides what a sequence may go on with, beside the options.
+/// What restricts the next token beside the options.
 #[derive(Clone, Copy)]
 pub(super) struct Context<'a> {
-    /// What the encoder read, and what has to be in the text.
+    /// The source, and the spans that the text has to have.
     pub(super) row: &'a Row,
     /// The token that ends a sequence.
     pub(super) eos: u32,
 }
 
-/// Lowers the scores of tokens that occurred, and forbids those that the options do, in the order of the reference.
+/// Applies repetition penalties and forbids tokens, in the order of the reference.
 ///
 /// `written` is the whole sequence, the start token included, as in the reference.
 pub(super) fn penalise(
@@ -57,7 +57,7 @@ pub(super) fn penalise(
     if let Some(&next) = options.begin.get(count) {
         let score = scores[next as usize];
         scores.fill(f32::NEG_INFINITY);
-        // A beginning is what was asked for, whatever else forbids it.
+        // A forced beginning wins over whatever forbids it.
         scores[next as usize] = if score.is_finite() { score } else { 0.0 };
     }
 }
@@ -76,10 +76,10 @@ pub(super) fn sample(scores: &[f32], peaks: &Peaks, draw: &Draw, random: f64) ->
     pick(&kept, random * sum(&kept)).unwrap_or(kept[0].token)
 }
 
-/// [`sample`] of the whole vocabulary without bringing it in order, which takes longer than to compute it. Where the filters leave a
-/// few tokens, these are in order; otherwise it does not matter which token a number stands for.
+/// [`sample`] of the whole vocabulary without sorting it, which would take longer than computing its logits. Where the filters leave
+/// few tokens these are sorted; otherwise any fixed order will do.
 fn sample_of_all(scores: &[f32], peaks: &Peaks, draw: &Draw, random: f64) -> usize {
-    /// Tokens that are looked at first.
+    /// How many of the most probable tokens are tried first.
     const FEW: [usize; 2] = [64, 512];
     let Draw { temperature, top_p, min_p, .. } = *draw;
     if top_p >= 1.0 && min_p <= 0.0 {
@@ -103,7 +103,7 @@ fn sample_of_all(scores: &[f32], peaks: &Peaks, draw: &Draw, random: f64) -> usi
     pick(&kept, random * sum(&kept)).unwrap_or(kept[0].token)
 }
 
-/// Drops the least probable tokens, as many as together have at most what `top_p` leaves to 1. The rest is in no order.
+/// Applies `top_p`: drops the least probable tokens whose probabilities add up to at most `1 - top_p`. The others are in no order.
 fn keep_most_probable(kept: &mut Vec<Likely>, top_p: f64) {
     let total = sum(kept);
     let is_enough = |mass: f64| total - mass <= (1.0 - top_p) * total;
@@ -123,8 +123,7 @@ fn keep_most_probable(kept: &mut Vec<Likely>, top_p: f64) {
     kept.truncate(many);
 }
 
-/// How many of the most probable tokens `top_p` and `min_p` leave, where all together weigh `total`; nothing where it takes more of
-/// them to know.
+/// How many of the most probable tokens `top_p` and `min_p` leave, where all tokens weigh `total`; nothing if `kept` is too few to tell.
 fn end(kept: &[Likely], draw: &Draw, total: f64) -> Option<usize> {
     let mut reached = 0.0;
     for (number, token) in kept.iter().enumerate() {
@@ -139,7 +138,7 @@ fn end(kept: &[Likely], draw: &Draw, total: f64) -> Option<usize> {
     None
 }
 
-/// The token at which the weights, added up in order, pass `left`.
+/// The token at which the cumulative weight passes `left`.
 fn pick(kept: &[Likely], mut left: f64) -> Option<usize> {
     let is_passed = |token: &&Likely| {
         left -= token.weight;
@@ -245,9 +244,9 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(200) })]
 
-        /// Whether or not they are brought in order, the filters leave the same tokens.
+        /// Sorted or not, the filters leave the same tokens.
         #[test]
-        fn what_is_drawn_is_what_the_filters_leave(
+        fn a_drawn_token_is_one_that_the_filters_leave(
             seed: u64,
             count in 1usize..3000,
             spread in 0.1f64..6.0,
@@ -260,7 +259,7 @@ mod tests {
             let scores: Vec<f32> = (0..count).map(|_| (stream.normal() * spread) as f32).collect();
             let (peaks, how) = (Peaks::of(&scores), Draw { temperature, top_p, min_p, ..Draw::default() });
             let kept = filtered(&scores, &peaks, &how);
-            // Sums that are equal but for their last digits may leave one more or less.
+            // Sums that differ in their last digits may leave one token more or less.
             let more = filtered(&scores, &peaks, &Draw { top_p: (top_p + 1e-5).min(1.0), ..how });
             let token = sample(&scores, &peaks, &how, random);
             prop_assert!(more.iter().any(|kept| kept.token == token), "{} of {}", token, kept.len());

@@ -1,26 +1,26 @@
-//! What texts are held to: names and numbers that they must have, and texts that end them.
+//! Constraints on texts: names and numbers that they must have, and stop sequences.
 //!
-//! Whether a text has a span is seen in the text, however it was divided into tokens. Where one is missing when a sequence
+//! Whether a text has a span is decided on the text, however it was tokenized. Where one is missing when a sequence
 //! would end, or when there is room for no more than what is missing, the span's own tokens are written. Beams are besides
 //! offered the next token of every missing span, and are kept by how far they are with them (dynamic beam allocation, Post
 //! and Vilar 2018), so that spans come where they fit.
 
 use std::collections::BTreeSet;
 
-/// What may stand between the digits of a number.
+/// Separators between the digits of a number.
 const SEPARATORS: [char; 4] = ['.', ',', ':', '/'];
 
 /// The texts of all tokens.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Words {
-    /// What each token adds to a text that has begun.
+    /// The text of each token inside a text.
     texts: Vec<Vec<u8>>,
-    /// Those with a digit, or with what may go on with a number in front.
+    /// Tokens with a digit, or with something that may continue a number.
     numeric: Vec<u32>,
 }
 
 impl Words {
-    /// Of what each token adds to a text that has begun.
+    /// From the text of each token inside a text.
     pub fn new(texts: Vec<Vec<u8>>) -> Self {
         let goes_on = |first: u8| SEPARATORS.contains(&char::from(first));
         let is_numeric = |text: &[u8]| {
@@ -37,7 +37,7 @@ impl Words {
         String::from_utf8_lossy(&texts.flatten().copied().collect::<Vec<_>>()).into_owned()
     }
 
-    /// Whether one of some texts is in that of tokens. Only the last tokens are looked at, since the others were before.
+    /// Whether a stop sequence is in the text of `tokens`. Only the last tokens are checked, since earlier ones were checked before.
     pub(super) fn are_stopped(&self, tokens: &[u32], stops: &[String]) -> bool {
         let longest = stops.iter().map(String::len).max().unwrap_or(0);
         // A token may have no text, or a part of a character.
@@ -54,13 +54,13 @@ impl Words {
 /// A span that texts must have.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Span {
-    /// As it stands in the text.
+    /// The text.
     pub text: String,
     /// Its tokens where it begins a word; at least one.
     pub pieces: Vec<u32>,
 }
 
-/// What the texts of a row must have.
+/// The constraints on the texts of a row.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Kept {
     spans: Vec<Span>,
@@ -71,7 +71,7 @@ pub struct Kept {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Numbers {
     allowed: BTreeSet<String>,
-    /// Tokens that may not come where no number has begun.
+    /// Tokens that may not begin a number.
     forbidden: Vec<u32>,
 }
 
@@ -89,7 +89,7 @@ impl Kept {
         Self { spans, numbers }
     }
 
-    /// Whether texts may be anything.
+    /// Whether there are no constraints.
     pub fn is_empty(&self) -> bool {
         self.spans.is_empty() && self.numbers.is_none()
     }
@@ -99,7 +99,7 @@ impl Kept {
         self.spans.iter().filter(|span| !holds(text, &span.text)).collect()
     }
 
-    /// The first number in a text that it may not have.
+    /// The first number in a text that is not allowed.
     pub fn foreign_number<'a>(&self, text: &'a str) -> Option<&'a str> {
         let Numbers { allowed, .. } = self.numbers.as_ref()?;
         numbers(text).find(|number| !allowed.contains(*number))
@@ -110,10 +110,10 @@ impl Kept {
         self.spans.iter().map(|span| span.pieces.len()).sum()
     }
 
-    /// What tokens lack, without the start token.
+    /// What a sequence without its start token lacks.
     pub(super) fn missing(&self, written: &[u32], words: &Words) -> Missing<'_> {
         let missing = self.missing_in(&words.text(written));
-        // To go on with a span must not take away another, as `New York` that becomes `New Yorkshire` would.
+        // Continuing a span must not destroy another, as `New York` that becomes `New Yorkshire` would.
         let goes_on = |span: &Span, count: usize| {
             if !written.ends_with(&span.pieces[..count]) {
                 return false;
@@ -132,7 +132,7 @@ impl Kept {
         missing
     }
 
-    /// Forbids tokens that would make a number that texts may not have.
+    /// Forbids tokens that would make a number that is not allowed.
     pub(super) fn forbid_numbers(&self, scores: &mut [f32], written: &[u32], words: &Words) {
         let Some(numbers) = &self.numbers else { return };
         let text = words.text(written);
@@ -145,7 +145,7 @@ impl Kept {
         }
         let (allowed, forbidden): (Vec<u32>, Vec<u32>) =
             words.numeric.iter().partition(|token| numbers.allow(begun, &words.text(&[**token])));
-        // A number that is not whole yet has to go on.
+        // An incomplete number has to be continued.
         if !numbers.has(begun) && !allowed.is_empty() {
             let kept: Vec<f32> = allowed.iter().map(|token| scores[*token as usize]).collect();
             scores.fill(f32::NEG_INFINITY);
@@ -186,13 +186,13 @@ impl Missing<'_> {
     }
 
     /// The next token of each span.
-    pub(super) fn ways(&self) -> impl Iterator<Item = u32> {
+    pub(super) fn continuations(&self) -> impl Iterator<Item = u32> {
         self.spans.iter().map(|(span, begun)| span.pieces[*begun])
     }
 }
 
 impl Numbers {
-    /// Whether a number, perhaps with separators after it, is one that texts may have.
+    /// Whether a number, perhaps followed by separators, is allowed.
     fn has(&self, number: &str) -> bool {
         self.allowed.contains(number.trim_end_matches(SEPARATORS))
     }
@@ -251,13 +251,13 @@ fn last_number(text: &str) -> &str {
     }
 }
 
-/// Whether a text has a span: a number as one of its numbers, anything else between the borders of words.
+/// Whether a text has a span: a number as one of its numbers, anything else between word boundaries.
 fn holds(text: &str, span: &str) -> bool {
     if number_length(span) == span.len() && !span.is_empty() {
         return numbers(text).any(|number| number == span);
     }
     let is_word = |char: Option<char>| char.is_some_and(char::is_alphanumeric);
-    // Also where the one before, which is a part of a word, reaches into it.
+    // Matches may overlap: an earlier one may be part of a word.
     let mut starts = text.char_indices().filter(|(at, _)| text[*at..].starts_with(span));
     starts.any(|(at, _)| {
         let (before, after) = (&text[..at], &text[at + span.len()..]);
@@ -364,7 +364,7 @@ mod tests {
         let kept = Kept::new(vec![span("25", &[2]), span("New York", &[0, 1])], None, &words);
         let missing = |written: &[u32]| {
             let missing = kept.missing(written, &words);
-            (missing.tokens(), missing.next().to_vec(), missing.ways().collect::<Vec<_>>())
+            (missing.tokens(), missing.next().to_vec(), missing.continuations().collect::<Vec<_>>())
         };
         assert_eq!(missing(&[3]), (3, vec![2], vec![2, 0]));
         assert_eq!(missing(&[3, 0]), (2, vec![1], vec![2, 1]));

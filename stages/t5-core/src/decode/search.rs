@@ -1,4 +1,4 @@
-//! Greedy search and sampling: every candidate is a lane of its own and leaves when it ends.
+//! Greedy search and sampling: every candidate is a lane of its own, which leaves the batch when it is finished.
 
 use paraloom_t5_kernels::peaks::Peaks;
 use rayon::prelude::*;
@@ -6,17 +6,17 @@ use rayon::prelude::*;
 use super::{Candidate, End, Options, Row, Strategy, choose, choose::Context, not_numbers};
 use crate::{
     Error, Result,
-    model::{InferenceModel, Lane, Packed, Session},
+    model::{InferenceModel, Lane, Sequences, Session},
 };
 
-/// A candidate that is being written.
-struct Writing {
+/// A candidate in progress.
+struct Hypothesis {
     row: usize,
     candidate: usize,
     seed: u64,
-    /// Start token and what was written so far.
+    /// The start token and the tokens so far.
     tokens: Vec<u32>,
-    /// Tokens of a span that come next, the last first.
+    /// The remaining tokens of a span, the last first.
     pending: Vec<u32>,
     token_scores: Vec<f32>,
 }
@@ -29,9 +29,9 @@ pub(super) fn search(
 ) -> Result<Vec<Vec<Candidate>>> {
     let start = model.config().decoder_start_token_id;
     let eos = model.config().eos_token_id;
-    let sources = Packed::new(rows.iter().map(|row| row.ids.as_slice()));
+    let sources = Sequences::new(rows.iter().map(|row| row.ids.as_slice()));
     let mut session = Session::new(model, sources, options.positions(rows.len()));
-    let begin = |(row, candidate): (usize, usize)| Writing {
+    let begin = |(row, candidate): (usize, usize)| Hypothesis {
         row,
         candidate,
         seed: rows[row].seed,
@@ -41,44 +41,45 @@ pub(super) fn search(
     };
     let pairs = (0..rows.len())
         .flat_map(|row| (0..options.candidates).map(move |candidate| (row, candidate)));
-    let mut writings: Vec<Writing> = pairs.map(begin).collect();
+    let mut hypotheses: Vec<Hypothesis> = pairs.map(begin).collect();
     let mut lanes: Vec<Lane> =
-        writings.iter().map(|writing| Lane::new(writing.row, start)).collect();
+        hypotheses.iter().map(|hypothesis| Lane::new(hypothesis.row, start)).collect();
     let mut done: Vec<Vec<(usize, Candidate)>> = vec![Vec::new(); rows.len()];
     while !lanes.is_empty() {
         if cancelled() {
             return Err(Error::Cancelled);
         }
         let decoded = session.step(&mut lanes);
-        session.network().with_logits(decoded, |logits, again| {
-            writings
+        session.network().with_logits(decoded, |logits, rescorer| {
+            hypotheses
                 .par_iter_mut()
                 .zip(logits.par_chunks_exact_mut(model.config().vocab_size))
                 .enumerate()
-                .for_each(|(lane, (writing, logits))| {
-                    let context = Context { row: rows[writing.row], eos };
-                    let peaks = again.peaks(lane, logits);
-                    writing.go_on(logits, peaks, options, context);
+                .for_each(|(lane, (hypothesis, logits))| {
+                    let context = Context { row: rows[hypothesis.row], eos };
+                    let peaks = rescorer.peaks(lane, logits);
+                    hypothesis.extend(logits, peaks, options, context);
                 });
         })?;
-        let is_broken =
-            |writing: &&Writing| writing.token_scores.last().is_some_and(|x| !x.is_finite());
-        if let Some(broken) = writings.iter().find(is_broken) {
+        let is_broken = |hypothesis: &&Hypothesis| {
+            hypothesis.token_scores.last().is_some_and(|x| !x.is_finite())
+        };
+        if let Some(broken) = hypotheses.iter().find(is_broken) {
             return Err(not_numbers(broken.row));
         }
-        let mut still = Vec::with_capacity(writings.len());
+        let mut unfinished = Vec::with_capacity(hypotheses.len());
         let mut open = Vec::with_capacity(lanes.len());
-        for (writing, mut lane) in writings.into_iter().zip(lanes) {
-            lane.token = writing.last();
-            let is_full = writing.tokens.len() > options.max_new_tokens;
-            if is_full || lane.token == eos || options.are_stopped(&writing.tokens[1..]) {
-                done[writing.row].push((writing.candidate, writing.finish(eos, options)));
+        for (hypothesis, mut lane) in hypotheses.into_iter().zip(lanes) {
+            lane.token = hypothesis.last();
+            let is_full = hypothesis.tokens.len() > options.max_new_tokens;
+            if is_full || lane.token == eos || options.are_stopped(&hypothesis.tokens[1..]) {
+                done[hypothesis.row].push((hypothesis.candidate, hypothesis.finish(eos, options)));
             } else {
-                still.push(writing);
+                unfinished.push(hypothesis);
                 open.push(lane);
             }
         }
-        (writings, lanes) = (still, open);
+        (hypotheses, lanes) = (unfinished, open);
     }
     let in_order = |mut candidates: Vec<(usize, Candidate)>| {
         candidates.sort_by_key(|(number, _)| *number);
@@ -87,9 +88,9 @@ pub(super) fn search(
     Ok(done.into_iter().map(in_order).collect())
 }
 
-impl Writing {
-    /// Chooses the next token by its logits.
-    fn go_on(
+impl Hypothesis {
+    /// Chooses the next token by the logits.
+    fn extend(
         &mut self,
         logits: &mut [f32],
         mut peaks: Peaks,
@@ -121,15 +122,14 @@ impl Writing {
         let token = match self.pending.pop() {
             Some(token) => token,
             None if kept.is_empty() => choose() as u32,
-            None => self.choose_kept(choose() as u32, options, context),
+            None => self.constrain(choose() as u32, options, context),
         };
         self.token_scores.push(untouched(token as usize, original.as_deref().unwrap_or(logits)));
         self.tokens.push(token);
     }
 
-    /// The token that was chosen; or the next of what has to be in the text, where that would end without it or leave no room
-    /// for it.
-    fn choose_kept(
+    /// The chosen token; or the next one of a required span, if the text would otherwise end without it or leave no room for it.
+    fn constrain(
         &mut self,
         chosen: u32,
         options: &Options,
@@ -172,12 +172,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_no_number_is_no_score() {
+    fn nan_and_infinite_logits_give_nan_scores() {
         let strategies = [Strategy::Greedy, Strategy::Sample(Draw { top_k: 3, ..Draw::default() })];
         for (strategy, logit) in
             strategies.into_iter().flat_map(|one| [(one, f32::NAN), (one, f32::INFINITY)])
         {
-            let mut writing = Writing {
+            let mut hypothesis = Hypothesis {
                 row: 0,
                 candidate: 0,
                 seed: 1,
@@ -189,8 +189,8 @@ mod tests {
             let row = Row { ids: vec![1], ..Row::default() };
             let (mut logits, context) = ([logit; 70], Context { row: &row, eos: 1 });
             let peaks = Peaks::of(&logits);
-            writing.go_on(&mut logits, peaks, &options, context);
-            assert!(writing.token_scores[0].is_nan(), "{strategy:?}, {logit}");
+            hypothesis.extend(&mut logits, peaks, &options, context);
+            assert!(hypothesis.token_scores[0].is_nan(), "{strategy:?}, {logit}");
         }
     }
 }

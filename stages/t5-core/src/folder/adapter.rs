@@ -68,7 +68,7 @@ impl Config {
                 _ => {}
             }
         }
-        // Others change the weights of the base as well before anything is learnt, and PEFT does so again where it reads one.
+        // Others change the weights of the base as well before anything is trained, and PEFT does so again where it reads one.
         match config.rest.get("init_lora_weights").and_then(Value::as_str) {
             None | Some("gaussian" | "eva" | "orthogonal") => Ok(config),
             Some(other) => Err(Error::malformed(

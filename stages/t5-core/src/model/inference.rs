@@ -1,4 +1,4 @@
-//! A model that is only computed with.
+//! A model for inference.
 
 use std::sync::Arc;
 
@@ -10,23 +10,22 @@ use crate::{
     Result, config::Config, device::has_packed, numeric::Precision, operations::read_values,
 };
 
-/// A T5 model for writing and scoring: in a precision, and with its linear layers packed where the device has that. Cloning is
-/// cheap.
+/// A T5 model for generating and scoring: in a precision, and with packed linear layers where the device has those. Cloning is cheap.
 #[derive(Debug, Clone)]
 pub struct InferenceModel {
     config: Config,
     weights: Weights<Weight>,
-    /// What makes logits of decoder outputs. Where that is packed, `weights` has it as a tensor too: rows are embedded by it, and
-    /// the highest logits of 8 bits are computed again.
+    /// The output projection. Where it is packed, `weights` has it as a tensor too: rows are embedded by it, and the highest logits of
+    /// int8 are recomputed.
     output: Weight,
 }
 
-/// A weight that nothing is learnt of.
+/// A weight of an [`InferenceModel`].
 #[derive(Debug, Clone)]
 pub enum Weight {
-    /// As it is.
+    /// A tensor.
     Tensor(Box<Tensor<2>>),
-    /// That of a linear layer, as its device multiplies it fastest.
+    /// The packed weight of a linear layer.
     Packed(Arc<PackedWeight>),
 }
 
@@ -47,8 +46,8 @@ impl Parameter for Weight {
 }
 
 impl InferenceModel {
-    /// A model whose weights `values` gives by their slots, as many as the slot asks for. Each is packed as soon as it is there, so
-    /// that not all of them are in memory twice. A precision that the device does not have is f32.
+    /// A model whose weights `values` gives by slot, as many as the slot asks for. Each is packed as soon as it is read, so that not all
+    /// are in memory twice. A precision that the device does not have is f32.
     ///
     /// # Errors
     /// What `values` gives, or that a weight has the wrong number of values.
@@ -90,7 +89,7 @@ impl InferenceModel {
         &self.config
     }
 
-    /// Where its weights are.
+    /// The device of its weights.
     pub fn device(&self) -> Device {
         self.weights.shared.tensor().device()
     }
@@ -105,7 +104,7 @@ impl InferenceModel {
     }
 }
 
-/// What makes logits: packed, where there is a precision to pack it in.
+/// The output projection, packed where there is a precision for that.
 fn output(weights: &Weights<Weight>, precision: Option<Precision>) -> Weight {
     let output = weights.output();
     precision.map_or_else(|| output.clone(), |precision| packed_tensor(output.tensor(), precision))

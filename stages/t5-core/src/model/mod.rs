@@ -10,7 +10,7 @@ use rayon::prelude::*;
 
 pub use self::{
     inference::{InferenceModel, Weight},
-    network::{Adapter, Network, Packed, Parameter},
+    network::{Adapter, Network, Parameter, Sequences},
     session::{Lane, Session},
     weights::{Slot, Spread, Weights},
 };
@@ -29,7 +29,7 @@ pub struct Model {
 }
 
 impl Model {
-    /// A model whose weights `values` gives by their slots, as many as the slot asks for.
+    /// A model whose weights `values` gives by slot, as many as the slot asks for.
     ///
     /// # Errors
     /// What `values` gives, or that a weight has the wrong number of values.
@@ -68,7 +68,7 @@ impl Model {
         &self.config
     }
 
-    /// Where its weights are.
+    /// The device of its weights.
     pub fn device(&self) -> Device {
         self.weights.shared.device()
     }
@@ -91,7 +91,7 @@ impl Model {
         Network::new(&self.config, &self.weights, None)
     }
 
-    /// The same model for writing and scoring, in f32.
+    /// The same model for generating and scoring, in f32.
     pub fn for_inference(&self) -> InferenceModel {
         InferenceModel::new(self)
     }
@@ -102,7 +102,7 @@ impl Model {
     }
 }
 
-/// What `make` makes of every weight of a model: of its number, its slot, and whether it is of a linear layer in a block.
+/// Makes every weight of a model: `make` gets its number, its slot, and whether it belongs to a linear layer in a block.
 fn made<P: Send>(
     config: &Config,
     make: impl Fn(usize, &Slot, bool) -> Result<P> + Sync,
@@ -114,7 +114,7 @@ fn made<P: Send>(
     }
     let make =
         |(number, (slot, is_linear)): (usize, &&(Slot, bool))| make(number, slot, *is_linear);
-    // Of several errors the first is told, whichever thread was faster.
+    // Of several errors the first in order is returned, whichever thread was faster.
     let all: Vec<Result<P>> = layout.list().par_iter().enumerate().map(make).collect();
     let mut all = all.into_iter();
     let missing = || Err(Error::Weights("there are fewer than the model has".into()));

@@ -7,7 +7,9 @@ use std::{
 };
 
 use burn::tensor::{DType, Tensor};
-use paraloom_t5_kernels::{buckets::Buckets, dropout::Dropout, peaks::Again, weight::PackedWeight};
+use paraloom_t5_kernels::{
+    buckets::Buckets, dropout::Dropout, peaks::Rescorer, weight::PackedWeight,
+};
 
 use super::weights::{Attention, Block, FeedForward, Stack, Weights};
 use crate::{
@@ -18,20 +20,20 @@ use crate::{
     random::mix,
 };
 
-/// Rows that are worth reading a weight for.
+/// Rows of a chunk of the feed-forward layer at least, so that reading its weights pays.
 const LEAST_ROWS: usize = 48;
 
-/// Token sequences of different lengths, one after the other.
+/// A batch of token sequences, one after another without padding; `runs` are what other libraries call `cu_seqlens`.
 #[derive(Debug, Clone, Default)]
-pub struct Packed {
+pub struct Sequences {
     /// All tokens.
     pub ids: Vec<u32>,
     /// Where each sequence lies in `ids`.
     pub runs: Vec<Range<usize>>,
 }
 
-impl Packed {
-    /// Packs sequences, in order.
+impl Sequences {
+    /// The sequences, in order.
     pub fn new<'a>(sequences: impl IntoIterator<Item = &'a [u32]>) -> Self {
         let mut packed = Self::default();
         for sequence in sequences {
@@ -48,7 +50,7 @@ impl Packed {
     }
 }
 
-/// A weight as a pass computes with it: a tensor, one with an adapter beside it, or a packed one.
+/// A weight in the forward pass: a tensor, one with an adapter, or a packed one.
 pub trait Parameter {
     /// The weight, unless it is a packed one; of a linear layer `[out, in]`.
     fn tensor(&self) -> &Tensor<2>;
@@ -58,7 +60,7 @@ pub trait Parameter {
         None
     }
 
-    /// What is learnt in its place.
+    /// The adapter that is trained in its place.
     fn adapter(&self) -> Option<&Adapter> {
         None
     }
@@ -94,9 +96,9 @@ pub struct Network<'a, P: Parameter = Tensor<2>> {
     sites: Cell<u64>,
     /// Of linear layers whose weights are not packed.
     rounding: Rounding,
-    /// What makes logits of decoder outputs.
+    /// The output projection (the head).
     output: &'a P,
-    /// What was embedded, where that is kept apart.
+    /// Embedded tokens, where they are leaves of their own.
     embedded: Option<RefCell<Vec<Embedded>>>,
 }
 
@@ -126,12 +128,12 @@ impl<'a, P: Parameter> Network<'a, P> {
         self.config
     }
 
-    /// The same computation with another form of what makes logits.
+    /// The same with another form of the output projection.
     pub(super) fn with_output(self, output: &'a P) -> Self {
         Self { output, ..self }
     }
 
-    /// The same computation with linear layers in `precision`, for training: weights and gradients stay as they are.
+    /// The same with products in `precision`, for training: weights and gradients stay in f32.
     #[must_use]
     pub fn in_precision(self, precision: Float) -> Self {
         let rounding = match precision {
@@ -141,13 +143,13 @@ impl<'a, P: Parameter> Network<'a, P> {
         Self { rounding, ..self }
     }
 
-    /// The same computation on tracked weights, with what is embedded apart: as leaves that [`Network::into_embedded`] gives.
+    /// The same on tracked weights, with embedded tokens as leaves of their own, which [`Network::into_embedded`] gives.
     pub(crate) fn embedding_apart(self) -> Self {
         Self { embedded: Some(RefCell::default()), ..self }
     }
 
     /// The encoder's output for every source token, `[tokens, d_model]`.
-    pub fn encode(&self, source: &Packed) -> Tensor<2> {
+    pub fn encode(&self, source: &Sequences) -> Tensor<2> {
         let stack = &self.weights.encoder;
         let plan = self.self_plan(source, false);
         let mut x = self.embed(&source.ids);
@@ -157,7 +159,7 @@ impl<'a, P: Parameter> Network<'a, P> {
         self.finish(x, stack)
     }
 
-    /// What a block of the encoder makes of `x`, `[tokens, d_model]`.
+    /// A block of the encoder, on `x`, `[tokens, d_model]`.
     pub(crate) fn encoder_block(
         &self,
         x: Tensor<2>,
@@ -174,7 +176,7 @@ impl<'a, P: Parameter> Network<'a, P> {
     ///
     /// `target` holds what the decoder reads: the start token and then the target without its last token. Sequence `i`
     /// attends to `encoded` where sequence `i` of `source` lies.
-    pub fn decode(&self, target: &Packed, encoded: &Tensor<2>, source: &Packed) -> Tensor<2> {
+    pub fn decode(&self, target: &Sequences, encoded: &Tensor<2>, source: &Sequences) -> Tensor<2> {
         let stack = &self.weights.decoder;
         let plan = self.self_plan(target, true);
         let cross_plan = self.cross_plan(target, source);
@@ -186,8 +188,8 @@ impl<'a, P: Parameter> Network<'a, P> {
         self.scale(self.finish(x, stack))
     }
 
-    /// What a block of the decoder makes of `x`, `[tokens, d_model]`: `plans` are those of its two attentions, and `keys` gives the
-    /// keys and values of the second one.
+    /// A block of the decoder, on `x`, `[tokens, d_model]`: `plans` are those of self-attention and cross-attention, and `keys` gives the
+    /// keys and values of the latter.
     pub(crate) fn decoder_block(
         &self,
         x: Tensor<2>,
@@ -203,7 +205,7 @@ impl<'a, P: Parameter> Network<'a, P> {
         self.feed_forward(x, &block.feed_forward)
     }
 
-    /// The keys and values that an attention over the encoder's output has of it, `[tokens, inner]` each.
+    /// The keys and values of a cross-attention, `[tokens, inner]` each, from the encoder's output.
     pub(crate) fn keys(&self, encoded: &Tensor<2>, layer: &Attention<P>) -> [Tensor<2>; 2] {
         self.linear_each(encoded.clone(), [&layer.k, &layer.v])
     }
@@ -213,25 +215,27 @@ impl<'a, P: Parameter> Network<'a, P> {
         in_f32(self.multiply(decoded, self.output))
     }
 
-    /// Calls `work` with the logits of decoder outputs, row after row, which it may change, and with what it gets their peaks
-    /// from: in eight bits the highest are computed again, since it is among them that a token is chosen.
+    /// Calls `work` with the logits of decoder outputs, `[rows, vocab]`, which it may change, and with what gives their peaks: in int8
+    /// the highest logits are recomputed in f32, since a token is chosen among them.
     ///
     /// # Errors
     /// As [`operations::with_values`].
     pub fn with_logits<R>(
         &self,
         decoded: Tensor<2>,
-        work: impl FnOnce(&mut [f32], Again<'_>) -> R,
+        work: impl FnOnce(&mut [f32], Rescorer<'_>) -> R,
     ) -> Result<R> {
         if !matches!(self.packing(), Some(PackedWeight::Int8(_))) {
             return operations::with_values(self.logits(decoded), |logits| {
-                work(logits, Again::default())
+                work(logits, Rescorer::default())
             });
         }
         let (logits, depth) = (self.logits(decoded.clone()), self.config.d_model);
         operations::read_values(self.weights.output().tensor(), |table| {
             operations::read_values(&decoded, |x| {
-                operations::with_values(logits, |logits| work(logits, Again::new(x, table, depth)))
+                operations::with_values(logits, |logits| {
+                    work(logits, Rescorer::new(x, table, depth))
+                })
             })
         })??
     }
@@ -265,7 +269,7 @@ impl<'a, P: Parameter> Network<'a, P> {
         operations::drop(rows, self.site())
     }
 
-    /// What was embedded apart. The gradients of its rows are to be added to that of the embedding.
+    /// The embedded tokens. The gradients of their rows are to be added to that of the embedding.
     pub(crate) fn into_embedded(self) -> Vec<Embedded> {
         self.embedded.map(RefCell::into_inner).unwrap_or_default()
     }
@@ -315,15 +319,15 @@ impl<'a, P: Parameter> Network<'a, P> {
         product
     }
 
-    /// How linear layers are packed, if they are: all in one way.
+    /// How linear layers are packed, if they are; all in the same way.
     fn packing(&self) -> Option<&PackedWeight> {
         self.output.packed().map(|packed| &**packed)
     }
 
-    /// Keys or values as they are kept for many steps: in bf16 where linear layers are of no more bits.
-    pub(super) fn cached(&self, rows: Tensor<2>) -> Tensor<2> {
+    /// Keys or values for the cache: in bf16, unless linear layers are in f32.
+    pub(super) fn for_cache(&self, rows: Tensor<2>) -> Tensor<2> {
         match self.packing() {
-            Some(PackedWeight::Bf16(_) | PackedWeight::Int8(_)) => operations::half_rows(rows),
+            Some(PackedWeight::Bf16(_) | PackedWeight::Int8(_)) => operations::to_bf16_rows(rows),
             Some(PackedWeight::F32(_)) | None => rows,
         }
     }
@@ -333,10 +337,10 @@ impl<'a, P: Parameter> Network<'a, P> {
         operations::norm(x, w.tensor(), self.config.layer_norm_epsilon)
     }
 
-    /// The feed-forward layer with its residual, of some rows after the others where there are many: what is between its two
-    /// linear layers is wide, and then stays in the processor's cache.
+    /// The feed-forward layer with its residual, in chunks of rows: the wide activations between its linear layers then stay in the
+    /// processor's cache.
     pub(super) fn feed_forward(&self, x: Tensor<2>, layer: &FeedForward<P>) -> Tensor<2> {
-        /// Numbers between the layers at a time.
+        /// Activations between the layers at a time.
         const WIDE: usize = 1 << 18;
         let [rows, width] = x.dims();
         let some = (WIDE / self.config.d_ff.max(1)).max(LEAST_ROWS);
@@ -390,8 +394,8 @@ impl<'a, P: Parameter> Network<'a, P> {
         operations::add(x, self.linear(attended, &layer.o), self.site())
     }
 
-    /// Plans of self-attention; each layer's has a dropout site of its own.
-    pub(crate) fn self_plan(&self, tokens: &Packed, causal: bool) -> impl Fn() -> AttentionPlan {
+    /// Plans of self-attention, each with a dropout site of its own.
+    pub(crate) fn self_plan(&self, tokens: &Sequences, causal: bool) -> impl Fn() -> AttentionPlan {
         let whole = |run: &Range<usize>| Segment {
             queries: run.clone(),
             keys: Keys::Run(run.clone()),
@@ -403,11 +407,11 @@ impl<'a, P: Parameter> Network<'a, P> {
         move || plan.with_dropout(self.site())
     }
 
-    /// Plans of the attention to the encoder's output, in the same way.
+    /// The same for cross-attention.
     pub(crate) fn cross_plan(
         &self,
-        target: &Packed,
-        source: &Packed,
+        target: &Sequences,
+        source: &Sequences,
     ) -> impl Fn() -> AttentionPlan {
         let pair = |(queries, keys): (&Range<usize>, &Range<usize>)| Segment {
             queries: queries.clone(),
@@ -427,12 +431,12 @@ impl<'a, P: Parameter> Network<'a, P> {
         Arc::new(Buckets::new(length, bidirectional, buckets, distance))
     }
 
-    /// Dropout sites that the pass has come by.
+    /// Dropout sites passed so far.
     pub(crate) fn sites(&self) -> u64 {
         self.sites.get()
     }
 
-    /// Goes on as if the pass had come by so many dropout sites.
+    /// Continues as if so many dropout sites had been passed.
     pub(crate) fn set_sites(&self, sites: u64) {
         self.sites.set(sites);
     }

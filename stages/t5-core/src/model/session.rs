@@ -5,7 +5,7 @@ use std::sync::Arc;
 use burn::tensor::Tensor;
 
 use super::{
-    InferenceModel, Network, Packed, Parameter, Weight,
+    InferenceModel, Network, Parameter, Sequences, Weight,
     weights::{Attention, Block},
 };
 use crate::operations::{self, AttentionPlan, Keys, Segment};
@@ -36,43 +36,43 @@ impl Lane {
     }
 }
 
-/// Keys and values of one decoder block.
+/// Keys and values of a decoder block.
 #[derive(Debug)]
-struct Memory {
+struct KvCache {
     /// Of the source tokens, `[tokens, inner]`; in bf16 half as wide.
     source: [Tensor<2>; 2],
     /// Of the decoded positions, in the order they were computed, `[capacity, inner]`, as wide as those.
     decoded: [Tensor<2>; 2],
 }
 
-/// A batch of sources and everything about them that decoding needs again and again.
+/// The decoding of a batch: the encoded sources, and the KV cache.
 #[derive(Debug)]
 pub struct Session<'a> {
     network: Network<'a, Weight>,
-    source: Packed,
-    memory: Vec<Memory>,
-    /// Rows of the cache in use, and there are.
+    source: Sequences,
+    cache: Vec<KvCache>,
+    /// Rows of the cache in use, and allocated.
     used: usize,
     capacity: usize,
 }
 
 impl<'a> Session<'a> {
-    /// Encodes the sources. Their ids have passed [`Config::check_ids`](crate::config::Config::check_ids). There is room for some positions, as many as are
-    /// likely to be decoded in all lanes together; more is made when it is needed, and moves what is there.
-    pub fn new(model: &'a InferenceModel, source: Packed, positions: usize) -> Self {
+    /// Encodes the sources. Their ids have passed [`Config::check_ids`](crate::config::Config::check_ids). The cache is allocated for
+    /// `positions`, as many as are likely to be decoded in all lanes together, and grows when needed, which copies it.
+    pub fn new(model: &'a InferenceModel, source: Sequences, positions: usize) -> Self {
         let network = model.network();
         let encoded = network.encode(&source);
         let cross = model.weights().decoder.blocks.iter().filter_map(|block| block.cross.as_ref());
-        let memory = cross
+        let cache = cross
             .map(|layer| {
                 let rows = network.linear_each(encoded.clone(), [&layer.k, &layer.v]);
-                let source = rows.map(|rows| network.cached(rows));
+                let source = rows.map(|rows| network.for_cache(rows));
                 let decoded =
                     source.each_ref().map(|like| zeros([positions, like.dims()[1]], like));
-                Memory { source, decoded }
+                KvCache { source, decoded }
             })
             .collect();
-        Self { network, source, memory, used: 0, capacity: positions }
+        Self { network, source, cache, used: 0, capacity: positions }
     }
 
     /// Reads each lane's token; gives the decoder's output for it, `[lanes, d_model]`.
@@ -90,28 +90,28 @@ impl<'a> Session<'a> {
         let tokens: Vec<u32> = lanes.iter().map(|lane| lane.token).collect();
         let stack = &self.network.weights.decoder;
         let mut x = self.network.embed(&tokens);
-        for (number, (block, memory)) in stack.blocks.iter().zip(&mut self.memory).enumerate() {
+        for (number, (block, cache)) in stack.blocks.iter().zip(&mut self.cache).enumerate() {
             let layer = (&block.attention, stack.position_bias(number));
-            x = attend_to_own(&self.network, x, layer, memory, first, &own);
-            x = attend_to_source(&self.network, x, block, memory, &cross);
+            x = attend_to_own(&self.network, x, layer, cache, first, &own);
+            x = attend_to_source(&self.network, x, block, cache, &cross);
             x = self.network.feed_forward(x, &block.feed_forward);
         }
         self.network.scale(self.network.finish(x, stack))
     }
 
-    /// The computation, for the logits of what [`Session::step`] gives.
+    /// The forward pass, for the logits of what [`Session::step`] gives.
     pub fn network(&self) -> &Network<'a, Weight> {
         &self.network
     }
 
-    /// Makes room for more positions in the cache.
+    /// Grows the cache.
     fn reserve(&mut self, rows: usize) {
         if self.used + rows <= self.capacity {
             return;
         }
         let more = (self.used + rows).max(2 * self.capacity) - self.capacity;
-        for memory in &mut self.memory {
-            for tensor in &mut memory.decoded {
+        for cache in &mut self.cache {
+            for tensor in &mut cache.decoded {
                 let [_, width] = tensor.dims();
                 let room = zeros([more, width], tensor);
                 *tensor = Tensor::cat(vec![tensor.clone(), room], 0);
@@ -157,20 +157,20 @@ fn attend_to_own(
     network: &Network<'_, Weight>,
     x: Tensor<2>,
     (layer, bias): (&Attention<Weight>, Option<&Weight>),
-    memory: &mut Memory,
+    cache: &mut KvCache,
     first: usize,
     plan: &Arc<AttentionPlan>,
 ) -> Tensor<2> {
     let normed = network.norm(x.clone(), &layer.norm);
     let [q, k, v] = network.linear_each(normed, [&layer.q, &layer.k, &layer.v]);
-    for (tensor, rows) in memory.decoded.iter_mut().zip([k, v]) {
-        let rows = network.cached(rows);
+    for (tensor, rows) in cache.decoded.iter_mut().zip([k, v]) {
+        let rows = network.for_cache(rows);
         let [count, width] = rows.dims();
         // Taking the tensor out leaves it with one owner, so that the backend writes into it instead of copying.
         let cache = std::mem::replace(tensor, rows.clone());
         *tensor = cache.slice_assign([first..first + count, 0..width], rows);
     }
-    let [k, v] = memory.decoded.clone();
+    let [k, v] = cache.decoded.clone();
     let attended = operations::attend(q, k, v, bias.map(Parameter::tensor), plan);
     operations::add(x, network.linear(attended, &layer.o), None)
 }
@@ -179,12 +179,12 @@ fn attend_to_source(
     network: &Network<'_, Weight>,
     x: Tensor<2>,
     block: &Block<Weight>,
-    memory: &Memory,
+    cache: &KvCache,
     plan: &Arc<AttentionPlan>,
 ) -> Tensor<2> {
     let Some(layer) = &block.cross else { return x };
     let q = network.linear(network.norm(x.clone(), &layer.norm), &layer.q);
-    let [k, v] = memory.source.clone();
+    let [k, v] = cache.source.clone();
     let attended = operations::attend(q, k, v, None, plan);
     operations::add(x, network.linear(attended, &layer.o), None)
 }

@@ -1,6 +1,6 @@
-//! The operations, each in one piece with a hand-written backward pass, where the backend has them so.
+//! The fused operations, each with a hand-written backward pass.
 //!
-//! [`T5Backend`] is what a backend has to bring; the functions below put [`Tensor`]s in front.
+//! [`T5Backend`] is what a backend has to implement; the functions below take [`Tensor`]s.
 
 use std::sync::Arc;
 
@@ -76,7 +76,7 @@ pub(super) trait T5Backend: Backend {
     ) -> FloatTensor<Self>;
 }
 
-/// Implements [`T5Backend`] by handing every operation to one function.
+/// Implements [`T5Backend`] by passing every operation to one function.
 macro_rules! implement {
     ($execute:path) => {
         fn t5_embed(table: FloatTensor<Self>, ids: Arc<[u32]>) -> FloatTensor<Self> {
@@ -206,7 +206,7 @@ pub(super) fn attend(
     })
 }
 
-/// The gradient is computed on the way and takes the place of the logits.
+/// The gradient is computed in the forward pass, in the memory of the logits.
 pub(super) fn cross_entropy(logits: Tensor<2>, targets: &[u32], scale: LossScale) -> Tensor<1> {
     Tensor::from_dispatch(Dispatch::t5_cross_entropy(logits.into_dispatch(), targets.into(), scale))
 }

@@ -1,4 +1,4 @@
-//! An operation is a forward pass and a backward pass over tensors of one backend; this file makes burn operations of them.
+//! Operations in burn's autodiff graph: each is a forward and a backward pass over tensors of one backend.
 
 use std::fmt::Debug;
 
@@ -26,13 +26,13 @@ pub(super) trait Operation<const N: usize>: Clone + Debug + Send + 'static {
         self.forward(inputs).0
     }
 
-    /// The result, and what to keep.
+    /// The result, and what the backward pass needs.
     fn forward(&self, inputs: [Array; N]) -> (Array, Self::Kept);
 
     /// The gradient of every input, given that of the result.
     fn backward(self, kept: Self::Kept, grad: Array) -> [Array; N];
 
-    /// The gradients of those inputs that are `wanted`: of weights that stay as they are, nobody asks for any.
+    /// The gradients of those inputs that are `wanted`: frozen weights need none.
     fn backward_of(self, kept: Self::Kept, grad: Array, wanted: [bool; N]) -> [Option<Array>; N] {
         let _ = wanted;
         self.backward(kept, grad).map(Some)

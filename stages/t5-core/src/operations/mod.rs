@@ -1,11 +1,9 @@
 //! The operations that a T5 is made of.
 //!
-//! A T5 step made of burn's own operations spends much of its time moving intermediate results through memory. On the
-//! CPU and on libtorch whole pieces (a norm, an attention, a loss) are therefore one operation each, with a hand-written
-//! backward pass, over rows that lie one after another without padding: `fused`, which `flex` brings for burn's CPU
-//! backend and `torch` for libtorch, one to a library. On the other devices that burn has they are made of burn's own
-//! operations, which burn differentiates: `portable`. The functions here go one way or the other by where the first
-//! tensor is.
+//! A step made of burn's own operations spends much of its time moving intermediate results through memory. On the CPU and on libtorch
+//! a norm, an attention or a loss is therefore one fused operation with a hand-written backward pass, over rows without padding:
+//! `fused`, implemented in `flex` for burn's CPU backend and in `torch` for libtorch, one to a library. On other devices they are made
+//! of burn's own operations, which burn differentiates: `portable`. The functions here dispatch on the device of the first tensor.
 
 mod fused;
 mod graph;
@@ -101,14 +99,14 @@ pub fn attend(
     }
 }
 
-/// Keys or values, `[rows, width]`, in bf16, as [`attend`] reads them faster where they are kept for many queries: two numbers
-/// in the place of one, `[rows, width / 2]`. Of an odd width they stay as they are.
-pub fn half_rows(rows: Tensor<2>) -> Tensor<2> {
+/// Keys or values, `[rows, width]`, rounded to bf16, two to a word: `[rows, width / 2]`. [`attend`] reads such a cache faster. An odd
+/// width stays in f32.
+pub fn to_bf16_rows(rows: Tensor<2>) -> Tensor<2> {
     let [count, width] = rows.dims();
     if width % 2 == 1 || count == 0 {
         return rows;
     }
-    let words = read_values(&rows, |rows| attention::half_rows(rows, width));
+    let words = read_values(&rows, |rows| attention::to_bf16_rows(rows, width));
     let words = TensorData::new(words.expect("activations are of f32"), [count, width / 2]);
     Tensor::from_data(words, &rows.device())
 }
@@ -122,7 +120,7 @@ pub fn cross_entropy(logits: Tensor<2>, targets: &[u32], scale: LossScale) -> Te
     }
 }
 
-/// Whether an operation on this tensor is one of [`fused`].
+/// Whether operations on this tensor are fused.
 fn is_fused(tensor: &Tensor<2>) -> bool {
     has_fused(&tensor.device())
 }

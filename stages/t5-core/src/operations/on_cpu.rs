@@ -1,11 +1,11 @@
-//! The operations themselves: each says what it keeps for the backward pass and calls its kernel.
+//! The operations on the CPU: each calls its kernel, and says what it keeps for the backward pass.
 
 use std::{mem::MaybeUninit, sync::Arc};
 
 use burn::backend::TensorMetadata;
 use paraloom_t5_kernels::{
     attention, elementwise, embedding, linear, loss, norm, update,
-    weight::{PackedWeight, multiply_packed},
+    weight::{PackedWeight, matmul_packed},
 };
 
 use rayon::prelude::*;
@@ -25,12 +25,12 @@ fn columns(array: &Array) -> usize {
 /// Zeros in the shape of a matrix, to be changed in place.
 #[expect(unsafe_code, reason = "memory that is cleared by many threads")]
 pub(super) fn zeros_like(array: &Array) -> Array {
-    // As much as the allocator gets from the system at least: to get it is most of the work.
+    // What the allocator requests from the system at least: page faults are most of the work.
     const PIECE: usize = 1 << 18;
     let clear = |out: &mut [MaybeUninit<f32>]| {
         out.par_chunks_mut(PIECE).for_each(|piece| piece.fill(MaybeUninit::new(0.0)));
     };
-    // SAFETY: the pieces are all of it.
+    // SAFETY: the pieces cover all of it.
     unsafe { written(array.shape()[0], columns(array), clear) }
 }
 
@@ -57,7 +57,7 @@ impl Operation<2> for Norm {
     fn forward(&self, inputs: [Array; 2]) -> (Array, Self::Kept) {
         let [x, w] = &inputs;
         let write = |out: &mut [_]| norm::forward(values(x), values(w), self.eps, out);
-        // SAFETY: the rows are all of it.
+        // SAFETY: the rows cover all of it.
         let out = unsafe { written(x.shape()[0], columns(x), write) };
         (out, inputs)
     }
@@ -120,23 +120,27 @@ pub(super) fn linear_packed<const N: usize>(
     std::array::from_fn(|_| products.next().expect("there is one of each weight"))
 }
 
-/// Weights, and where their products go.
-type Places<'a> = Vec<(&'a PackedWeight, &'a mut [MaybeUninit<f32>])>;
+/// Weights, and the memory for their products.
+type Products<'a> = Vec<(&'a PackedWeight, &'a mut [MaybeUninit<f32>])>;
 
-/// The products with the rest of the weights, last to first, once there is a place for each.
+/// The products with the weights of `rest`, last to first: each gets its memory in turn, and the last call computes all.
 #[expect(unsafe_code, reason = "memory that is written before it is read")]
-fn packed_into<'a>(x: &Array, rest: &'a [Arc<PackedWeight>], mut places: Places<'a>) -> Vec<Array> {
+fn packed_into<'a>(
+    x: &Array,
+    rest: &'a [Arc<PackedWeight>],
+    mut places: Products<'a>,
+) -> Vec<Array> {
     let Some((weight, rest)) = rest.split_first() else {
-        multiply_packed(values(x), &mut places);
+        matmul_packed(values(x), &mut places);
         return Vec::new();
     };
     let mut others = Vec::new();
     let write = |out: &mut [MaybeUninit<f32>]| {
-        let mut places: Places<'_> = places;
+        let mut places: Products<'_> = places;
         places.push((weight, out));
         others = packed_into(x, rest, places);
     };
-    // SAFETY: the product that the last of them comes to writes all of it.
+    // SAFETY: the last call writes all of it.
     let own = unsafe { written(x.shape()[0], weight.outputs(), write) };
     others.push(own);
     others
@@ -236,7 +240,7 @@ impl Attend {
             k: values(&inputs[1]),
             v: values(&inputs[2]),
             width: columns(&inputs[0]),
-            halves: columns(&inputs[1]) < columns(&inputs[0]),
+            bf16_kv: columns(&inputs[1]) < columns(&inputs[0]),
             bias: inputs.get(3).map(values),
         }
     }

@@ -1,4 +1,4 @@
-//! The operations, as data: each backend says how it computes them.
+//! The operations as data; each backend implements them.
 
 use std::sync::Arc;
 
@@ -33,7 +33,7 @@ pub(super) struct Activate {
 #[derive(Debug, Clone)]
 pub(super) struct Drop(pub(super) Dropout);
 
-/// The sum of two matrices, in the memory of the second where nobody else holds it.
+/// The sum of two matrices, in the memory of the second if it has no other owner.
 #[derive(Debug, Clone)]
 pub(super) struct Add;
 

@@ -1,4 +1,4 @@
-//! Linear layers whose weights are only read. Of several that read the same matrix, what the product makes of it is made once.
+//! Linear layers with packed weights. Several that read the same matrix share its packed form.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use paraloom_t5_kernels::weight::PackedWeight;
 
 use super::on_cpu::linear_packed as compute;
 
-/// A burn backend whose tensors may be in the memory of this process.
+/// A burn backend whose tensors may be in this process's memory.
 #[backend_extension(Flex: cfg(feature = "flex"), LibTorch: cfg(feature = "torch"))]
 pub(super) trait PackedBackend: Backend {
     /// The product with a weight.
@@ -29,7 +29,7 @@ pub(super) trait PackedBackend: Backend {
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
 }
 
-/// Implements it by the loops for the CPU.
+/// Implements it with the CPU kernels.
 macro_rules! implement {
     ($backend:ty) => {
         impl PackedBackend for $backend {
@@ -63,20 +63,20 @@ implement!(Flex);
 #[cfg(feature = "torch")]
 implement!(LibTorch);
 
-/// The products of `x`, `[rows, in]`, which is in the memory of this process, and the transposes of weights.
+/// The products of `x`, `[rows, in]`, which is in this process's memory, and the transposes of weights.
 pub fn linear_packed<const N: usize>(
     x: Tensor<2>,
     weights: [&Arc<PackedWeight>; N],
 ) -> [Tensor<2>; N] {
     // burn dispatches functions of a fixed number of tensors.
     let mut products = Vec::with_capacity(N);
-    match weights.map(Arc::clone).as_slice() {
-        [a, b, c] => {
+    match weights.as_slice() {
+        &[a, b, c] => {
             let weights = [a, b, c].map(Arc::clone);
             let (a, b, c) = Dispatch::t5_packed_three(x.into_dispatch(), weights);
             products.extend([a, b, c]);
         }
-        [a, b] => {
+        &[a, b] => {
             let (a, b) = Dispatch::t5_packed_two(x.into_dispatch(), [a, b].map(Arc::clone));
             products.extend([a, b]);
         }

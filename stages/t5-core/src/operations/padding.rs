@@ -1,11 +1,11 @@
-//! A plan for backends that want sequences of one length.
+//! An attention plan for backends that need sequences of one length.
 //!
-//! Sequences are padded to the longest of the batch: queries that stand for nothing attend to what the others of their
-//! sequence do and are left out of the result, keys that stand for nothing are hidden.
+//! Sequences are padded to the longest of the batch: padding queries attend to what others of their sequence do and are left out of the
+//! result, padding keys are masked.
 
 use super::{AttentionPlan, Keys, Segment};
 
-/// Rows and masks, as numbers; a backend puts them where it computes, once for all layers.
+/// Indices and masks; a backend moves them to its device, once for all layers.
 #[derive(Debug)]
 pub(super) struct Padding {
     pub(super) segments: usize,
@@ -22,12 +22,12 @@ pub(super) struct Padding {
     pub(super) hidden: Option<Hidden>,
 }
 
-/// Which rows the keys are.
+/// The rows of the keys.
 #[derive(Debug)]
 pub(super) enum KeyRows<R> {
-    /// So many from the first on, in order.
+    /// So many, in order.
     Run { first: usize, count: usize },
-    /// These.
+    /// These rows.
     Each(R),
 }
 
@@ -40,7 +40,7 @@ impl<R> KeyRows<R> {
     }
 }
 
-/// Where a query must not look, `[segments, 1, queries or 1, keys]`.
+/// The mask, `[segments, 1, queries or 1, keys]`.
 #[derive(Debug)]
 pub(super) struct Hidden {
     pub(super) shape: [usize; 4],
@@ -48,7 +48,7 @@ pub(super) struct Hidden {
 }
 
 impl Hidden {
-    /// What is added to scores: `value` where a query must not look.
+    /// What is added to scores: `value` where masked.
     pub(super) fn mask(&self, value: f32) -> Vec<f32> {
         self.is_hidden.iter().map(|&is_hidden| if is_hidden { value } else { 0.0 }).collect()
     }

@@ -1,4 +1,4 @@
-//! A plan of attention, with what backends make of it.
+//! An attention plan, with the forms that backends cache.
 
 use std::{
     ops::Deref,
@@ -11,15 +11,14 @@ use paraloom_t5_kernels::{
     plan::{AttentionPlan as Plan, Segment},
 };
 
-/// One attention operation over a whole batch. Clones share what a backend has made of it: the layers of a model have the same
-/// plan, but for their dropout.
+/// An attention operation over a batch. Clones share the cached forms: the layers of a model have the same plan but for dropout.
 #[derive(Debug, Clone)]
 pub struct AttentionPlan {
     plan: Plan,
-    /// What torch makes of it.
+    /// The form for torch.
     #[cfg(feature = "torch")]
     pub(super) layout: Arc<OnceLock<super::native::Layout>>,
-    /// The same for other devices.
+    /// The form for other devices.
     pub(super) portable: Arc<OnceLock<super::portable::Layout>>,
 }
 

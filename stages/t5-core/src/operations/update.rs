@@ -55,7 +55,7 @@ pub fn zeros_like(weight: &Tensor<2>) -> Tensor<2> {
     Tensor::from_dispatch(Dispatch::t5_zeros(weight.clone().into_dispatch()))
 }
 
-/// One AdamW step: the new weight; the state moves along. Memory that nobody else holds is updated in place.
+/// One AdamW step: the new weight; the state moves along. Tensors without another owner are updated in place.
 pub fn adam(
     weight: Tensor<2>,
     gradient: Tensor<2>,
@@ -111,13 +111,13 @@ pub fn adafactor_vector(
     Tensor::from_dispatch(weight)
 }
 
-/// Takes a tensor out, so that it has one owner and can be updated in place; anything may stand in meanwhile.
+/// Takes a tensor out, so that it has one owner and can be updated in place; `stand_in` replaces it meanwhile.
 fn take(tensor: &mut Tensor<2>, stand_in: &Tensor<2>) -> FloatTensor<Dispatch> {
     std::mem::replace(tensor, stand_in.clone()).into_dispatch()
 }
 
-/// `table` with every row of `rows` added to the row that its id names, in order. Memory that nobody else holds is
-/// updated in place.
+/// `table` with every row of `rows` added to the row that its id names, in order. A table without
+/// another owner is updated in place.
 pub fn add_rows(table: Tensor<2>, ids: &[u32], rows: Tensor<2>) -> Tensor<2> {
     if !is_fused(&table) {
         return portable::add_rows(table, ids, rows);

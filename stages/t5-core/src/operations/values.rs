@@ -1,4 +1,4 @@
-//! The values of a tensor where they are.
+//! Access to the values of a tensor without copying them.
 
 use burn::backend::{Backend, Dispatch, backend_extension, tensor::FloatTensor};
 use burn::tensor::{DataError, Tensor};
@@ -6,20 +6,20 @@ use burn::tensor::{DataError, Tensor};
 use super::is_fused;
 use crate::error::{Error, Result};
 
-/// A burn backend whose tensors may be in the memory of this process.
+/// A burn backend whose tensors may be in this process's memory.
 #[backend_extension(Flex: cfg(feature = "flex"), LibTorch: cfg(feature = "torch"))]
 pub(super) trait ValuesBackend: Backend {
-    /// Calls `work` with the values, if they are there.
+    /// Calls `work` with the values, if they are in this process's memory.
     fn t5_with_values(x: FloatTensor<Self>, work: &mut dyn FnMut(&mut [f32])) -> FloatTensor<Self>;
     /// The same without changing them.
     fn t5_read_values(x: FloatTensor<Self>, work: &mut dyn FnMut(&[f32])) -> FloatTensor<Self>;
 }
 
-/// Calls `work` with the values of a matrix, row after row, which it may change: in place where nobody else has the
-/// matrix and it is in the memory of this process.
+/// Calls `work` with the values of a matrix, row after row, which it may change: in place if the matrix has
+/// no other owner and is in this process's memory.
 ///
 /// # Errors
-/// [`Error::Weights`] when they are not of f32.
+/// [`Error::Weights`] when they are not f32.
 pub fn with_values<R>(mut x: Tensor<2>, work: impl FnOnce(&mut [f32]) -> R) -> Result<R> {
     let (mut work, mut result) = (Some(work), None);
     if is_fused(&x) {
@@ -32,7 +32,7 @@ pub fn with_values<R>(mut x: Tensor<2>, work: impl FnOnce(&mut [f32]) -> R) -> R
     }
 }
 
-/// Calls `work` with the values of a matrix, row after row. Only what is not in the memory of this process is copied.
+/// Calls `work` with the values of a matrix, row after row. Copies only from a device.
 ///
 /// # Errors
 /// As [`with_values`].

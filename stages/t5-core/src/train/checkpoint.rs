@@ -113,7 +113,7 @@ impl Trainer {
         if place.config != config.to_json() || place.untied_head != config.untied_head {
             return Err(Error::malformed(&path, "the checkpoint is of a run with another model"));
         }
-        // What is not learnt stays as the model has it.
+        // What is not trained stays as the model has it.
         let mut trainer = Self::new(model, examples, options)?;
         let files = TensorFiles::of_file(&directory.join(TENSORS))?;
         let read = |name: &str, shape: [usize; 2], device: &Device| {
@@ -122,17 +122,17 @@ impl Trainer {
         };
         let device = trainer.model.device();
         if let Some((cost, since)) = place.best {
-            let (mut model, mut learnt) = (trainer.model.clone(), trainer.learnt.clone());
+            let (mut model, mut trained) = (trainer.model.clone(), trainer.trained.clone());
             for part in &trainer.parts {
                 let Slot { name, rows, columns, .. } = &part.slot;
-                *learnt.tensor_mut(&mut model, part) =
+                *trained.tensor_mut(&mut model, part) =
                     read(&best_name(name), [*rows, *columns], &device)?;
             }
-            trainer.best = Some(Best { cost: cost.value(), model, learnt, since });
+            trainer.best = Some(Best { cost: cost.value(), model, trained, since });
         }
         for (part, state) in trainer.parts.iter().zip(&mut trainer.states) {
             let Slot { name, rows, columns, .. } = &part.slot;
-            *trainer.learnt.tensor_mut(&mut trainer.model, part) =
+            *trainer.trained.tensor_mut(&mut trainer.model, part) =
                 read(name, [*rows, *columns], &device)?;
             for (index, tensor) in state.tensors_mut().into_iter().enumerate() {
                 *tensor = read(&state_name(name, index), tensor.dims(), &device)?;
@@ -145,16 +145,16 @@ impl Trainer {
         Ok(trainer)
     }
 
-    /// All that is learnt, and its states, by name.
+    /// All that is trained, and its states, by name.
     fn tensors(&self) -> Vec<(String, &Tensor<2>)> {
         let mut tensors = Vec::new();
         for (part, state) in self.parts.iter().zip(&self.states) {
             let name = &part.slot.name;
-            tensors.push((name.clone(), self.learnt.tensor(&self.model, part)));
+            tensors.push((name.clone(), self.trained.tensor(&self.model, part)));
             let states = state.tensors().into_iter().enumerate();
             tensors.extend(states.map(|(index, tensor)| (state_name(name, index), tensor)));
             if let Some(best) = &self.best {
-                tensors.push((best_name(name), best.learnt.tensor(&best.model, part)));
+                tensors.push((best_name(name), best.trained.tensor(&best.model, part)));
             }
         }
         tensors

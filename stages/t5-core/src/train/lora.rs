@@ -1,4 +1,4 @@
-//! What is learnt: all weights, some of them, or low-rank adapters beside them.
+//! What is trained: all weights, some of them, or low-rank adapters beside them.
 //!
 //! LoRA (arXiv 2106.09685) as PEFT trains it: the weights stay, and a linear layer of the kinds that are named gets two small
 //! matrices whose product is added to it.
@@ -18,7 +18,7 @@ use crate::{
     random::{Stream, mix},
 };
 
-/// How low-rank adapters are learnt.
+/// How low-rank adapters are trained.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Lora {
     /// Width of the adapters.
@@ -49,10 +49,10 @@ pub fn module(name: &str) -> &str {
 /// The two matrices of an adapter: `[rank, in]` and `[out, rank]`.
 type Pair = [Tensor<2>; 2];
 
-/// What is learnt of a model, in the order of its weights.
+/// What is trained of a model, in the order of its weights.
 #[derive(Debug, Clone)]
-pub(super) struct Learnt {
-    /// Whether a weight itself is learnt.
+pub(super) struct Trainable {
+    /// Whether a weight itself is trained.
     pub(super) weights: Vec<bool>,
     /// The adapters, where there are some.
     pub(super) adapters: Vec<Option<Pair>>,
@@ -69,8 +69,8 @@ pub(super) struct Part {
     pub(super) slot: Slot,
 }
 
-impl Learnt {
-    /// What is learnt before the first step; `frozen` are patterns of names of weights that stay as they are.
+impl Trainable {
+    /// What is trained before the first step; `frozen` are patterns of names of weights that stay as they are.
     ///
     /// # Errors
     /// When a pattern or a target fits nothing, or nothing is left to learn.
@@ -123,7 +123,7 @@ impl Learnt {
         Ok(Self { weights: vec![false; slots.len()], adapters })
     }
 
-    /// Everything that is learnt, in a fixed order.
+    /// Everything that is trained, in a fixed order.
     pub(super) fn parts(&self, layout: &Weights<Slot>) -> Vec<Part> {
         let mut parts = Vec::new();
         for (weight, slot) in layout.list().into_iter().enumerate() {
@@ -144,7 +144,7 @@ impl Learnt {
         parts
     }
 
-    /// A tensor that is learnt.
+    /// A tensor that is trained.
     pub(super) fn tensor<'a>(&'a self, model: &'a Model, part: &Part) -> &'a Tensor<2> {
         match (part.matrix, &self.adapters[part.weight]) {
             (Some(matrix), Some(pair)) => &pair[matrix],
@@ -164,7 +164,7 @@ impl Learnt {
         }
     }
 
-    /// The weights with their adapters, tracked where they are learnt if `track` says so.
+    /// The weights with their adapters, tracked where they are trained if `track` says so.
     pub(super) fn tracked(
         &self,
         model: &Model,
@@ -175,7 +175,7 @@ impl Learnt {
         model.weights().map(|weight| {
             let weight = Tensor::from_inner(weight.clone());
             let leaf = |tensor: Tensor<2>| if track { tensor.require_grad() } else { tensor };
-            let is_learnt = self.weights[number];
+            let is_trained = self.weights[number];
             let adapter = self.adapters[number].as_ref().zip(lora).map(|([down, up], lora)| {
                 let matrix = |matrix: &Tensor<2>| leaf(Tensor::from_inner(matrix.clone()));
                 Adapter {
@@ -186,7 +186,7 @@ impl Learnt {
                 }
             });
             number += 1;
-            Tracked { weight: if is_learnt { leaf(weight) } else { weight }, adapter }
+            Tracked { weight: if is_trained { leaf(weight) } else { weight }, adapter }
         })
     }
 

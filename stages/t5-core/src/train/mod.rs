@@ -17,7 +17,7 @@ use burn::tensor::Tensor;
 use rayon::prelude::*;
 
 pub use self::lora::Lora;
-use self::lora::{Learnt, Part, Saved, Tracked};
+use self::lora::{Trainable, Part, Saved, Tracked};
 pub use self::mixing::{Mixing, Portion};
 use self::optimizer::{State, Step};
 pub use self::options::{Batch, Length, Optimizer, Options, Schedule, Warmup};
@@ -26,7 +26,7 @@ use crate::{
     config::Config,
     device::has_packed,
     memory,
-    model::{Model, Network, Packed, Parameter, Weights},
+    model::{Model, Network, Parameter, Sequences, Weights},
     operations::{
         self, LossScale,
         update::{add_rows, square_sum},
@@ -89,8 +89,8 @@ pub struct StepMetrics {
 #[derive(Debug)]
 pub struct Trainer {
     model: Model,
-    learnt: Learnt,
-    /// What is learnt, one by one, with the optimizer's state of each.
+    trained: Trainable,
+    /// What is trained, one by one, with the optimizer's state of each.
     parts: Vec<Part>,
     states: Vec<State>,
     examples: Vec<Example>,
@@ -114,7 +114,7 @@ pub struct Trainer {
 struct Best {
     cost: f64,
     model: Model,
-    learnt: Learnt,
+    trained: Trainable,
     /// Judgements since, none of which was better.
     since: u64,
 }
@@ -131,18 +131,18 @@ impl Trainer {
             model.set_dropout(dropout);
         }
         let layout = Weights::layout(model.config());
-        let learnt =
-            Learnt::new(&model, &layout, options.lora.as_ref(), &options.freeze, options.seed)?;
-        let parts = learnt.parts(&layout);
+        let trained =
+            Trainable::new(&model, &layout, options.lora.as_ref(), &options.freeze, options.seed)?;
+        let parts = trained.parts(&layout);
         let state = |part: &Part| {
-            State::initial(options.optimizer, &part.slot, learnt.tensor(&model, part))
+            State::initial(options.optimizer, &part.slot, trained.tensor(&model, part))
         };
         let states = parts.iter().map(state).collect();
         let batches = batches::epoch(&examples, &options, 0);
         let total_steps = batches::total_steps(&examples, &options);
         Ok(Self {
             model,
-            learnt,
+            trained,
             parts,
             states,
             examples,
@@ -159,26 +159,26 @@ impl Trainer {
 
     /// The model as it is now, adapters merged into it.
     pub fn model(&self) -> Model {
-        self.learnt.merged(&self.model, self.options.lora.as_ref())
+        self.trained.merged(&self.model, self.options.lora.as_ref())
     }
 
     /// Ends the run.
     pub fn into_model(self) -> Model {
-        self.learnt.merged(&self.model, self.options.lora.as_ref())
+        self.trained.merged(&self.model, self.options.lora.as_ref())
     }
 
     /// Ends the run with the model that [`Trainer::judge`] kept, or the last one where that was never called;
     /// adapters are merged into it, and are there by themselves too.
     pub fn into_best_model(self) -> (Model, Option<Saved>) {
-        let (model, learnt) = match self.best {
-            Some(best) => (best.model, best.learnt),
-            None => (self.model, self.learnt),
+        let (model, trained) = match self.best {
+            Some(best) => (best.model, best.trained),
+            None => (self.model, self.trained),
         };
-        let merged = learnt.merged(&model, self.options.lora.as_ref());
+        let merged = trained.merged(&model, self.options.lora.as_ref());
         let saved = self.options.lora.map(|lora| {
             let tensor = |part: &Part| {
                 let name = format!("base_model.model.{}", part.slot.name);
-                (name, learnt.tensor(&model, part).clone())
+                (name, trained.tensor(&model, part).clone())
             };
             Saved { lora, tensors: self.parts.iter().map(tensor).collect() }
         });
@@ -201,8 +201,8 @@ impl Trainer {
         match &mut self.best {
             Some(best) if cost >= best.cost => best.since += 1,
             best => {
-                let (model, learnt) = (self.model.clone(), self.learnt.clone());
-                *best = Some(Best { cost, model, learnt, since: 0 });
+                let (model, trained) = (self.model.clone(), self.trained.clone());
+                *best = Some(Best { cost, model, trained, since: 0 });
             }
         }
     }
@@ -233,7 +233,7 @@ impl Trainer {
     /// # Errors
     /// [`Error::Diverged`].
     pub fn check_weights(&self) -> Result<()> {
-        let tensors = self.parts.iter().map(|part| self.learnt.tensor(&self.model, part));
+        let tensors = self.parts.iter().map(|part| self.trained.tensor(&self.model, part));
         let sums = tensors.map(square_sum);
         finite(self.step, "sum of squared weights", sums.sum())
     }
@@ -310,7 +310,7 @@ impl Trainer {
         }
     }
 
-    /// The loss of a step and the gradients of all that is learnt.
+    /// The loss of a step and the gradients of all that is trained.
     fn gradients(
         &self,
         micro_batches: &[Vec<&Example>],
@@ -364,14 +364,14 @@ impl Trainer {
         1 << shards.ilog2()
     }
 
-    /// The loss of some examples and the gradients of all that is learnt.
+    /// The loss of some examples and the gradients of all that is trained.
     fn shard_gradients(
         &self,
         examples: &[&Example],
         dropout: u64,
         scale: LossScale,
     ) -> (f64, Vec<Tensor<2>>) {
-        let weights = |track| self.learnt.tracked(&self.model, self.options.lora.as_ref(), track);
+        let weights = |track| self.trained.tracked(&self.model, self.options.lora.as_ref(), track);
         let tracked = weights(true);
         let plain = self.options.gradient_checkpointing.then(|| weights(false));
         let network = |weights| {
@@ -379,17 +379,17 @@ impl Trainer {
             network.in_precision(self.options.precision)
         };
         let mut learning = network(&tracked);
-        if self.learnt.weights[0] {
+        if self.trained.weights[0] {
             learning = learning.embedding_apart();
         }
         let batch = Packs::new(&learning, examples);
         let (loss, mut gradients) = match &plain {
             Some(plain) => {
-                let is_learnt = |name: &str| {
+                let is_trained = |name: &str| {
                     let mut parts = self.parts.iter();
-                    self.learnt.weights[0] || parts.any(|part| part.slot.name.starts_with(name))
+                    self.trained.weights[0] || parts.any(|part| part.slot.name.starts_with(name))
                 };
-                recompute::gradients(&network(plain), &learning, &batch, scale, &is_learnt)
+                recompute::gradients(&network(plain), &learning, &batch, scale, &is_trained)
             }
             None => {
                 let loss = batch.loss(&learning, scale);
@@ -424,7 +424,7 @@ impl Trainer {
         (f64::from(loss.into_scalar::<f32>()), of_parts)
     }
 
-    /// Moves what is learnt.
+    /// Moves what is trained.
     fn update(&mut self, gradients: Vec<Tensor<2>>, learning_rate: f64, norm: f64) {
         // The small term is torch's.
         let clip = self.options.clip_norm.map_or(1.0, |limit| (limit / (norm + 1e-6)).min(1.0));
@@ -435,9 +435,9 @@ impl Trainer {
             gradient_scale: clip,
         };
         let mut weights = self.model.weights_mut().list_mut();
-        let adapters = &mut self.learnt.adapters;
-        let learnt = self.parts.iter().zip(&mut self.states);
-        for ((part, state), gradient) in learnt.zip(gradients) {
+        let adapters = &mut self.trained.adapters;
+        let trained = self.parts.iter().zip(&mut self.states);
+        for ((part, state), gradient) in trained.zip(gradients) {
             let tensor = match (part.matrix, &mut adapters[part.weight]) {
                 (Some(matrix), Some(pair)) => &mut pair[matrix],
                 _ => &mut *weights[part.weight],
@@ -484,9 +484,9 @@ pub fn mean_loss<P: Parameter>(
 
 /// Examples, packed.
 struct Packs {
-    source: Packed,
+    source: Sequences,
     /// What the decoder reads.
-    target: Packed,
+    target: Sequences,
     /// What it should write, token by token.
     labels: Vec<u32>,
 }
@@ -496,8 +496,8 @@ impl Packs {
         let shifted: Vec<Vec<u32>> =
             batch.iter().map(|example| network.shift_right(&example.target)).collect();
         Self {
-            source: Packed::new(batch.iter().map(|example| example.source.as_slice())),
-            target: Packed::new(shifted.iter().map(Vec::as_slice)),
+            source: Sequences::new(batch.iter().map(|example| example.source.as_slice())),
+            target: Sequences::new(shifted.iter().map(Vec::as_slice)),
             labels: batch.iter().flat_map(|example| example.target.iter().copied()).collect(),
         }
     }

@@ -126,7 +126,7 @@ pub struct Options {
     /// once.
     #[serde(default)]
     pub mix: Vec<Portion>,
-    /// Low-rank adapters are learnt instead of the weights.
+    /// Low-rank adapters are trained instead of the weights.
     #[serde(default)]
     pub lora: Option<Lora>,
     /// Patterns of names of weights that stay as they are; `*` stands for any characters.

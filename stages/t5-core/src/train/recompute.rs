@@ -13,7 +13,7 @@ use crate::{
     operations::{AttentionPlan, LossScale},
 };
 
-/// A network on weights of which some are learnt.
+/// A network on weights of which some are trained.
 type Learning<'a> = Network<'a, Tracked>;
 
 /// Where a block begins.
@@ -34,21 +34,21 @@ struct Kept {
 /// The loss of a batch, `[1]`, and the gradients of what `tracked` tracks, graph by graph: those of a tensor that is in several
 /// add up in this order. What was embedded comes last to first.
 ///
-/// `plain` is the same network without anything tracked; `is_learnt` says whether anything is whose name begins so, or what
+/// `plain` is the same network without anything tracked; `is_trained` says whether anything is whose name begins so, or what
 /// enters it may depend on it.
 pub(super) fn gradients(
     plain: &Learning,
     tracked: &Learning,
     batch: &Packs,
     scale: LossScale,
-    is_learnt: &dyn Fn(&str) -> bool,
+    is_trained: &dyn Fn(&str) -> bool,
 ) -> (Tensor<1>, Vec<Gradients>) {
     let (encoder, encoded) = encode(plain, batch);
     let (decoder, kept) = decode(plain, batch, &encoded);
     let mut all = Vec::new();
     let (loss, of_keys) = back_through_decoder(tracked, batch, scale, (decoder, &kept), &mut all);
     let of_encoded = back_through_keys(tracked, &encoded, (kept, of_keys), &mut all);
-    back_through_encoder(tracked, batch, (encoder, of_encoded), is_learnt, &mut all);
+    back_through_encoder(tracked, batch, (encoder, of_encoded), is_trained, &mut all);
     (loss, all)
 }
 
@@ -158,18 +158,18 @@ fn back_through_keys(
     of_encoded
 }
 
-/// Down to the first block in which anything is learnt.
+/// Down to the first block in which anything is trained.
 fn back_through_encoder(
     tracked: &Learning,
     batch: &Packs,
     (entries, of_encoded): (Vec<Entry>, Tensor<2>),
-    is_learnt: &dyn Fn(&str) -> bool,
+    is_trained: &dyn Fn(&str) -> bool,
     all: &mut Vec<Gradients>,
 ) {
     let last = entries.len().saturating_sub(1);
     let is_needed = |number: &usize| {
-        is_learnt(&format!("encoder.block.{number}."))
-            || (*number == last && is_learnt("encoder.final_layer_norm."))
+        is_trained(&format!("encoder.block.{number}."))
+            || (*number == last && is_trained("encoder.final_layer_norm."))
     };
     let Some(first) = (0..entries.len()).find(is_needed) else { return };
     let plan = tracked.self_plan(&batch.source, false);

@@ -1,9 +1,9 @@
-//! Few queries, or keys from anywhere: one dot product after the other. Keys and values are most of what is read, so the
-//! outer loop is over them, and each comes from memory once, in order and asked for before.
+//! Few queries, as in decoding with a KV cache: one dot product after the other. Keys and values are most of what is read, so the outer
+//! loop is over them, and each is read from memory once, in order and prefetched.
 
 use pulp::{Simd, WithSimd};
 
-use super::super::arithmetic::{first_of_pair, second_of_pair};
+use super::super::arithmetic::{first_of, second_of};
 use super::super::simd::{LANES, prefetch};
 use super::{Scratch, Work};
 
@@ -11,7 +11,7 @@ pub(super) struct Few<'a> {
     pub(super) work: Work<'a>,
     pub(super) scratch: &'a mut Scratch,
     pub(super) out: &'a mut [f32],
-    /// Gets the probabilities, before dropout.
+    /// Called with the probabilities, before dropout.
     pub(super) keep: &'a mut dyn FnMut(&[f32]),
 }
 
@@ -31,7 +31,7 @@ impl WithSimd for Few<'_> {
         weights.clear();
         weights.resize(work.plan.heads * of_head, 0.0);
         for position in 0..keys {
-            work.ask_for(inputs.k, position + AHEAD);
+            work.prefetch(inputs.k, position + AHEAD);
             let key = work.cached(inputs.k, position, rows);
             for row in (0..queries).filter(|row| position < work.visible(*row)) {
                 let query = work.row(inputs.q, segment.queries.start + row);
@@ -53,7 +53,7 @@ impl WithSimd for Few<'_> {
             let mut values: [&[f32]; VALUES] = [&[]; VALUES];
             let places = values.iter_mut().zip(rows.chunks_exact_mut(width));
             for (position, (value, place)) in (first..keys).zip(places) {
-                work.ask_for(inputs.v, position + AHEAD);
+                work.prefetch(inputs.v, position + AHEAD);
                 *value = work.cached(inputs.v, position, place);
             }
             for (row, out) in out.chunks_exact_mut(width).enumerate() {
@@ -68,30 +68,29 @@ impl WithSimd for Few<'_> {
 }
 
 impl Work<'_> {
-    /// The key or value at a position; `place` has room for it where it is to be taken apart.
+    /// The key or value at a position; of bf16 it is widened into `buffer`.
     #[inline(always)]
-    fn cached<'b>(&self, rows: &'b [f32], position: usize, place: &'b mut [f32]) -> &'b [f32] {
+    fn cached<'b>(&self, rows: &'b [f32], position: usize, buffer: &'b mut [f32]) -> &'b [f32] {
         let row = self.segment.keys.row(position);
-        if !self.inputs.halves {
+        if !self.inputs.bf16_kv {
             return self.row(rows, row);
         }
         let half = self.inputs.width / 2;
-        let (lower, upper) = place[..2 * half].split_at_mut(half);
+        let (lower, upper) = buffer[..2 * half].split_at_mut(half);
         let words = lower.iter_mut().zip(upper).zip(&rows[row * half..][..half]);
         for ((lower, upper), word) in words {
-            (*lower, *upper) = (first_of_pair(*word), second_of_pair(*word));
+            (*lower, *upper) = (first_of(*word), second_of(*word));
         }
-        &place[..2 * half]
+        &buffer[..2 * half]
     }
 
-    /// Asks for the key or value at a position: rows from anywhere are short and far apart, which the processor does not
-    /// foresee.
+    /// Prefetches the key or value at a position: rows of a cache are too short and too far apart for the hardware prefetcher.
     #[inline(always)]
-    fn ask_for(&self, rows: &[f32], position: usize) {
+    fn prefetch(&self, rows: &[f32], position: usize) {
         if position >= self.segment.keys.len() {
             return;
         }
-        let words = if self.inputs.halves { self.inputs.width / 2 } else { self.inputs.width };
+        let words = if self.inputs.bf16_kv { self.inputs.width / 2 } else { self.inputs.width };
         let row = rows.as_ptr().wrapping_add(self.segment.keys.row(position) * words);
         for line in (0..words).step_by(LANES) {
             prefetch(row.wrapping_add(line));
@@ -99,11 +98,11 @@ impl Work<'_> {
     }
 }
 
-/// How many keys or values are asked for before one is needed.
+/// How many positions ahead keys and values are prefetched.
 const AHEAD: usize = 4;
-/// Values that are summed up together; their rows stay in the first-level cache.
+/// Values that are summed together; their rows stay in the first-level cache.
 const VALUES: usize = 8;
-/// Registers that a weighted sum is collected in at a time.
+/// Registers of a weighted sum at a time.
 const SUMS: usize = 4;
 
 /// The dot product of two equally long slices, in registers.
@@ -132,7 +131,7 @@ fn add_weighted<S: Simd>(
     let whole = registers.len();
     let (blocks, single) = registers.as_chunks_mut::<SUMS>();
     for (block, out) in blocks.iter_mut().enumerate() {
-        // Of its own, so that it stays in registers.
+        // A local array, so that it stays in registers.
         let mut sums = *out;
         for (weight, row) in weights.iter().zip(rows) {
             let (row, _) = S::as_simd_f32s(&row[column..][..width]);

@@ -1,29 +1,29 @@
-//! Parts of a matrix that is being written, each for one thread.
-#![expect(unsafe_code, reason = "parts of rows of one matrix")]
+//! Disjoint mutable parts of one matrix, each for one thread.
+#![expect(unsafe_code, reason = "parts of one slice that are not contiguous")]
 
 use std::{marker::PhantomData, mem::MaybeUninit};
 
-/// Some rows and columns of a matrix, which nobody else has.
-pub(super) struct Part<'a> {
+/// Some rows and columns of a matrix, with exclusive access.
+pub(super) struct SubMatrixMut<'a> {
     first: *mut MaybeUninit<f32>,
     rows: usize,
     columns: usize,
-    /// Numbers from one row to the next.
+    /// Elements from one row to the next.
     stride: usize,
     of: PhantomData<&'a mut [MaybeUninit<f32>]>,
 }
 
-// SAFETY: it is a slice but for its form.
-unsafe impl Send for Part<'_> {}
+// SAFETY: it is a mutable slice, though not a contiguous one.
+unsafe impl Send for SubMatrixMut<'_> {}
 
-impl<'a> Part<'a> {
-    /// The whole of a matrix.
+impl<'a> SubMatrixMut<'a> {
+    /// All of a row-major matrix.
     pub(super) fn whole(matrix: &'a mut [MaybeUninit<f32>], columns: usize) -> Self {
         let (rows, first) = (matrix.len() / columns.max(1), matrix.as_mut_ptr());
         Self { first, rows, columns, stride: columns, of: PhantomData }
     }
 
-    /// Cuts this into parts of so many rows and columns, fewer at the ends.
+    /// Cuts this into parts of so many rows and columns, fewer at the ends, each with the position of its first element.
     pub(super) fn cut(
         self,
         rows: usize,
@@ -34,7 +34,7 @@ impl<'a> Part<'a> {
         });
         firsts.map(move |[row, column]| {
             let part = Self {
-                // Parts begin where others end, so that none has what another has.
+                // Parts begin where others end, so that they are disjoint.
                 first: self.first.wrapping_add(row * self.stride + column),
                 rows: rows.min(self.rows - row),
                 columns: columns.min(self.columns - column),
@@ -52,12 +52,12 @@ impl<'a> Part<'a> {
         self.columns
     }
 
-    /// Numbers from one row to the next.
+    /// Elements from one row to the next.
     pub(super) fn stride(&self) -> usize {
         self.stride
     }
 
-    /// The first number; the others are where [`Part::row`] has them.
+    /// The first element; rows are [`SubMatrixMut::stride`] apart.
     pub(super) fn first(&mut self) -> *mut f32 {
         self.first.cast()
     }
@@ -65,20 +65,20 @@ impl<'a> Part<'a> {
     #[inline(always)]
     pub(super) fn row(&mut self, row: usize) -> &mut [MaybeUninit<f32>] {
         assert!(row < self.rows, "row {row} of {}", self.rows);
-        // SAFETY: the row is one of this part, and `self` is borrowed as long.
+        // SAFETY: the row is in this part, and `self` is borrowed as long.
         unsafe { std::slice::from_raw_parts_mut(self.first.add(row * self.stride), self.columns) }
     }
 
-    /// Some rows and columns of this part, while it is borrowed.
+    /// Some rows and columns of this part.
     #[inline(always)]
     pub(super) fn area(
         &mut self,
         [row, rows]: [usize; 2],
         [column, columns]: [usize; 2],
-    ) -> Part<'_> {
+    ) -> SubMatrixMut<'_> {
         assert!(row + rows <= self.rows && column + columns <= self.columns, "outside of the part");
         let first = self.first.wrapping_add(row * self.stride + column);
-        Part { first, rows, columns, stride: self.stride, of: PhantomData }
+        SubMatrixMut { first, rows, columns, stride: self.stride, of: PhantomData }
     }
 }
 
@@ -87,14 +87,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parts_are_all_of_the_matrix_and_each_has_its_own() {
+    fn parts_cover_the_matrix_and_are_disjoint() {
         for [rows, columns, high, wide] in [[5, 7, 2, 3], [4, 4, 4, 4], [1, 9, 3, 2], [6, 1, 1, 1]]
         {
             let mut matrix = vec![MaybeUninit::new(-1.0); rows * columns];
-            for ([row, column], mut part) in Part::whole(&mut matrix, columns).cut(high, wide) {
+            for ([row, column], mut part) in
+                SubMatrixMut::whole(&mut matrix, columns).cut(high, wide)
+            {
                 for y in 0..part.rows() {
                     for (x, number) in part.row(y).iter_mut().enumerate() {
-                        // SAFETY: all are numbers from the start.
+                        // SAFETY: all are initialized from the start.
                         assert!(unsafe { number.assume_init() } < 0.0);
                         number.write(((row + y) * columns + column + x) as f32);
                     }
@@ -111,6 +113,6 @@ mod tests {
     #[should_panic(expected = "outside of the part")]
     fn an_area_is_inside() {
         let mut matrix = vec![MaybeUninit::new(0.0); 12];
-        let _ = Part::whole(&mut matrix, 4).area([1, 2], [2, 3]);
+        let _ = SubMatrixMut::whole(&mut matrix, 4).area([1, 2], [2, 3]);
     }
 }

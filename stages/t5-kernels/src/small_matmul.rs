@@ -1,13 +1,13 @@
-//! Products of the small matrices inside attention, where the general matrix product spends its time on setup.
+//! Products of the small matrices inside attention, for which the general matrix product spends its time on setup.
 
 use pulp::Simd;
 
 use super::simd::LANES;
 
-/// Rows of the register tile.
+/// Rows of a micro-kernel.
 const TILE: usize = 6;
 
-/// A matrix read in place: element `(i, j)` is `data[i * row + j * column]`.
+/// A matrix that is read in place: element `(i, j)` is `data[i * row + j * column]`.
 #[derive(Clone, Copy)]
 pub(super) struct View<'a> {
     pub(super) data: &'a [f32],
@@ -15,7 +15,7 @@ pub(super) struct View<'a> {
     pub(super) column: usize,
 }
 
-/// A scratch matrix whose rows are padded with zeros to whole vector registers.
+/// A matrix in scratch memory, whose rows are padded with zeros to whole vector registers.
 #[derive(Default)]
 pub(super) struct Panel {
     pub(super) data: Vec<f32>,
@@ -23,7 +23,7 @@ pub(super) struct Panel {
 }
 
 impl Panel {
-    /// Makes this a zeroed matrix.
+    /// Makes this a matrix of zeros.
     #[inline(always)]
     pub(super) fn reset(&mut self, rows: usize, columns: usize) {
         self.stride = columns.next_multiple_of(LANES);
@@ -76,7 +76,7 @@ impl Panel {
         &self.data[row * self.stride..][..columns]
     }
 
-    /// Adds nothing to, and copies, the first `columns` of every row to rows `to_stride` apart.
+    /// Copies the first `columns` of every row to rows `to_stride` apart.
     #[inline(always)]
     pub(super) fn copy_to(&self, columns: usize, to: &mut [f32], to_stride: usize) {
         for (row, from) in self.data.chunks_exact(self.stride).enumerate() {
@@ -85,7 +85,7 @@ impl Panel {
     }
 }
 
-/// `out = a * b`, for `a` of `rows` x `depth` and `b` of `depth` rows; `out` is sized here.
+/// `out = a * b`, for `a`, `[rows, depth]`, and `b` of `depth` rows; `out` gets its size here.
 #[inline(always)]
 pub(super) fn multiply<S: Simd>(
     simd: S,
@@ -107,9 +107,9 @@ pub(super) fn multiply<S: Simd>(
     }
 }
 
-/// Some rows of it, as many registers side by side as there are sums for.
+/// Some rows of it, two registers of columns at a time.
 #[inline(always)]
-fn tile_columns<S: Simd, const ROWS: usize>(
+fn tile_columns<S: Simd, const MC: usize>(
     simd: S,
     out: &mut Panel,
     a: View<'_>,
@@ -124,23 +124,23 @@ fn tile_columns<S: Simd, const ROWS: usize>(
         let right = right[column..].chunks(registers).take(depth);
         let sums = sums[column..].chunks_mut(registers);
         if column + 2 <= registers {
-            tile::<S, ROWS, 2>(simd, a, first, right, sums);
+            tile::<S, MC, 2>(simd, a, first, right, sums);
         } else {
-            tile::<S, ROWS, 1>(simd, a, first, right, sums);
+            tile::<S, MC, 1>(simd, a, first, right, sums);
         }
         column += 2;
     }
 }
 
 #[inline(always)]
-fn tile<'a, S: Simd, const ROWS: usize, const WIDTH: usize>(
+fn tile<'a, S: Simd, const MC: usize, const WIDTH: usize>(
     simd: S,
     a: View<'_>,
     first: usize,
     right: impl Iterator<Item = &'a [S::f32s]>,
     out: impl Iterator<Item = &'a mut [S::f32s]>,
 ) {
-    let mut sums = [[simd.splat_f32s(0.0); WIDTH]; ROWS];
+    let mut sums = [[simd.splat_f32s(0.0); WIDTH]; MC];
     for (k, right) in right.enumerate() {
         let Some(right) = right.first_chunk::<WIDTH>() else { break };
         for (row, sums) in sums.iter_mut().enumerate() {
