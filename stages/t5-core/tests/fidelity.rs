@@ -11,7 +11,7 @@ use paraloom_t5_core::{
     decode::{self as generation, Candidate, EarlyStopping, End, Row, Strategy, generate},
     device::{check_precision, default_device},
     folder::{self, Format},
-    model::{InferenceModel, Model, Network, Sequences, Parameter, Slot, Weights},
+    model::{InferenceModel, Model, Network, Parameter, Sequences, Slot, Weights},
     numeric::{Float, Precision},
     operations::{LossScale, cross_entropy},
     train::{Batch, Example, Length, Optimizer, Options, Schedule, Trainer, Warmup},

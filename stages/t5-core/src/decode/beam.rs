@@ -148,7 +148,7 @@ impl RowSearch {
     fn has_nan(&self) -> bool {
         let scores = self.0.iter().flat_map(|group| {
             let open = group.open.iter().map(|beam| beam.score);
-            open.chain(group.finished.iter().map(|ended| ended.score))
+            open.chain(group.finished.iter().map(|finished| finished.score))
         });
         scores.into_iter().any(f32::is_nan)
     }
@@ -198,7 +198,7 @@ impl RowSearch {
     fn candidates(self, rules: &Rules<'_>, eos: u32) -> Vec<Candidate> {
         let mut finished: Vec<Finished> =
             self.0.into_iter().flat_map(|group| group.finished).collect();
-        ended.sort_by(|a, b| b.score.total_cmp(&a.score));
+        finished.sort_by(|a, b| b.score.total_cmp(&a.score));
         let candidate = |Finished { mut tokens, score, token_scores }: Finished| {
             tokens.remove(0);
             let end = End::of(&tokens, eos, rules.options);
@@ -207,7 +207,7 @@ impl RowSearch {
             }
             Candidate { ids: tokens, end, score, token_scores }
         };
-        ended.into_iter().take(rules.options.candidates).map(candidate).collect()
+        finished.into_iter().take(rules.options.candidates).map(candidate).collect()
     }
 }
 
@@ -392,7 +392,7 @@ impl Group {
             EarlyStopping::Never if rules.length_penalty > 0.0 => rules.options.max_new_tokens,
             EarlyStopping::No | EarlyStopping::Never => written,
         };
-        let worst = self.finished.last().map_or(EMPTY, |ended| ended.score);
+        let worst = self.finished.last().map_or(EMPTY, |finished| finished.score);
         rules.by_length(best, length) <= worst
     }
 }

@@ -17,7 +17,7 @@ use burn::tensor::Tensor;
 use rayon::prelude::*;
 
 pub use self::lora::Lora;
-use self::lora::{Trainable, Part, Saved, Tracked};
+use self::lora::{Part, Saved, Tracked, Trainable};
 pub use self::mixing::{Mixing, Portion};
 use self::optimizer::{State, Step};
 pub use self::options::{Batch, Length, Optimizer, Options, Schedule, Warmup};
