@@ -11,7 +11,7 @@ use paraloom_t5_core::{
     decode::{self as generation, Candidate, EarlyStopping, End, Row, Strategy, generate},
     device::{check_precision, default_device},
     folder::{self, Format},
-    model::{InferenceModel, Model, Network, Parameter, Sequences, Slot, Weights},
+    model::{InferenceModel, Model, Network, Parameter, Sequences, WeightSpec, Weights},
     numeric::{Float, Precision},
     operations::{LossScale, cross_entropy},
     train::{Batch, Example, Length, Optimizer, Options, Schedule, Trainer, Warmup},
@@ -189,8 +189,8 @@ fn gradients_are_the_reference_s() -> TestResult {
         report("loss", &fixture.name, bar::LOSS, (ours - theirs).abs() / theirs);
         let mut worst = 0.0f64;
         let layout = Weights::layout(fixture.model.config());
-        for (slot, weight) in layout.list().into_iter().zip(tracked.list()) {
-            let theirs = fixture.recorded["gradients"][&slot.name].as_f64().ok_or("gradient")?;
+        for (spec, weight) in layout.list().into_iter().zip(tracked.list()) {
+            let theirs = fixture.recorded["gradients"][&spec.name].as_f64().ok_or("gradient")?;
             let gradient = weight.grad_remove(&mut gradients).ok_or("no gradient")?;
             let squares = values(&gradient).iter().map(|&x| f64::from(x).powi(2)).sum::<f64>();
             worst = worst.max((squares.sqrt() - theirs).abs() / theirs);
@@ -261,8 +261,8 @@ fn options(run: &Value) -> Result<Options, Box<dyn std::error::Error>> {
 /// The length of the difference of the weights, in units of their length; the worst of all tensors.
 fn weights_apart(model: &Model, run: &Value, every: usize) -> f64 {
     let layout = Weights::layout(model.config());
-    let apart = |(slot, weight): (&Slot, &Tensor<2>)| {
-        let theirs = numbers(&run["final"][&slot.name]);
+    let apart = |(spec, weight): (&WeightSpec, &Tensor<2>)| {
+        let theirs = numbers(&run["final"][&spec.name]);
         let ours = values(weight).into_iter().step_by(every).map(f64::from);
         let length = theirs.iter().map(|their| their.powi(2)).sum::<f64>();
         let difference = ours.zip(&theirs).map(|(our, their)| (our - their).powi(2)).sum::<f64>();

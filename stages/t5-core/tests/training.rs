@@ -48,7 +48,7 @@ fn changed(one: &Model, other: &Model) -> Vec<String> {
         one.clone().into_data() != other.clone().into_data()
     };
     let named = names.list().into_iter().zip(pairs).filter(|(_, pair)| differ(*pair));
-    named.map(|(slot, _)| slot.name.clone()).collect()
+    named.map(|(spec, _)| spec.name.clone()).collect()
 }
 
 #[test]
@@ -316,7 +316,7 @@ fn training_learns_and_divergence_stops_it() -> TestResult {
 /// A model all of whose weights are `value`.
 fn constant(value: f32) -> Result<Model, Error> {
     let config = Config { dropout_rate: 0.0, ..Config::small(60, 16, 32, 2, 2) };
-    Model::from_values(config, &default_device(), |slot| Ok(vec![value; slot.len()]))
+    Model::from_values(config, &default_device(), |spec| Ok(vec![value; spec.len()]))
 }
 
 #[test]

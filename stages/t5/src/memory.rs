@@ -31,8 +31,8 @@ const TOKENS: u64 = 48;
 pub(crate) fn estimate(config: &Config, purpose: Use) -> [u64; 2] {
     const F32: u64 = 4;
     let vocabulary = F32 * (config.vocab_size * config.d_model) as u64;
-    let slots = Weights::layout(config);
-    let weights = F32 * slots.list().iter().map(|slot| slot.len() as u64).sum::<u64>();
+    let specs = Weights::layout(config);
+    let weights = F32 * specs.list().iter().map(|spec| spec.len() as u64).sum::<u64>();
     // Some numbers are in two places for a moment, and those of activations.
     let loading = 2 * vocabulary;
     match purpose {

@@ -356,7 +356,7 @@ impl Group {
             Some(best) if rules.groups > 1 => best.score,
             _ => self.open.iter().map(|open| open.score).reduce(f32::max).unwrap_or(EMPTY),
         };
-        self.done = full || self.is_hopeless(best_score, rules, written);
+        self.done = full || self.cannot_improve(best_score, rules, written);
         going_on().map(|(continuation, _)| continuation.token).collect()
     }
 
@@ -380,7 +380,7 @@ impl Group {
     }
 
     /// Whether no open beam can become a candidate: the best has this score after `written` tokens.
-    fn is_hopeless(&self, best: f32, rules: &Rules<'_>, written: usize) -> bool {
+    fn cannot_improve(&self, best: f32, rules: &Rules<'_>, written: usize) -> bool {
         if self.open.is_empty() {
             return true;
         }

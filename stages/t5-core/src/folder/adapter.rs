@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use super::TensorFiles;
 use crate::{
     Error, Result,
-    model::{Model, Slot, Weights},
+    model::{Model, WeightSpec, Weights},
     train::lora::{merge, module},
 };
 
@@ -126,8 +126,8 @@ pub fn merged(mut model: Model, directory: &Path) -> Result<Model> {
         let values = files.read(&[name], &shape)?;
         Ok(Tensor::from_data(TensorData::new(values, shape), &device))
     };
-    for (slot, weight) in layout.list().into_iter().zip(model.weights_mut().list_mut()) {
-        let Slot { name, rows, columns, .. } = slot;
+    for (spec, weight) in layout.list().into_iter().zip(model.weights_mut().list_mut()) {
+        let WeightSpec { name, rows, columns, .. } = spec;
         // What is in `modules_to_save` is there as a whole.
         let whole = format!("{PREFIX}{name}");
         if files.shape(&whole).is_some() {

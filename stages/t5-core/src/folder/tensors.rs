@@ -15,7 +15,7 @@ use safetensors::{Dtype, tensor::Metadata};
 use serde_json::Value;
 
 use super::{HEAD, INDEX, PICKLED, PICKLED_INDEX, SHARED_ALIASES, WEIGHTS, pickled};
-use crate::{Error, Result, model::Slot};
+use crate::{Error, Result, model::WeightSpec};
 use paraloom_t5_kernels::not_finite;
 
 /// Numbers that a thread reads or looks at in one go: where a file is in memory already, to copy it is most of the work.
@@ -176,8 +176,8 @@ impl TensorFiles {
     ///
     /// # Errors
     /// When there is one, or it cannot be read.
-    pub(super) fn check_all_used(&self, slots: &[&Slot]) -> Result<()> {
-        let used: BTreeSet<&str> = slots.iter().map(|slot| slot.name.as_str()).collect();
+    pub(super) fn check_all_used(&self, specs: &[&WeightSpec]) -> Result<()> {
+        let used: BTreeSet<&str> = specs.iter().map(|spec| spec.name.as_str()).collect();
         let mut unknown = Vec::new();
         for (name, place) in &self.places {
             let name = name.as_str();
@@ -216,8 +216,8 @@ impl TensorFiles {
     }
 
     /// The values of a weight.
-    pub(super) fn values(&self, slot: &Slot) -> Result<Vec<f32>> {
-        let (name, place) = self.place(slot)?;
+    pub(super) fn values(&self, spec: &WeightSpec) -> Result<Vec<f32>> {
+        let (name, place) = self.place(spec)?;
         let values = place.values(name)?;
         match values.par_chunks(PIECE).map(not_finite).sum() {
             0 => Ok(values),
@@ -235,11 +235,11 @@ impl TensorFiles {
     ///
     /// # Errors
     /// When it is missing, or of another shape.
-    pub(super) fn place(&self, slot: &Slot) -> Result<(&str, &Place)> {
-        if slot.name == SHARED_ALIASES[0] {
-            self.find(&SHARED_ALIASES, &slot.shape())
+    pub(super) fn place(&self, spec: &WeightSpec) -> Result<(&str, &Place)> {
+        if spec.name == SHARED_ALIASES[0] {
+            self.find(&SHARED_ALIASES, &spec.shape())
         } else {
-            self.find(&[&slot.name], &slot.shape())
+            self.find(&[&spec.name], &spec.shape())
         }
     }
 

@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use super::{CONFIG, GENERATION, INDEX, PIECE, TensorFiles, WEIGHTS};
 use crate::{
     Error, Result,
-    model::{Model, Slot, Weights},
+    model::{Model, WeightSpec, Weights},
     numeric::Float,
     operations::read_values,
 };
@@ -90,7 +90,7 @@ pub fn save_as(model: &Model, directory: &Path, format: Format) -> Result<()> {
         .list()
         .into_iter()
         .zip(model.weights().list())
-        .map(|(slot, tensor)| Stored::new(slot, tensor, format.precision))
+        .map(|(spec, tensor)| Stored::new(spec, tensor, format.precision))
         .collect::<Result<_>>()?;
     match shards(tensors, format.max_shard_bytes).as_slice() {
         [whole] => write_weights(whole, &directory.join(WEIGHTS)),
@@ -102,15 +102,15 @@ pub fn save_as(model: &Model, directory: &Path, format: Format) -> Result<()> {
 ///
 /// # Errors
 /// When one cannot be read, or the file cannot be written.
-pub(super) fn copy_weights(files: &TensorFiles, slots: &[&Slot], path: &Path) -> Result<()> {
+pub(super) fn copy_weights(files: &TensorFiles, specs: &[&WeightSpec], path: &Path) -> Result<()> {
     let mut header = Map::new();
     header.insert("__metadata__".into(), json!({ "format": "pt" }));
     let mut length = 0;
-    for slot in slots {
-        let (_, place) = files.place(slot)?;
+    for spec in specs {
+        let (_, place) = files.place(spec)?;
         let end = length + place.bytes();
         header.insert(
-            slot.name.clone(),
+            spec.name.clone(),
             json!({ "dtype": place.dtype, "shape": place.shape, "data_offsets": [length, end] }),
         );
         length = end;
@@ -122,8 +122,8 @@ pub(super) fn copy_weights(files: &TensorFiles, slots: &[&Slot], path: &Path) ->
     let mut file = File::create(path).map_err(unwritten)?;
     file.write_all(&(header.len() as u64).to_le_bytes()).map_err(unwritten)?;
     file.write_all(&header).map_err(unwritten)?;
-    for slot in slots {
-        let (_, place) = files.place(slot)?;
+    for spec in specs {
+        let (_, place) = files.place(spec)?;
         file.write_all(&place.read_bytes()?).map_err(unwritten)?;
     }
     Ok(())
@@ -236,7 +236,7 @@ impl<'a> Stored<'a> {
     }
 
     /// Refuses weights that nobody could use.
-    fn new(slot: &'a Slot, tensor: &'a Tensor<2>, precision: Float) -> Result<Self> {
+    fn new(spec: &'a WeightSpec, tensor: &'a Tensor<2>, precision: Float) -> Result<Self> {
         let unusable = read_values(tensor, |values| {
             let unusable = |value: &f32| !precision.round(*value).is_finite();
             let pieces = values.par_chunks(PIECE);
@@ -245,13 +245,13 @@ impl<'a> Stored<'a> {
         match unusable {
             Some(value) if value.is_finite() => Err(Error::Weights(format!(
                 "`{}` holds {value:e}, which is too large for bf16; the model was not saved. Leave `dtype` out",
-                slot.name
+                spec.name
             ))),
             Some(value) => Err(Error::Weights(format!(
                 "`{}` holds {value}; the model was not saved",
-                slot.name
+                spec.name
             ))),
-            None => Ok(Self { name: &slot.name, shape: slot.shape(), tensor, precision }),
+            None => Ok(Self { name: &spec.name, shape: spec.shape(), tensor, precision }),
         }
     }
 }

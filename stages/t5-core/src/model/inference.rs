@@ -5,7 +5,7 @@ use std::sync::Arc;
 use burn::tensor::{DType, Device, Tensor};
 use paraloom_t5_kernels::weight::PackedWeight;
 
-use super::{Model, Network, Parameter, Slot, Weights, made, tensor, values_of};
+use super::{Model, Network, Parameter, WeightSpec, Weights, made, tensor, values_of};
 use crate::{
     Result, config::Config, device::has_packed, numeric::Precision, operations::read_values,
 };
@@ -46,7 +46,7 @@ impl Parameter for Weight {
 }
 
 impl InferenceModel {
-    /// A model whose weights `values` gives by slot, as many as the slot asks for. Each is packed as soon as it is read, so that not all
+    /// A model whose weights `values` gives by spec, as many as the spec asks for. Each is packed as soon as it is read, so that not all
     /// are in memory twice. A precision that the device does not have is f32.
     ///
     /// # Errors
@@ -55,15 +55,15 @@ impl InferenceModel {
         config: Config,
         device: &Device,
         precision: Precision,
-        values: impl Fn(&Slot) -> Result<Vec<f32>> + Sync,
+        values: impl Fn(&WeightSpec) -> Result<Vec<f32>> + Sync,
     ) -> Result<Self> {
         let is_packed = has_packed(device);
-        let weights = made(&config, |_, slot, is_linear| {
-            let values = values_of(slot, &values)?;
+        let weights = made(&config, |_, spec, is_linear| {
+            let values = values_of(spec, &values)?;
             if is_packed && is_linear {
-                return Ok(packed(&values, slot.columns, precision));
+                return Ok(packed(&values, spec.columns, precision));
             }
-            let weight = tensor(values, slot, device);
+            let weight = tensor(values, spec, device);
             let is_half = !is_packed && precision == Precision::Bf16;
             Ok(Weight::Tensor(Box::new(if is_half { weight.cast(DType::BF16) } else { weight })))
         })?;

@@ -12,7 +12,7 @@ pub use self::{
     inference::{InferenceModel, Weight},
     network::{Adapter, Network, Parameter, Sequences},
     session::{Lane, Session},
-    weights::{Slot, Spread, Weights},
+    weights::{Init, WeightSpec, Weights},
 };
 use crate::{
     Error, Result,
@@ -29,17 +29,17 @@ pub struct Model {
 }
 
 impl Model {
-    /// A model whose weights `values` gives by slot, as many as the slot asks for.
+    /// A model whose weights `values` gives by spec, as many as the spec asks for.
     ///
     /// # Errors
     /// What `values` gives, or that a weight has the wrong number of values.
     pub fn from_values(
         config: Config,
         device: &Device,
-        values: impl Fn(&Slot) -> Result<Vec<f32>> + Sync,
+        values: impl Fn(&WeightSpec) -> Result<Vec<f32>> + Sync,
     ) -> Result<Self> {
         let weights =
-            made(&config, |_, slot, _| Ok(tensor(values_of(slot, &values)?, slot, device)))?;
+            made(&config, |_, spec, _| Ok(tensor(values_of(spec, &values)?, spec, device)))?;
         Ok(Self { config, weights })
     }
 
@@ -49,17 +49,17 @@ impl Model {
     /// When the configuration cannot be a model.
     pub fn initial(config: Config, device: &Device, seed: u64) -> Result<Self> {
         let factor = config.initializer_factor;
-        let initial = |number, slot: &Slot| {
-            let deviation = match slot.spread {
-                Spread::One => return vec![factor as f32; slot.len()],
-                Spread::Unit => factor,
-                Spread::InverseRoot(n) => factor / (n as f64).sqrt(),
+        let initial = |number, spec: &WeightSpec| {
+            let deviation = match spec.init {
+                Init::Ones => return vec![factor as f32; spec.len()],
+                Init::Unit => factor,
+                Init::InverseRoot(n) => factor / (n as f64).sqrt(),
             };
             let mut stream = Stream::new(mix(seed, number as u64 + 1));
-            (0..slot.len()).map(|_| (stream.normal() * deviation) as f32).collect()
+            (0..spec.len()).map(|_| (stream.normal() * deviation) as f32).collect()
         };
         let weights =
-            made(&config, |number, slot, _| Ok(tensor(initial(number, slot), slot, device)))?;
+            made(&config, |number, spec, _| Ok(tensor(initial(number, spec), spec, device)))?;
         Ok(Self { config, weights })
     }
 
@@ -98,22 +98,22 @@ impl Model {
 
     /// The number of weights.
     pub fn parameters(&self) -> usize {
-        Weights::layout(&self.config).list().iter().map(|slot| slot.len()).sum()
+        Weights::layout(&self.config).list().iter().map(|spec| spec.len()).sum()
     }
 }
 
-/// Makes every weight of a model: `make` gets its number, its slot, and whether it belongs to a linear layer in a block.
+/// Makes every weight of a model: `make` gets its number, its spec, and whether it belongs to a linear layer in a block.
 fn made<P: Send>(
     config: &Config,
-    make: impl Fn(usize, &Slot, bool) -> Result<P> + Sync,
+    make: impl Fn(usize, &WeightSpec, bool) -> Result<P> + Sync,
 ) -> Result<Weights<P>> {
     config.check()?;
-    let mut layout = Weights::layout(config).map(|slot| (slot.clone(), false));
+    let mut layout = Weights::layout(config).map(|spec| (spec.clone(), false));
     for (_, is_linear) in layout.linear_mut() {
         *is_linear = true;
     }
     let make =
-        |(number, (slot, is_linear)): (usize, &&(Slot, bool))| make(number, slot, *is_linear);
+        |(number, (spec, is_linear)): (usize, &&(WeightSpec, bool))| make(number, spec, *is_linear);
     // Of several errors the first in order is returned, whichever thread was faster.
     let all: Vec<Result<P>> = layout.list().par_iter().enumerate().map(make).collect();
     let mut all = all.into_iter();
@@ -122,15 +122,18 @@ fn made<P: Send>(
 }
 
 /// The values of a weight, as many as there have to be.
-fn values_of(slot: &Slot, values: impl Fn(&Slot) -> Result<Vec<f32>>) -> Result<Vec<f32>> {
-    let values = values(slot)?;
-    if values.len() == slot.len() {
+fn values_of(
+    spec: &WeightSpec,
+    values: impl Fn(&WeightSpec) -> Result<Vec<f32>>,
+) -> Result<Vec<f32>> {
+    let values = values(spec)?;
+    if values.len() == spec.len() {
         return Ok(values);
     }
-    let message = format!("`{}` has {} values, not {}", slot.name, values.len(), slot.len());
+    let message = format!("`{}` has {} values, not {}", spec.name, values.len(), spec.len());
     Err(Error::Weights(message))
 }
 
-fn tensor(values: Vec<f32>, slot: &Slot, device: &Device) -> Tensor<2> {
-    Tensor::from_data(TensorData::new(values, [slot.rows, slot.columns]), device)
+fn tensor(values: Vec<f32>, spec: &WeightSpec, device: &Device) -> Tensor<2> {
+    Tensor::from_data(TensorData::new(values, [spec.rows, spec.columns]), device)
 }

@@ -1,7 +1,7 @@
-//! The weights of a T5, as a tree that can hold anything: names, tensors, gradients or optimizer states.
+//! The weights of a T5, as a tree of any type: specifications, tensors, gradients or optimizer states.
 //!
-//! The tree is written down once; [`Weights::layout`] gives it names and shapes, and everything else is a
-//! [`Weights::map`] of that. Iteration order is fixed, so flat lists of equal models line up.
+//! [`Weights::layout`] is the tree of specifications; every other tree is a [`Weights::map`] of that. Iteration order is fixed, so
+//! flat lists of equal models line up.
 
 use crate::config::Config;
 
@@ -69,34 +69,34 @@ pub struct Weights<P> {
     pub head: Option<P>,
 }
 
-/// A weight's name in the file and its shape there.
+/// The name, shape and initial values of a weight.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Slot {
-    /// The name that Hugging Face gives it.
+pub struct WeightSpec {
+    /// The name in a Hugging Face checkpoint.
     pub name: String,
-    /// Rows; 1 for the norms, which are vectors in the file.
+    /// Rows; 1 for norms, which are vectors in the file.
     pub rows: usize,
     /// Columns.
     pub columns: usize,
-    /// Standard deviation of the initial values in units of `initializer_factor`; 0 marks a norm, which starts at 1.
-    pub spread: Spread,
+    /// Its initial values.
+    pub init: Init,
 }
 
-/// How a weight starts out, as the reference initialises it.
+/// Initial values, as in the reference; deviations are in units of `initializer_factor`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Spread {
-    /// Every value is 1.
-    One,
-    /// Normal with unit deviation.
+pub enum Init {
+    /// All 1: a norm.
+    Ones,
+    /// Normal with deviation 1.
     Unit,
     /// Normal with deviation `n^-0.5`.
     InverseRoot(usize),
 }
 
-impl Slot {
+impl WeightSpec {
     /// Whether the weight is a vector, as the norms are.
     pub fn is_vector(&self) -> bool {
-        self.spread == Spread::One
+        self.init == Init::Ones
     }
 
     /// The number of values.
@@ -115,14 +115,14 @@ impl Slot {
     }
 }
 
-impl Weights<Slot> {
+impl Weights<WeightSpec> {
     /// The names and shapes of a model's weights.
     pub fn layout(config: &Config) -> Self {
-        let vocabulary = |name: &str| Slot {
+        let vocabulary = |name: &str| WeightSpec {
             name: name.into(),
             rows: config.vocab_size,
             columns: config.d_model,
-            spread: Spread::Unit,
+            init: Init::Unit,
         };
         Self {
             shared: vocabulary("shared.weight"),
@@ -133,15 +133,15 @@ impl Weights<Slot> {
     }
 }
 
-impl Stack<Slot> {
+impl Stack<WeightSpec> {
     fn layout(config: &Config, stack: &str, blocks: usize) -> Self {
-        let bias = |block| Slot {
+        let bias = |block| WeightSpec {
             name: format!(
                 "{stack}.block.{block}.layer.0.SelfAttention.relative_attention_bias.weight"
             ),
             rows: config.relative_attention_num_buckets,
             columns: config.num_heads,
-            spread: Spread::InverseRoot(config.d_model),
+            init: Init::InverseRoot(config.d_model),
         };
         let biases = if config.family.has_bias_per_block() { blocks } else { 1 };
         Self {
@@ -152,7 +152,7 @@ impl Stack<Slot> {
     }
 }
 
-impl Block<Slot> {
+impl Block<WeightSpec> {
     fn layout(config: &Config, stack: &str, index: usize) -> Self {
         let prefix = format!("{stack}.block.{index}.layer");
         let decoder = stack == "decoder";
@@ -166,14 +166,14 @@ impl Block<Slot> {
     }
 }
 
-impl Attention<Slot> {
+impl Attention<WeightSpec> {
     fn layout(config: &Config, layer: &str, kind: &str) -> Self {
         let (inner, model) = (config.inner_dim(), config.d_model);
-        let projection = |name: &str, spread: usize| Slot {
+        let projection = |name: &str, fan_in: usize| WeightSpec {
             name: format!("{layer}.{kind}.{name}.weight"),
             rows: inner,
             columns: model,
-            spread: Spread::InverseRoot(spread),
+            init: Init::InverseRoot(fan_in),
         };
         Self {
             norm: norm(config, format!("{layer}.layer_norm.weight")),
@@ -181,19 +181,19 @@ impl Attention<Slot> {
             q: projection("q", model * config.d_kv),
             k: projection("k", model),
             v: projection("v", model),
-            o: Slot { rows: model, columns: inner, ..projection("o", inner) },
+            o: WeightSpec { rows: model, columns: inner, ..projection("o", inner) },
         }
     }
 }
 
-impl FeedForward<Slot> {
+impl FeedForward<WeightSpec> {
     fn layout(config: &Config, layer: &str) -> Self {
         let (model, wide) = (config.d_model, config.d_ff);
-        let projection = |name: &str, rows: usize, columns: usize| Slot {
+        let projection = |name: &str, rows: usize, columns: usize| WeightSpec {
             name: format!("{layer}.DenseReluDense.{name}.weight"),
             rows,
             columns,
-            spread: Spread::InverseRoot(columns),
+            init: Init::InverseRoot(columns),
         };
         Self {
             norm: norm(config, format!("{layer}.layer_norm.weight")),
@@ -204,8 +204,8 @@ impl FeedForward<Slot> {
     }
 }
 
-fn norm(config: &Config, name: String) -> Slot {
-    Slot { name, rows: 1, columns: config.d_model, spread: Spread::One }
+fn norm(config: &Config, name: String) -> WeightSpec {
+    WeightSpec { name, rows: 1, columns: config.d_model, init: Init::Ones }
 }
 
 impl<P> Weights<P> {

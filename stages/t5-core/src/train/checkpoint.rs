@@ -9,7 +9,7 @@ use super::{Best, Example, Options, Trainer, batches};
 use crate::{
     Error, Result,
     folder::{Stored, TensorFiles, write_json, write_tensors},
-    model::{Model, Slot},
+    model::{Model, WeightSpec},
 };
 
 /// Version of the layout; readers refuse what they do not know.
@@ -124,14 +124,14 @@ impl Trainer {
         if let Some((cost, since)) = place.best {
             let (mut model, mut trained) = (trainer.model.clone(), trainer.trained.clone());
             for part in &trainer.parts {
-                let Slot { name, rows, columns, .. } = &part.slot;
+                let WeightSpec { name, rows, columns, .. } = &part.spec;
                 *trained.tensor_mut(&mut model, part) =
                     read(&best_name(name), [*rows, *columns], &device)?;
             }
             trainer.best = Some(Best { cost: cost.value(), model, trained, since });
         }
         for (part, state) in trainer.parts.iter().zip(&mut trainer.states) {
-            let Slot { name, rows, columns, .. } = &part.slot;
+            let WeightSpec { name, rows, columns, .. } = &part.spec;
             *trainer.trained.tensor_mut(&mut trainer.model, part) =
                 read(name, [*rows, *columns], &device)?;
             for (index, tensor) in state.tensors_mut().into_iter().enumerate() {
@@ -149,7 +149,7 @@ impl Trainer {
     fn tensors(&self) -> Vec<(String, &Tensor<2>)> {
         let mut tensors = Vec::new();
         for (part, state) in self.parts.iter().zip(&self.states) {
-            let name = &part.slot.name;
+            let name = &part.spec.name;
             tensors.push((name.clone(), self.trained.tensor(&self.model, part)));
             let states = state.tensors().into_iter().enumerate();
             tensors.extend(states.map(|(index, tensor)| (state_name(name, index), tensor)));

@@ -13,7 +13,7 @@ use serde_json::json;
 use crate::{
     Error, Result,
     folder::{Stored, adapter::ends_with, write_json, write_tensors},
-    model::{Adapter, Model, Parameter, Slot, Weights},
+    model::{Adapter, Model, Parameter, WeightSpec, Weights},
     operations,
     random::{Stream, mix},
 };
@@ -36,8 +36,8 @@ impl Lora {
         self.alpha / self.rank as f64
     }
 
-    fn is_target(&self, slot: &Slot) -> bool {
-        self.targets.iter().any(|target| ends_with(module(&slot.name), target))
+    fn is_target(&self, spec: &WeightSpec) -> bool {
+        self.targets.iter().any(|target| ends_with(module(&spec.name), target))
     }
 }
 
@@ -66,7 +66,7 @@ pub(super) struct Part {
     /// The number of the matrix.
     pub(super) matrix: Option<usize>,
     /// Its own name and shape.
-    pub(super) slot: Slot,
+    pub(super) spec: WeightSpec,
 }
 
 impl Trainable {
@@ -76,16 +76,16 @@ impl Trainable {
     /// When a pattern or a target fits nothing, or nothing is left to learn.
     pub(super) fn new(
         model: &Model,
-        layout: &Weights<Slot>,
+        layout: &Weights<WeightSpec>,
         lora: Option<&Lora>,
         frozen: &[String],
         seed: u64,
     ) -> Result<Self> {
         let frozen = Patterns::new(frozen)?;
-        let slots = layout.list();
-        frozen.check(&slots)?;
+        let specs = layout.list();
+        frozen.check(&specs)?;
         let Some(lora) = lora else {
-            let weights: Vec<_> = slots.iter().map(|slot| !frozen.has(&slot.name)).collect();
+            let weights: Vec<_> = specs.iter().map(|spec| !frozen.has(&spec.name)).collect();
             if !weights.contains(&true) {
                 return Err(Error::Invalid(
                     "all weights are frozen: there is nothing to learn".into(),
@@ -95,17 +95,17 @@ impl Trainable {
         };
         let mut linear = layout.map(|_| false);
         linear.linear_mut().into_iter().for_each(|is_linear| *is_linear = true);
-        let is_target = |(slot, linear): (&&Slot, &&bool)| {
-            **linear && lora.is_target(slot) && !frozen.has(&slot.name)
+        let is_target = |(spec, linear): (&&WeightSpec, &&bool)| {
+            **linear && lora.is_target(spec) && !frozen.has(&spec.name)
         };
         let linear = linear.list();
-        let targets: Vec<_> = slots.iter().zip(&linear).map(is_target).collect();
+        let targets: Vec<_> = specs.iter().zip(&linear).map(is_target).collect();
         for target in &lora.targets {
             let one = Lora { targets: vec![target.clone()], ..lora.clone() };
-            if !slots.iter().zip(&linear).any(|(slot, linear)| **linear && one.is_target(slot)) {
+            if !specs.iter().zip(&linear).any(|(spec, linear)| **linear && one.is_target(spec)) {
                 let message = format!(
                     "the model has no linear layer `{target}`; there are q, k, v, o, {}",
-                    feed_forward(&slots)
+                    feed_forward(&specs)
                 );
                 return Err(Error::Invalid(message));
             }
@@ -114,30 +114,30 @@ impl Trainable {
             return Err(Error::Invalid("all layers that would get an adapter are frozen".into()));
         }
         let device = model.device();
-        let pair = |(number, (slot, is_target)): (usize, (&&Slot, bool))| {
+        let pair = |(number, (spec, is_target)): (usize, (&&WeightSpec, bool))| {
             is_target.then(|| {
-                initial(slot, lora.rank, mix(mix(seed, 0x6c6f_7261), number as u64), &device)
+                initial(spec, lora.rank, mix(mix(seed, 0x6c6f_7261), number as u64), &device)
             })
         };
-        let adapters = slots.iter().zip(targets).enumerate().map(pair).collect();
-        Ok(Self { weights: vec![false; slots.len()], adapters })
+        let adapters = specs.iter().zip(targets).enumerate().map(pair).collect();
+        Ok(Self { weights: vec![false; specs.len()], adapters })
     }
 
     /// Everything that is trained, in a fixed order.
-    pub(super) fn parts(&self, layout: &Weights<Slot>) -> Vec<Part> {
+    pub(super) fn parts(&self, layout: &Weights<WeightSpec>) -> Vec<Part> {
         let mut parts = Vec::new();
-        for (weight, slot) in layout.list().into_iter().enumerate() {
+        for (weight, spec) in layout.list().into_iter().enumerate() {
             if self.weights[weight] {
-                parts.push(Part { weight, matrix: None, slot: slot.clone() });
+                parts.push(Part { weight, matrix: None, spec: spec.clone() });
             }
             let pair = self.adapters[weight].iter().flatten().zip(["A", "B"]).enumerate();
             parts.extend(pair.map(|(matrix, (tensor, letter))| {
                 let [rows, columns] = tensor.dims();
-                let name = format!("{}.lora_{letter}.weight", module(&slot.name));
+                let name = format!("{}.lora_{letter}.weight", module(&spec.name));
                 Part {
                     weight,
                     matrix: Some(matrix),
-                    slot: Slot { name, rows, columns, ..slot.clone() },
+                    spec: WeightSpec { name, rows, columns, ..spec.clone() },
                 }
             }));
         }
@@ -227,17 +227,17 @@ impl Parameter for Tracked {
 }
 
 /// As PEFT begins: the first matrix uniform within `1 / sqrt(in)`, the second zero, so that nothing changes yet.
-fn initial(slot: &Slot, rank: usize, key: u64, device: &Device) -> Pair {
+fn initial(spec: &WeightSpec, rank: usize, key: u64, device: &Device) -> Pair {
     let mut stream = Stream::new(key);
-    let bound = 1.0 / (slot.columns as f64).sqrt();
-    let down = (0..rank * slot.columns).map(|_| ((2.0 * stream.next_f64() - 1.0) * bound) as f32);
-    let down = TensorData::new(down.collect::<Vec<_>>(), [rank, slot.columns]);
-    [Tensor::from_data(down, device), Tensor::zeros([slot.rows, rank], device)]
+    let bound = 1.0 / (spec.columns as f64).sqrt();
+    let down = (0..rank * spec.columns).map(|_| ((2.0 * stream.next_f64() - 1.0) * bound) as f32);
+    let down = TensorData::new(down.collect::<Vec<_>>(), [rank, spec.columns]);
+    [Tensor::from_data(down, device), Tensor::zeros([spec.rows, rank], device)]
 }
 
 /// The names of the feed-forward layers.
-fn feed_forward(slots: &[&Slot]) -> &'static str {
-    let is_gated = slots.iter().any(|slot| slot.name.ends_with("wi_1.weight"));
+fn feed_forward(specs: &[&WeightSpec]) -> &'static str {
+    let is_gated = specs.iter().any(|spec| spec.name.ends_with("wi_1.weight"));
     if is_gated { "wi_0, wi_1 and wo" } else { "wi and wo" }
 }
 
@@ -257,12 +257,12 @@ impl Patterns {
     }
 
     /// That each fits a weight.
-    fn check(&self, slots: &[&Slot]) -> Result<()> {
-        let fits = |pattern: &&Pattern| slots.iter().any(|slot| pattern.matches(&slot.name));
+    fn check(&self, specs: &[&WeightSpec]) -> Result<()> {
+        let fits = |pattern: &&Pattern| specs.iter().any(|spec| pattern.matches(&spec.name));
         match self.0.iter().find(|pattern| !fits(pattern)) {
             Some(pattern) => Err(Error::Invalid(format!(
                 "no weight is called `{pattern}`; names are such as `{}`, and `*` stands for any characters",
-                slots.get(1).map_or("", |slot| &slot.name)
+                specs.get(1).map_or("", |spec| &spec.name)
             ))),
             None => Ok(()),
         }

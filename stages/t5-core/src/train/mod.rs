@@ -135,7 +135,7 @@ impl Trainer {
             Trainable::new(&model, &layout, options.lora.as_ref(), &options.freeze, options.seed)?;
         let parts = trained.parts(&layout);
         let state = |part: &Part| {
-            State::initial(options.optimizer, &part.slot, trained.tensor(&model, part))
+            State::initial(options.optimizer, &part.spec, trained.tensor(&model, part))
         };
         let states = parts.iter().map(state).collect();
         let batches = batches::epoch(&examples, &options, 0);
@@ -177,7 +177,7 @@ impl Trainer {
         let merged = trained.merged(&model, self.options.lora.as_ref());
         let saved = self.options.lora.map(|lora| {
             let tensor = |part: &Part| {
-                let name = format!("base_model.model.{}", part.slot.name);
+                let name = format!("base_model.model.{}", part.spec.name);
                 (name, trained.tensor(&model, part).clone())
             };
             Saved { lora, tensors: self.parts.iter().map(tensor).collect() }
@@ -354,7 +354,7 @@ impl Trainer {
     /// That is for our own loops; torch has threads of its own. The number depends on the work alone, never on the threads, so that these do not decide any rounding.
     fn shards(&self, batch: &[&Example]) -> usize {
         if !has_packed(&self.model.device())
-            || self.parts.iter().map(|part| part.slot.len()).sum::<usize>() > MOST_SHARDED_WEIGHTS
+            || self.parts.iter().map(|part| part.spec.len()).sum::<usize>() > MOST_SHARDED_WEIGHTS
         {
             return 1;
         }
@@ -387,7 +387,7 @@ impl Trainer {
             Some(plain) => {
                 let is_trained = |name: &str| {
                     let mut parts = self.parts.iter();
-                    self.trained.weights[0] || parts.any(|part| part.slot.name.starts_with(name))
+                    self.trained.weights[0] || parts.any(|part| part.spec.name.starts_with(name))
                 };
                 recompute::gradients(&network(plain), &learning, &batch, scale, &is_trained)
             }
@@ -444,7 +444,7 @@ impl Trainer {
             };
             // The gradient holds the tensor's place meanwhile, so that the tensor has one owner and is updated in place.
             let old = std::mem::replace(tensor, gradient.clone());
-            *tensor = step.apply(&part.slot, old, gradient, state);
+            *tensor = step.apply(&part.spec, old, gradient, state);
         }
     }
 

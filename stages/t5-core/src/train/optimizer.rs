@@ -4,7 +4,7 @@ use burn::tensor::Tensor;
 
 use super::options::{Optimizer, Options};
 use crate::{
-    model::Slot,
+    model::WeightSpec,
     operations::update::{AdafactorStep, AdamStep, adafactor, adafactor_vector, adam, zeros_like},
 };
 
@@ -21,13 +21,13 @@ pub(super) enum State {
 
 impl State {
     /// The state before the first step.
-    pub(super) fn initial(optimizer: Optimizer, slot: &Slot, weight: &Tensor<2>) -> Self {
+    pub(super) fn initial(optimizer: Optimizer, spec: &WeightSpec, weight: &Tensor<2>) -> Self {
         let zeros = |rows: usize, columns: usize| Tensor::zeros([rows, columns], &weight.device());
         match optimizer {
             Optimizer::AdamW { .. } => Self::Adam([zeros_like(weight), zeros_like(weight)]),
-            Optimizer::Adafactor { .. } if slot.is_vector() => Self::Vector(zeros(1, slot.columns)),
+            Optimizer::Adafactor { .. } if spec.is_vector() => Self::Vector(zeros(1, spec.columns)),
             Optimizer::Adafactor { .. } => {
-                Self::Factored([zeros(1, slot.rows), zeros(1, slot.columns)])
+                Self::Factored([zeros(1, spec.rows), zeros(1, spec.columns)])
             }
         }
     }
@@ -62,19 +62,19 @@ impl Step<'_> {
     /// The new weight; the state moves along.
     pub(super) fn apply(
         &self,
-        slot: &Slot,
+        spec: &WeightSpec,
         weight: Tensor<2>,
         gradient: Tensor<2>,
         state: &mut State,
     ) -> Tensor<2> {
         match state {
-            State::Adam(pair) => adam(weight, gradient, pair, self.adam(slot)),
-            State::Factored(pair) => adafactor(weight, gradient, pair, self.adafactor(slot)),
-            State::Vector(mean) => adafactor_vector(weight, gradient, mean, self.adafactor(slot)),
+            State::Adam(pair) => adam(weight, gradient, pair, self.adam(spec)),
+            State::Factored(pair) => adafactor(weight, gradient, pair, self.adafactor(spec)),
+            State::Vector(mean) => adafactor_vector(weight, gradient, mean, self.adafactor(spec)),
         }
     }
 
-    fn adam(&self, slot: &Slot) -> AdamStep {
+    fn adam(&self, spec: &WeightSpec) -> AdamStep {
         let (betas, eps) = match self.options.optimizer {
             Optimizer::AdamW { betas, eps } => (betas, eps),
             Optimizer::Adafactor { .. } => ([0.0; 2], 0.0),
@@ -83,27 +83,27 @@ impl Step<'_> {
             learning_rate: self.learning_rate,
             betas,
             eps,
-            weight_decay: self.weight_decay(slot),
+            weight_decay: self.weight_decay(spec),
             step: self.number,
             gradient_scale: self.gradient_scale,
         }
     }
 
-    fn adafactor(&self, slot: &Slot) -> AdafactorStep {
+    fn adafactor(&self, spec: &WeightSpec) -> AdafactorStep {
         AdafactorStep {
             learning_rate: self.learning_rate,
             scale_parameter: matches!(
                 self.options.optimizer,
                 Optimizer::Adafactor { scale_parameter: true }
             ),
-            weight_decay: self.weight_decay(slot),
+            weight_decay: self.weight_decay(spec),
             step: self.number,
             gradient_scale: self.gradient_scale,
         }
     }
 
     /// Norms and position biases do not decay, as in the reference's trainer.
-    fn weight_decay(&self, slot: &Slot) -> f64 {
-        if slot.is_vector() || slot.name.contains("bias") { 0.0 } else { self.options.weight_decay }
+    fn weight_decay(&self, spec: &WeightSpec) -> f64 {
+        if spec.is_vector() || spec.name.contains("bias") { 0.0 } else { self.options.weight_decay }
     }
 }
