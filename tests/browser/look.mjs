@@ -7,7 +7,7 @@ import { pathToFileURL } from "node:url";
 const tools = createRequire(join(process.env.PARALOOM_BROWSER, "package.json"));
 const { chromium } = tools("playwright-core");
 const axe = readFileSync(tools.resolve("axe-core/axe.min.js"), "utf8");
-const [pictures, report, address] = process.argv.slice(2);
+const [pictures, report, address, several] = process.argv.slice(2);
 
 const faults = [];
 const check = (holds, what) => holds || faults.push(what);
@@ -204,12 +204,65 @@ async function withoutScripts() {
   await long.context().close();
 }
 
+/// Three models side by side: columns on a wide screen, cards below each other on a narrow one.
+async function lookAtModels() {
+  for (const width of WIDTHS) {
+    for (const colorScheme of SCHEMES) {
+      const name = `models-${width}-${colorScheme}`;
+      const tab = await open(several, name, { viewport: { width, height: 900 }, colorScheme });
+      await assertSound(tab, `${name}-empty`);
+      await picture(tab, `${name}-empty`);
+      await tab.locator("textarea").first().fill(HOSTILE.join("\n"));
+      await byKeyboard(tab, name);
+      await assertSound(tab, name);
+      await picture(tab, name);
+      const places = await tab.locator("article").last().locator("section").evaluateAll((sections) =>
+        sections.map((section) => section.getBoundingClientRect()).map(({ left, top }) => [Math.round(left), Math.round(top)]));
+      const [lefts, tops] = [0, 1].map((at) => new Set(places.map((place) => place[at])).size);
+      check(places.length === 3 && (width > 600 ? lefts === 3 && tops === 1 : lefts === 1 && tops === 3), `${name}: the models stand at ${JSON.stringify(places)}`);
+      await tab.context().close();
+    }
+  }
+  const name = "models";
+  const tab = await open(`${several}#source=Sales+rose+4+percent.&model=t5p&model=base`, name, { viewport: { width: 1280, height: 900 } });
+  const ticked = () => tab.locator("input[name=model]:checked").evaluateAll((boxes) => boxes.map((box) => box.value).join(" "));
+  check((await ticked()) === "base t5p", `${name}: a link chooses ${await ticked()}`);
+  await byKeyboard(tab, name);
+  check((await tab.locator("#results h4").allTextContents()).join(" ") === "base t5p", `${name}: not the models that were chosen`);
+  // One slider judges all that it is of.
+  const slider = tab.locator(".slider input").first();
+  await slider.evaluate((slider) => {
+    slider.max = 6;
+    slider.value = 6;
+    slider.dispatchEvent(new Event("input", { bubbles: true }));
+  });
+  const summary = await tab.locator("#summary").textContent();
+  check(/^base: 0 kept, \d+ rejectedt5p: 0 kept, \d+ rejected$/.test(summary), `${name}: the summary is ${summary}`);
+  const [saved] = await Promise.all([tab.waitForEvent("download"), tab.locator("#download").click()]);
+  const csv = readFileSync(await saved.path(), "utf8");
+  check(csv.split("\r\n")[0].includes("model") && csv.includes("base") && csv.includes("t5p"), `${name}: the file is ${csv.slice(0, 200)}`);
+  for (const box of await tab.locator("input[name=model]").all()) await box.uncheck();
+  await tab.locator("button[type=submit]").click();
+  await tab.locator("#status", { hasText: "Choose a model" }).waitFor({ timeout: 5000 }).catch(() => faults.push(`${name}: nothing is said without a model`));
+  await tab.context().close();
+
+  const plain = await open(several, name, { viewport: { width: 1280, height: 900 }, javaScriptEnabled: false });
+  await plain.locator("textarea").first().fill("Sales rose 4 percent.");
+  await plain.locator("input[name=model][value=base]").uncheck();
+  await Promise.all([plain.waitForLoadState("load"), plain.locator("button[type=submit]").click()]);
+  await plain.locator("#results article").first().waitFor({ timeout: 20000 }).catch(() => faults.push(`${name}: the form brings no results`));
+  check((await plain.locator("#results h4").allTextContents()).join(" ") === "t5p custom", `${name}: without scripts, not the models that were chosen`);
+  check((await plain.locator("input[name=model]:checked").count()) === 2, `${name}: the choice is forgotten`);
+  await plain.context().close();
+}
+
 await lookAtReport();
 if (address) {
   await lookAtPage();
   await withScripts();
   await withoutScripts();
 }
+if (several) await lookAtModels();
 await browser.close();
 faults.forEach((fault) => console.error(fault));
 if (faults.length > 0) {

@@ -19,10 +19,24 @@ if ! command -v chromium >/dev/null; then
 fi
 
 work="$(mktemp -d)"
+# Serves a node with options, and sets `address`.
+serve() {
+  local log="$work/serve-${#serving[@]}.log"
+  "$paraloom" serve "$work/pipeline.yaml" "$@" --bind 127.0.0.1:0 2>"$log" &
+  serving+=($!)
+  for _ in $(seq 100); do
+    address="$(sed -n 's/.* at \(http:[^ ]*\)$/\1/p' "$log")"
+    [ -z "$address" ] || return 0
+    kill -0 "${serving[-1]}" 2>/dev/null || break
+    sleep 0.2
+  done
+  cat "$log" >&2
+  return 1
+}
 pictures="${1:-$work/pictures}"
 mkdir -p "$pictures"
-serving=
-trap '[ -z "$serving" ] || kill "$serving" 2>/dev/null || true; rm -rf "$work"' EXIT
+serving=()
+trap '[ ${#serving[@]} = 0 ] || kill "${serving[@]}" 2>/dev/null || true; rm -rf "$work"' EXIT
 cargo build --release
 paraloom="${CARGO_TARGET_DIR:-target}/release/paraloom"
 
@@ -39,14 +53,9 @@ earlier="$("$paraloom" runs --store "$work/.paraloom" | awk 'NR == 1 { print $1 
 [ "$status" = 4 ] || { cat "$work/run.log" >&2; exit 1; }
 "$paraloom" report "$work/pipeline.yaml" --against "$earlier" --to "$work/report.html"
 
-"$paraloom" serve "$work/pipeline.yaml" qualified --bind 127.0.0.1:0 2>"$work/serve.log" &
-serving=$!
-for _ in $(seq 100); do
-  address="$(sed -n 's/.* at \(http:[^ ]*\)$/\1/p' "$work/serve.log")"
-  [ -z "$address" ] || break
-  kill -0 "$serving" 2>/dev/null || { cat "$work/serve.log" >&2; exit 1; }
-  sleep 0.2
-done
+serve qualified
+one="$address"
+serve qualified --model base,t5p,custom
 
-PARALOOM_BROWSER="$tools" timeout 180 node tests/browser/look.mjs "$pictures" "$work/report.html" "$address/"
+PARALOOM_BROWSER="$tools" timeout 240 node tests/browser/look.mjs "$pictures" "$work/report.html" "$one/" "$address/"
 [ -z "${1:-}" ] || echo "the pictures are in $pictures"

@@ -32,6 +32,10 @@ nodes:
     stage: generate
     inputs: { model: blank, rows: texts }
     with: { prefix: 'paraphrase: ', max_new_tokens: 8, token_scores: true }
+  other:
+    stage: model
+    inputs: { texts: [texts] }
+    with: { new: { vocabulary: 140, d_model: 16, d_ff: 32, layers: 1, heads: 2 } }
   judged: { stage: score-cola, inputs: { model: blank, rows: written } }
   kept: { stage: threshold, inputs: { rows: judged }, with: { keep: 'cola_p > 0.0' } }
 """
@@ -166,6 +170,38 @@ def hub_client(server):
     equal([[list(text)[0] for text in texts] for texts in json.loads(text)], [["generated_text"] * 2] * 2, "several inputs")
 
 
+def several_models(server):
+    """Clients choose among models, and what they choose is what they get."""
+    client = openai.OpenAI(base_url=server.url + "/v1", api_key="none", max_retries=0)
+    equal([model.id for model in client.models.list()], ["blank", "other"], "models")
+    equal(client.models.retrieve("other").id, "other", "a model")
+
+    def complete(model):
+        answer = client.completions.create(model=model, prompt=TEXT, n=4, temperature=1.5, seed=3)
+        equal(answer.model, model, "the model of an answer")
+        return [choice.text for choice in answer.choices]
+
+    texts = {model: complete(model) for model in ("blank", "other")}
+    holds(texts["blank"] != texts["other"], f"models differ: {texts}")
+    equal(complete("blank"), texts["blank"], "the same again")
+    try:
+        complete("gpt-4")
+        sys.exit("a model that is not there was not refused")
+    except openai.NotFoundError as error:
+        equal((error.code, error.param, error.type), ("model_not_found", "model", "invalid_request_error"), "the error")
+        holds("`blank`, `other`" in str(error), f"the models that are there: {error}")
+    def hub(model):
+        client = huggingface_hub.InferenceClient(model=f"{server.url}/models/{model}")
+        return client.text_generation(TEXT, do_sample=True, temperature=1.5, seed=3)
+    # Its parameters are not quite the same, but a model is.
+    holds(hub("blank") != hub("other") and hub("other") == hub("other"), "models by their address")
+    refused("a model", lambda: hub("gpt-4"), "there is no model")
+    csv = lambda model: server.ask(f"/v1/rows?model={model}", b"source\nsales rose\n", Content_Type="text/csv", Accept="text/csv")
+    equal([csv(model)[0] for model in ("blank", "other", "gpt-4")], [200, 200, 404], "models in the address")
+    status, _, text = server.ask("/v1/rows", {"rows": [{"source": TEXT}], "model": "other"})
+    equal(status, 200, text)
+
+
 def logprobs(server):
     client = openai.OpenAI(base_url=server.url + "/v1", api_key="none", max_retries=0)
     choice = client.completions.create(model="scored", prompt=TEXT, logprobs=0).choices[0]
@@ -223,6 +259,10 @@ def main():
         with Server(paraloom, folder, "written", "--log", "off") as server:
             openai_client(server, "written")
             hub_client(server)
+        subprocess.run([paraloom, "run", "p.yaml", "--until", "other"], cwd=folder, check=True, capture_output=True)
+        with Server(paraloom, folder, "kept", "--model", "blank,other", "--log", "off") as server:
+            several_models(server)
+            fuzz(sys.executable, server, folder)
         with Server(paraloom, folder, "scored", "--log", "off") as server:
             logprobs(server)
         with Server(paraloom, folder, "kept", "--log", "off") as server:

@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::process::{Child, ChildStderr, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::common::{Project, signal, tiny};
+use crate::common::{Project, signal, tiny, tiny_with};
 use serde_json::Value;
 
 /// `paraloom serve` that is ready; killed if a test fails.
@@ -105,6 +105,45 @@ fn it_gives_what_a_run_gives() {
     // Texts of this model end where they may.
     assert_eq!(code, Some(0));
     assert!(said.ends_with("\nstopped\n") && said.contains("(`max_new_tokens`)"), "{said}");
+}
+
+/// A node with another model gives what a node of the pipeline with that model gives, and its own with its own.
+#[test]
+fn models_are_served_side_by_side() {
+    let again = "  again:\n    stage: generate\n    inputs: { model: custom, rows: corpus }\n    \
+                 with: { prefix: 'paraphrase: ', sample: { top_k: 20, top_p: 0.95 }, max_new_tokens: 8 }\nshow:";
+    let project = tiny_with("show:", again);
+    project.ok(&["run", "p.yaml"]);
+    let corpus = table(&project, "corpus");
+    let start = |args: &[&str]| Serving::start(&project, &[args, &["--threads", "1"]].concat());
+    let ask = |serving: &Serving, model: Value| {
+        let body = serde_json::json!({ "rows": corpus, "model": model }).to_string();
+        let (status, answer) = serving.rows(&body);
+        assert_eq!(status, 200, "{answer}");
+        answer["rows"].clone()
+    };
+    let (own, with_custom) = (table(&project, "paraphrases"), table(&project, "again"));
+    assert_ne!(own, with_custom);
+    let serving = start(&["paraphrases", "--model", "t5p,custom"]);
+    assert_eq!(ask(&serving, Value::Null), Value::from(own.clone()));
+    assert_eq!(ask(&serving, "custom".into()), Value::from(with_custom.clone()));
+    let (code, said) = serving.end(libc::SIGTERM);
+    assert_eq!(code, Some(0));
+    assert!(said.contains(" by custom "), "the access log names the model: {said}");
+    // As nodes, each with what it reads.
+    let serving = start(&["again", "paraphrases"]);
+    assert_eq!(ask(&serving, Value::Null), Value::from(with_custom));
+    assert_eq!(ask(&serving, "paraphrases".into()), Value::from(own));
+    let (status, answer) = serving.rows(r#"{"rows": [{"source": "a"}], "model": "t5p"}"#);
+    assert_eq!((status, &answer["error"]["param"]), (404, &"model".into()), "{answer}");
+    // The judge of a chain that writes nothing reads a model too.
+    let serving = start(&["grammar", "--from", "similarity", "--model", "custom,blank"]);
+    let row = r#"{"source": "sales rose", "paraphrase": "sales grew", "candidate": 1}"#;
+    let scores = ["custom", "blank"].map(|model| {
+        let (_, answer) = serving.rows(&format!(r#"{{"rows": [{row}], "model": "{model}"}}"#));
+        answer["rows"][0]["stsb_mean"].as_f64().expect("a score")
+    });
+    assert!((scores[0] - scores[1]).abs() > 1e-6, "{scores:?}");
 }
 
 /// A request may set what the stages let it, and a request that does not gets what a run gives.
@@ -287,6 +326,14 @@ fn what_cannot_be_served_is_said() {
         &["grammar", "--bind", "localhost"],
         &["grammar", "--token-file", "no-such-file"],
         &["grammar", "--queue", "0"],
+        &["grammar", "grammar"],
+        &["grammar", "qualified", "--model", "t5p"],
+        &["grammar", "qualified", "--from", "grammar"],
+        &["qualified", "--from", "qualified", "--model", "t5p"],
+        &["grammar", "--model", "custm"],
+        &["grammar", "--model", "corpus"],
+        &["grammar", "--model", "t5p.metrics"],
+        &["grammar", "--model", "blank,custom"],
     ]
     .map(|args| {
         let all = [&["serve", "p.yaml", "--bind", "127.0.0.1:0"][..], args].concat();

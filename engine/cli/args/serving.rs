@@ -34,8 +34,14 @@ pub(crate) struct TryArgs {
 pub(crate) struct ServeArgs {
     #[command(flatten)]
     pub(crate) pipeline: PipelineArgs,
-    /// The map node whose rows come back. Rows go through all map nodes before it too.
-    pub(crate) node: String,
+    /// The map node whose rows come back. Rows go through all map nodes before it too. Of several nodes each is a model that
+    /// requests choose by its name.
+    #[arg(required = true, value_name = "NODE")]
+    pub(crate) nodes: Vec<String>,
+    /// Serve the node with this model, in the place of the one that its first node reads. Several, as `a,b` or by several
+    /// options, stand side by side: requests choose one by its name, and get the first without one.
+    #[arg(long = "model", value_name = "NODE", value_delimiter = ',')]
+    pub(crate) models: Vec<String>,
     /// Begin at this node, not at the first map node.
     #[arg(long, value_name = "NODE")]
     pub(crate) from: Option<String>,

@@ -9,8 +9,8 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
-use paraloom_exec::{Cancel, Chain, Changes, Job, RunError, RunOptions, chain_of};
-use paraloom_pipeline::{Graph, Shape};
+use paraloom_exec::{Cancel, Chain, Changes, Job, RunError, RunOptions, chain_of, with_model};
+use paraloom_pipeline::{Endpoint, Graph, Shape};
 use paraloom_serve::{
     About, Checked, Failure, Mapped, Mapper, Mark, Parameter, ParameterSet, Parameters, RESERVE,
     Server, Settings,
@@ -31,40 +31,44 @@ pub(crate) fn run(args: &ServeArgs, stages: &StageArgs) -> Result<ExitCode> {
     let project = Project::open(&args.pipeline, stages)?;
     let store = project.need_store()?;
     let (graph, host) = (&project.graph, &project.workspace.host);
-    let nodes = nodes(graph, args)?;
+    let chosen = chosen(&project, args)?;
     let access = AccessPrinter::start(args.log)?;
     let settings = Settings { log: access.log(), ..settings(args)? };
     let bounds = bounds(&settings);
     // Bound first, since loading a model can take long.
     let server = Server::bind(settings)?;
     let cancel = Cancel::default();
-    let job =
-        Job { graph, nodes: &nodes, host, store: &store, text: &project.workspace.text, set: &[] };
     // Requests time out after this.
     let options = RunOptions { map_limit: Some(args.timeout), ..options(args.threads, 1) };
     let (events, printed) = print_logs()?;
-    let mut chain = Chain::open(&job, &options, &cancel, &events)?;
-    chain.mark()?;
+    let title = title(graph, args);
+    let mut models: Vec<paraloom_serve::Model<'_>> = Vec::new();
+    for Chosen { name, graph, nodes } in &chosen {
+        let (text, set) = (project.workspace.text.as_str(), &[]);
+        let job = Job { graph, nodes, host, store: &store, text, set };
+        let mut chain = Chain::open(&job, &options, &cancel, &events)?;
+        chain.mark()?;
+        let names = nodes.iter().map(|node| graph.node(*node).name.clone());
+        let about = About {
+            name: name.clone(),
+            title: title.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            nodes: names.collect(),
+            input: Arc::clone(chain.input()),
+            outputs: chain.outputs(),
+            hints: hints(&project, graph, nodes, &chain),
+            batch_invariant: chain.is_batch_invariant(),
+            parameters: parameters(&chain),
+        };
+        models.push((about, Box::new(Served(chain))));
+    }
     drop(events);
-    let names: Vec<_> = nodes.iter().map(|node| graph.node(*node).name.clone()).collect();
-    let last = names.last().cloned().unwrap_or_default();
-    let title = if graph.name.is_empty() { last } else { format!("{}: {last}", graph.name) };
-    let about = About {
-        title,
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        nodes: names.clone(),
-        input: Arc::clone(chain.input()),
-        outputs: chain.outputs(),
-        hints: hints(&project, &nodes, &chain),
-        batch_invariant: chain.is_batch_invariant(),
-        parameters: parameters(&chain),
-    };
     // Signals are handled from here on. Before, they end the process, even if a stage hangs while it is opened.
     let stop = Arc::<AtomicBool>::default();
     let _signals = Signals::listen(&stop);
     render::note(&bounds);
-    render::note(&format!("{} at http://{}", names.join(" → "), server.address()));
-    let ended = server.run(about, Box::new(Served(chain)), &stop, &cancel.flag());
+    announce(&chosen, &models, server.address());
+    let ended = server.run(models, &stop, &cancel.flag());
     access.finish();
     ended?;
     // Prints the last log lines of the stages first. A process that a stage left behind may write more.
@@ -73,18 +77,104 @@ pub(crate) fn run(args: &ServeArgs, stages: &StageArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The nodes to serve: those that end in the one that was asked for.
-fn nodes(graph: &Graph, args: &ServeArgs) -> Result<Vec<NodeIndex>> {
-    let last = find_node(graph, &args.node)?;
+/// What is served under a name.
+struct Chosen {
+    name: String,
+    /// That of the pipeline, or one where a node has another model.
+    graph: Graph,
+    nodes: Vec<NodeIndex>,
+}
+
+/// The chains to serve: one for each node, or for each model.
+fn chosen(project: &Project, args: &ServeArgs) -> Result<Vec<Chosen>> {
+    let graph = &project.graph;
+    let (node, several) = match args.nodes.as_slice() {
+        [node] => (node, false),
+        [node, ..] => (node, true),
+        [] => return Err(CliError::usage("name a node to serve")),
+    };
+    let with = [(!args.models.is_empty(), "--model"), (args.from.is_some(), "--from")];
+    if let Some((_, option)) = with.iter().find(|(is_given, _)| several && *is_given) {
+        let message = format!("`{option}` goes with one node, and there are several");
+        return Err(CliError::usage(message));
+    }
+    let names = if args.models.is_empty() { &args.nodes } else { &args.models };
+    if let Some(twice) = names.iter().enumerate().find(|(at, name)| names[..*at].contains(name)) {
+        return Err(CliError::usage(format!("`{}` is named twice", twice.1)));
+    }
+    if args.models.is_empty() {
+        let chosen = |name: &String| {
+            let nodes = nodes(graph, name, args.from.as_deref())?;
+            Ok(Chosen { name: name.clone(), graph: graph.clone(), nodes })
+        };
+        return args.nodes.iter().map(chosen).collect();
+    }
+    let nodes = nodes(graph, node, args.from.as_deref())?;
+    let chosen = |name: &String| {
+        let found = with_model(graph, &project.workspace.host, &nodes, model(graph, name)?)?;
+        let (graph, nodes) = found.ok_or_else(|| {
+            let message = format!("no node on the way to `{node}` reads a model");
+            CliError::usage(message)
+        })?;
+        Ok(Chosen { name: name.clone(), graph, nodes })
+    };
+    args.models.iter().map(chosen).collect()
+}
+
+/// The model that a node makes: its first artifact, or the one of the name behind a dot.
+fn model(graph: &Graph, name: &str) -> Result<Endpoint> {
+    let node = find_node(graph, name.split_once('.').map_or(name, |(node, _)| node))?;
+    let is_model = |endpoint: &Endpoint| graph.schema(*endpoint).is_none();
+    let found = match name.contains('.') {
+        true => Some(graph.endpoint(name).map_err(CliError::usage)?).filter(is_model),
+        false => {
+            let ports = 0..graph.node(node).outputs.len();
+            ports.map(|port| Endpoint { node, port }).find(is_model)
+        }
+    };
+    found.ok_or_else(|| {
+        let makes = |index: &NodeIndex| graph.node(*index).outputs.iter().any(Option::is_none);
+        let names = graph.order().iter().filter(|index| makes(index));
+        let names: Vec<_> = names.map(|index| format!("`{}`", graph.node(*index).name)).collect();
+        let error = CliError::usage(format!("`{name}` is no model"));
+        if names.is_empty() { error } else { error.hint(format!("there is {}", names.join(", "))) }
+    })
+}
+
+/// What is served, for the page.
+fn title(graph: &Graph, args: &ServeArgs) -> String {
+    let nodes = args.nodes.join(", ");
+    if graph.name.is_empty() { nodes } else { format!("{}: {nodes}", graph.name) }
+}
+
+/// Says what is served where; of several models each in a line, with what they take.
+fn announce(chosen: &[Chosen], models: &[paraloom_serve::Model<'_>], address: SocketAddr) {
+    let way = |about: &About| about.nodes.join(" → ");
+    if let [(about, _)] = models {
+        render::note(&format!("{} at http://{address}", way(about)));
+        return;
+    }
+    for ((about, _), Chosen { graph, nodes, .. }) in models.iter().zip(chosen) {
+        let memory = nodes.iter().filter_map(|node| graph.node(*node).memory).max();
+        let memory = memory.map(|bytes| format!(", {} at most by estimate", render::bytes(bytes)));
+        let memory = memory.unwrap_or_default();
+        render::note(&format!("{}: {}{memory}", about.name, way(about)));
+    }
+    render::note(&format!("{} models at http://{address}", models.len()));
+}
+
+/// The nodes to serve: those that end in the one that was asked for, and begin with `from` if that is named.
+fn nodes(graph: &Graph, name: &str, from: Option<&str>) -> Result<Vec<NodeIndex>> {
+    let last = find_node(graph, name)?;
     let nodes = chain_of(graph, last);
     if nodes.is_empty() {
         return Err(not_a_map_node(graph, last));
     }
-    let Some(name) = &args.from else { return Ok(nodes) };
-    let first = find_node(graph, name)?;
+    let Some(from) = from else { return Ok(nodes) };
+    let first = find_node(graph, from)?;
     let Some(start) = nodes.iter().position(|node| *node == first) else {
         let names: Vec<_> = nodes.iter().map(|node| graph.node(*node).name.as_str()).collect();
-        let message = format!("rows do not go from `{name}` to `{}`", args.node);
+        let message = format!("rows do not go from `{from}` to `{name}`");
         return Err(CliError::usage(message).hint(format!("they go {}", names.join(" → "))));
     };
     Ok(nodes[start..].to_vec())

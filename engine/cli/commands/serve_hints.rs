@@ -17,8 +17,12 @@ const EXAMPLES: usize = 5;
 const LONGEST: usize = 160;
 
 /// Hints for the page of a chain of nodes.
-pub(super) fn hints(project: &Project, nodes: &[NodeIndex], chain: &Chain) -> Hints {
-    let graph = &project.graph;
+pub(super) fn hints(
+    project: &Project,
+    graph: &Graph,
+    nodes: &[NodeIndex],
+    chain: &Chain,
+) -> Hints {
     let outputs = chain.outputs();
     let columns = outputs.iter().flat_map(|(_, schema)| own_names(schema).map(str::to_owned));
     let mut named: Vec<ColumnHint> = Vec::new();
@@ -31,7 +35,7 @@ pub(super) fn hints(project: &Project, nodes: &[NodeIndex], chain: &Chain) -> Hi
         pair: pair(graph, nodes),
         columns: named,
         judge: nodes.last().and_then(|last| judge(graph, *last)),
-        examples: examples(project, nodes).unwrap_or_default(),
+        examples: examples(project, graph, nodes).unwrap_or_default(),
     }
 }
 
@@ -110,8 +114,7 @@ fn words(condition: &str) -> Option<String> {
 }
 
 /// The first texts of the table that the chain maps in the pipeline, if it is there.
-fn examples(project: &Project, nodes: &[NodeIndex]) -> Option<Vec<String>> {
-    let graph = &project.graph;
+fn examples(project: &Project, graph: &Graph, nodes: &[NodeIndex]) -> Option<Vec<String>> {
     let store = project.store().ok()??;
     let lookup = Lookup::new(graph, &project.workspace.host, Some(&store)).ok()?;
     let from = graph.mapped(*nodes.first()?)?;

@@ -70,11 +70,11 @@ fn logger(lines: SyncSender<(Timestamp, Access)>, left_out: Arc<AtomicU64>) -> A
 }
 
 fn line(format: AccessFormat, at: Timestamp, access: &Access) -> String {
-    let Access { id, peer, method, path, status, problem, rows, took } = access;
+    let Access { id, peer, method, path, status, problem, rows, models, took } = access;
     let peer = peer.map(|peer| peer.to_string());
     let ms = took.as_secs_f64() * 1e3;
     if format == AccessFormat::Json {
-        let line = json!({
+        let mut line = json!({
             "time": format!("{at:.3}"),
             "request_id": id,
             "client": peer,
@@ -85,14 +85,18 @@ fn line(format: AccessFormat, at: Timestamp, access: &Access) -> String {
             "rows": rows,
             "ms": (ms * 1e3).round() / 1e3,
         });
+        if !models.is_empty() {
+            line["models"] = json!(models);
+        }
         return line.to_string();
     }
     let peer = peer.as_deref().unwrap_or("-");
     let problem = problem.map(|problem| format!(" {problem}")).unwrap_or_default();
     let rows = if *rows > 0 { format!(" {rows} rows") } else { String::new() };
+    let by = if models.is_empty() { String::new() } else { format!(" by {}", models.join(",")) };
     // A path has what a client wrote.
     let path = render::printable(path).replace(['\n', '\t'], " ");
-    format!("{at:.3} {peer} {method} {path} {status}{problem}{rows} {ms:.1} ms {id}")
+    format!("{at:.3} {peer} {method} {path} {status}{problem}{rows}{by} {ms:.1} ms {id}")
 }
 
 #[cfg(test)]
@@ -110,6 +114,7 @@ mod tests {
             status: 200,
             problem: None,
             rows: 3,
+            models: Vec::new(),
             took: Duration::from_micros(12_345),
         };
         let bad = Access {
@@ -131,6 +136,15 @@ mod tests {
         let said: serde_json::Value =
             serde_json::from_str(&line(AccessFormat::Json, at, &bad)).expect("JSON");
         assert_eq!(said["error"], "not_found");
+        assert!(said.get("models").is_none());
+        let of_two = Access { models: vec!["base".to_owned(), "custom".to_owned()], ..good };
+        let said = line(AccessFormat::Line, at, &of_two);
+        assert!(said.contains(" 200 3 rows by base,custom 12.3 ms "), "{said}");
+        let said: serde_json::Value =
+            serde_json::from_str(&line(AccessFormat::Json, at, &of_two)).expect("JSON");
+        assert_eq!(said["models"], json!(["base", "custom"]));
+        let said: serde_json::Value =
+            serde_json::from_str(&line(AccessFormat::Json, at, &bad)).expect("JSON");
         assert_eq!((&said["client"], &said["ms"]), (&json!(null), &json!(12.345)));
     }
 }

@@ -39,7 +39,7 @@ mod whole;
 mod worker;
 mod workspace;
 
-pub use chain::{Chain, Changes, Mapped, Mark, Parameter, Parameters, chain_of};
+pub use chain::{Chain, Changes, Mapped, Mark, Parameter, Parameters, chain_of, with_model};
 pub use error::{Result, RunError};
 pub use event::Observer;
 pub use expect::{Verdict, judge};

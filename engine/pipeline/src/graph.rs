@@ -155,6 +155,28 @@ impl Graph {
         Ok(Self::new(name, graph, order))
     }
 
+    /// The graph with a copy of `node`, checked as `copy`, that reads `source` where the node reads the artifact of `instead`. The
+    /// copy is found by its index alone.
+    pub fn with_copy(
+        &self,
+        node: NodeIndex,
+        copy: Node,
+        instead: usize,
+        source: Endpoint,
+    ) -> (Self, NodeIndex) {
+        let mut graph = self.clone();
+        let index = graph.graph.add_node(copy);
+        for (from, edge) in self.inputs(node) {
+            let mut edge = edge.clone();
+            let mut from = from.node;
+            if edge.input == instead {
+                (from, edge.output) = (source.node, source.port);
+            }
+            graph.graph.add_edge(from, index, edge);
+        }
+        (graph, index)
+    }
+
     /// The nodes in topological order.
     pub fn order(&self) -> &[NodeIndex] {
         &self.order

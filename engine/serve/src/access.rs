@@ -24,6 +24,8 @@ pub struct Access {
     pub problem: Option<&'static str>,
     /// Rows of the request.
     pub rows: usize,
+    /// The models that mapped them, where there are several to choose from.
+    pub models: Vec<String>,
     /// Time from its head to its answer.
     pub took: Duration,
 }

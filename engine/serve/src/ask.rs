@@ -7,12 +7,16 @@ use arrow::datatypes::DataType;
 use axum::body::Body;
 use axum::extract::Request;
 use axum::http::{Method, StatusCode};
+use tokio::sync::oneshot::Receiver;
+use tokio::sync::oneshot::error::RecvError;
+use tokio::time::Instant;
+use tokio::time::error::Elapsed;
 
 use crate::body::{Received, media_type};
 use crate::problem::Problem;
-use crate::queue::{Refused, Work};
-use crate::rows::{BadRows, decode};
-use crate::shared::Shared;
+use crate::queue::{Answer, Refused, Work};
+use crate::rows::{BadRows, decode, sent};
+use crate::shared::{Chosen, Shared};
 use crate::{Failure, Mapped};
 
 /// Reads the body of a request of a media type. While the queue is full, nothing is read.
@@ -43,13 +47,29 @@ fn full() -> Problem {
     Problem::busy("too many rows are waiting; try again in a second")
 }
 
-/// The rows of a body, each within the limit on tokens.
-pub(crate) fn decoded(shared: &Shared, body: &[u8]) -> Result<Work, Problem> {
-    let (rows, sent) = decode(&shared.about.input, body).map_err(|problem| match problem {
+/// The rows of a body, each within the limit on tokens, and the model that is to map them: the one of this number, or else the one
+/// that the body names.
+pub(crate) fn decoded<'a>(
+    shared: &'a Shared,
+    named: Option<usize>,
+    body: &[u8],
+) -> Result<(Chosen<'a>, Work), Problem> {
+    let wrong = |problem| match problem {
         BadRows::Wrong(what) => Problem::bad_request(what),
         BadRows::TooMany(what) => Problem::too_large(what),
-    })?;
-    let checked = shared.about.parameters.check(&sent).map_err(Problem::bad_request)?;
+    };
+    let sent = sent(body).map_err(wrong)?;
+    let model = match named {
+        Some(_) if !sent.model.is_null() => {
+            let message = "`model` is given twice, in the address and in the body";
+            return Err(Problem::bad_request(message));
+        }
+        Some(model) => model,
+        None => shared.models.chosen(&sent.model)?,
+    };
+    let chosen = shared.model(model);
+    let (rows, sent) = decode(&chosen.about().input, sent).map_err(wrong)?;
+    let checked = chosen.about().parameters.check(&sent).map_err(Problem::bad_request)?;
     let tokens = most_tokens(&rows);
     let limits = shared.queue.limits();
     let sum = |tokens: &[usize]| tokens.iter().sum::<usize>();
@@ -64,7 +84,7 @@ pub(crate) fn decoded(shared: &Shared, body: &[u8]) -> Result<Work, Problem> {
         );
         return Err(Problem::too_large(message));
     }
-    if !limits.together && sum(&tokens) > limits.batch_tokens {
+    if !limits.together[model] && sum(&tokens) > limits.batch_tokens {
         let message = format!(
             "the texts of these rows can have {} tokens, one per byte; this server maps {} at once \
              (`--max-batch-tokens`); send fewer rows",
@@ -74,7 +94,7 @@ pub(crate) fn decoded(shared: &Shared, body: &[u8]) -> Result<Work, Problem> {
         return Err(Problem::too_large(message));
     }
     let (parameters, factor) = (Arc::new(checked.parameters), checked.factor);
-    Ok(Work { rows, tokens, parameters, factor })
+    Ok((chosen, Work { model, rows, tokens, parameters, factor }))
 }
 
 /// How many tokens the texts of each row have at most: no tokenizer makes more of a text than it has bytes, but for the
@@ -102,30 +122,57 @@ fn most_tokens(rows: &RecordBatch) -> Vec<usize> {
 
 /// Maps rows, in batches with those of other requests; one table per output.
 pub(crate) async fn ask(shared: &Shared, rows: Work) -> Result<Vec<Mapped>, Problem> {
+    put(shared, rows)?.answer(shared).await
+}
+
+/// Rows that wait in the queue or are being mapped.
+pub(crate) struct Waiting {
+    model: usize,
+    until: Instant,
+    answer: Receiver<Answer>,
+}
+
+/// Puts rows into the queue.
+pub(crate) fn put(shared: &Shared, rows: Work) -> Result<Waiting, Problem> {
+    let (model, until) = (rows.model, Instant::now() + shared.timeout);
     let (count, bytes) = (rows.rows.num_rows(), rows.tokens.iter().sum::<usize>());
     let answer = shared.queue.push(rows).map_err(|refused| match refused {
         Refused::Full => full(),
         Refused::Closed => Problem::stopping(),
     })?;
-    shared.metrics.came(count, bytes - count);
-    let outputs = match tokio::time::timeout(shared.timeout, answer).await {
-        Ok(Ok(Ok(outputs))) => outputs,
-        Ok(Ok(Err(Failure::Refused(what)))) => return Err(Problem::bad_request(what)),
-        Ok(Ok(Err(Failure::Failed(what)))) => {
-            let status = StatusCode::INTERNAL_SERVER_ERROR;
-            return Err(Problem::new(status, "stage_failed", what));
+    shared.metrics.came(model, count, bytes - count);
+    Ok(Waiting { model, until, answer })
+}
+
+impl Waiting {
+    /// What becomes of them.
+    pub(crate) async fn answer(self, shared: &Shared) -> Result<Vec<Mapped>, Problem> {
+        let outputs = outputs(shared, tokio::time::timeout_at(self.until, self.answer).await)?;
+        for output in &outputs {
+            let count = output.rows.num_rows();
+            let bytes = most_tokens(&output.rows).iter().sum::<usize>() - count;
+            let cut = output.marks.iter().flatten().filter(|mark| mark.is_cut).count();
+            shared.metrics.went(self.model, count, bytes, cut);
         }
-        Ok(Err(_)) => return Err(Problem::stopping()),
+        Ok(outputs)
+    }
+}
+
+/// What the queue gave, or why it gave nothing.
+fn outputs(
+    shared: &Shared,
+    given: Result<Result<Answer, RecvError>, Elapsed>,
+) -> Result<Vec<Mapped>, Problem> {
+    match given {
+        Ok(Ok(Ok(outputs))) => Ok(outputs),
+        Ok(Ok(Err(Failure::Refused(what)))) => Err(Problem::bad_request(what)),
+        Ok(Ok(Err(Failure::Failed(what)))) => {
+            Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "stage_failed", what))
+        }
+        Ok(Err(_)) => Err(Problem::stopping()),
         Err(_) => {
             let message = format!("it took more than {} s", shared.timeout.as_secs_f32());
-            return Err(Problem::new(StatusCode::GATEWAY_TIMEOUT, "timeout", message));
+            Err(Problem::new(StatusCode::GATEWAY_TIMEOUT, "timeout", message))
         }
-    };
-    for output in &outputs {
-        let count = output.rows.num_rows();
-        let bytes = most_tokens(&output.rows).iter().sum::<usize>() - count;
-        let cut = output.marks.iter().flatten().filter(|mark| mark.is_cut).count();
-        shared.metrics.went(count, bytes, cut);
     }
-    Ok(outputs)
 }

@@ -89,21 +89,21 @@ impl Drop for Closing<'_> {
 }
 
 /// Maps batches until the queue is closed.
-pub(crate) fn work(queue: &Queue, mapper: &mut dyn Mapper, metrics: &Metrics) {
+pub(crate) fn work(queue: &Queue, mappers: &mut [Box<dyn Mapper + Send + '_>], metrics: &Metrics) {
     let _closing = Closing(queue);
     while let Some(batch) = queue.take() {
-        compute(queue, mapper, batch, metrics);
+        compute(queue, &mut *mappers[batch.model()], batch, metrics);
     }
 }
 
 /// Maps a batch and answers the requests that are done. If the batch fails, its pieces are mapped one by one, so that a
 /// request fails only by its own rows.
 fn compute(queue: &Queue, mapper: &mut dyn Mapper, batch: Batch, metrics: &Metrics) {
-    let started = Instant::now();
+    let (started, model) = (Instant::now(), batch.model());
     let outputs = match batch.distinct() {
         Ok(rows) => mapper
             .map(&rows, batch.pieces[0].job.parameters())
-            .inspect(|_| metrics.batch(rows.num_rows(), started)),
+            .inspect(|_| metrics.batch(model, rows.num_rows(), started)),
         Err(error) => Err(Failure::Failed(error.to_string())),
     };
     let is_alone = batch.pieces.len() == 1;

@@ -7,7 +7,7 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use axum::body::Bytes;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
@@ -28,6 +28,9 @@ pub(crate) struct Deadlines {
 /// How long, and for how many bytes, a client that is told no may go on sending before the connection is cut. Cut at
 /// once, the answer could be lost with what it was sending.
 const LINGER: (Duration, usize) = (Duration::from_secs(1), 4 << 20);
+
+/// What a client begins with that takes it for known that a server speaks HTTP/2.
+const HTTP2: &[u8] = b"PRI * HTTP/2.0\r\n";
 
 /// What a connection is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -247,19 +250,36 @@ impl Stream {
         Self { ahead, read_timer: None, write_timer: None, ..self }
     }
 
-    /// Waits for a request, without room for what may come.
+    /// Waits for a request, without room for what may come. Whether it is one of HTTP/2, which can only be the first.
     ///
     /// # Errors
     /// Nothing came in time, or the socket is of no more use.
-    pub(crate) async fn wait(&self) -> Result<()> {
+    pub(crate) async fn wait(&self) -> Result<bool> {
         if !self.ahead.is_empty() {
-            return Ok(());
+            return Ok(false);
         }
-        let deadline = self.activity.state().deadline(&self.deadlines);
+        let (deadline, is_new) = {
+            let state = self.activity.state();
+            (state.deadline(&self.deadlines), state.phase == Phase::New)
+        };
+        let came = async {
+            if !is_new {
+                return self.tcp.readable().await.map(|()| false);
+            }
+            let mut begin = [0; HTTP2.len()];
+            let length = self.tcp.peek(&mut begin).await?;
+            Ok(begin[..length] == *HTTP2)
+        };
         match deadline {
-            Some(deadline) => timeout_at(deadline, self.tcp.readable()).await?,
-            None => self.tcp.readable().await,
+            Some(deadline) => timeout_at(deadline, came).await?,
+            None => came.await,
         }
+    }
+
+    /// Writes a last answer and ends the connection.
+    pub(crate) async fn refuse(mut self, answer: &[u8]) -> Result<()> {
+        self.write_all(answer).await?;
+        self.shutdown().await
     }
 
     fn write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<Result<usize>> {

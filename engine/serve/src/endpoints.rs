@@ -5,14 +5,14 @@ use std::sync::atomic::Ordering;
 
 use axum::extract::{Request, State};
 use axum::http::header::{CONTENT_TYPE, HOST};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::{Html, IntoResponse, Response};
 use serde_json::{Value, json};
 
-use crate::ask::{ask, decoded, read, read_any};
+use crate::ask::{Waiting, ask, decoded, put, read, read_any};
 use crate::body::media_type;
-use crate::formats::{Format, query};
-use crate::middleware::RowCount;
+use crate::formats::{Format, Query};
+use crate::middleware::Done;
 use crate::page;
 use crate::problem::Problem;
 use crate::rows::encode;
@@ -33,12 +33,23 @@ pub(crate) async fn ready(State(shared): State<Arc<Shared>>) -> Response {
 
 pub(crate) async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    let text = shared.metrics.text(shared.queue.length(), shared.queue.tokens());
+    let text = shared.metrics.text(&shared.queue.loads());
     ([(CONTENT_TYPE, kind)], text).into_response()
 }
 
-pub(crate) async fn info(State(shared): State<Arc<Shared>>) -> Response {
-    json_response(shared.about.json().to_string())
+/// What the model that the address names takes and gives; without a name, the first, and which others there are.
+pub(crate) async fn info(
+    State(shared): State<Arc<Shared>>,
+    uri: Uri,
+) -> Result<Response, Problem> {
+    let named = Query::of(&uri)?.model.map_or(Value::Null, Value::from);
+    let model = shared.models.get(shared.models.chosen(&named)?);
+    let mut told = model.json();
+    if shared.models.are_several() {
+        told["model"] = model.name.as_str().into();
+        told["models"] = shared.models.all().iter().map(|about| about.name.as_str()).collect();
+    }
+    Ok(json_response(told.to_string()))
 }
 
 pub(crate) fn json_response(body: String) -> Response {
@@ -50,21 +61,25 @@ pub(crate) async fn rows(
     request: Request,
 ) -> Result<Response, Problem> {
     let (sent, wanted) = (Format::sent(request.headers())?, Format::wanted(request.headers())?);
-    let (parameters, output) = query(request.uri(), &shared.about)?;
+    let mut query = Query::of(request.uri())?;
+    let named = query.model.take().map(|name| shared.models.chosen(&name.into())).transpose()?;
     let received = read_any(&shared, request).await?;
-    let body = sent.to_json(&received.bytes, &shared.about.input, parameters)?;
-    let rows = decoded(&shared, &body)?;
+    let schema = &shared.models.get(named.unwrap_or(0)).input;
+    let parameters = std::mem::take(&mut query.parameters);
+    let body = sent.to_json(&received.bytes, schema, parameters)?;
+    let (model, rows) = decoded(&shared, named, &body)?;
+    let output = query.output(model.about())?;
     let count = rows.rows.num_rows();
     let outputs = ask(&shared, rows).await?;
     if wanted != Format::Json {
         let output =
             outputs.get(output).ok_or_else(|| Problem::internal("an output is missing"))?;
         let mut response = wanted.write(output)?;
-        response.extensions_mut().insert(RowCount(count));
+        Done::note(&mut response, count, &[model.number]);
         return Ok(response);
     }
     let mut text = String::from("{");
-    let told = shared.about.outputs.iter().zip(&outputs);
+    let told = model.about().outputs.iter().zip(&outputs);
     let told = told.filter(|((port, _), output)| is_told(port, &output.rows));
     let mut cut = Vec::new();
     for ((port, _), output) in told {
@@ -78,7 +93,7 @@ pub(crate) async fn rows(
     }
     text.push('}');
     let mut response = json_response(text);
-    response.extensions_mut().insert(RowCount(count));
+    Done::note(&mut response, count, &[model.number]);
     Ok(response)
 }
 
@@ -116,7 +131,7 @@ pub(crate) async fn openapi(State(shared): State<Arc<Shared>>) -> Response {
 }
 
 pub(crate) async fn docs(State(shared): State<Arc<Shared>>) -> Result<Html<String>, Problem> {
-    let page = openapi::docs(&shared.about, &shared.openapi);
+    let page = openapi::docs(&shared.models, &shared.openapi);
     page.map(Html).map_err(|_| Problem::internal("the page cannot be shown"))
 }
 
@@ -135,20 +150,35 @@ async fn form(State(shared): State<Arc<Shared>>, request: Request) -> Result<Res
         }
     };
     let filled = shared.page.fill(&received.bytes);
-    let outcome = match decoded(&shared, filled.request().to_string().as_bytes()) {
-        Ok(rows) => ask(&shared, rows).await,
-        Err(problem) => Err(problem),
+    let models = shared.page.models(&filled);
+    // All are asked before the first is waited for.
+    let waiting: Vec<_> = models.iter().map(|model| begun(&shared, &filled, *model)).collect();
+    let mut outcomes = Vec::new();
+    for waiting in waiting {
+        let outcome = match waiting {
+            Ok(waiting) => waiting.answer(&shared).await,
+            Err(problem) => Err(problem),
+        };
+        let rows = |outputs: Vec<Mapped>| outputs.into_iter().map(|output| output.rows).collect();
+        outcomes.push(outcome.map(rows));
+    }
+    // What one of several cannot do stands in its place.
+    let status = match outcomes.iter().find_map(|outcome| outcome.as_ref().err()) {
+        Some(problem) if outcomes.iter().all(Result::is_err) => problem.status,
+        _ => StatusCode::OK,
     };
-    let (status, outcome) = match outcome {
-        Ok(outputs) => {
-            (StatusCode::OK, Ok(outputs.into_iter().map(|output| output.rows).collect::<Vec<_>>()))
-        }
-        Err(problem) => (problem.status, Err(problem.message)),
-    };
-    let html = shared.page.filled(&host, &filled, outcome.as_deref().map_err(String::as_str));
-    let mut response = page::answer(html);
+    let outcomes: Vec<_> = models.iter().copied().zip(outcomes).collect();
+    let mut response = page::answer(shared.page.filled(&host, &filled, &outcomes));
     *response.status_mut() = status;
+    Done::note(&mut response, filled.rows().len(), &models);
     Ok(response)
+}
+
+/// Has a model begin with what the form asks of it.
+fn begun(shared: &Shared, filled: &page::Filled, model: usize) -> Result<Waiting, Problem> {
+    let body = shared.page.request(filled, model).to_string();
+    let (_, rows) = decoded(shared, Some(model), body.as_bytes())?;
+    put(shared, rows)
 }
 
 /// The host name in the request.

@@ -27,6 +27,8 @@ pub(crate) enum Format {
 
 /// The part of an address that names the output that is written where only one can be.
 const OUTPUT: &str = "output";
+/// The part of an address that names the model.
+const MODEL: &str = "model";
 /// The header that counts texts that were cut, where there is no other place to say so.
 const TRUNCATED: &str = "x-paraloom-truncated";
 
@@ -221,27 +223,48 @@ fn value((text, is_quoted): &Cell, kind: &DataType, is_nullable: bool) -> Option
     }
 }
 
-/// The parameters in an address, and the output that it names. A value that is not JSON is text.
-pub(crate) fn query(uri: &Uri, about: &About) -> Result<(Parameters, usize), Problem> {
-    let (mut parameters, mut output) = (Parameters::new(), 0);
-    let pairs = form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes());
-    for (name, value) in pairs {
-        if name == OUTPUT {
-            let found = about.outputs.iter().position(|(port, _)| *port == value);
-            output = found.ok_or_else(|| {
-                let ports: Vec<_> = about.outputs.iter().map(|(port, _)| port.as_str()).collect();
-                let value = quoted(&value);
-                let message = format!("there is no output {value:?}, only {}", ports.join(", "));
-                Problem::bad_request(message)
-            })?;
-            continue;
+/// What stands in the address of a request.
+#[derive(Default)]
+pub(crate) struct Query {
+    pub(crate) parameters: Parameters,
+    /// The model that is named.
+    pub(crate) model: Option<String>,
+    output: Option<String>,
+}
+
+impl Query {
+    /// A value that is not JSON is text.
+    pub(crate) fn of(uri: &Uri) -> Result<Self, Problem> {
+        let mut query = Self::default();
+        let pairs = form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes());
+        for (name, value) in pairs {
+            let before = match &*name {
+                OUTPUT => query.output.replace(value.into_owned()).map(|_| ()),
+                MODEL => query.model.replace(value.into_owned()).map(|_| ()),
+                name => {
+                    let value = serde_json::from_str(&value).unwrap_or_else(|_| json!(value));
+                    query.parameters.insert(name.to_owned(), value).map(|_| ())
+                }
+            };
+            if before.is_some() {
+                let message = format!("{:?} is given twice", quoted(&name));
+                return Err(Problem::bad_request(message));
+            }
         }
-        let parsed = serde_json::from_str(&value).unwrap_or_else(|_| json!(value));
-        if parameters.insert(name.to_string(), parsed).is_some() {
-            return Err(Problem::bad_request(format!("{:?} is given twice", quoted(&name))));
-        }
+        Ok(query)
     }
-    Ok((parameters, output))
+
+    /// The number of the output that is named, of the first one where none is.
+    pub(crate) fn output(&self, about: &About) -> Result<usize, Problem> {
+        let Some(name) = &self.output else { return Ok(0) };
+        let found = about.outputs.iter().position(|(port, _)| port == name);
+        found.ok_or_else(|| {
+            let ports: Vec<_> = about.outputs.iter().map(|(port, _)| port.as_str()).collect();
+            let name = quoted(name);
+            let message = format!("there is no output {name:?}, only {}", ports.join(", "));
+            Problem::bad_request(message)
+        })
+    }
 }
 
 #[cfg(test)]

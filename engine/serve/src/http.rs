@@ -21,6 +21,7 @@ use tokio::task::yield_now;
 
 use crate::api::is_health_check;
 use crate::connection::{Activity, InRequest, Stream};
+use crate::problem::of_http2;
 
 /// Bytes of the head of a request at most.
 const MAX_HEAD: usize = 64 << 10;
@@ -51,7 +52,14 @@ impl Http {
         loop {
             tokio::select! {
                 _ = stop.changed() => return,
-                came = stream.wait() => if came.is_err() { return },
+                came = stream.wait() => match came {
+                    Ok(false) => {}
+                    Ok(true) => {
+                        let _ = stream.refuse(&of_http2()).await;
+                        return;
+                    }
+                    Err(_) => return,
+                },
             }
             let connection = http.serve_connection(TokioIo::new(stream), requests);
             // On the heap, so that a connection that waits has no room for it.

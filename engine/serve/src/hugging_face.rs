@@ -7,15 +7,15 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 
-use crate::Parameters;
 use crate::ask::read;
 use crate::endpoints::json_response;
-use crate::middleware::RowCount;
+use crate::middleware::Done;
 use crate::problem::Problem;
 use crate::shared::Shared;
 use crate::texts::{
     Texts, Translation, Written, asks_nothing, nothing_kept, object, texts, unsupported,
 };
+use crate::{About, Parameters};
 
 /// What clients have and T5 cannot do. Null and false ask for nothing.
 const UNSUPPORTED: [&str; 10] = [
@@ -40,8 +40,9 @@ pub(crate) async fn generate(
     State(shared): State<Arc<Shared>>,
     request: Request,
 ) -> Result<Response, Problem> {
+    let path = request.uri().path().to_owned();
     let body = received(&shared, request).await?;
-    answer(&shared, body, false).await
+    answer(&shared, &path, body, false).await
 }
 
 /// Answers with events, as text-generation-inference does.
@@ -50,7 +51,7 @@ pub(crate) async fn generate_stream(
     request: Request,
 ) -> Result<Response, Problem> {
     let body = received(&shared, request).await?;
-    answer(&shared, body, true).await
+    answer(&shared, "/", body, true).await
 }
 
 async fn received(shared: &Shared, request: Request) -> Result<Map<String, Value>, Problem> {
@@ -58,12 +59,30 @@ async fn received(shared: &Shared, request: Request) -> Result<Map<String, Value
     object(&received.bytes)
 }
 
+/// The model that a request names, in the address or in its body. Where there is one alone, it answers to any name, since clients
+/// put there where and how a hub is to find the model.
+fn model_of(shared: &Shared, path: &str, named: &Value) -> Result<usize, Problem> {
+    if !shared.models.are_several() {
+        return Ok(0);
+    }
+    match path.strip_prefix("/models/") {
+        Some(name) => {
+            let name = form_urlencoded::parse(name.as_bytes()).next();
+            shared.models.chosen(&name.map_or(Value::Null, |(name, _)| name.into()))
+        }
+        None => shared.models.chosen(named),
+    }
+}
+
 async fn answer(
     shared: &Shared,
+    path: &str,
     mut body: Map<String, Value>,
     is_stream: bool,
 ) -> Result<Response, Problem> {
-    let places = Texts::of_shared(shared)?;
+    let named = body.remove("model").unwrap_or_default();
+    let model = shared.model(model_of(shared, path, &named)?);
+    let places = Texts::of_model(model)?;
     let is_stream = match body.remove("stream") {
         None | Some(Value::Null) => is_stream,
         Some(Value::Bool(asked)) => asked || is_stream,
@@ -75,9 +94,8 @@ async fn answer(
         Some(Value::Object(parameters)) => parameters,
         Some(_) => return Err(Problem::bad_request("`parameters` is an object")),
     };
-    // Where and how a hub is to find the model.
+    // How a hub is to answer.
     body.remove("options");
-    body.remove("model");
     if let Some((name, _)) = body.iter().find(|(_, value)| !asks_nothing(value)) {
         return Err(unsupported(name));
     }
@@ -91,8 +109,8 @@ async fn answer(
         Some(Value::Bool(has_details)) => has_details,
         Some(_) => return Err(Problem::bad_request("`details` is true or false")),
     };
-    let parameters = translated(shared, sent)?;
-    let written = places.write(shared, &inputs, parameters).await?;
+    let parameters = translated(model.about(), sent)?;
+    let written = places.write(model, &inputs, parameters).await?;
     if let Some(number) = written.iter().position(Vec::is_empty) {
         return Err(nothing_kept(number));
     }
@@ -113,7 +131,7 @@ async fn answer(
             json_response(answer.to_string())
         }
     };
-    response.extensions_mut().insert(RowCount(inputs.len()));
+    Done::note(&mut response, inputs.len(), &[model.number]);
     Ok(response)
 }
 
@@ -151,8 +169,8 @@ fn event(text: &Written, has_details: bool) -> String {
 }
 
 /// Parameters by the names of `transformers` in those of the pipeline; others are taken as they are.
-fn translated(shared: &Shared, sent: Parameters) -> Result<Parameters, Problem> {
-    let mut translation = Translation::new(shared);
+fn translated(about: &About, sent: Parameters) -> Result<Parameters, Problem> {
+    let mut translation = Translation::new(about);
     let has = |name: &str| sent.get(name).is_some_and(|value| !value.is_null());
     let draws = DRAWS.into_iter().any(has);
     for (name, value) in &sent {

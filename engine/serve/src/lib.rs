@@ -1,9 +1,10 @@
 //! Map stages behind HTTP.
 //!
-//! [`Server`] puts a [`Mapper`] on a port: rows come in as JSON or from a page, go through it in batches with those of other
-//! requests, and come back. It knows neither pipelines nor stages; the command line brings them together.
+//! [`Server`] puts one or several [`Mapper`]s on a port, each under a name that a request chooses it by, its `model`: rows come in
+//! as JSON or from a page, go through it in batches with those of other requests, and come back. It knows neither pipelines nor
+//! stages; the command line brings them together.
 //!
-//! One thread talks to clients, one maps. What is too much is refused at once: too many rows waiting (429), too long a
+//! One thread talks to clients, one maps. All models share the limits. What is too much is refused at once: too many rows waiting (429), too long a
 //! request (413), too slow a client (408 or the end of its connection), too many connections (503).
 
 mod access;
@@ -22,6 +23,7 @@ mod json;
 mod listen;
 mod metrics;
 mod middleware;
+mod models;
 mod openai;
 mod openapi;
 mod page;
@@ -44,6 +46,7 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use serde_json::{Value, json};
 
+use models::Models;
 use queue::{Limits, Queue};
 
 pub use access::{Access, AccessLog};
@@ -93,9 +96,14 @@ pub struct Mark {
     pub tokens_written: Option<u64>,
 }
 
+/// A model: what is served, and what maps its rows.
+pub type Model<'a> = (About, Box<dyn Mapper + Send + 'a>);
+
 /// Description of what is served.
 #[derive(Clone, Debug)]
 pub struct About {
+    /// What a request calls it: its `model`.
+    pub name: String,
     /// What is served, for the page and `/v1/info`.
     pub title: String,
     /// The version of the program.
@@ -235,6 +243,9 @@ pub enum ServeError {
     /// Threads or sockets could not be created.
     #[error("cannot start to serve: {0}")]
     Start(std::io::Error),
+    /// There is nothing to serve, or two models have one name.
+    #[error("{0}")]
+    Models(String),
     /// Requests were still pending when the drain timeout ended.
     #[error("stopped before all requests were answered")]
     Unanswered,
@@ -265,12 +276,11 @@ impl Server {
         self.listener.local_addr().unwrap_or(self.settings.bind)
     }
 
-    /// Serves until `stop` is set, then finishes pending requests. At the end it sets `cancel`, which makes `mapper` abandon
-    /// its current batch.
+    /// Serves until `stop` is set, then finishes pending requests. At the end it sets `cancel`, which makes mappers abandon
+    /// their current batch. The first model is that of requests that name none.
     pub fn run(
         self,
-        about: About,
-        mapper: Box<dyn Mapper + Send + '_>,
+        models: Vec<Model<'_>>,
         stop: &AtomicBool,
         cancel: &AtomicBool,
     ) -> Result<(), ServeError> {
@@ -282,16 +292,17 @@ impl Server {
             tokens: settings.waiting_tokens(),
             batch_rows: settings.max_batch_rows.max(1),
             batch_tokens: settings.max_batch_tokens,
-            together: about.batch_invariant,
+            together: models.iter().map(|(about, _)| about.batch_invariant).collect(),
         });
-        let shared = Arc::new(shared::Shared::new(about, queue.clone(), &settings));
+        let (abouts, mut mappers): (Vec<_>, Vec<_>) = models.into_iter().unzip();
+        let shared = shared::Shared::new(Models::new(abouts)?, queue.clone(), &settings);
+        let shared = Arc::new(shared);
         let metrics = Arc::clone(&shared.metrics);
         std::thread::scope(|scope| {
-            let mut mapper = mapper;
             let jobs = queue.clone();
             let worker = std::thread::Builder::new()
                 .name("map".to_owned())
-                .spawn_scoped(scope, move || batch::work(&jobs, mapper.as_mut(), &metrics))
+                .spawn_scoped(scope, move || batch::work(&jobs, &mut mappers, &metrics))
                 .map_err(ServeError::Start)?;
             let all_answered = runtime.block_on(async {
                 let listener =

@@ -11,6 +11,10 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
+use crate::About;
+use crate::models::Models;
+use crate::queue::Load;
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Answered {
     path: &'static str,
@@ -27,14 +31,39 @@ struct Reason {
     reason: &'static str,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Direction {
-    direction: &'static str,
-}
+/// Labels of what a model does; its name is one of them where there are several.
+type Labels = Vec<(&'static str, String)>;
 
 /// From 1 ms to 4 minutes.
 fn seconds() -> Histogram {
     Histogram::new(exponential_buckets(0.001, 2.0, 19))
+}
+
+/// From 1 to 256 rows.
+fn counts() -> Histogram {
+    Histogram::new(exponential_buckets(1.0, 2.0, 9))
+}
+
+/// Rows in one direction, and bytes of their texts.
+struct Moved {
+    rows: Counter,
+    text_bytes: Counter,
+}
+
+impl Moved {
+    fn add(&self, rows: usize, bytes: usize) {
+        self.rows.inc_by(rows as u64);
+        self.text_bytes.inc_by(bytes as u64);
+    }
+}
+
+/// What one model does.
+struct OfModel {
+    truncated: Counter,
+    batch_rows: Histogram,
+    batch_seconds: Histogram,
+    waiting_rows: Gauge,
+    waiting_tokens: Gauge,
 }
 
 /// Counters of a server.
@@ -43,20 +72,16 @@ pub(crate) struct Metrics {
     requests: Family<Answered, Counter>,
     request_seconds: Family<Path, Histogram>,
     refused: Family<Reason, Counter>,
-    rows: Family<Direction, Counter>,
-    text_bytes: Family<Direction, Counter>,
-    truncated: Counter,
-    batch_rows: Histogram,
-    batch_seconds: Histogram,
-    waiting_rows: Gauge,
-    waiting_tokens: Gauge,
+    /// By model, `in` and `out`.
+    moved: Vec<[Moved; 2]>,
+    models: Vec<OfModel>,
     connections: Gauge,
 }
 
 impl Metrics {
-    pub(crate) fn new(version: &str) -> Self {
+    pub(crate) fn new(models: &Models) -> Self {
         let mut registry = Registry::with_prefix("paraloom");
-        let build = Info::new([("version", version.to_owned())]);
+        let build = Info::new([("version", models.first().version.clone())]);
         registry.register("build", "What is running", build);
         let requests = Family::default();
         let help = "Requests, by path and by the status of the answer; health checks do not count";
@@ -68,41 +93,55 @@ impl Metrics {
         let help = "Requests that were refused, by the code of the error; \
                     `connections`: connections beyond the limit";
         registry.register("refused", help, refused.clone());
-        let rows = Family::default();
+        let rows = Family::<Labels, Counter>::default();
         registry.register("rows", "Rows that came in and that went out", rows.clone());
-        let text_bytes = Family::default();
+        let text_bytes = Family::<Labels, Counter>::default();
         let help = "Bytes of the texts in these rows, UTF-8";
         registry.register("text_bytes", help, text_bytes.clone());
-        let truncated = Counter::default();
+        let truncated = Family::<Labels, Counter>::default();
         let help = "Rows with a text that was longer than a stage reads";
         registry.register("truncated_rows", help, truncated.clone());
-        let batch_rows = Histogram::new(exponential_buckets(1.0, 2.0, 9));
+        let batch_rows = Family::<Labels, _, _>::new_with_constructor(counts as fn() -> Histogram);
         registry.register("batch_rows", "Rows that were mapped together", batch_rows.clone());
-        let batch_seconds = seconds();
+        let batch_seconds =
+            Family::<Labels, _, _>::new_with_constructor(seconds as fn() -> Histogram);
         let help = "Time that a batch took, in seconds";
         registry.register("batch_seconds", help, batch_seconds.clone());
-        let waiting_rows = Gauge::default();
+        let waiting_rows = Family::<Labels, Gauge>::default();
         let help = "Rows that wait or are being mapped";
         registry.register("waiting_rows", help, waiting_rows.clone());
-        let waiting_tokens = Gauge::default();
+        let waiting_tokens = Family::<Labels, Gauge>::default();
         let help = "Tokens that wait or are being mapped, at most: the bytes of their texts";
         registry.register("waiting_tokens", help, waiting_tokens.clone());
         let connections = Gauge::default();
         registry.register("connections", "Open connections", connections.clone());
-        Self {
-            registry,
-            requests,
-            request_seconds,
-            refused,
-            rows,
-            text_bytes,
-            truncated,
-            batch_rows,
-            batch_seconds,
-            waiting_rows,
-            waiting_tokens,
-            connections,
-        }
+        let labels = |about: &About, direction: Option<&str>| -> Labels {
+            let model = models.are_several().then(|| ("model", about.name.clone()));
+            let direction = direction.map(|direction| ("direction", direction.to_owned()));
+            direction.into_iter().chain(model).collect()
+        };
+        let moved = |about: &About| {
+            ["in", "out"].map(|direction| {
+                let labels = labels(about, Some(direction));
+                Moved {
+                    rows: rows.get_or_create_owned(&labels),
+                    text_bytes: text_bytes.get_or_create_owned(&labels),
+                }
+            })
+        };
+        let of_model = |about: &About| {
+            let labels = labels(about, None);
+            OfModel {
+                truncated: truncated.get_or_create_owned(&labels),
+                batch_rows: batch_rows.get_or_create_owned(&labels),
+                batch_seconds: batch_seconds.get_or_create_owned(&labels),
+                waiting_rows: waiting_rows.get_or_create_owned(&labels),
+                waiting_tokens: waiting_tokens.get_or_create_owned(&labels),
+            }
+        };
+        let moved = models.all().iter().map(moved).collect();
+        let models = models.all().iter().map(of_model).collect();
+        Self { registry, requests, request_seconds, refused, moved, models, connections }
     }
 
     /// A request was answered with this status.
@@ -117,26 +156,21 @@ impl Metrics {
         self.refused.get_or_create(&Reason { reason }).inc();
     }
 
-    /// Rows came in, with texts of so many bytes.
-    pub(crate) fn came(&self, rows: usize, bytes: usize) {
-        self.moved("in", rows, bytes);
+    /// Rows came in for a model, with texts of so many bytes.
+    pub(crate) fn came(&self, model: usize, rows: usize, bytes: usize) {
+        self.moved[model][0].add(rows, bytes);
     }
 
-    /// Rows went out, with texts of so many bytes.
-    pub(crate) fn went(&self, rows: usize, bytes: usize, truncated: usize) {
-        self.moved("out", rows, bytes);
-        self.truncated.inc_by(truncated as u64);
-    }
-
-    fn moved(&self, direction: &'static str, rows: usize, bytes: usize) {
-        self.rows.get_or_create(&Direction { direction }).inc_by(rows as u64);
-        self.text_bytes.get_or_create(&Direction { direction }).inc_by(bytes as u64);
+    /// Rows of a model went out, with texts of so many bytes.
+    pub(crate) fn went(&self, model: usize, rows: usize, bytes: usize, truncated: usize) {
+        self.moved[model][1].add(rows, bytes);
+        self.models[model].truncated.inc_by(truncated as u64);
     }
 
     /// A batch was mapped.
-    pub(crate) fn batch(&self, rows: usize, started: Instant) {
-        self.batch_rows.observe(rows as f64);
-        self.batch_seconds.observe(started.elapsed().as_secs_f64());
+    pub(crate) fn batch(&self, model: usize, rows: usize, started: Instant) {
+        self.models[model].batch_rows.observe(rows as f64);
+        self.models[model].batch_seconds.observe(started.elapsed().as_secs_f64());
     }
 
     /// A connection was opened (1) or closed (-1).
@@ -144,10 +178,13 @@ impl Metrics {
         self.connections.inc_by(change);
     }
 
-    /// All of it, with so many rows and tokens in the queue now.
-    pub(crate) fn text(&self, rows: usize, tokens: usize) -> String {
-        self.waiting_rows.set(i64::try_from(rows).unwrap_or(i64::MAX));
-        self.waiting_tokens.set(i64::try_from(tokens).unwrap_or(i64::MAX));
+    /// All of it, with what waits for each model now.
+    pub(crate) fn text(&self, loads: &[Load]) -> String {
+        let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        for (model, load) in self.models.iter().zip(loads) {
+            model.waiting_rows.set(gauge(load.rows));
+            model.waiting_tokens.set(gauge(load.tokens));
+        }
         let mut text = String::new();
         // Writing to a text cannot fail.
         let _ = encode(&mut text, &self.registry);

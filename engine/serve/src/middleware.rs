@@ -38,9 +38,21 @@ pub(crate) async fn guard(
     }
 }
 
-/// Rows of a request, for the access log.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct RowCount(pub(crate) usize);
+/// What the access log tells of the work that a request asked for.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Done {
+    /// Rows of the request.
+    pub(crate) rows: usize,
+    /// The models that mapped them, by their numbers.
+    pub(crate) models: Vec<usize>,
+}
+
+impl Done {
+    /// Notes it with the answer.
+    pub(crate) fn note(response: &mut Response, rows: usize, models: &[usize]) {
+        response.extensions_mut().insert(Self { rows, models: models.to_vec() });
+    }
+}
 
 /// The name of a request.
 #[derive(Clone, Debug, Default)]
@@ -64,6 +76,9 @@ pub(crate) async fn finish(
         shared.metrics.answered(label(uri.path()), status.as_u16(), started);
         problem.inspect(|problem| shared.metrics.refused(problem));
         if let Some(log) = &shared.log {
+            let Done { rows, models } =
+                response.extensions_mut().remove::<Done>().unwrap_or_default();
+            let names = models.iter().map(|model| shared.models.get(*model).name.as_str());
             log(&Access {
                 id: id.clone(),
                 peer,
@@ -71,7 +86,8 @@ pub(crate) async fn finish(
                 path: quoted(uri.path()),
                 status: status.as_u16(),
                 problem,
-                rows: response.extensions().get::<RowCount>().map_or(0, |rows| rows.0),
+                rows,
+                models: names.filter(|_| shared.models.are_several()).map(str::to_owned).collect(),
                 took: started.elapsed(),
             });
         }

@@ -5,16 +5,16 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
-use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 
+use crate::About;
 use crate::ask::read;
 use crate::endpoints::json_response;
-use crate::middleware::{RequestId, RowCount};
-use crate::problem::{Problem, quoted};
-use crate::shared::Shared;
+use crate::middleware::{Done, RequestId};
+use crate::problem::Problem;
+use crate::shared::{Chosen, Shared};
 use crate::texts::{
     Texts, Translation, Written, asks_nothing, nothing_kept, object, texts, unsupported,
 };
@@ -30,22 +30,18 @@ fn created(shared: &Shared) -> u64 {
     shared.started.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs()
 }
 
-/// The name of what is served: its last node.
-fn model(shared: &Shared) -> &str {
-    shared.about.nodes.last().map_or("paraloom", String::as_str)
-}
-
-fn card(shared: &Shared) -> Value {
+fn card(model: Chosen<'_>) -> Value {
     json!({
-        "id": model(shared),
+        "id": model.about().name,
         "object": "model",
-        "created": created(shared),
+        "created": created(model.shared),
         "owned_by": "paraloom",
     })
 }
 
 pub(crate) async fn models(State(shared): State<Arc<Shared>>) -> Response {
-    json_response(json!({"object": "list", "data": [card(&shared)]}).to_string())
+    let cards = (0..shared.models.all().len()).map(|number| card(shared.model(number)));
+    json_response(json!({"object": "list", "data": cards.collect::<Vec<_>>()}).to_string())
 }
 
 pub(crate) async fn model_card(
@@ -54,17 +50,8 @@ pub(crate) async fn model_card(
 ) -> Result<Response, Problem> {
     // A name that is no UTF-8 is none of ours.
     let name = name.map_or_else(|_| String::from("\u{fffd}"), |Path(name)| name);
-    check_model(&shared, &Value::from(name))?;
-    Ok(json_response(card(&shared).to_string()))
-}
-
-fn check_model(shared: &Shared, name: &Value) -> Result<(), Problem> {
-    if name.is_null() || name == model(shared) {
-        return Ok(());
-    }
-    let name = quoted(&name.to_string());
-    let message = format!("there is no model {name}; this server has `{}`", model(shared));
-    Err(Problem::new(StatusCode::NOT_FOUND, "model_not_found", message))
+    let model = shared.model(shared.models.chosen(&Value::from(name))?);
+    Ok(json_response(card(model).to_string()))
 }
 
 /// What a request for completions asks for.
@@ -83,13 +70,16 @@ pub(crate) async fn completions(
     State(shared): State<Arc<Shared>>,
     request: Request,
 ) -> Result<Response, Problem> {
-    let places = Texts::of_shared(&shared)?;
     let id = request.extensions().get::<RequestId>().cloned().unwrap_or_default();
     let id = format!("cmpl-{}", id.0);
     let received = read(&shared, request, "application/json").await?;
+    let mut body = object(&received.bytes)?;
+    let named = body.remove("model").unwrap_or_default();
+    let model = shared.model(shared.models.chosen(&named)?);
+    let places = Texts::of_model(model)?;
     let Asked { prompts, stops, is_stream, has_usage, has_logprobs, parameters } =
-        asked(&shared, object(&received.bytes)?)?;
-    let written = places.write(&shared, &prompts, parameters).await?;
+        asked(model.about(), body)?;
+    let written = places.write(model, &prompts, parameters).await?;
     if let Some(number) = written.iter().position(Vec::is_empty) {
         return Err(nothing_kept(number));
     }
@@ -114,7 +104,7 @@ pub(crate) async fn completions(
             "id": id,
             "object": "text_completion",
             "created": created(&shared),
-            "model": model(&shared),
+            "model": model.about().name,
             "choices": choices,
         });
         if let Some(usage) = usage {
@@ -133,7 +123,7 @@ pub(crate) async fn completions(
     } else {
         json_response(answer(choices.into(), usage.as_ref()).to_string())
     };
-    response.extensions_mut().insert(RowCount(prompts.len()));
+    Done::note(&mut response, prompts.len(), &[model.number]);
     Ok(response)
 }
 
@@ -153,8 +143,7 @@ fn ended<'a>(text: &'a str, stops: &[String], is_unfinished: bool) -> (&'a str, 
     }
 }
 
-fn asked(shared: &Shared, mut body: Map<String, Value>) -> Result<Asked, Problem> {
-    check_model(shared, &body.remove("model").unwrap_or_default())?;
+fn asked(about: &About, mut body: Map<String, Value>) -> Result<Asked, Problem> {
     let (prompts, _) = texts("prompt", body.remove("prompt"))?;
     let stops = match body.remove("stop") {
         None | Some(Value::Null) => Vec::new(),
@@ -179,7 +168,7 @@ fn asked(shared: &Shared, mut body: Map<String, Value>) -> Result<Asked, Problem
         Some(Value::Number(others)) if others.as_u64() == Some(0) => true,
         Some(_) => return Err(unsupported("logprobs")),
     };
-    let mut translation = Translation::new(shared);
+    let mut translation = Translation::new(about);
     // Nothing is written that would only be cut off.
     if !stops.is_empty() && translation.knows("stop") {
         translation.set("stop", stops.clone().into())?;

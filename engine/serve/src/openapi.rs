@@ -8,36 +8,34 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::About;
+use crate::models::Models;
 use crate::rows::MAX_ROWS;
 use crate::texts::Texts;
 
 /// The description of a server, OpenAPI 3.1.
-pub(crate) fn document(about: &About, asks_for_token: bool) -> Value {
+pub(crate) fn document(models: &Models, asks_for_token: bool) -> Value {
     let mut paths = Map::new();
-    let parameters = parameters(about);
-    let rows = json!({
+    let (all, first) = (models.all(), models.first());
+    let parameters = any(all.iter().map(parameters));
+    let names: Vec<_> = all.iter().map(|about| about.name.as_str()).collect();
+    let mut rows = json!({
         "type": "object",
         "properties": {
             "rows": {
                 "type": "array",
                 "minItems": 1,
                 "maxItems": MAX_ROWS,
-                "items": row(&about.input, true),
+                "items": any(all.iter().map(|about| row(&about.input, true))),
             },
             "parameters": parameters,
         },
         "required": ["rows"],
         "additionalProperties": false,
     });
-    let outputs = about.outputs.iter().map(|(port, schema)| {
-        (port.clone(), json!({"type": "array", "items": row(schema, false)}))
-    });
-    let mut outputs: Map<_, _> = outputs.collect();
-    outputs.insert("_warnings".to_owned(), json!({"type": "array", "items": {"type": "object"}}));
-    let answer = json!({
-        "type": "object",
-        "properties": outputs,
-    });
+    if models.are_several() {
+        rows["properties"]["model"] = model_schema(&names);
+    }
+    let answer = any(all.iter().map(outputs));
     let text = json!({"type": "string"});
     let content = |schema: &Value| {
         json!({
@@ -51,10 +49,17 @@ pub(crate) fn document(about: &About, asks_for_token: bool) -> Value {
         &json!({"description": "The outputs", "content": content(&answer)}),
     );
     operation["requestBody"] = json!({"required": true, "content": content(&rows)});
+    let mut in_address = json!([]);
+    if models.are_several() {
+        // Where rows are CSV or lines of JSON, there is no other place for it.
+        in_address = json!([{"name": "model", "in": "query", "schema": model_schema(&names)}]);
+        operation["parameters"] = in_address.clone();
+    }
     paths.insert("/v1/rows".to_owned(), json!({"post": operation}));
-    if let Ok(texts) = Texts::of(about) {
-        let model = about.nodes.last().map_or("paraloom", String::as_str);
-        text_paths(&mut paths, &texts, model, &parameters);
+    let with_texts: Vec<_> = all.iter().filter_map(|about| Some((about, Texts::of(about).ok()?))).collect();
+    if let Some((_, texts)) = with_texts.first() {
+        let names: Vec<_> = with_texts.iter().map(|(about, _)| about.name.as_str()).collect();
+        text_paths(&mut paths, texts, &names, &parameters, models.are_several());
     }
     for (path, summary, kind) in [
         ("/v1/info", "What goes in, what comes out, and what may be set", "application/json"),
@@ -62,7 +67,11 @@ pub(crate) fn document(about: &About, asks_for_token: bool) -> Value {
         ("/metrics", "For Prometheus", "application/openmetrics-text"),
     ] {
         let answer = json!({"description": summary, "content": {kind: {}}});
-        paths.insert(path.to_owned(), json!({"get": self::operation(summary, &answer)}));
+        let mut operation = self::operation(summary, &answer);
+        if path == "/v1/info" && models.are_several() {
+            operation["parameters"] = in_address.clone();
+        }
+        paths.insert(path.to_owned(), json!({"get": operation}));
     }
     for (path, summary) in [
         ("/livez", "200 as long as the process lives"),
@@ -77,7 +86,7 @@ pub(crate) fn document(about: &About, asks_for_token: bool) -> Value {
     }
     let mut document = json!({
         "openapi": "3.1.0",
-        "info": {"title": about.title, "version": about.version},
+        "info": {"title": first.title, "version": first.version},
         "paths": paths,
         "components": {"schemas": {"Error": error()}},
     });
@@ -89,8 +98,43 @@ pub(crate) fn document(about: &About, asks_for_token: bool) -> Value {
     document
 }
 
+/// Names to choose from; the first is meant where none is given.
+fn model_schema(names: &[&str]) -> Value {
+    json!({"enum": names, "default": names.first()})
+}
+
+/// A schema for what is of one of several.
+fn any(schemas: impl Iterator<Item = Value>) -> Value {
+    let mut different: Vec<Value> = Vec::new();
+    for schema in schemas {
+        if !different.contains(&schema) {
+            different.push(schema);
+        }
+    }
+    match <[Value; 1]>::try_from(different) {
+        Ok([only]) => only,
+        Err(several) => json!({ "anyOf": several }),
+    }
+}
+
+/// What a model gives for rows.
+fn outputs(about: &About) -> Value {
+    let outputs = about.outputs.iter().map(|(port, schema)| {
+        (port.clone(), json!({"type": "array", "items": row(schema, false)}))
+    });
+    let mut outputs: Map<_, _> = outputs.collect();
+    outputs.insert("_warnings".to_owned(), json!({"type": "array", "items": {"type": "object"}}));
+    json!({"type": "object", "properties": outputs})
+}
+
 /// The paths where texts go in and out.
-fn text_paths(paths: &mut Map<String, Value>, texts: &Texts, model: &str, parameters: &Value) {
+fn text_paths(
+    paths: &mut Map<String, Value>,
+    texts: &Texts,
+    models: &[&str],
+    parameters: &Value,
+    are_several: bool,
+) {
     let one_or_more = json!({
         "anyOf": [
             {"type": "string"},
@@ -112,7 +156,7 @@ fn text_paths(paths: &mut Map<String, Value>, texts: &Texts, model: &str, parame
         ),
     );
     operation["responses"]["200"]["content"]["text/event-stream"] = events();
-    operation["requestBody"] = json_body(json!({
+    let mut body = json!({
         "type": "object",
         "properties": {
             "inputs": one_or_more,
@@ -121,10 +165,14 @@ fn text_paths(paths: &mut Map<String, Value>, texts: &Texts, model: &str, parame
         },
         "required": ["inputs"],
         "additionalProperties": false,
-    }));
+    });
+    if are_several {
+        body["properties"]["model"] = model_schema(models);
+    }
+    operation["requestBody"] = json_body(body);
     paths.insert("/".to_owned(), json!({"post": operation}));
     let mut properties = json!({
-        "model": {"enum": [model]},
+        "model": {"enum": models},
         "prompt": one_or_more,
         "n": {"type": "integer", "minimum": 1},
         "max_tokens": {"type": "integer", "minimum": 1},
@@ -135,9 +183,10 @@ fn text_paths(paths: &mut Map<String, Value>, texts: &Texts, model: &str, parame
         ]},
         "stream": {"type": "boolean"},
     });
-    if let (Some(properties), Some(own)) =
-        (properties.as_object_mut(), parameters["properties"].as_object())
-    {
+    let alternatives = parameters["anyOf"].as_array().map_or(&[][..], Vec::as_slice);
+    let own = std::iter::once(parameters).chain(alternatives);
+    let own = own.filter_map(|schema| schema["properties"].as_object()).flatten();
+    if let Some(properties) = properties.as_object_mut() {
         for (name, schema) in own {
             // `n` and `max_tokens` are these.
             if !["candidates", "max_new_tokens"].contains(&name.as_str()) {
@@ -271,7 +320,7 @@ struct Setting {
 }
 
 /// The description as a page, without scripts.
-pub(crate) fn docs(about: &About, document: &Value) -> Result<String, StatusCode> {
+pub(crate) fn docs(models: &Models, document: &Value) -> Result<String, StatusCode> {
     let mut operations = Vec::new();
     for (path, methods) in document["paths"].as_object().into_iter().flatten() {
         for (method, operation) in methods.as_object().into_iter().flatten() {
@@ -294,8 +343,14 @@ pub(crate) fn docs(about: &About, document: &Value) -> Result<String, StatusCode
             default: schema["default"].to_string(),
         }
     };
-    let parameters = about.parameters.list().iter().map(setting).collect();
-    let docs = Docs { title: &about.title, version: &about.version, operations, parameters };
+    let mut parameters: Vec<Setting> = Vec::new();
+    for parameter in models.all().iter().flat_map(|about| about.parameters.list()) {
+        if !parameters.iter().any(|known| known.name == parameter.name) {
+            parameters.push(setting(parameter));
+        }
+    }
+    let About { title, version, .. } = models.first();
+    let docs = Docs { title, version, operations, parameters };
     let mut templates = Environment::new();
     let failed = |_| StatusCode::INTERNAL_SERVER_ERROR;
     templates.add_template("docs.html", include_str!("docs.html")).map_err(failed)?;

@@ -14,6 +14,8 @@ pub(crate) struct Problem {
     pub(crate) status: StatusCode,
     pub(crate) code: &'static str,
     pub(crate) message: String,
+    /// The part of the request that is wrong, where a client of OpenAI's API looks for its name.
+    pub(crate) param: Option<&'static str>,
 }
 
 /// The code of a problem, kept with its response for metrics.
@@ -22,7 +24,7 @@ pub(crate) struct Code(pub(crate) &'static str);
 
 impl Problem {
     pub(crate) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into() }
+        Self { status, code, message: message.into(), param: None }
     }
 
     pub(crate) fn bad_request(message: impl Into<String>) -> Self {
@@ -54,7 +56,12 @@ impl Problem {
     }
 
     pub(crate) fn body(&self) -> String {
-        json!({"error": {"code": self.code, "message": self.message}}).to_string()
+        let mut error = json!({"code": self.code, "message": self.message});
+        if let Some(param) = self.param {
+            error["param"] = param.into();
+            error["type"] = "invalid_request_error".into();
+        }
+        json!({ "error": error }).to_string()
     }
 }
 
@@ -105,15 +112,28 @@ pub(crate) fn of_the_parser(head: &[u8]) -> Option<Vec<u8>> {
         ),
         _ => ("bad_request", "this is not a request that can be read as HTTP/1.1"),
     };
-    let body = Problem::new(status, code, message).body();
-    let length = body.len();
     let date = headers.split("\r\n").find(|line| line.to_ascii_lowercase().starts_with("date:"));
     let date = date.map(|date| format!("{date}\r\n")).unwrap_or_default();
+    Some(written(line, &date, &Problem::new(status, code, message)))
+}
+
+/// An answer as it goes over the wire, the last one of its connection.
+fn written(line: &str, date: &str, problem: &Problem) -> Vec<u8> {
+    let body = problem.body();
+    let length = body.len();
     let answer = format!(
         "{line}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\nconnection: close\r\n\
          x-content-type-options: nosniff\r\n{date}\r\n{body}"
     );
-    Some(answer.into_bytes())
+    answer.into_bytes()
+}
+
+/// The answer to a client that begins with HTTP/2. The HTTP parser has none.
+pub(crate) fn of_http2() -> Vec<u8> {
+    let status = StatusCode::HTTP_VERSION_NOT_SUPPORTED;
+    let message = "this server speaks HTTP/1.1, and no HTTP/2 without a proxy before it";
+    let problem = Problem::new(status, "http_version", message);
+    written("HTTP/1.1 505 HTTP Version Not Supported", "", &problem)
 }
 
 #[cfg(test)]

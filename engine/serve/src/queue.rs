@@ -1,5 +1,5 @@
 //! The queue of requests. Requests take turns: a long one is mapped piece by piece, so that a short one that comes later does not
-//! wait for the end of it.
+//! wait for the end of it. Models take turns too, and leave room for each other.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -17,7 +17,7 @@ pub(crate) type Answer = Result<Vec<Mapped>, Failure>;
 const TURN: usize = 8;
 
 /// How much may wait, and how much is mapped at once.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Limits {
     /// Rows that may wait.
     pub(crate) rows: usize,
@@ -27,13 +27,23 @@ pub(crate) struct Limits {
     pub(crate) batch_rows: usize,
     /// Tokens of a batch.
     pub(crate) batch_tokens: usize,
-    /// Requests may share a batch, and a request may be mapped in pieces.
-    pub(crate) together: bool,
+    /// By model: requests may share a batch, and a request may be mapped in pieces.
+    pub(crate) together: Vec<bool>,
+}
+
+impl Limits {
+    /// What a model leaves to each of the others while something of its own waits, of a limit on all of them: half of an equal
+    /// share, so that one alone gets most of it, and nobody is shut out by the load of another.
+    fn reserve(&self, limit: usize) -> usize {
+        limit / (2 * self.together.len().max(1))
+    }
 }
 
 /// Rows of a request, ready to be mapped.
 #[derive(Debug)]
 pub(crate) struct Work {
+    /// The number of the model that maps them.
+    pub(crate) model: usize,
     pub(crate) rows: RecordBatch,
     /// Of each row: how many tokens its texts have at most.
     pub(crate) tokens: Vec<usize>,
@@ -44,6 +54,7 @@ pub(crate) struct Work {
 
 /// A request in the queue.
 pub(crate) struct Job {
+    model: usize,
     rows: RecordBatch,
     ids: Vec<String>,
     tokens: Vec<usize>,
@@ -70,12 +81,57 @@ pub(crate) enum Refused {
 #[derive(Default)]
 struct State {
     jobs: VecDeque<Job>,
-    /// Rows and tokens that wait or are being mapped.
-    rows: usize,
-    tokens: usize,
+    /// By model: rows and tokens that wait or are being mapped.
+    loads: Vec<Load>,
+    /// By model: when it was its turn last, in batches.
+    turns: Vec<u64>,
+    batches: u64,
     /// When the current batch was started.
     busy: Option<Instant>,
     closed: bool,
+}
+
+/// Rows and tokens that wait or are being mapped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Load {
+    pub(crate) rows: usize,
+    pub(crate) tokens: usize,
+}
+
+impl State {
+    /// Rows and tokens of all models.
+    fn load(&self) -> Load {
+        let sum = |sum: Load, load: &Load| Load {
+            rows: sum.rows + load.rows,
+            tokens: sum.tokens + load.tokens,
+        };
+        self.loads.iter().fold(Load::default(), sum)
+    }
+
+    /// Whose turn it is: the oldest request for the model that has waited longest for a batch of its own.
+    fn next(&self) -> usize {
+        let turn = |(at, job): (usize, &Job)| (self.turns[job.model], at);
+        self.jobs.iter().enumerate().map(turn).min().map_or(0, |(_, at)| at)
+    }
+
+    fn turn_of(&mut self, model: usize) {
+        self.batches += 1;
+        self.turns[model] = self.batches;
+    }
+
+    /// Whether a request for a model would be too much.
+    fn is_too_much(&self, limits: &Limits, model: usize, more: Load) -> bool {
+        let (own, all) = (self.loads[model], self.load());
+        let (mut rows, mut tokens) = (all.rows + more.rows, all.tokens + more.tokens);
+        if own.rows > 0 {
+            let others = self.loads.iter().enumerate().filter(|(other, _)| *other != model);
+            for (_, load) in others {
+                rows += limits.reserve(limits.rows).saturating_sub(load.rows);
+                tokens += limits.reserve(limits.tokens).saturating_sub(load.tokens);
+            }
+        }
+        rows > limits.rows || tokens > limits.tokens
+    }
 }
 
 struct Inner {
@@ -97,21 +153,24 @@ pub(crate) struct Queue(Arc<Inner>);
 /// Room for some rows.
 struct Place {
     queue: Arc<Inner>,
-    rows: usize,
-    tokens: usize,
+    model: usize,
+    load: Load,
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
         let mut state = self.queue.state();
-        state.rows -= self.rows;
-        state.tokens -= self.tokens;
+        let load = &mut state.loads[self.model];
+        load.rows -= self.load.rows;
+        load.tokens -= self.load.tokens;
     }
 }
 
 impl Queue {
     pub(crate) fn new(limits: Limits) -> Self {
-        let state = Mutex::default();
+        let models = limits.together.len();
+        let (loads, turns) = (vec![Load::default(); models], vec![0; models]);
+        let state = Mutex::new(State { loads, turns, ..State::default() });
         Self(Arc::new(Inner { state, more: Condvar::new(), limits }))
     }
 
@@ -119,14 +178,9 @@ impl Queue {
         &self.0.limits
     }
 
-    /// Rows that wait or are being mapped.
-    pub(crate) fn length(&self) -> usize {
-        self.0.state().rows
-    }
-
-    /// Tokens that wait or are being mapped.
-    pub(crate) fn tokens(&self) -> usize {
-        self.0.state().tokens
+    /// By model: what waits or is being mapped.
+    pub(crate) fn loads(&self) -> Vec<Load> {
+        self.0.state().loads.clone()
     }
 
     /// How long the current batch has been running.
@@ -138,9 +192,11 @@ impl Queue {
         self.0.state().closed
     }
 
-    /// Whether a single row would be refused.
+    /// Whether a single row would be refused, whichever model is to map it.
     pub(crate) fn is_full(&self) -> bool {
-        self.0.state().rows >= self.0.limits.rows
+        let state = self.0.state();
+        let row = Load { rows: 1, tokens: 1 };
+        (0..state.loads.len()).all(|model| state.is_too_much(&self.0.limits, model, row))
     }
 
     /// Takes no more requests, and has [`Queue::take`] end.
@@ -156,23 +212,23 @@ impl Queue {
 
     /// Maps rows; fails at once if too much waits.
     pub(crate) fn push(&self, work: Work) -> Result<oneshot::Receiver<Answer>, Refused> {
-        let Work { rows, tokens, parameters, factor } = work;
-        let (count, sum) = (rows.num_rows(), tokens.iter().sum::<usize>());
+        let Work { model, rows, tokens, parameters, factor } = work;
+        let load = Load { rows: rows.num_rows(), tokens: tokens.iter().sum() };
         let ids = ids(&rows);
         let (reply, answer) = oneshot::channel();
         let mut state = self.0.state();
         if state.closed {
             return Err(Refused::Closed);
         }
-        let limits = &self.0.limits;
-        if state.rows + count > limits.rows || state.tokens + sum > limits.tokens {
+        if state.is_too_much(&self.0.limits, model, load) {
             return Err(Refused::Full);
         }
-        state.rows += count;
-        state.tokens += sum;
-        let place = Place { queue: Arc::clone(&self.0), rows: count, tokens: sum };
+        let own = &mut state.loads[model];
+        own.rows += load.rows;
+        own.tokens += load.tokens;
+        let _place = Place { queue: Arc::clone(&self.0), model, load };
         let (next, done) = (0, Vec::new());
-        let job = Job { rows, ids, tokens, parameters, factor, next, done, reply, _place: place };
+        let job = Job { model, rows, ids, tokens, parameters, factor, next, done, reply, _place };
         state.jobs.push_back(job);
         drop(state);
         self.0.more.notify_one();
@@ -198,7 +254,9 @@ impl Queue {
                 state = self.0.state();
                 continue;
             }
-            if let Some(batch) = Batch::of(&mut state.jobs, &self.0.limits) {
+            let first = state.next();
+            if let Some(batch) = Batch::of(&mut state.jobs, first, &self.0.limits) {
+                state.turn_of(batch.model());
                 state.busy = Some(Instant::now());
                 return Some(batch);
             }
@@ -234,13 +292,15 @@ pub(crate) struct Batch {
 }
 
 impl Batch {
-    /// Takes rows of requests out of the queue, in turns. They have the parameters of the first.
-    fn of(jobs: &mut VecDeque<Job>, limits: &Limits) -> Option<Self> {
-        if !limits.together {
-            return jobs.pop_front().map(|job| Self::alone(job, usize::MAX));
+    /// Takes rows of requests out of the queue, in turns. They are for the model of the request at `first`, and have its
+    /// parameters.
+    fn of(jobs: &mut VecDeque<Job>, first: usize, limits: &Limits) -> Option<Self> {
+        let Job { model, parameters, .. } = jobs.get(first)?;
+        if !limits.together[*model] {
+            return jobs.remove(first).map(|job| Self::alone(job, usize::MAX));
         }
-        let parameters = &jobs.front()?.parameters;
-        let fit = jobs.iter().enumerate().filter(|(_, job)| job.parameters == *parameters);
+        let is_alike = |job: &Job| job.model == *model && job.parameters == *parameters;
+        let fit = jobs.iter().enumerate().skip(first).filter(|(_, job)| is_alike(job));
         let mut draft = Draft::default();
         // Each is to give one row at least.
         draft.jobs = fit.take(limits.batch_rows).map(|(at, _)| at).collect();
@@ -265,6 +325,11 @@ impl Batch {
         }
         pieces.reverse();
         Some(Self { pieces, rows })
+    }
+
+    /// The model that maps it.
+    pub(crate) fn model(&self) -> usize {
+        self.pieces.first().map_or(0, |piece| piece.job.model)
     }
 
     /// The next rows of one request, `limit` at most.
@@ -372,9 +437,14 @@ mod tests {
 
     /// A request whose rows have the given ids; `{name}` says which parameters it has.
     fn rows(ids: &[&str], tokens: usize, name: &str) -> Work {
+        rows_for(0, ids, tokens, name)
+    }
+
+    fn rows_for(model: usize, ids: &[&str], tokens: usize, name: &str) -> Work {
         let columns = [("_id", Arc::new(StringArray::from(ids.to_vec())) as _)];
         let parameters = Parameters::from_iter([("name".to_owned(), name.into())]);
         Work {
+            model,
             rows: RecordBatch::try_from_iter(columns).expect("one column"),
             tokens: vec![tokens; ids.len()],
             parameters: Arc::new(parameters),
@@ -383,13 +453,13 @@ mod tests {
     }
 
     fn limits() -> Limits {
-        Limits { rows: 100, tokens: 1000, batch_rows: 12, batch_tokens: 100, together: true }
+        Limits { rows: 100, tokens: 1000, batch_rows: 12, batch_tokens: 100, together: vec![true] }
     }
 
     /// Maps all that waits: per batch, what of each request was in it. The jobs are put back as a worker does.
     fn batches(queue: &Queue) -> Vec<String> {
         let mut said = Vec::new();
-        while queue.length() > 0 {
+        while length(queue) > 0 {
             let batch = queue.take().expect("it is open");
             let pieces = batch.pieces.iter().map(|piece| {
                 let start = piece.job.next;
@@ -404,6 +474,10 @@ mod tests {
         said
     }
 
+    fn length(queue: &Queue) -> usize {
+        queue.0.state().load().rows
+    }
+
     #[test]
     fn a_short_request_is_not_behind_a_long_one() {
         let queue = Queue::new(limits());
@@ -415,7 +489,7 @@ mod tests {
             queue.push(rows(&["t", "s"], 1, "a")).expect("room"),
             queue.push(rows(&["p"], 1, "b")).expect("room"),
         ];
-        assert_eq!(queue.length(), 34);
+        assert_eq!(length(&queue), 34);
         assert_eq!(
             batches(&queue),
             [
@@ -438,11 +512,11 @@ mod tests {
             queue.push(rows(&["d"], 30, "")).expect("room"),
             queue.push(rows(&["e"], 500, "")).expect("room"),
         ];
-        assert_eq!(queue.tokens(), 650);
+        assert_eq!(queue.loads(), [Load { rows: 5, tokens: 650 }]);
         assert_eq!(queue.push(rows(&["f"], 400, "")).err(), Some(Refused::Full));
         // The first of a batch always has room.
         assert_eq!(batches(&queue), ["a | d (2)", "e (1)", "b c (2)"]);
-        assert_eq!((queue.length(), queue.tokens()), (0, 0));
+        assert_eq!(queue.loads(), [Load::default()]);
     }
 
     #[test]
@@ -460,8 +534,60 @@ mod tests {
 
     #[test]
     fn requests_that_cannot_share_a_batch_are_whole() {
-        let queue = Queue::new(Limits { together: false, batch_rows: 1, ..limits() });
+        let queue = Queue::new(Limits { together: vec![false], batch_rows: 1, ..limits() });
         let _answers = [queue.push(rows(&["a", "b"], 1, "")), queue.push(rows(&["a"], 1, ""))];
         assert_eq!(batches(&queue), ["a b (2)", "a (1)"]);
+    }
+
+    /// However much waits for one model, a request for another one is in the next batch but one.
+    #[test]
+    fn models_take_turns() {
+        let queue = Queue::new(Limits { together: vec![true, false, true], ..limits() });
+        let many: Vec<_> = (0..20).map(|row| format!("a{row}")).collect();
+        let many: Vec<_> = many.iter().map(|id| queue.push(rows(&[id], 1, "")).expect("room")).collect();
+        let few = [
+            queue.push(rows_for(2, &["c"], 1, "")).expect("room"),
+            queue.push(rows_for(1, &["b", "d"], 1, "")).expect("room"),
+            queue.push(rows_for(1, &["e"], 1, "")).expect("room"),
+        ];
+        let said: Vec<_> = batches(&queue).iter().map(|batch| batch.replace(" | ", " ")).collect();
+        assert_eq!(
+            said,
+            [
+                "a0 a1 a2 a3 a4 a5 a6 a7 a8 a9 a10 a11 (12)",
+                "c (1)",
+                "b d (2)",
+                "a12 a13 a14 a15 a16 a17 a18 a19 (8)",
+                "e (1)",
+            ]
+        );
+        assert!(many.into_iter().chain(few).all(|mut answer| answer.try_recv().is_ok()));
+    }
+
+    /// Of 100 rows and two models, the load of one leaves 25 to the other; what comes first may be as long as all.
+    #[test]
+    fn models_leave_room_for_each_other() {
+        let two = || Queue::new(Limits { together: vec![true; 2], ..limits() });
+        let queue = two();
+        let push = |queue: &Queue, model: usize, count: usize, tokens: usize| {
+            let ids: Vec<_> = (0..count).map(|row| format!("{model}.{row}")).collect();
+            let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+            queue.push(rows_for(model, &ids, tokens, ""))
+        };
+        let _waiting = [push(&queue, 0, 10, 1).expect("room"), push(&queue, 0, 65, 1).expect("room")];
+        assert_eq!(push(&queue, 0, 1, 1).err(), Some(Refused::Full));
+        assert!(!queue.is_full(), "the other model has room");
+        let _other = push(&queue, 1, 20, 1).expect("room");
+        // Of its share, 5 are left.
+        assert_eq!(push(&queue, 0, 1, 1).err(), Some(Refused::Full));
+        let _rest = push(&queue, 1, 5, 1).expect("room");
+        assert!(queue.is_full());
+        let long = two();
+        let _all = push(&long, 1, 100, 1).expect("a request that is as long as the queue");
+        assert!(long.is_full());
+        let tokens = two();
+        let _waiting = [push(&tokens, 0, 1, 700).expect("room")];
+        assert_eq!(push(&tokens, 0, 1, 60).err(), Some(Refused::Full));
+        assert!(push(&tokens, 1, 1, 250).is_ok());
     }
 }

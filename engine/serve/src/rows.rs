@@ -22,16 +22,29 @@ pub(crate) const MAX_ROWS: usize = 128;
 /// A row as a client sends it.
 pub(crate) type Row = Map<String, Value>;
 
-/// The rows of a request `{"rows": [{...}, ...], "parameters": {...}}` with the schema `schema`; an error says which row is wrong, and how.
+/// A request `{"rows": [{...}, ...], "parameters": {...}, "model": "..."}`.
+pub(crate) struct Sent<'a> {
+    body: &'a [u8],
+    rows: Vec<Row>,
+    parameters: Parameters,
+    /// The name of the model that is to map the rows; null where none is named.
+    pub(crate) model: Value,
+}
+
+/// Reads a request, whatever columns its rows have.
+pub(crate) fn sent(body: &[u8]) -> Result<Sent<'_>, BadRows> {
+    utf8_of(body).and_then(parse).map_err(BadRows::Wrong)
+}
+
+/// The rows of a request with the schema `schema`; an error says which row is wrong, and how.
 ///
 /// A row without `_id` gets one by its content, and by how often that came before in the request: equal requests get equal
 /// answers, and equal rows of one request get answers of their own.
 pub(crate) fn decode(
     schema: &SchemaRef,
-    body: &[u8],
+    sent: Sent<'_>,
 ) -> Result<(RecordBatch, Parameters), BadRows> {
-    let body = utf8_of(body).map_err(BadRows::Wrong)?;
-    let (mut rows, parameters) = parse(body).map_err(BadRows::Wrong)?;
+    let Sent { body, mut rows, parameters, .. } = sent;
     if rows.is_empty() {
         return Err(BadRows::Wrong("there are no rows".to_owned()));
     }
@@ -70,17 +83,17 @@ pub(crate) enum BadRows {
     TooMany(String),
 }
 
-/// The rows and the parameters in the body of a request. Numbers with many digits may be off in the last bit.
-fn parse(body: &[u8]) -> Result<(Vec<Row>, Parameters), String> {
+/// What stands in the body of a request. Numbers with many digits may be off in the last bit.
+fn parse(body: &[u8]) -> Result<Sent<'_>, String> {
     const SEND: &str = "send {\"rows\": [{...}, ...]}";
-    let Value::Object(mut body) = json_of(body)? else { return Err(SEND.to_owned()) };
-    let rows = body.remove("rows");
-    let parameters = match body.remove("parameters") {
+    let Value::Object(mut members) = json_of(body)? else { return Err(SEND.to_owned()) };
+    let (rows, model) = (members.remove("rows"), members.remove("model").unwrap_or_default());
+    let parameters = match members.remove("parameters") {
         None | Some(Value::Null) => Parameters::new(),
         Some(Value::Object(parameters)) => parameters,
         Some(_) => return Err("`parameters` is an object, {\"NAME\": VALUE, ...}".to_owned()),
     };
-    if let Some(unknown) = body.keys().next() {
+    if let Some(unknown) = members.keys().next() {
         return Err(format!("{unknown:?} is not known here; {SEND}"));
     }
     let Some(Value::Array(rows)) = rows else { return Err(SEND.to_owned()) };
@@ -88,7 +101,8 @@ fn parse(body: &[u8]) -> Result<(Vec<Row>, Parameters), String> {
         Value::Object(row) => Ok(row),
         _ => Err(format!("row {number} is not an object; {SEND}")),
     };
-    Ok(((1..).zip(rows).map(row).collect::<Result<_, _>>()?, parameters))
+    let rows = (1..).zip(rows).map(row).collect::<Result<_, _>>()?;
+    Ok(Sent { body, rows, parameters, model })
 }
 
 /// All columns are known, and those that must have a value have one.
@@ -207,6 +221,10 @@ mod tests {
             Field::new("count", DataType::Int64, true),
             Field::new("share", DataType::Float64, true),
         ]))
+    }
+
+    fn decode(schema: &SchemaRef, body: &[u8]) -> Result<(RecordBatch, Parameters), BadRows> {
+        super::decode(schema, sent(body)?)
     }
 
     /// Values as JSON has them, columns of the schema among the names.

@@ -10,13 +10,14 @@ use crate::access::{AccessLog, Ids};
 use crate::body::Budget;
 use crate::guard::Guard;
 use crate::metrics::Metrics;
+use crate::models::Models;
 use crate::page::Page;
 use crate::queue::Queue;
 use crate::{About, Settings, openapi};
 
 /// State shared by all requests.
 pub(crate) struct Shared {
-    pub(crate) about: About,
+    pub(crate) models: Models,
     pub(crate) queue: Queue,
     pub(crate) guard: Guard,
     pub(crate) metrics: Arc<Metrics>,
@@ -31,21 +32,39 @@ pub(crate) struct Shared {
     pub(crate) draining: AtomicBool,
 }
 
+/// A model, as a request uses it.
+#[derive(Clone, Copy)]
+pub(crate) struct Chosen<'a> {
+    pub(crate) shared: &'a Shared,
+    pub(crate) number: usize,
+}
+
+impl<'a> Chosen<'a> {
+    pub(crate) fn about(self) -> &'a About {
+        self.shared.models.get(self.number)
+    }
+}
+
 impl Shared {
-    pub(crate) fn new(about: About, queue: Queue, settings: &Settings) -> Self {
+    /// The model of this number.
+    pub(crate) fn model(&self, number: usize) -> Chosen<'_> {
+        Chosen { shared: self, number }
+    }
+
+    pub(crate) fn new(models: Models, queue: Queue, settings: &Settings) -> Self {
         Self {
             queue,
             guard: Guard::new(settings.bind, settings.token.as_deref(), &settings.hosts),
-            metrics: Arc::new(Metrics::new(&about.version)),
-            page: Page::new(&about, settings.token.is_some()),
+            metrics: Arc::new(Metrics::new(&models)),
+            page: Page::new(&models, settings.token.is_some()),
             timeout: settings.timeout,
             budget: Budget::new(),
             ids: Ids::new(),
             log: settings.log.clone(),
-            openapi: openapi::document(&about, settings.token.is_some()),
+            openapi: openapi::document(&models, settings.token.is_some()),
             started: SystemTime::now(),
             draining: AtomicBool::new(false),
-            about,
+            models,
         }
     }
 }

@@ -8,8 +8,8 @@ use crate::ask::{ask, decoded};
 use crate::json::json_of;
 use crate::problem::Problem;
 use crate::rows::text_columns;
-use crate::shared::Shared;
-use crate::{About, Mapped, Mark, Parameters};
+use crate::shared::Chosen;
+use crate::{About, Mapped, Mark, ParameterSet, Parameters};
 
 /// Where texts go in and where they come out.
 #[derive(Clone, Debug, PartialEq)]
@@ -54,9 +54,9 @@ impl Texts {
         }
     }
 
-    /// Those of a server, or why there are none.
-    pub(crate) fn of_shared(shared: &Shared) -> Result<Self, Problem> {
-        Self::of(&shared.about).map_err(|why| {
+    /// Those of a model, or why there are none.
+    pub(crate) fn of_model(model: Chosen<'_>) -> Result<Self, Problem> {
+        Self::of(model.about()).map_err(|why| {
             let message = format!("{why}; send rows to /v1/rows, whose columns /v1/info tells");
             Problem::bad_request(message)
         })
@@ -65,18 +65,18 @@ impl Texts {
     /// What is written for each of some sources.
     pub(crate) async fn write(
         &self,
-        shared: &Shared,
+        model: Chosen<'_>,
         sources: &[String],
         parameters: Parameters,
     ) -> Result<Vec<Vec<Written>>, Problem> {
         let row = |source: &String| json!({self.source.as_str(): source});
         let rows: Vec<_> = sources.iter().map(row).collect();
         let body = json!({"rows": rows, "parameters": parameters}).to_string();
-        let rows = decoded(shared, body.as_bytes())?;
+        let (_, rows) = decoded(model.shared, Some(model.number), body.as_bytes())?;
         let ids = rows.rows.column_by_name("_id").cloned();
         let ids = ids.as_ref().and_then(|ids| ids.as_string_opt::<i32>());
         let ids: Vec<&str> = ids.into_iter().flatten().flatten().collect();
-        let outputs = ask(shared, rows).await?;
+        let outputs = ask(model.shared, rows).await?;
         let mut texts = vec![Vec::new(); sources.len()];
         let Some(output) = outputs.first() else { return Ok(texts) };
         let written = self.read(output).ok_or_else(|| {
@@ -154,18 +154,18 @@ pub(crate) fn texts(name: &str, value: Option<Value>) -> Result<(Vec<String>, bo
 
 /// What a program calls a parameter and what it sends for it, in the words of the pipeline.
 pub(crate) struct Translation<'a> {
-    pub(crate) shared: &'a Shared,
+    known: &'a ParameterSet,
     pub(crate) parameters: Parameters,
 }
 
 impl<'a> Translation<'a> {
-    pub(crate) fn new(shared: &'a Shared) -> Self {
-        Self { shared, parameters: Parameters::new() }
+    pub(crate) fn new(about: &'a About) -> Self {
+        Self { known: &about.parameters, parameters: Parameters::new() }
     }
 
     /// Whether a request may set it.
     pub(crate) fn knows(&self, name: &str) -> bool {
-        self.shared.about.parameters.list().iter().any(|known| known.name == name)
+        self.known.list().iter().any(|known| known.name == name)
     }
 
     /// Sets a parameter; one that is set twice, by two names, is refused.
@@ -178,7 +178,7 @@ impl<'a> Translation<'a> {
 
     /// Turns drawing at random on or off. On changes nothing where the pipeline draws already.
     pub(crate) fn sample(&mut self, is_on: bool) -> Result<(), Problem> {
-        let known = self.shared.about.parameters.list();
+        let known = self.known.list();
         let sample = known.iter().find(|known| known.setting == "sample");
         match (sample, is_on) {
             (None, true) => Err(unsupported("do_sample")),

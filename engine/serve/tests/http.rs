@@ -112,6 +112,11 @@ fn odd_requests() {
         ("200 headers", with("X: y\r\n".repeat(200).trim_end())),
         ("a long header", with(&format!("X: {}", "y".repeat(100_000)))),
         ("a form", good.replace("/v1/rows", "/")),
+        ("HTTP/2", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\u{4}\0\0\0\0\0".to_owned()),
+        ("HTTP/1.0", good.replace("HTTP/1.1", "HTTP/1.0")),
+        ("HTTP/0.9", "GET /livez\r\n".to_owned()),
+        ("HTTP/3.0", good.replace("HTTP/1.1", "HTTP/3.0")),
+        ("TLS", "\u{16}\u{3}\u{1}\u{2}\0\u{1}\0\u{1}\u{7c}\u{3}\u{3}".to_owned()),
     ];
     let mut said = String::new();
     for (name, request) in requests {

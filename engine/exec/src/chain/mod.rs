@@ -1,6 +1,7 @@
 //! Map nodes at work on rows that are not kept: one after another, each on what the one before made.
 
 mod link;
+mod other_model;
 mod parameters;
 
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use crate::lookup::Lookup;
 use crate::run::{Cancel, Job, RunOptions};
 use link::Link;
 
+pub use other_model::with_model;
 pub use parameters::{Changes, Parameter, Parameters};
 
 /// Map nodes, each of which reads a table of the one before, with everything loaded.

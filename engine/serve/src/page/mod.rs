@@ -3,6 +3,7 @@
 //! Everything is rendered here. The script (`page.js`) sends the same form and puts the results of the answer into the page,
 //! so that both ways show the same.
 
+mod beside;
 mod controls;
 mod hints;
 mod results;
@@ -21,6 +22,8 @@ use serde_json::{Map, Value, json};
 use self::controls::{Control, controls};
 pub use self::hints::{ColumnHint, Condition, Hints, Judge, Limit};
 use self::results::Results;
+use crate::models::Models;
+use crate::problem::Problem;
 use crate::rows::{MAX_ROWS, Row, text_columns};
 use crate::{About, is_told};
 
@@ -31,6 +34,8 @@ const MAX_FIELDS: usize = 6;
 const MAX_EXAMPLES: usize = 5;
 /// Before the name of a parameter in the form.
 const PARAMETER: &str = "p.";
+/// What names a model in the form, once for each that is to be asked.
+const MODEL: &str = "model";
 /// Only what this server has: no script, style or picture from elsewhere, and no script in the page itself.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
                       form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
@@ -39,20 +44,36 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; i
 pub(crate) struct Page {
     templates: Environment<'static>,
     title: String,
-    nodes: Vec<String>,
+    /// What there is to choose from, by the numbers of the models.
+    models: Vec<Shown>,
     columns: Vec<String>,
     controls: Vec<Control>,
-    /// All columns that rows come with.
-    input: Vec<String>,
-    ports: Vec<String>,
-    hints: Hints,
     asks_for_token: bool,
 }
 
+/// A model, as far as the page speaks of it.
+struct Shown {
+    name: String,
+    nodes: Vec<String>,
+    /// All columns that rows come with.
+    input: Vec<String>,
+    parameters: Vec<String>,
+    ports: Vec<String>,
+    hints: Hints,
+}
+
+/// What came of a form, of the model with this number.
+pub(crate) type Outcome = (usize, Result<Vec<RecordBatch>, Problem>);
+
 /// Content of the form: per column a text with one line per row, and the parameters that were set.
+#[derive(Default)]
 pub(crate) struct Filled {
+    /// Whether a form was sent at all.
+    is_sent: bool,
     texts: Vec<(String, String)>,
     parameters: Map<String, Value>,
+    /// Names of models.
+    models: Vec<String>,
     /// What was written into the controls, to be shown again.
     written: Vec<(String, String)>,
 }
@@ -61,7 +82,9 @@ pub(crate) struct Filled {
 #[derive(Serialize)]
 struct Content<'a> {
     title: &'a str,
-    nodes: &'a [String],
+    /// The nodes of each chain; models of one chain share a line.
+    chains: Vec<Chain<'a>>,
+    choices: Vec<Choice<'a>>,
     fields: Vec<Field<'a>>,
     controls: Vec<(&'a Control, String)>,
     has_more: bool,
@@ -72,6 +95,20 @@ struct Content<'a> {
     can_draw_again: bool,
     curl: String,
     python: String,
+}
+
+#[derive(Serialize)]
+struct Chain<'a> {
+    /// Names of its models; none where there is one alone.
+    models: Vec<&'a str>,
+    nodes: &'a [String],
+}
+
+/// A model that can be chosen.
+#[derive(Serialize)]
+struct Choice<'a> {
+    name: &'a str,
+    is_chosen: bool,
 }
 
 #[derive(Serialize)]
@@ -101,41 +138,66 @@ pub(crate) fn answer(html: String) -> Response {
 }
 
 impl Page {
-    pub(crate) fn new(about: &About, asks_for_token: bool) -> Self {
+    pub(crate) fn new(models: &Models, asks_for_token: bool) -> Self {
         let mut templates = Environment::new();
         // The templates are compiled in and rendered by a test, so this cannot fail.
         let _ = templates.add_template(TEMPLATE, include_str!("page.html"));
         let _ = templates.add_template("results.html", include_str!("results.html"));
+        let _ = templates.add_template("candidate.html", include_str!("candidate.html"));
         let _ = templates.add_template("control.html", include_str!("control.html"));
-        let columns = text_columns(&about.input).into_iter().take(MAX_FIELDS);
-        let input = about.input.fields().iter().map(|field| field.name().clone());
-        Self {
-            templates,
-            title: about.title.clone(),
+        let (mut columns, mut parameters): (Vec<String>, Vec<Value>) = (Vec::new(), Vec::new());
+        for about in models.all() {
+            for column in text_columns(&about.input).into_iter().take(MAX_FIELDS) {
+                if !columns.iter().any(|known| known == column) {
+                    columns.push(column.to_owned());
+                }
+            }
+            // Of a name that several models have, the control is that of the first.
+            for parameter in about.parameters.json().as_array().into_iter().flatten() {
+                if !parameters.iter().any(|known| known["name"] == parameter["name"]) {
+                    parameters.push(parameter.clone());
+                }
+            }
+        }
+        let names = |about: &About| {
+            about.parameters.list().iter().map(|parameter| parameter.name.clone()).collect()
+        };
+        let shown = |about: &About| Shown {
+            name: about.name.clone(),
             nodes: about.nodes.clone(),
-            columns: columns.map(str::to_owned).collect(),
-            controls: controls(&about.json()["parameters"]),
-            input: input.collect(),
+            input: about.input.fields().iter().map(|field| field.name().clone()).collect(),
+            parameters: names(about),
             ports: about.outputs.iter().map(|(port, _)| port.clone()).collect(),
             hints: about.hints.clone(),
+        };
+        Self {
+            templates,
+            title: models.first().title.clone(),
+            models: models.all().iter().map(shown).collect(),
+            columns,
+            controls: controls(&parameters.into()),
             asks_for_token,
         }
     }
 
     /// The page to begin with.
     pub(crate) fn empty(&self, host: &str) -> String {
-        self.render(host, &self.fill(&[]), None, None)
+        self.render(host, &Filled::default(), None, None)
     }
 
     /// The page that says what is wrong with a form that could not be read.
     pub(crate) fn refused(&self, host: &str, problem: &str) -> String {
-        self.render(host, &self.fill(&[]), None, Some(problem))
+        self.render(host, &Filled::default(), None, Some(problem))
     }
 
     /// What was written into the form.
     pub(crate) fn fill(&self, body: &[u8]) -> Filled {
-        let mut filled = Filled { texts: Vec::new(), parameters: Map::new(), written: Vec::new() };
+        let mut filled = Filled { is_sent: true, ..Filled::default() };
         for (name, text) in form_urlencoded::parse(body).into_owned() {
+            if name == MODEL {
+                filled.models.push(text);
+                continue;
+            }
             if self.columns.contains(&name) {
                 filled.texts.push((name, text));
             } else if let Some(name) = name.strip_prefix(PARAMETER)
@@ -150,22 +212,69 @@ impl Page {
         filled
     }
 
-    /// The page with what was asked and what came of it.
-    pub(crate) fn filled(
-        &self,
-        host: &str,
-        filled: &Filled,
-        outcome: Result<&[RecordBatch], &str>,
-    ) -> String {
-        match outcome {
-            Ok(outputs) => {
-                let outputs = self.ports.iter().map(String::as_str).zip(outputs);
-                let told: Vec<_> = outputs.filter(|(port, rows)| is_told(port, rows)).collect();
-                let results = Results::new(&self.hints, &self.input, &filled.rows(), &told);
-                self.render(host, filled, Some(results), None)
-            }
-            Err(problem) => self.render(host, filled, None, Some(problem)),
+    /// The models that a form asks, by their numbers: those that it names, or else the first.
+    pub(crate) fn models(&self, filled: &Filled) -> Vec<usize> {
+        let is_named = |number: &usize| filled.models.contains(&self.models[*number].name);
+        let named: Vec<_> = (0..self.models.len()).filter(is_named).collect();
+        if named.is_empty() { vec![0] } else { named }
+    }
+
+    /// What a form asks of a model, without what that does not know.
+    pub(crate) fn request(&self, filled: &Filled, model: usize) -> Value {
+        self.of_rows(filled, model, filled.rows())
+    }
+
+    fn of_rows(&self, filled: &Filled, model: usize, mut rows: Vec<Row>) -> Value {
+        let shown = &self.models[model];
+        rows.iter_mut().for_each(|row| row.retain(|name, _| shown.input.contains(name)));
+        let mut parameters = filled.parameters.clone();
+        parameters.retain(|name, _| shown.parameters.contains(name));
+        let mut request = json!({ "rows": rows });
+        if !parameters.is_empty() {
+            request["parameters"] = parameters.into();
         }
+        request
+    }
+
+    /// The page with what was asked and what came of it, of each model that was asked.
+    pub(crate) fn filled(&self, host: &str, filled: &Filled, outcomes: &[Outcome]) -> String {
+        let rows = filled.rows();
+        let results = |(model, outputs): (usize, &Vec<RecordBatch>)| {
+            let Shown { hints, input, ports, .. } = &self.models[model];
+            let outputs = ports.iter().map(String::as_str).zip(outputs);
+            let told: Vec<_> = outputs.filter(|(port, rows)| is_told(port, rows)).collect();
+            Results::new(hints, input, &rows, &told)
+        };
+        match outcomes {
+            [(model, Ok(outputs))] => {
+                self.render(host, filled, Some(results((*model, outputs))), None)
+            }
+            [(_, Err(problem))] => self.render(host, filled, None, Some(&problem.message)),
+            several => {
+                let outcome = |(model, outcome): &Outcome| {
+                    let of_model = outcome.as_ref().map(|outputs| results((*model, outputs)));
+                    let of_model = of_model.map_err(|problem| problem.message.clone());
+                    (self.models[*model].name.clone(), of_model)
+                };
+                let beside = Results::beside(several.iter().map(outcome).collect());
+                self.render(host, filled, Some(beside), None)
+            }
+        }
+    }
+
+    /// The chains, each with its models.
+    fn chains(&self) -> Vec<Chain<'_>> {
+        let mut chains: Vec<Chain<'_>> = Vec::new();
+        for Shown { name, nodes, .. } in &self.models {
+            match chains.iter_mut().find(|chain| chain.nodes == nodes) {
+                Some(chain) => chain.models.push(name),
+                None => chains.push(Chain { models: vec![name], nodes }),
+            }
+        }
+        if let [only] = &mut chains[..] {
+            only.models.clear();
+        }
+        chains
     }
 
     fn render(
@@ -177,20 +286,35 @@ impl Page {
     ) -> String {
         let label = |name| match self.columns.len() {
             1 => "Your text",
-            _ => self.hints.label(name),
+            _ => self.hints().label(name),
         };
         let field = |name| Field { name, label: label(name), text: filled.text(name) };
-        let body = filled.example().unwrap_or_else(|| self.example());
+        let mut body = self.example(filled);
+        let chosen = self.models(filled);
+        // Before anything was asked, all are to be compared.
+        let is_chosen = |number: usize| !filled.is_sent || chosen.contains(&number);
+        let choices = self.models.iter().enumerate();
+        let choices = choices.map(|(number, shown)| Choice {
+            name: &shown.name,
+            is_chosen: is_chosen(number),
+        });
+        if self.models.len() > 1 {
+            body["model"] = self.models[chosen[0]].name.as_str().into();
+        }
         let controls = self.controls.iter().map(|control| (control, filled.shown(control)));
         let content = Content {
             title: &self.title,
-            nodes: &self.nodes,
+            chains: self.chains(),
+            choices: match self.models.len() {
+                1 => Vec::new(),
+                _ => choices.collect(),
+            },
             fields: self.columns.iter().map(|name| field(name)).collect(),
             controls: controls.collect(),
             has_more: !self.controls.iter().all(Control::is_common),
             // An example is one text, so it cannot fill in several columns.
             examples: match self.columns.len() {
-                1 => self.hints.examples.iter().map(String::as_str).take(MAX_EXAMPLES).collect(),
+                1 => self.hints().examples.iter().map(String::as_str).take(MAX_EXAMPLES).collect(),
                 _ => Vec::new(),
             },
             results,
@@ -205,11 +329,20 @@ impl Page {
         rendered.unwrap_or_else(|error| error.to_string())
     }
 
-    /// A request with an example, or with dots.
-    fn example(&self) -> Value {
-        let example = self.hints.examples.first().map_or("...", String::as_str);
-        let row: Row = self.columns.iter().map(|name| (name.clone(), example.into())).collect();
-        json!({ "rows": [row] })
+    /// What is said of columns: the first model's words for them.
+    fn hints(&self) -> &Hints {
+        &self.models[0].hints
+    }
+
+    /// The request that the form stands for, with its first row only; without one, with an example or with dots.
+    fn example(&self, filled: &Filled) -> Value {
+        let model = self.models(filled)[0];
+        let first = filled.rows().into_iter().next();
+        let row = first.unwrap_or_else(|| {
+            let example = self.hints().examples.first().map_or("...", String::as_str);
+            self.columns.iter().map(|name| (name.clone(), example.into())).collect()
+        });
+        self.of_rows(filled, model, vec![row])
     }
 }
 
@@ -269,23 +402,6 @@ impl Filled {
         };
         (0..count).map(row).filter(|row: &Row| !row.is_empty()).collect()
     }
-
-    /// The request that the form stands for.
-    pub(crate) fn request(&self) -> Value {
-        self.of_rows(self.rows())
-    }
-
-    /// The same with its first row only.
-    fn example(&self) -> Option<Value> {
-        Some(self.of_rows(vec![self.rows().into_iter().next()?]))
-    }
-
-    fn of_rows(&self, rows: Vec<Row>) -> Value {
-        if self.parameters.is_empty() {
-            return json!({ "rows": rows });
-        }
-        json!({ "rows": rows, "parameters": self.parameters })
-    }
 }
 
 #[cfg(test)]
@@ -300,6 +416,11 @@ mod tests {
 
     /// A page for texts that are rewritten and judged, with a parameter.
     fn page() -> Page {
+        page_of(&["p"])
+    }
+
+    /// The same, of several models.
+    fn page_of(names: &[&str]) -> Page {
         let column = |name: &str| ColumnHint {
             column: name.to_owned(),
             label: "Similarity".to_owned(),
@@ -323,7 +444,8 @@ mod tests {
             schema: json!({"type": "integer", "minimum": 1, "default": 2}),
         };
         let schema = Arc::new(Schema::new(vec![Field::new("source", DataType::Utf8, false)]));
-        let about = About {
+        let about = |name: &&str| About {
+            name: (*name).to_owned(),
             title: "<t>".to_owned(),
             version: "1".to_owned(),
             nodes: vec!["p".to_owned()],
@@ -332,15 +454,16 @@ mod tests {
             hints: Hints {
                 pair: Some(("source".to_owned(), "text".to_owned())),
                 columns: vec![column("stsb")],
-                judge: Some(judge),
+                judge: Some(judge.clone()),
                 examples: vec!["An <example>.".to_owned()],
             },
             batch_invariant: true,
-            parameters: ParameterSet::new(vec![parameter], |_| {
+            parameters: ParameterSet::new(vec![parameter.clone()], |_| {
                 Ok(Checked { parameters: Map::new(), factor: 1 })
             }),
         };
-        Page::new(&about, true)
+        let models = Models::new(names.iter().map(about).collect()).expect("names");
+        Page::new(&models, true)
     }
 
     fn rows(text: &str, stsb: f64, reason: Option<&str>) -> RecordBatch {
@@ -356,11 +479,11 @@ mod tests {
         let page = page();
         let filled = page.fill(b"source=a+b&p.candidates=3&p.other=1");
         assert_eq!(
-            filled.request(),
+            page.request(&filled, 0),
             json!({"rows": [{"source": "a b"}], "parameters": {"candidates": 3}})
         );
         let outputs = [rows("a c", 4.5, None), rows("<q>", 1.0, Some("not stsb >= 4 (stsb = 1)"))];
-        let html = page.filled("host:1", &filled, Ok(&outputs));
+        let html = page.filled("host:1", &filled, &[(0, Ok(outputs.to_vec()))]);
         for expected in [
             "<del>b</del><ins>c</ins>",
             "<bdi>&lt;q&gt;</bdi>",
@@ -378,6 +501,43 @@ mod tests {
             let plain = html.replace("&quot;", "\"").replace("&#x27;", "'").replace("&#x2f;", "/");
             assert!(plain.contains(expected), "{expected}: {html}");
         }
+    }
+
+    #[test]
+    fn models_stand_side_by_side() {
+        let page = page_of(&["base", "<new>"]);
+        let empty = page.empty("host:1");
+        assert_eq!(empty.matches("name=\"model\"").count(), 2);
+        assert_eq!(empty.matches(" checked>").count(), 2, "all are compared at first");
+        let filled = page.fill(b"source=a+b&model=%3Cnew%3E&model=other");
+        assert_eq!(page.models(&filled), [1]);
+        assert_eq!(page.models(&page.fill(b"source=a")), [0]);
+        let filled = page.fill(b"source=a+b&model=%3Cnew%3E&model=base");
+        assert_eq!(page.models(&filled), [0, 1]);
+        let outcomes = [
+            (0, Ok(vec![rows("a c", 4.5, None), rows("a d", 1.0, Some("not stsb >= 4 (stsb = 1)"))])),
+            (1, Ok(vec![rows("a e", 4.1, None), rows("f", 1.0, None).slice(0, 0)])),
+        ];
+        let html = page.filled("host:1", &filled, &outcomes);
+        let plain = html.replace("&quot;", "\"").replace("&#x27;", "'").replace("&#x2f;", "/");
+        for (expected, count) in [
+            ("<article class=\"group\">", 1),
+            ("<h4><bdi>base</bdi></h4>", 1),
+            ("<h4><bdi>&lt;new&gt;</bdi></h4>", 1),
+            ("data-model=\"&lt;new&gt;\"", 2),
+            ("base: 1 kept, 1 rejected", 1),
+            ("&lt;new&gt;: 1 kept, 0 rejected", 1),
+            // They share a judge, so one slider is for both.
+            ("type=\"range\"", 1),
+            ("\"model\":\"base\"}'", 1),
+            (" checked>", 2),
+        ] {
+            assert_eq!(plain.matches(expected).count(), count, "{expected}: {plain}");
+        }
+        let failed = Problem::busy("too much <waits>");
+        let outcomes = [(0, Err(failed)), (1, Ok(vec![rows("a e", 4.1, None)]))];
+        let html = page.filled("host:1", &filled, &outcomes);
+        assert!(html.contains("too much &lt;waits&gt;") && html.contains("<ins>e</ins>"), "{html}");
     }
 
     #[test]

@@ -4,6 +4,7 @@
 const $ = (id) => document.getElementById(id);
 const form = $("form");
 const areas = [...form.querySelectorAll("textarea")];
+const boxes = [...form.querySelectorAll("input[name=model]")];
 const submit = form.querySelector("button[type=submit]");
 const maxRows = Number(form.dataset.maxRows);
 let running = null;
@@ -44,6 +45,10 @@ async function run() {
     areas[0]?.focus();
     return say("Write something first.");
   }
+  if (boxes.length > 0 && !boxes.some((box) => box.checked)) {
+    boxes[0].focus();
+    return say("Choose a model.");
+  }
   running = new AbortController();
   busy(true);
   try {
@@ -76,6 +81,7 @@ function busy(is) {
 
 function show(page, results) {
   $("results").replaceChildren(...results.childNodes);
+  document.querySelector("main").className = page.querySelector("main")?.className ?? "";
   const programs = page.getElementById("programs");
   if (programs) for (const id of ["curl", "python"]) $(id).textContent = programs.querySelector(`#${id}`).textContent;
   reveal($("results"));
@@ -101,24 +107,30 @@ function judge() {
   const sliders = [...$("results").querySelectorAll(".slider input")];
   sliders.forEach((slider) => (slider.parentElement.querySelector("output").value = slider.value));
   const candidates = [...$("results").querySelectorAll(".candidate")];
-  const judged = candidates.filter((candidate) => candidate.querySelector(".verdict"));
-  let kept = 0;
-  for (const candidate of judged) {
+  const counts = new Map();
+  for (const candidate of candidates.filter((candidate) => candidate.querySelector(".verdict"))) {
     const values = JSON.parse(candidate.dataset.values);
-    const reasons = sliders.flatMap(({ dataset: { column, comparison, label }, value }) => {
+    const { model } = candidate.dataset;
+    // Without a name they are of the only model there is.
+    const own = sliders.filter(({ dataset: { models } }) => models === "" || models.split("\n").includes(model));
+    const reasons = own.flatMap(({ dataset: { column, comparison, label }, value }) => {
       const found = values[column];
       if (found !== null && found !== undefined && passes[comparison](found, Number(value))) return [];
       return [`${label} ${found === null || found === undefined ? "nothing" : Number(found.toFixed(3))} ${wrong[comparison]} ${value}`];
     });
     reasons.push(...JSON.parse(candidate.dataset.others));
     const is = reasons.length === 0;
-    kept += is;
+    const [kept, rejected] = counts.get(model) ?? [0, 0];
+    counts.set(model, [kept + is, rejected + !is]);
     candidate.classList.toggle("kept", is);
     candidate.classList.toggle("rejected", !is);
     candidate.querySelector(".verdict").textContent = is ? "kept" : "rejected";
     candidate.querySelector(".reason").textContent = reasons.join("; ");
   }
-  if (judged.length > 0) $("summary").textContent = `${kept} kept, ${judged.length - kept} rejected`;
+  for (const summary of $("summary")?.children ?? []) {
+    const count = counts.get(summary.dataset.model);
+    if (count) summary.lastElementChild.textContent = `${count[0]} kept, ${count[1]} rejected`;
+  }
 }
 
 // Out: files, the clipboard, a link.
@@ -158,12 +170,18 @@ const texts = () =>
 /// The form as a link. What follows the `#` stays in the browser.
 function link() {
   const data = body(rows());
-  const changed = [...data].filter(([name, value]) => value !== form.elements[name]?.dataset?.default && value !== "");
+  const ticked = boxes.filter((box) => box.checked).length;
+  const changed = [...data].filter(([name, value]) =>
+    name === "model" ? ticked < boxes.length : value !== form.elements[name]?.dataset?.default && value !== "");
   return `${location.origin}${location.pathname}#${new URLSearchParams(changed)}`;
 }
 
 function restore() {
-  for (const [name, value] of new URLSearchParams(location.hash.slice(1))) {
+  const linked = new URLSearchParams(location.hash.slice(1));
+  const models = linked.getAll("model");
+  if (models.length > 0) boxes.forEach((box) => (box.checked = models.includes(box.value)));
+  for (const [name, value] of linked) {
+    if (name === "model") continue;
     const element = form.elements[name];
     if (!element || element instanceof RadioNodeList || element.type === "file") continue;
     if (element.type === "checkbox") element.checked = value === "true";

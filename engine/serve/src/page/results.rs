@@ -6,7 +6,7 @@ use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Float64Type};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use paraloom_diff::{Piece, changes};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 
 use super::hints::{Condition, Hints, Judge};
@@ -18,34 +18,57 @@ const MARKED: usize = 4_000;
 /// What came of a request.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Results {
-    /// "3 kept, 1 rejected".
-    pub(crate) summary: String,
+    /// Of each model that was asked.
+    pub(crate) summaries: Vec<Summary>,
+    /// The models that stand side by side; none of a single one.
+    pub(crate) models: Vec<String>,
     pub(crate) sliders: Vec<Slider>,
     pub(crate) groups: Vec<Group>,
     pub(crate) tables: Vec<Table>,
     /// The rows of every output, for the script that writes them into a file.
-    pub(crate) json: String,
+    #[serde(serialize_with = "as_text")]
+    pub(crate) json: Value,
+}
+
+fn as_text<S: Serializer>(json: &Value, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(json)
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct Summary {
+    /// Empty of a single model.
+    pub(super) model: String,
+    /// "3 kept, 1 rejected".
+    pub(super) text: String,
+    /// Nothing came of it, for this reason.
+    pub(super) is_problem: bool,
 }
 
 /// A threshold that can be moved.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct Slider {
-    label: String,
-    column: String,
-    comparison: String,
+    /// The models that it judges; none of a single one.
+    pub(super) models: Vec<String>,
+    pub(super) label: String,
+    pub(super) column: String,
+    pub(super) comparison: String,
     /// `at least`, `below` and so on.
-    words: &'static str,
-    value: f64,
-    low: f64,
-    high: f64,
-    step: f64,
+    pub(super) words: &'static str,
+    pub(super) value: f64,
+    pub(super) low: f64,
+    pub(super) high: f64,
+    pub(super) step: f64,
 }
 
 /// A text, and what it became.
 #[derive(Debug, Serialize)]
 pub(crate) struct Group {
-    source: String,
-    candidates: Vec<Candidate>,
+    pub(super) source: String,
+    /// Where it stood among the texts that were asked about.
+    #[serde(skip)]
+    pub(super) place: Option<usize>,
+    /// Of each model, what it made of it.
+    pub(super) columns: Vec<Vec<Candidate>>,
 }
 
 #[derive(Debug, Serialize)]
@@ -74,7 +97,8 @@ pub(crate) struct Score {
 /// Rows as texts, without what the engine uses to find them again.
 #[derive(Debug, Serialize)]
 pub(crate) struct Table {
-    port: String,
+    /// The output, and before it the model where there are several.
+    pub(super) port: String,
     columns: Vec<String>,
     numeric: Vec<bool>,
     rows: Vec<Vec<String>>,
@@ -92,7 +116,7 @@ impl Results {
             let rows = serde_json::from_str::<Value>(&encode(rows).ok()?).ok()?;
             Some(((*port).to_owned(), rows))
         });
-        let json = Value::Object(json.collect()).to_string();
+        let json = Value::Object(json.collect());
         let count = |port: &str| {
             let found = outputs.iter().find(|(name, _)| *name == port);
             found.map_or(0, |(_, rows)| rows.num_rows())
@@ -109,7 +133,8 @@ impl Results {
                 counts.collect::<Vec<_>>().join(", ")
             }
         };
-        let mut results = Self { summary, json, ..Self::default() };
+        let summary = Summary { model: String::new(), text: summary, is_problem: false };
+        let mut results = Self { summaries: vec![summary], json, ..Self::default() };
         let is_shown = |port: &str| match &hints.judge {
             Some(judge) => port == judge.kept || port == judge.rejected,
             None => !port.contains('.'),
@@ -126,7 +151,10 @@ impl Results {
         if let Some((source, _)) = &hints.pair {
             let asked = asked.iter().filter_map(|row| row.get(source)?.as_str()).enumerate();
             let places: HashMap<_, _> = asked.map(|(at, text)| (text, at)).collect();
-            results.groups.sort_by_key(|group| places.get(group.source.as_str()).copied());
+            for group in &mut results.groups {
+                group.place = places.get(group.source.as_str()).copied();
+            }
+            results.groups.sort_by_key(|group| group.place);
         }
         if let Some(judge) = hints.judge.as_ref().filter(|_| !results.groups.is_empty()) {
             results.sliders = sliders(hints, judge, outputs);
@@ -180,10 +208,11 @@ impl Results {
                 scores,
             };
             let at = *known.entry(before.clone()).or_insert_with(|| {
-                self.groups.push(Group { source: before.clone(), candidates: Vec::new() });
+                let columns = vec![Vec::new()];
+                self.groups.push(Group { source: before.clone(), place: None, columns });
                 self.groups.len() - 1
             });
-            self.groups[at].candidates.push(candidate);
+            self.groups[at].columns[0].push(candidate);
         }
     }
 }
@@ -244,6 +273,7 @@ fn sliders(hints: &Hints, judge: &Judge, outputs: &[(&str, &RecordBatch)]) -> Ve
             (ends.0.floor(), ends.1.ceil().max(ends.0.floor() + 1.0))
         });
         Slider {
+            models: Vec::new(),
             label: hints.label(&limit.column).to_owned(),
             column: limit.column.clone(),
             comparison: limit.comparison.clone(),
@@ -413,24 +443,25 @@ mod tests {
         let asked = ["x", "a b"].map(|text| Row::from_iter([("source".to_owned(), text.into())]));
         let outputs = [("kept", &kept), ("rejected", &rejected)];
         let results = Results::new(&hints(), &input, &asked, &outputs);
-        assert_eq!(results.summary, "1 kept, 2 rejected");
+        assert_eq!(results.summaries[0].text, "1 kept, 2 rejected");
         let [other, one] = results.groups.as_slice() else { panic!("{:?}", results.groups) };
-        assert_eq!((one.source.as_str(), one.candidates.len()), ("a b", 2));
-        assert_eq!((other.source.as_str(), other.candidates.len()), ("x", 1));
-        assert_eq!(one.candidates[0].is_kept, Some(true));
+        assert_eq!((one.source.as_str(), other.source.as_str()), ("a b", "x"));
+        let (one, other) = (&one.columns[0], &other.columns[0]);
+        assert_eq!((one.len(), other.len()), (2, 1));
+        assert_eq!(one[0].is_kept, Some(true));
         assert_eq!(
-            one.candidates[1].reasons,
+            one[1].reasons,
             ["Similarity 3.25 is below 4", "not good English", "else"]
         );
-        assert_eq!(one.candidates[1].others, r#"["not good English","else"]"#);
-        assert_eq!(one.candidates[1].values, r#"{"stsb":3.25}"#);
-        assert_eq!(other.candidates[0].values, r#"{"stsb":null}"#);
+        assert_eq!(one[1].others, r#"["not good English","else"]"#);
+        assert_eq!(one[1].values, r#"{"stsb":3.25}"#);
+        assert_eq!(other[0].values, r#"{"stsb":null}"#);
         let [slider] = results.sliders.as_slice() else { panic!("{:?}", results.sliders) };
         assert_eq!(
             (slider.low, slider.high, slider.value, slider.words),
             (0.0, 5.0, 4.0, "at least")
         );
-        assert!(results.tables.is_empty() && results.json.contains("\"paraphrase\":\"a c\""));
+        assert!(results.tables.is_empty() && results.json["kept"][0]["paraphrase"] == "a c");
     }
 
     #[test]
@@ -444,7 +475,7 @@ mod tests {
             (table.columns.join(" "), table.rows[0].join(" ")),
             ("text stsb".to_owned(), "a 1".to_owned())
         );
-        assert_eq!(results.summary, "1 row of rows, 0 rows of node.rejected");
+        assert_eq!(results.summaries[0].text, "1 row of rows, 0 rows of node.rejected");
         assert!(results.groups.is_empty() && results.sliders.is_empty());
     }
 

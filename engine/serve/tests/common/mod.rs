@@ -50,6 +50,8 @@ fn parameters() -> ParameterSet {
 
 /// Writes every text in capitals, `times` times. Fails at the text "fail", and knows no origins at "who".
 struct Loud {
+    /// What is written behind every text that has no mark of its own.
+    mark: &'static str,
     /// Rows of every batch.
     batches: Arc<Mutex<Vec<usize>>>,
     /// Something is received before each batch, if there is one.
@@ -74,7 +76,7 @@ impl Mapper for Loud {
             (0..rows.num_rows()).flat_map(|row| std::iter::repeat_n(row, times(row))).collect();
         let indices: UInt32Array = origins.iter().map(|row| *row as u32).collect();
         let taken = take_record_batch(rows, &indices).map_err(failed)?;
-        let mark = parameters.get("mark").and_then(|mark| mark.as_str()).unwrap_or_default();
+        let mark = parameters.get("mark").and_then(|mark| mark.as_str()).unwrap_or(self.mark);
         if mark == "?" {
             return Err(Failure::Refused("node `loud`: it asks nothing".to_owned()));
         }
@@ -125,21 +127,40 @@ pub(crate) fn settings() -> Settings {
 
 /// Serves the stub.
 pub(crate) fn serve(settings: Settings) -> Running {
-    start(settings, None)
+    start(settings, &ONE, None)
 }
+
+/// Serves it under several names; all but the first have a mark.
+pub(crate) fn serve_several(settings: Settings) -> Running {
+    start(settings, &SEVERAL, None)
+}
+
+/// Names and marks of models.
+const ONE: [(&str, &str); 1] = [("loud", "")];
+const SEVERAL: [(&str, &str); 3] = [("loud", ""), ("louder", "!"), ("loudest", "!!")];
 
 /// Serves the stub, which waits for something to be sent before each batch.
 pub(crate) fn serve_gated(settings: Settings) -> (Running, Sender<()>) {
     let (open, gate) = channel();
-    (start(settings, Some(gate)), open)
+    (start(settings, &ONE, Some(gate)), open)
 }
 
-fn start(settings: Settings, gate: Option<Receiver<()>>) -> Running {
+/// Several models, of which the first waits for something to be sent before each batch.
+pub(crate) fn serve_several_gated(settings: Settings) -> (Running, Sender<()>) {
+    let (open, gate) = channel();
+    (start(settings, &SEVERAL, Some(gate)), open)
+}
+
+fn start(
+    settings: Settings,
+    names: &[(&str, &'static str)],
+    mut gate: Option<Receiver<()>>,
+) -> Running {
     let server = Server::bind(settings).expect("a port is free");
     let (address, stop) = (server.address(), Arc::<AtomicBool>::default());
     let batches = Arc::<Mutex<Vec<usize>>>::default();
-    let mapper = Box::new(Loud { batches: Arc::clone(&batches), gate });
-    let about = About {
+    let about = |name: &str| About {
+        name: name.to_owned(),
         title: "stub".to_owned(),
         version: "1.2.3".to_owned(),
         nodes: vec!["quiet".to_owned(), "loud".to_owned()],
@@ -150,7 +171,13 @@ fn start(settings: Settings, gate: Option<Receiver<()>>) -> Running {
         parameters: parameters(),
     };
     let stopped = Arc::clone(&stop);
-    let run = move || server.run(about, mapper, &stopped, &AtomicBool::new(false));
+    let model = |(name, mark): &(&str, &'static str)| {
+        let batches = Arc::clone(&batches);
+        let mapper = Loud { mark, batches, gate: gate.take() };
+        (about(name), Box::new(mapper) as Box<dyn Mapper + Send>)
+    };
+    let models: Vec<_> = names.iter().map(model).collect();
+    let run = move || server.run(models, &stopped, &AtomicBool::new(false));
     Running { address, batches, stop, thread: Some(std::thread::spawn(run)) }
 }
 
