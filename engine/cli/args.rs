@@ -18,7 +18,7 @@ pub(crate) use results::{
 };
 pub(crate) use serving::{AccessFormat, ServeArgs, TryArgs};
 pub(crate) use stages::{StagesArgs, StagesCommand, TestArgs};
-pub(crate) use store::{GcArgs, PinArgs, StoreArgs, UnpinArgs};
+pub(crate) use store::{GcArgs, PinArgs, RunsArgs, StoreArgs, UnpinArgs};
 pub(crate) use work::{
     CheckArgs, InitArgs, PlanArgs, PullArgs, PushArgs, RunArgs, StatusArgs, Template, WorkArgs,
     WorkerArgs,
@@ -115,7 +115,7 @@ pub(crate) enum Command {
     /// Let go what was pinned; `gc` can remove it again.
     Unpin(UnpinArgs),
     /// List the runs against a store, and its pins.
-    Runs(StoreArgs),
+    Runs(RunsArgs),
     /// Load a stage library and do as the engine at the other end of stdin says.
     #[command(hide = true)]
     StageProcess,

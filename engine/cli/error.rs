@@ -51,6 +51,11 @@ impl CliError {
         Self { silent: true, ..Self::new(code, "") }
     }
 
+    /// Whether there is nothing to print and nothing failed: a reader needs no more.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.silent && self.code == 0
+    }
+
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 mod args;
+mod aside;
 mod commands;
 mod context;
 mod environment;
@@ -15,6 +16,7 @@ mod out;
 mod place;
 mod recorded;
 mod render;
+mod shell;
 mod signals;
 
 #[global_allocator]
@@ -24,7 +26,10 @@ fn main() -> ExitCode {
     paraloom_alloc::keep_what_is_freed();
     paraloom_alloc::exit_when_aborted();
     signals::survive_file_size_limit();
-    let args = args::Args::parse();
+    let args = match args::Args::try_parse() {
+        Err(error) if !error.use_stderr() => return commands::help(&error),
+        args => args.unwrap_or_else(|error| error.exit()),
+    };
     match commands::dispatch(&args) {
         Ok(code) => code,
         Err(error) => error.report(),

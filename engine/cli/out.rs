@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anstream::AutoStream;
 
+use crate::aside::Aside;
 use crate::error::{CliError, Result};
 
 /// Bytes that are written in one go.
@@ -70,17 +71,26 @@ impl Out {
     }
 
     /// An existing file that is written in place, such as a pipe.
-    pub(crate) fn device(path: &Path) -> Result<Self> {
+    fn device(path: &Path) -> Result<Self> {
         let file = File::options().write(true).open(path);
         let file = file.map_err(|error| CliError::writing(path, &error))?;
         Ok(Self::of(Sink::File(file, path.to_owned()), None))
     }
 
-    /// A file that gets its name when it is complete; until then `.part` is appended. Creates its folder.
+    /// A file that gets its name when it is complete. Creates its folder. What is there and no file, such as a pipe, is written
+    /// in place.
     pub(crate) fn file(to: &Path) -> Result<Self> {
-        let aside = Aside::new(to)?;
-        let file = File::create(&aside.path).map_err(|error| CliError::writing(to, &error))?;
-        Ok(Self::of(Sink::File(file, to.to_owned()), Some(aside)))
+        match to.metadata() {
+            Ok(there) if there.is_dir() => {
+                Err(CliError::usage(format!("{} is a directory", to.display())).hint("name a file"))
+            }
+            Ok(there) if !there.is_file() => Self::device(to),
+            _ => {
+                let aside = Aside::file(to)?;
+                let sink = Sink::File(aside.handle()?, to.to_owned());
+                Ok(Self::of(sink, Some(aside)))
+            }
+        }
     }
 
     fn of(sink: Sink, file: Option<Aside>) -> Self {
@@ -168,63 +178,4 @@ impl Sink {
             }
         }
     }
-}
-
-/// A temporary path beside the final one. Removed on drop unless it was renamed.
-pub(crate) struct Aside {
-    path: PathBuf,
-    to: PathBuf,
-}
-
-impl Aside {
-    /// A temporary path beside `to`; creates the folder and removes what a killed command left there.
-    pub(crate) fn new(to: &Path) -> Result<Self> {
-        let path = with_extension(to, ".part");
-        remove(&path);
-        if let Some(folder) = to.parent() {
-            std::fs::create_dir_all(folder).map_err(|error| CliError::writing(to, &error))?;
-        }
-        Ok(Self { path, to: to.to_owned() })
-    }
-
-    /// The temporary path.
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// Renames it to the final path, replacing what is there.
-    pub(crate) fn finish(self) -> Result<()> {
-        let rename = |from: &Path, to: &Path| {
-            std::fs::rename(from, to).map_err(|error| CliError::writing(&self.to, &error))
-        };
-        if !self.to.is_dir() {
-            return rename(&self.path, &self.to);
-        }
-        // `rename` does not replace directories that are not empty.
-        let old = with_extension(&self.to, ".old");
-        remove(&old);
-        rename(&self.to, &old)?;
-        rename(&self.path, &self.to)?;
-        remove(&old);
-        Ok(())
-    }
-}
-
-impl Drop for Aside {
-    fn drop(&mut self) {
-        // After the rename there is nothing to remove.
-        remove(&self.path);
-    }
-}
-
-fn with_extension(path: &Path, extension: &str) -> PathBuf {
-    let mut path = path.as_os_str().to_owned();
-    path.push(extension);
-    path.into()
-}
-
-/// Removes a file or directory if it exists.
-fn remove(path: &Path) {
-    let is_dir = path.symlink_metadata().is_ok_and(|found| found.is_dir());
-    let _ = if is_dir { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
 }

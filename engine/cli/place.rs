@@ -22,15 +22,24 @@ pub(crate) fn of(store: Option<&Path>, pipeline: &Path) -> PathBuf {
 pub(crate) fn open(place: &Path) -> Result<Option<Store>> {
     match bucket(place)? {
         Some((copies, bucket)) => Ok(Store::open_in(&copies, bucket)?),
-        None => Ok(Store::open(place)?),
+        None => Ok(Store::open(directory(place)?)?),
     }
+}
+
+/// A place that can be a directory.
+fn directory(place: &Path) -> Result<&Path> {
+    if place.metadata().is_ok_and(|there| !there.is_dir()) {
+        let message = format!("{} is a file, and a store is a directory", place.display());
+        return Err(CliError::usage(message).hint("name another place with --store"));
+    }
+    Ok(place)
 }
 
 /// The store at a place, which is made if there is none.
 pub(crate) fn create(place: &Path) -> Result<Store> {
     match bucket(place)? {
         Some((copies, bucket)) => Ok(Store::create_in(&copies, bucket)?),
-        None => Ok(Store::create(place)?),
+        None => Ok(Store::create(directory(place)?)?),
     }
 }
 

@@ -116,6 +116,11 @@ static void misbehave(const struct unruly* unruly, const char* when) {
     for (int line = 0; line < 200000; line++) printf("line %d\n", line);
     fflush(stdout);
   }
+  if (HOW("numbers"))
+    for (uint64_t step = 0; step < 100000; step++) {
+      unruly->host->metric(unruly->host->ctx, (struct paraloom_str)PARALOOM_STR("loss"), (double)step / 2, step);
+      unruly->host->progress(unruly->host->ctx, step, 100000, (struct paraloom_str)PARALOOM_STR("steps"));
+    }
   if (HOW("long line")) {
     for (int byte = 0; byte < 3000000; byte++) putchar('x');
     putchar('\n');

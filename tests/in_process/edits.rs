@@ -11,6 +11,7 @@ mod world;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use crate::common::Lots;
 use arrow::array::RecordBatch;
@@ -18,8 +19,11 @@ use arrow::compute::concat_batches;
 use arrow::util::display::array_value_to_string;
 use paraloom_exec::{Cancel, Job, PortResult, RunError, RunOptions, TableRef, Workspace, run};
 use paraloom_host::Host;
-use paraloom_store::Store;
+use paraloom_store::{Key, Store};
 use world::World;
+
+/// A few rows take milliseconds.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What a run leaves of one output, and what it says of what is expected.
 #[derive(PartialEq)]
@@ -80,6 +84,8 @@ enum Disturbance {
 #[derive(Clone)]
 struct Step {
     world: World,
+    /// Which of the results of before are removed first.
+    collected: Option<u8>,
     disturbance: Option<Disturbance>,
 }
 
@@ -172,8 +178,11 @@ fn differs(engine: &mut Engine, history: &[Step], place: &Path) -> Result<usize,
     let (dir, store) = (root.path().join("project"), root.path().join("store"));
     std::fs::create_dir(&dir).expect("it is ours");
     let mut sound = 0;
-    for (at, Step { world, disturbance }) in history.iter().enumerate() {
+    for (at, Step { world, collected, disturbance }) in history.iter().enumerate() {
         files::write_all(world, &dir);
+        if let Some(collected) = collected {
+            collect(&store, *collected);
+        }
         if let Some(disturbance) = *disturbance {
             // Whatever came of it: what counts is what a run leaves that nobody disturbs.
             let next = history.get(at + 1).map(|step| &step.world);
@@ -190,10 +199,16 @@ fn differs(engine: &mut Engine, history: &[Step], place: &Path) -> Result<usize,
             }
             files::write_all(world, &dir);
         }
+        let begun = Instant::now();
         let kept = engine.run(&dir, world, &store, &|_, _| {});
         let fresh = engine.run(&dir, world, &root.path().join(format!("fresh{at}")), &|_, _| {});
+        if begun.elapsed() > PATIENCE {
+            let took = begun.elapsed();
+            return Err(format!("step {at} took {took:?}\n{}\n{}", world.yaml(), world.describe()));
+        }
         if kept != fresh {
-            let mut told = format!("step {at} of {}, {disturbance:?}\n", history.len());
+            let mut told =
+                format!("step {at} of {}, {collected:?}, {disturbance:?}\n", history.len());
             for Step { world, .. } in &history[at.saturating_sub(1)..=at] {
                 let set = world.set();
                 let _ = writeln!(told, "----\n{}{set:?}\n{}", world.yaml(), world.describe());
@@ -204,6 +219,17 @@ fn differs(engine: &mut Engine, history: &[Step], place: &Path) -> Result<usize,
         sound += usize::from(kept.is_ok());
     }
     Ok(sound)
+}
+
+/// Removes a third of the results, as `gc` would.
+fn collect(store: &Path, which: u8) {
+    let store = Store::create(store).expect("a store");
+    let lock = store.lock_exclusive().expect("nobody else uses it");
+    let entries = store.entries().expect("it can be read").into_iter();
+    let stays = |key: &Key| key.to_string().bytes().next().is_none_or(|byte| byte % 3 != which);
+    let needed = entries.map(|(key, _)| key).filter(stays).collect();
+    let garbage = store.garbage(&needed).expect("it can be read");
+    store.remove(&garbage, &lock).expect("it is ours");
 }
 
 fn first_difference(kept: &Outcome, fresh: &Outcome) -> String {
@@ -255,6 +281,11 @@ fn shrink(engine: &mut Engine, mut history: Vec<Step>, place: &Path) -> String {
             fewer[at].disturbance = None;
             try_fewer(&mut history, fewer);
         }
+        if history[at].collected.is_some() {
+            let mut fewer = history.clone();
+            fewer[at].collected = None;
+            try_fewer(&mut history, fewer);
+        }
     }
     // Then nodes that do not matter.
     let mut node = history[0].world.nodes.len();
@@ -275,7 +306,8 @@ fn step(lots: &mut Lots, world: World) -> Step {
         1 => Some(Disturbance::Edit(lots.below(20))),
         _ => None,
     };
-    Step { world, disturbance }
+    let collected = Some(lots.below(3) as u8).filter(|_| lots.below(6) == 0);
+    Step { world, collected, disturbance }
 }
 
 #[test]

@@ -54,3 +54,20 @@ fn rows_are_compared_by_their_ids() {
     diff(&project, "what it read is gone", &["loud"]);
     insta::assert_snapshot!(all);
 }
+
+/// Also in columns whose names begin like those of the engine.
+#[test]
+fn a_change_in_any_column_is_told() {
+    let derived = |value: &str| pipeline(&format!("_note: {value}"));
+    let project = Project::new(&derived("\"'null'\""));
+    project.write("rows.csv", "n,text\n2,one\n3,two\n");
+    project.ok(&["run", "p.yaml"]);
+    project.write("p.yaml", &derived("\"trim(text)\""));
+    project.ok(&["run", "p.yaml"]);
+    let lines = project.ok(&["diff", "p.yaml", "good", "--json"]);
+    assert_eq!(lines.lines().count(), 2, "{lines}");
+    assert!(
+        lines.contains(r#""change":"changed","_note":{"before":"null","now":"one"}"#),
+        "{lines}"
+    );
+}

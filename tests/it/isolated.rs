@@ -237,6 +237,24 @@ fn a_flood_is_bounded() {
     }
 }
 
+/// However many numbers a stage reports, those that are kept are bounded, and the last are among them.
+#[test]
+fn a_flood_of_numbers_is_bounded() {
+    for isolation in [&[][..], &["--in-process"]] {
+        let project = unruly("how: numbers, when: map");
+        let mut arguments = with_stages(&["run", "p.yaml", "--json"]);
+        arguments.extend(isolation);
+        let events = project.ok(&arguments);
+        assert!(events.len() < 4 << 20, "{isolation:?}: {} bytes", events.len());
+        let last =
+            |kind: &str| events.lines().rfind(|line| line.contains(kind)).unwrap_or_default();
+        let (metric, progress) = (last("\"event\":\"metric\""), last("\"event\":\"progress\""));
+        assert!(metric.contains("\"value\":49999.5,\"step\":99999"), "{isolation:?}: {metric}");
+        assert!(progress.contains("\"done\":99999"), "{isolation:?}: {progress}");
+        assert_eq!(events.matches("more metrics than are recorded").count(), 1, "{isolation:?}");
+    }
+}
+
 /// Also where there is no node yet whose log it could go to.
 #[test]
 fn a_flood_before_the_work_is_bounded() {

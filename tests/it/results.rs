@@ -171,6 +171,76 @@ fn an_export_replaces_what_it_may_and_nothing_else() {
 }
 
 /// What cannot be a value of its column is an error, and no missing value.
+/// Directories are not replaced by pages and tables, and a name that does not fit is told, not guessed at.
+#[test]
+fn odd_arguments_are_refused_and_cost_nothing() {
+    let project = project();
+    std::fs::create_dir_all(project.file("folder/within")).expect("it is ours");
+    std::fs::create_dir_all(project.file("page.html.part")).expect("it is ours");
+    let cases: [(&[&str], &str); 9] = [
+        (&["report", "p.yaml", "--to", "folder"], "folder is a directory"),
+        (&["report", "p.yaml", "--to", "."], ". is a directory"),
+        (
+            &["export", "p.yaml", "rows", "--to", "folder", "--format", "csv", "--force"],
+            "folder is a directory",
+        ),
+        (&["show", "p.yaml", "rows", "--columns", "n,n"], "the column `n` is named twice"),
+        (&["show", "p.yaml", "rows", "--columns", "other"], "there is `_id`, `n`, `text`"),
+        (&["run", "p.yaml", "--store", "p.yaml"], "p.yaml is a file, and a store is a directory"),
+        (
+            &["status", "p.yaml", "--store", "p.yaml"],
+            "p.yaml is a file, and a store is a directory",
+        ),
+        (&["push", "p.yaml", "--to", "p.yaml"], "p.yaml is a file, and a store is a directory"),
+        (&["runs", "--store", "p.yaml"], "p.yaml is a file, and a store is a directory"),
+    ];
+    for (args, what) in cases {
+        let said = project.transcript(args);
+        assert!(said.starts_with("exit 2") && said.contains(what), "{args:?}: {said}");
+    }
+    assert!(project.file("folder/within").is_dir());
+    project.ok(&["report", "p.yaml", "--to", "page.html"]);
+    assert!(project.file("page.html.part").is_dir());
+    let beyond = project.transcript(&["show", "p.yaml", "rows", "--offset", "99"]);
+    assert!(beyond.contains("the table has 10 rows"), "{beyond}");
+}
+
+/// A disk that is full is told with its exit code whatever is printed, and the run is done all the same.
+#[test]
+fn what_cannot_be_printed_is_told() {
+    let project = project();
+    for args in [
+        &["run", "p.yaml", "--json", "--set", "least=5"][..],
+        &["runs", "--json"],
+        &["--help"],
+        &["show", "--help"],
+        &["--version"],
+    ] {
+        let full = std::fs::File::options().write(true).open("/dev/full").expect("there is one");
+        let output = project.command(args).stdout(full).output().expect("the binary runs");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(11), "{args:?}: {said}");
+        assert!(said.contains("cannot write to stdout: No space left"), "{args:?}: {said}");
+    }
+    let again = project.transcript(&["run", "p.yaml", "--set", "least=5"]);
+    assert!(again.contains("nothing to do"), "{again}");
+}
+
+#[test]
+fn runs_and_pins_are_objects_for_programs() {
+    let project = project();
+    project.ok(&["run", "p.yaml", "--set", "least=5"]);
+    project.ok(&["pin", "p.yaml", "--as", "kept"]);
+    let printed = project.ok(&["runs", "--json"]);
+    let lines: Vec<Value> =
+        printed.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert_eq!(lines.len(), 3);
+    assert_eq!((&lines[0]["pipeline"], &lines[0]["outcome"]), (&"notes".into(), &"done".into()));
+    assert_eq!(lines[1]["set"]["least"], "5");
+    assert!(lines[1]["ms"].is_u64() && lines[1]["started"].is_string(), "{printed}");
+    assert_eq!((&lines[2]["pin"], &lines[2]["results"]), (&"kept".into(), &2.into()));
+}
+
 #[test]
 fn values_that_are_tried_fit_their_columns() {
     let project = Project::new(

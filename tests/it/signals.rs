@@ -57,7 +57,7 @@ fn an_export_that_is_stopped_leaves_nothing_half_done() {
     project.write("r.csv", &format!("n,text\n{rows}"));
     project.ok(&["run", "p.yaml"]);
     for format in ["csv", "parquet"] {
-        let (to, part) = (format!("out.{format}"), format!("out.{format}.part"));
+        let (to, part) = (format!("out.{format}"), format!("out.{format}.paraloom-part"));
         let mut command = project.command(&["export", "p.yaml", "rows", "--to", &to]);
         let mut child =
             command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary runs");

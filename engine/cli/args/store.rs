@@ -16,6 +16,15 @@ pub(crate) struct StoreArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct RunsArgs {
+    #[command(flatten)]
+    pub(crate) store: StoreArgs,
+    /// Print JSON: one object a line.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct PinArgs {
     #[command(flatten)]
     pub(crate) pipeline: PipelineArgs,

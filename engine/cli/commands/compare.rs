@@ -11,9 +11,10 @@ use arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, StringArray
 use arrow::compute::take_record_batch;
 use arrow::datatypes::{DataType, Field, Schema};
 use paraloom_exec::TableRef;
+use paraloom_pipeline::is_identity;
 use paraloom_store::{PartFile, RowChanges, RowDigest, row_digests};
 
-use super::json::cell_text;
+use super::json::{cell_text, equal};
 use super::query::Query;
 use crate::error::{CliError, NODE_FAILED, Result};
 
@@ -141,8 +142,7 @@ impl Columns {
     fn of(before: &Schema, now: &Schema) -> Self {
         let columns = before.fields().iter().enumerate().filter_map(|(number, field)| {
             let other = now.index_of(field.name()).ok()?;
-            Some((field.name().clone(), number, other))
-                .filter(|(name, _, _)| !name.starts_with('_'))
+            Some((field.name().clone(), number, other)).filter(|(name, _, _)| !is_identity(name))
         });
         Self(columns.collect())
     }
@@ -238,12 +238,4 @@ impl Sides<'_> {
 fn as_texts(values: &ArrayRef) -> ArrayRef {
     let text = |row: usize| values.is_valid(row).then(|| cell_text(values, row));
     Arc::new((0..values.len()).map(text).collect::<StringArray>())
-}
-
-/// Whether two values are the same; those of other types are if they read the same.
-fn equal(before: &ArrayRef, now: &ArrayRef, row: usize) -> bool {
-    if before.is_null(row) || now.is_null(row) {
-        return before.is_null(row) == now.is_null(row);
-    }
-    cell_text(before, row) == cell_text(now, row)
 }

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use arrow::array::{ArrayRef, RecordBatch};
 use paraloom_exec::{Lookup, TableRef};
+use paraloom_pipeline::is_identity;
 use serde_json::{Map, Value, json};
 
 use super::compare::{Changes, Columns, Comparison};
@@ -17,6 +18,7 @@ use crate::error::{CliError, NODE_FAILED, Result};
 use crate::out::Out;
 use crate::recorded;
 use crate::render::{self, printable};
+use crate::shell::quoted;
 
 pub(crate) fn run(args: &DiffArgs, stages: &StageArgs) -> Result<ExitCode> {
     let now = Project::open(&args.pipeline, stages)?;
@@ -36,7 +38,10 @@ pub(crate) fn run(args: &DiffArgs, stages: &StageArgs) -> Result<ExitCode> {
         let what = format!("with {}", set.join(", "));
         let unsound = |_| CliError::usage(format!("{what}, the pipeline cannot be checked"));
         let before = Project::open(&earlier, stages).map_err(unsound)?;
-        let way_out = format!("`paraloom run PIPELINE --set {}` makes it", set.join(" --set "));
+        let words = set.iter().flat_map(|set| ["--set".to_owned(), quoted(set)]);
+        let pipeline = quoted(&args.pipeline.pipeline.to_string_lossy());
+        let words: Vec<_> = std::iter::once(pipeline).chain(words).collect();
+        let way_out = format!("`paraloom run {}` makes it", words.join(" "));
         (table(&before, &args.node).map_err(|error| error.before(&what).hint(way_out))?, what)
     };
     if args.json {
@@ -194,8 +199,8 @@ fn write_whole(out: &mut Out, rows: &RecordBatch, change: &str) -> Result<()> {
     let names = || schema.fields().iter().map(|field| field.name());
     for row in 0..rows.num_rows() {
         let mut line = line(rows, row, change)?;
-        for (name, column) in names().zip(rows.columns()).filter(|(name, _)| !name.starts_with('_'))
-        {
+        let columns = names().zip(rows.columns());
+        for (name, column) in columns.filter(|(name, _)| !is_identity(name)) {
             line.insert(name.clone(), cell(column, row));
         }
         out.line(&Value::from(line).to_string())?;

@@ -12,9 +12,10 @@ use paraloom_store::{ArtifactRef, Entry};
 use super::formats::Format;
 use super::query::Query;
 use crate::args::{ExportArgs, StageArgs};
+use crate::aside::Aside;
 use crate::context::Project;
 use crate::error::{CliError, NODE_FAILED, Result};
-use crate::out::{Aside, Out};
+use crate::out::Out;
 use crate::signals::Signals;
 use crate::{recorded, render};
 
@@ -120,8 +121,6 @@ fn place(args: &ExportArgs) -> Result<Out> {
                 .hint("name a file"))
         }
         Ok(there) if there.is_file() && !args.force => Err(there_already(to)),
-        // Pipes and terminals are written in place.
-        Ok(there) if !there.is_file() => Out::device(to),
         _ => Out::file(to),
     }
 }
@@ -155,7 +154,7 @@ impl Artifact<'_> {
             self.check_replaceable(to)?;
         }
         let from = self.entry.local_artifact(self.port, self.content)?;
-        let aside = Aside::new(to)?;
+        let aside = Aside::dir(to)?;
         for file in &self.content.files {
             let path = Path::new(&file.path);
             copy(&from.join(path), aside.path(), path, to, stop)?;

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use paraloom_exec::{Found, Lookup};
-use paraloom_store::{Entry, Garbage, Key, RunInfo, RunSummary, Store, StoreError, Usage, Waste};
+use paraloom_store::{
+    Entry, Garbage, Key, RunInfo, RunSummary, Store, StoreError, Usage, Waste, is_unwritable,
+};
 use serde_json::Value;
 
 use super::print;
@@ -35,6 +37,7 @@ pub(crate) fn run(args: &GcArgs, stages: &StageArgs) -> Result<ExitCode> {
             render::note(&format!("{holder} uses the store; what it has not finished is left out"));
             None
         }
+        Err(StoreError::Io { ref source, .. }) if !args.delete && is_unwritable(source) => None,
         lock => Some(lock?),
     };
     let runs = store.runs()?;

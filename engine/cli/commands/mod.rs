@@ -43,7 +43,7 @@ use std::process::ExitCode;
 use clap::CommandFactory;
 
 use crate::args::{Args, Command, Engine};
-use crate::error::Result;
+use crate::error::{CliError, Result};
 use crate::out::Out;
 
 pub(crate) fn dispatch(args: &Args) -> Result<ExitCode> {
@@ -88,6 +88,13 @@ pub(crate) fn dispatch(args: &Args) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
     }
+}
+
+/// Prints what `--help` and `--version` ask for: clap itself says nothing of a full disk.
+pub(crate) fn help(text: &clap::Error) -> ExitCode {
+    let mut out = Out::styled();
+    let printed = out.text(&text.render().ansi().to_string()).and_then(|()| out.finish());
+    printed.map_or_else(CliError::report, |()| ExitCode::SUCCESS)
 }
 
 /// A line of data to stdout.

@@ -13,6 +13,7 @@ use super::run;
 use crate::args::{ClusterArgs, RunArgs, StageArgs};
 use crate::context::{self, Project};
 use crate::error::{CliError, NODE_FAILED, Result, USAGE};
+use crate::shell::quoted;
 use crate::signals::Signals;
 use crate::{place, render};
 
@@ -314,15 +315,6 @@ fn entrypoint(args: &RunArgs, stages: &StageArgs, travels: &Travels) -> String {
     words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ")
 }
 
-/// A word as a shell has to see it.
-fn quoted(word: &str) -> String {
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./:=,@%+".contains(&byte);
-    if !word.is_empty() && word.bytes().all(is_plain) {
-        return word.to_owned();
-    }
-    format!("'{}'", word.replace('\'', "'\\''"))
-}
-
 fn from_ray(error: RayError) -> CliError {
     let hint = match &error {
         RayError::Unreachable { .. } => {
@@ -352,14 +344,6 @@ fn from_ray(error: RayError) -> CliError {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn words_are_safe_in_a_shell() {
-        assert_eq!(quoted("s3://bucket/a-b_c.d"), "s3://bucket/a-b_c.d");
-        assert_eq!(quoted("a b"), "'a b'");
-        assert_eq!(quoted("it's; rm -rf $HOME"), r"'it'\''s; rm -rf $HOME'");
-        assert_eq!(quoted(""), "''");
-    }
 
     #[test]
     fn what_ray_puts_before_a_line_goes() {

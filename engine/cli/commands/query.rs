@@ -176,17 +176,26 @@ pub(crate) fn parse_condition(text: &str, table: &TableRef) -> Result<Expr> {
 
 /// The numbers of the columns with these names.
 pub(crate) fn named(schema: &Schema, names: &[String]) -> Result<Vec<usize>> {
-    let index = |name: &String| {
-        schema.index_of(name).map_err(|_| {
-            let names = schema.fields().iter().map(|field| field.name().as_str());
+    let mut found = Vec::with_capacity(names.len());
+    for name in names {
+        let Ok(column) = schema.index_of(name) else {
+            let names = || schema.fields().iter().map(|field| field.name().as_str());
             let error = CliError::usage(format!("there is no column `{name}`"));
-            match nearest(name, names) {
-                Some(near) => error.hint(format!("did you mean `{near}`?")),
-                None => error,
-            }
-        })
-    };
-    names.iter().map(index).collect()
+            return Err(error.hint(match nearest(name, names()) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => {
+                    let names: Vec<_> = names().map(|name| format!("`{name}`")).collect();
+                    format!("there is {}", names.join(", "))
+                }
+            }));
+        };
+        // Neither JSON nor `load` would tell the two apart.
+        if found.contains(&column) {
+            return Err(CliError::usage(format!("the column `{name}` is named twice")));
+        }
+        found.push(column);
+    }
+    Ok(found)
 }
 
 /// For a person: the named columns, or all but the parent, with the id last.

@@ -1,6 +1,7 @@
 //! `run`: do what is left of a pipeline.
 
 use std::process::ExitCode;
+use std::sync::{Mutex, PoisonError};
 
 use paraloom_exec::{Cancel, Job, NodeResult, PortResult, Results, RunError, RunOptions, Shard};
 use paraloom_pipeline::{Graph, PortKind, nearest};
@@ -24,12 +25,15 @@ pub(crate) fn run(args: &WorkArgs, share: Option<Shard>, stages: &StageArgs) -> 
     let cancel = Cancel::default();
     let signals = Signals::listen(&cancel.flag());
     let progress = Progress::new();
+    // The run goes on if its events cannot be printed. That their reader has closed the pipe is no error in the end either.
+    let unprinted = Mutex::new(None);
     let observer = |logged: &Logged| {
-        if args.json {
-            // If the reader of the events closes the pipe, the run goes on.
-            let _ = print(&logged.line());
-        } else {
+        if !args.json {
             progress.show(&logged.event);
+        } else if let Err(error) = print(&logged.line())
+            && !error.is_quiet()
+        {
+            unprinted.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
         }
     };
     let until = args.until.as_deref();
@@ -59,6 +63,9 @@ pub(crate) fn run(args: &WorkArgs, share: Option<Shard>, stages: &StageArgs) -> 
         Err(RunError::Stopped) => return Ok(stopped(&signals)),
         result => result?,
     };
+    if let Some(error) = unprinted.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        return Err(error);
+    }
     if !args.json && summary.worked == 0 {
         render::note(&format!(
             "nothing to do: all {} nodes are done ({})",

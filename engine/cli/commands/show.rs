@@ -54,7 +54,7 @@ pub(crate) fn run(args: &ShowArgs, stages: &StageArgs) -> Result<ExitCode> {
             return Ok(ExitCode::SUCCESS);
         }
         render::print_rows(&[rows])?;
-        tell_of_more(shown, &table, condition.as_ref());
+        tell_of_more(skip, shown, &table, condition.as_ref());
         return Ok(ExitCode::SUCCESS);
     }
     if let Some(format) = for_programs {
@@ -62,14 +62,20 @@ pub(crate) fn run(args: &ShowArgs, stages: &StageArgs) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let shown = print(&query, limit)?;
-    tell_of_more(shown, &table, condition.as_ref());
+    tell_of_more(skip, shown, &table, condition.as_ref());
     Ok(ExitCode::SUCCESS)
 }
 
-fn tell_of_more(shown: u64, table: &TableRef, condition: Option<&Expr>) {
-    if condition.is_none() && shown < table.rows() {
-        render::note(&format!("{shown} of {} rows; --limit shows more", table.rows()));
+fn tell_of_more(skip: u64, shown: u64, table: &TableRef, condition: Option<&Expr>) {
+    let all = table.rows();
+    if condition.is_some() || shown == all {
+        return;
     }
+    render::note(&if skip >= all {
+        format!("the table has {all} rows")
+    } else {
+        format!("{shown} of {all} rows; --limit shows more")
+    });
 }
 
 /// The current table, or that of a recorded run.

@@ -55,6 +55,14 @@ pub(crate) fn started(run: &RunSummary) -> Option<(String, BTreeMap<String, Stri
     })
 }
 
+/// How a run ended, and how long it took.
+pub(crate) fn ended(run: &RunSummary) -> Option<(Outcome, u64)> {
+    run.events.iter().find_map(|line| match &line.event {
+        Event::RunFinished { outcome, ms } => Some((*outcome, *ms)),
+        _ => None,
+    })
+}
+
 /// How a run ended, or how far it is.
 pub(crate) fn outcome(run: &RunSummary) -> String {
     let mut progress = String::new();

@@ -7,13 +7,15 @@ use std::process::ExitCode;
 use jiff::Timestamp;
 use paraloom_exec::{Found, Lookup};
 use paraloom_store::{Key, Pin, Store};
+use serde_json::json;
 
 use super::gc::unfinished;
 use super::print;
-use super::status::{outcome, started};
-use crate::args::{PinArgs, PipelineArgs, StageArgs, StoreArgs, UnpinArgs};
+use super::status::{ended, outcome, started};
+use crate::args::{PinArgs, PipelineArgs, RunsArgs, StageArgs, StoreArgs, UnpinArgs};
 use crate::context::Project;
 use crate::error::{CliError, Result};
+use crate::out::Out;
 use crate::{place, render};
 
 pub(super) fn open(path: &Path) -> Result<Store> {
@@ -97,8 +99,11 @@ pub(crate) fn unpin(args: &UnpinArgs) -> Result<ExitCode> {
     Err(CliError::usage(message).hint("`paraloom runs` lists the pins"))
 }
 
-pub(crate) fn runs(args: &StoreArgs) -> Result<ExitCode> {
-    let store = open(&args.store)?;
+pub(crate) fn runs(args: &RunsArgs) -> Result<ExitCode> {
+    let store = open(&args.store.store)?;
+    if args.json {
+        return runs_as_json(&store);
+    }
     for run in store.runs()? {
         let (pipeline, set) = started(&run).unwrap_or_default();
         let set: Vec<_> = set.iter().map(|(name, value)| format!("{name}={value}")).collect();
@@ -108,5 +113,27 @@ pub(crate) fn runs(args: &StoreArgs) -> Result<ExitCode> {
     for (name, pin) in store.pins()? {
         print(&format!("pinned as {name}: {} results of {}", pin.results.len(), pin.pipeline))?;
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Each run and each pin as an object.
+fn runs_as_json(store: &Store) -> Result<ExitCode> {
+    let mut out = Out::stdout();
+    for run in store.runs()? {
+        let (pipeline, set) = started(&run).unzip();
+        let begun = run.events.first().map(|line| line.time);
+        // Of a run that is at work, or was cut short, there is no end.
+        let (end, ms) = ended(&run).unzip();
+        let line = json!({
+            "run": run.id, "pipeline": pipeline, "set": set.unwrap_or_default(), "started": begun,
+            "outcome": end, "ms": ms, "message": outcome(&run),
+        });
+        out.line(&line.to_string())?;
+    }
+    for (name, pin) in store.pins()? {
+        let line = json!({ "pin": name, "pipeline": pin.pipeline, "results": pin.results.len() });
+        out.line(&line.to_string())?;
+    }
+    out.finish()?;
     Ok(ExitCode::SUCCESS)
 }

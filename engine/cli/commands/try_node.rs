@@ -7,7 +7,7 @@ use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray, new_null_arra
 use arrow::compute::{CastOptions, cast, cast_with_options};
 use arrow::datatypes::{DataType, Field, Schema};
 use paraloom_exec::{Cancel, Chain, Changes, Job, Mapped};
-use paraloom_pipeline::Graph;
+use paraloom_pipeline::{Graph, is_identity};
 use petgraph::graph::NodeIndex;
 
 use super::formats::Format;
@@ -144,9 +144,8 @@ fn text_column(schema: &Schema, args: &TryArgs) -> Result<String> {
             Err(_) => Err(CliError::usage(format!("there is no column `{name}`"))),
         };
     }
-    let is_text = |field: &&Arc<Field>| {
-        field.data_type() == &DataType::Utf8 && !field.name().starts_with('_')
-    };
+    let is_text =
+        |field: &&Arc<Field>| field.data_type() == &DataType::Utf8 && !is_identity(field.name());
     let given = |name: &String| args.with.iter().any(|(given, _)| given == name);
     let names: Vec<_> =
         schema.fields().iter().filter(is_text).map(|field| field.name().clone()).collect();

@@ -8,7 +8,7 @@ use arrow::compute::{concat_batches, filter_record_batch};
 use arrow::datatypes::SchemaRef;
 use paraloom_host::{HostError, WorkOutput, Worker};
 use paraloom_pipeline::{ID_COLUMN, Node, REASON_COLUMN};
-use paraloom_store::{Event, Identify, StoreError};
+use paraloom_store::{Identify, StoreError};
 
 use crate::account::check_map;
 use crate::error::{Result, RunError};
@@ -126,9 +126,7 @@ impl Call<'_> {
             let ids = ids.as_any().downcast_ref::<StringArray>()?;
             (!ids.is_empty()).then(|| ids.value(0).to_owned())
         });
-        let node = self.node.name.clone();
-        let (id, message) = (id.unwrap_or_default(), reason.clone());
-        self.services.send(Event::RowRejected { node, id, message });
+        self.services.row_rejected(id.unwrap_or_default(), reason.clone());
         let Some(schema) = &self.node.outputs[rejects.port] else { return Ok(()) };
         let columns = schema.fields().iter().map(|field| match row.column_by_name(field.name()) {
             Some(column) => Arc::clone(column),

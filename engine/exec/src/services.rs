@@ -1,7 +1,7 @@
 //! What a stage at work gets from a run.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -9,6 +9,9 @@ use std::time::Duration;
 use paraloom_host::{Level, ServiceError, Services};
 use paraloom_store::{Entry, Event, LogLevel, StoreError};
 use tempfile::TempDir;
+
+/// Rejected rows of a node that are told one by one.
+const MOST_REJECTED: u64 = 1000;
 
 /// The services of one node. Events go through a channel, since a stage may keep its
 /// services longer than the observer is borrowed.
@@ -22,6 +25,8 @@ pub(crate) struct NodeServices {
     made: Mutex<Vec<PathBuf>>,
     /// Directories of work that is not kept.
     scratch: Mutex<Vec<TempDir>>,
+    /// Rows that were rejected.
+    rejected: AtomicU64,
 }
 
 impl NodeServices {
@@ -42,12 +47,28 @@ impl NodeServices {
             checkpoint: Mutex::default(),
             made: Mutex::default(),
             scratch: Mutex::default(),
+            rejected: AtomicU64::new(0),
         })
     }
 
     pub(crate) fn send(&self, event: Event) {
         // The receiver is gone once the run is over.
         let _ = self.events.lock().unwrap_or_else(PoisonError::into_inner).send(event);
+    }
+
+    /// Tells that a row was rejected. A table may consist of such rows, so of many only the first are told.
+    pub(crate) fn row_rejected(&self, id: String, message: String) {
+        let node = self.node.clone();
+        match self.rejected.fetch_add(1, Ordering::Relaxed) {
+            0..MOST_REJECTED => self.send(Event::RowRejected { node, id, message }),
+            MOST_REJECTED => {
+                let message = format!(
+                    "more than {MOST_REJECTED} rows are rejected; the table `rejected` has them all"
+                );
+                self.send(Event::Log { node, level: LogLevel::Warn, message });
+            }
+            _ => {}
+        }
     }
 
     fn entry(&self) -> Result<&Entry, ServiceError> {

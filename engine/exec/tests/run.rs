@@ -70,6 +70,22 @@ fn bad_rows_go_to_a_table_of_their_own() {
     assert_eq!(all, ids("rows"));
 }
 
+/// However many rows are bad, the log stays short, and the table has them all.
+#[test]
+fn of_many_bad_rows_the_first_are_told() {
+    let bad: Vec<_> = (0..1500).collect();
+    let bench = bench(1500, ", on_error: reject", &bad);
+    bench.run().expect("they are rejected");
+    assert_eq!(bench.numbers("mapped.rejected").map(|rows| rows.len()), Some(1500));
+    let events = bench.events();
+    let told = events.iter().filter(|event| matches!(event, Event::RowRejected { .. }));
+    assert_eq!(told.count(), 1000);
+    let said = events.iter().filter(|event| {
+        matches!(event, Event::Log { message, .. } if message.contains("`rejected` has them all"))
+    });
+    assert_eq!(said.count(), 1);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(40))]
     #[test]

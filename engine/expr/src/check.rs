@@ -3,9 +3,10 @@
 use std::fmt;
 
 use arrow::datatypes::{DataType, Schema};
+use paraloom_names::nearest;
 
+use crate::ExprError;
 use crate::parse::{Function, Kind, Node, Op};
-use crate::{ExprError, names};
 
 /// The type of an expression.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,7 +122,7 @@ fn unknown_function(name: &str, node: &Node) -> ExprError {
     let known = || Function::ALL.iter().map(|(known, ..)| *known);
     let span = (node.span.0, node.span.0 + name.len());
     let error = ExprError::new(format!("there is no function `{name}`"), span);
-    error.hint(match names::nearest(&name.to_lowercase(), known()) {
+    error.hint(match nearest(&name.to_lowercase(), known()) {
         Some(near) => format!("did you mean `{near}`?"),
         None => format!("there are {}", known().collect::<Vec<_>>().join(", ")),
     })
@@ -181,7 +182,7 @@ impl Checker<'_> {
         let names = || self.schema.fields().iter().map(|field| field.name().as_str());
         let Ok(field) = self.schema.field_with_name(name) else {
             let error = ExprError::new(format!("there is no column `{name}`"), node.span);
-            let hint = match names::nearest(name, names()) {
+            let hint = match nearest(name, names()) {
                 Some(near) => format!("did you mean `{near}`?"),
                 None => {
                     let names: Vec<_> = names().map(|name| format!("`{name}`")).collect();

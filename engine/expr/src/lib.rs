@@ -18,7 +18,6 @@ mod conditions;
 mod eval;
 mod lex;
 mod moment;
-mod names;
 mod normal;
 mod parse;
 

@@ -1,5 +1,5 @@
 //! What every stage is held to, whatever executes it: that its plan fits its ports, that it stops only when it was asked
-//! to, and that its log is bounded.
+//! to, and that its log and its numbers are bounded.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -9,7 +9,8 @@ use paraloom_pipeline::{PlanInput, PlanOutput, PortKind, StageInfo};
 
 use crate::error::{HostError, Result};
 use crate::executor::{Executor, PlannedStage, WorkInput, WorkOutput, WorkSettings, Worker};
-use crate::log_limit::{Limited, short};
+use crate::limited::Limited;
+use crate::log_limit::short;
 use crate::services::Services;
 
 /// A plan of `executor` for `stage`, which its library calls `name`, held to the rules.

@@ -16,6 +16,7 @@ mod in_process;
 mod isolated;
 mod library;
 mod library_file;
+mod limited;
 mod log_limit;
 mod search;
 mod services;

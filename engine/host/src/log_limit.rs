@@ -2,11 +2,10 @@
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::services::{Level, ServiceError, Services};
+use crate::services::Level;
 
 /// Lines that are logged at once, and how many of the last ones are kept beyond that until the end.
 const FIRST: u32 = 1000;
@@ -15,9 +14,6 @@ const LAST: usize = 100;
 const MORE: Duration = Duration::from_secs(1);
 /// The longest line, in bytes.
 const LINE: usize = 8192;
-
-/// The longest name of a metric or a unit, in bytes.
-const NAME: usize = 256;
 
 /// Where lines go.
 type Write = Box<dyn Fn(Level, &str) + Send + Sync>;
@@ -29,9 +25,35 @@ pub(crate) struct LogLimit {
     budgets: Mutex<[Budget; 2]>,
 }
 
-struct Budget {
+/// So many at once, and one more whenever some time has passed.
+pub(crate) struct Rate {
+    most: u32,
+    every: Duration,
     left: u32,
     renewed: Instant,
+}
+
+impl Rate {
+    pub(crate) fn new(most: u32, every: Duration) -> Self {
+        Self { most, every, left: most, renewed: Instant::now() }
+    }
+
+    /// Whether one more is allowed now.
+    pub(crate) fn allows(&mut self) -> bool {
+        let renewals = self.renewed.elapsed().as_millis() / self.every.as_millis();
+        if renewals > 0 {
+            self.renewed = Instant::now();
+            let left = u128::from(self.left).saturating_add(renewals).min(u128::from(self.most));
+            self.left = left as u32;
+        }
+        let is_allowed = self.left > 0;
+        self.left -= u32::from(is_allowed);
+        is_allowed
+    }
+}
+
+struct Budget {
+    rate: Rate,
     /// Lines that were left out so far.
     dropped: u64,
     /// The newest lines that were not logged.
@@ -40,21 +62,14 @@ struct Budget {
 
 impl LogLimit {
     pub(crate) fn new(write: impl Fn(Level, &str) + Send + Sync + 'static) -> Self {
-        let budget =
-            || Budget { left: FIRST, renewed: Instant::now(), dropped: 0, held: VecDeque::new() };
+        let budget = || Budget { rate: Rate::new(FIRST, MORE), dropped: 0, held: VecDeque::new() };
         Self { write: Box::new(write), budgets: Mutex::new([budget(), budget()]) }
     }
 
     pub(crate) fn log(&self, level: Level, message: &str) {
         let mut budgets = self.budgets.lock().unwrap_or_else(PoisonError::into_inner);
         let budget = &mut budgets[usize::from(level <= Level::Warn)];
-        let renewals = budget.renewed.elapsed().as_secs() / MORE.as_secs();
-        if renewals > 0 {
-            budget.renewed = Instant::now();
-            let left = u64::from(budget.left).saturating_add(renewals).min(u64::from(FIRST));
-            budget.left = left as u32;
-        }
-        if budget.left == 0 {
+        if !budget.rate.allows() {
             if budget.held.len() == LAST {
                 budget.held.pop_front();
                 budget.dropped += 1;
@@ -62,7 +77,6 @@ impl LogLimit {
             budget.held.push_back((level, short(message)));
             return;
         }
-        budget.left -= 1;
         budget.dropped += budget.held.len() as u64;
         budget.held.clear();
         self.left_out(&mut budget.dropped);
@@ -95,69 +109,13 @@ impl Drop for LogLimit {
     }
 }
 
-/// Services whose log is limited.
-pub(crate) struct Limited {
-    services: Arc<dyn Services>,
-    log: LogLimit,
-}
-
-impl Limited {
-    pub(crate) fn new(services: Arc<dyn Services>) -> Self {
-        let to = Arc::clone(&services);
-        Self { services, log: LogLimit::new(move |level, line| to.log(level, line)) }
-    }
-
-    /// Logs the last lines, at the end of the work.
-    pub(crate) fn flush(&self) {
-        self.log.flush();
-    }
-}
-
-impl Services for Limited {
-    fn log(&self, level: Level, message: &str) {
-        self.log.log(level, message);
-    }
-
-    fn progress(&self, done: u64, total: u64, unit: &str) {
-        self.services.progress(done, total, &cut(unit, NAME));
-    }
-
-    fn metric(&self, name: &str, value: f64, step: u64) {
-        self.services.metric(&cut(name, NAME), value, step);
-    }
-
-    fn is_cancelled(&self) -> bool {
-        self.services.is_cancelled()
-    }
-
-    fn checkpoint_latest(&self) -> Result<Option<(PathBuf, u64)>, ServiceError> {
-        self.services.checkpoint_latest()
-    }
-
-    fn checkpoint_begin(&self, step: u64) -> Result<PathBuf, ServiceError> {
-        self.services.checkpoint_begin(step)
-    }
-
-    fn checkpoint_commit(&self, step: u64) -> Result<(), ServiceError> {
-        self.services.checkpoint_commit(step)
-    }
-
-    fn scratch_dir(&self) -> Result<PathBuf, ServiceError> {
-        self.services.scratch_dir()
-    }
-
-    fn checkpoint_interval(&self) -> Duration {
-        self.services.checkpoint_interval()
-    }
-}
-
 /// The beginning of a line that is too long.
 pub(crate) fn short(line: &str) -> String {
     cut(line, LINE).into_owned()
 }
 
 /// The beginning of a text that has more than `most` bytes.
-fn cut(text: &str, most: usize) -> Cow<'_, str> {
+pub(crate) fn cut(text: &str, most: usize) -> Cow<'_, str> {
     if text.len() <= most {
         return Cow::Borrowed(text);
     }
@@ -167,6 +125,8 @@ fn cut(text: &str, most: usize) -> Cow<'_, str> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
 
     #[test]

@@ -13,12 +13,13 @@ use crate::document::ShowDocument;
 use crate::expect::check_expect;
 use crate::expression::within;
 use crate::graph::{Edge, Endpoint, Graph, Node, Show};
+use crate::misplaced::misplaced;
 use crate::names::suggestion;
 use crate::reject::{OnError, with_port, with_rejects};
 use crate::resolve::{Resolved, ResolvedInput, ResolvedNode, Settings, resolve};
 use crate::storable::unfit;
 use crate::yaml::{Tree, Value};
-use crate::{DEFAULT_BACKEND, DEFAULT_DEVICE, ID_COLUMN, PARENT_COLUMN};
+use crate::{DEFAULT_BACKEND, DEFAULT_DEVICE, ID_COLUMN, is_identity};
 
 /// Checks the text of a pipeline from end to end. The graph is there only if there is no error; the errors are in the order of
 /// the text.
@@ -27,32 +28,35 @@ pub fn check_text(
     settings: &Settings,
     catalog: &dyn Catalog,
 ) -> (Option<Graph>, Vec<Diagnostic>) {
-    let (resolved, mut diagnostics) = resolve(text, settings);
     // A pipeline with errors of form is still checked, but never run.
-    let has_form = diagnostics.is_empty();
-    let mut graph = None;
-    if let Some(resolved) = resolved {
-        let (checked, errors) = check(&resolved, catalog);
-        diagnostics.extend(errors);
-        graph = checked.filter(|_| has_form);
-    }
+    let (resolved, errors) = resolve(text, settings);
+    let (graph, mut diagnostics) = check(&resolved, catalog, errors);
     diagnostics.sort_by_key(|diagnostic| diagnostic.span);
-    // Of several errors at one value, the first is the cause: an unknown variable is also a missing file.
-    diagnostics.dedup_by(|later, first| {
-        later == first || (later.span == first.span && first.span.start < first.span.end)
-    });
+    // What an alias stands for is checked wherever it is used.
+    let mut told = HashSet::new();
+    diagnostics.retain(|error| told.insert((error.span, error.message.clone())));
     (graph, diagnostics)
 }
 
-/// Checks the whole graph; the graph is there only if there is no error.
-fn check(resolved: &Resolved, catalog: &dyn Catalog) -> (Option<Graph>, Vec<Diagnostic>) {
+/// Checks the whole graph, beside the `errors` that are known; the graph is there only if there is no error.
+fn check(
+    resolved: &Resolved,
+    catalog: &dyn Catalog,
+    errors: Vec<Diagnostic>,
+) -> (Option<Graph>, Vec<Diagnostic>) {
     let states = vec![None; resolved.nodes.len()];
     let (stages, told) = (HashMap::new(), HashSet::new());
-    let mut pass = Pass { resolved, catalog, stages, states, told, errors: Vec::new() };
+    let mut pass = Pass { resolved, catalog, stages, states, told, errors, hidden: Vec::new() };
     for index in &resolved.order {
         pass.states[*index] = pass.node(*index);
     }
-    let Pass { states, mut errors, .. } = pass;
+    let Pass { states, mut errors, mut hidden, .. } = pass;
+    hidden.sort_unstable();
+    let is_hidden = |span: Span| {
+        let above = hidden.partition_point(|hidden| hidden.start <= span.start);
+        hidden[..above].last().is_some_and(|hidden| span.end <= hidden.end)
+    };
+    errors.retain(|error| !is_hidden(error.span));
     // A node with an error hides what reads it, and nothing else: what the others are shown and expected to be is checked.
     let mut graph = build(resolved, states);
     let hidden: HashSet<_> = resolved.nodes.iter().map(|node| node.name.as_str()).collect();
@@ -118,26 +122,28 @@ struct Pass<'a> {
     /// The messages of [`Pass::once`].
     told: HashSet<String>,
     errors: Vec<Diagnostic>,
+    /// Places in the text whose errors are not told, since another one is the cause of them.
+    hidden: Vec<Span>,
 }
 
 impl<'a> Pass<'a> {
     fn node(&mut self, index: usize) -> Option<State<'a>> {
         let resolved: &'a Resolved = self.resolved;
         let node = &resolved.nodes[index];
-        if node.stage.0.is_empty() {
-            // The missing stage has been reported.
-            return None;
-        }
-        let stage = self.stage(node)?;
+        // A missing stage has been reported.
+        let found = if node.stage.0.is_empty() { None } else { self.stage(node) };
         let before = self.errors.len();
+        let misplaced = misplaced(node, found.as_deref(), &mut self.errors, &mut self.hidden);
+        let stage = found?;
         self.device(node, &stage);
-        let edges = self.edges(node, &stage);
+        let edges = self.edges(node, &stage, &misplaced);
         let mut checker = Checker::new(self.catalog, &mut self.errors);
+        checker.misplaced = misplaced;
         let config = checker.check(&node.with, &stage.config_schema, "");
-        let Checker { paths, unknown, .. } = checker;
+        let Checker { paths, unknown, is_known, .. } = checker;
         // An unknown source, or one of an unknown stage, has an error of its own; here its edge is missing.
         let connected = node.known && edges.len() == node.inputs.len();
-        let sound = connected && self.errors.len() == before;
+        let sound = connected && is_known && self.errors.len() == before;
         let schemas = self.schemas(&edges);
         let mut passed = self.passed(&stage, &edges);
         let repeats = count(&mut passed, &node.stage.0);
@@ -151,7 +157,7 @@ impl<'a> Pass<'a> {
         // Readers of `rejected` get no error of their own if the node has one.
         let stage = match (&planned, node.on_error.0) {
             (Some(planned), _) => Arc::clone(&planned.stage),
-            (None, OnError::Reject) => with_port(&stage),
+            (None, OnError::Reject | OnError::Unknown) => with_port(&stage),
             (None, OnError::Fail) => stage,
         };
         Some(State { stage, edges, passed, planned })
@@ -230,10 +236,17 @@ impl<'a> Pass<'a> {
     }
 
     /// Matches the node's inputs with the ports of its stage.
-    fn edges(&mut self, node: &ResolvedNode, stage: &StageInfo) -> Vec<(usize, Edge)> {
+    fn edges(
+        &mut self,
+        node: &ResolvedNode,
+        stage: &StageInfo,
+        misplaced: &HashSet<String>,
+    ) -> Vec<(usize, Edge)> {
         let mut edges = Vec::new();
-        for (name, span) in &node.ports {
-            if !stage.inputs.iter().any(|port| port.name == *name) {
+        let Some(ports) = &node.ports else { return edges };
+        let is_input = |name: &str| stage.inputs.iter().any(|port| port.name == name);
+        for (name, span, _) in ports {
+            if !is_input(name) && !misplaced.contains(name) {
                 let names: Vec<_> = stage.inputs.iter().map(|port| port.name.as_str()).collect();
                 let error =
                     Diagnostic::error(format!("`{}` has no input `{name}`", stage.name), *span);
@@ -247,11 +260,12 @@ impl<'a> Pass<'a> {
             let Some(port) = port else { continue };
             edges.extend(self.edge(input, &stage.inputs[port], port, position));
         }
-        // A misspelt port has been reported, so it is not reported as missing too.
+        // A misspelt or misplaced port has been reported, so it is not reported as missing too.
         let is_misspelt =
-            node.ports.iter().any(|(name, _)| !stage.inputs.iter().any(|port| port.name == *name));
+            ports.iter().any(|(name, ..)| !is_input(name) && !misplaced.contains(name));
         let is_missing = |port: &&PortInfo| {
-            let is_named = node.ports.iter().any(|(name, _)| *name == port.name);
+            let is_named =
+                ports.iter().any(|(name, ..)| *name == port.name) || misplaced.contains(&port.name);
             !is_named && !port.optional && !is_misspelt
         };
         let missing: Vec<_> = stage.inputs.iter().filter(is_missing).collect();
@@ -437,8 +451,7 @@ fn check_outputs(stage: &StageInfo, outputs: &[Option<SchemaRef>]) -> Result<(),
                 let kind = field.data_type();
                 return Err(format!("column `{name}` of {table} is {kind}, {why}"));
             }
-            let is_identity = matches!(name.as_str(), ID_COLUMN | PARENT_COLUMN);
-            if is_identity && *field.data_type() != DataType::Utf8 {
+            if is_identity(name) && *field.data_type() != DataType::Utf8 {
                 return Err(format!(
                     "column `{name}` of {table} is not text: it is how the engine knows rows"
                 ));

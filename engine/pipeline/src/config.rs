@@ -4,13 +4,14 @@
 
 use std::collections::HashSet;
 
+use paraloom_names::nearest;
 use regex::Regex;
 use serde_json::{Map, Value as Json, json};
 
 use crate::catalog::{Catalog, Location, PlanFailure, PlanInput, PlanOutput, StageInfo};
 use crate::diagnostic::{Diagnostic, Span};
 use crate::expression::{Form, check_form};
-use crate::names::{nearest, suggestion};
+use crate::names::suggestion;
 use crate::yaml::{Tree, Value};
 
 /// Marks a string property that names a file or directory. Its value is `true`, or `"many"`
@@ -108,14 +109,29 @@ pub(crate) struct Checker<'a> {
     /// Unknown functions in expressions. Reported only if the stage is not planned: its plan, which knows the columns, reports
     /// these errors itself.
     pub(crate) unknown: Vec<Diagnostic>,
+    /// Whether all of the tree is known.
+    pub(crate) is_known: bool,
+    /// Settings that stand elsewhere in the node, and inputs that stand here: they have been reported.
+    pub(crate) misplaced: HashSet<String>,
 }
 
 impl<'a> Checker<'a> {
     pub(crate) fn new(catalog: &'a dyn Catalog, errors: &'a mut Vec<Diagnostic>) -> Self {
-        Self { catalog, errors, paths: Vec::new(), unknown: Vec::new() }
+        Self {
+            catalog,
+            errors,
+            paths: Vec::new(),
+            unknown: Vec::new(),
+            is_known: true,
+            misplaced: HashSet::new(),
+        }
     }
 
     pub(crate) fn check(&mut self, tree: &Tree, schema: &Json, pointer: &str) -> Json {
+        if tree.value == Value::Unknown {
+            self.is_known = false;
+            return Json::Null;
+        }
         if let Some(alternatives) = alternatives(schema) {
             return self.alternatives(tree, alternatives, pointer);
         }
@@ -151,7 +167,7 @@ impl<'a> Checker<'a> {
                 tree.to_json()
             }
             Value::Text(text) => self.text(tree, schema, text, pointer),
-            Value::Null | Value::Bool(_) => tree.to_json(),
+            Value::Null | Value::Bool(_) | Value::Unknown => tree.to_json(),
         }
     }
 
@@ -186,17 +202,23 @@ impl<'a> Checker<'a> {
         let mut out = Map::new();
         // A misspelt setting is not reported as missing too.
         let mut meant = HashSet::new();
+        let is_whole = pointer.is_empty();
         for (key, key_span, tree) in members {
             let pointer = format!("{pointer}/{}", key.replace('~', "~0").replace('/', "~1"));
             match (properties.get(key), others) {
                 (Some(property), _) => {
                     drop(out.insert(key.clone(), self.check(tree, property, &pointer)));
                 }
+                (None, Some(Json::Bool(false))) if is_whole && self.misplaced.contains(key) => {}
                 (None, Some(Json::Bool(false))) => {
                     let elsewhere = schema.get(ELSEWHERE_KEYWORD).and_then(|names| names.get(key));
                     let names = || properties.keys().map(String::as_str);
                     let hint = match elsewhere.and_then(Json::as_str) {
-                        Some(hint) => Some(hint.to_owned()),
+                        // "it is called `from`"
+                        Some(hint) => {
+                            meant.extend(hint.split('`').skip(1).step_by(2));
+                            Some(hint.to_owned())
+                        }
                         None => {
                             meant.extend(nearest(key, names()));
                             suggestion(key, names())
@@ -213,7 +235,11 @@ impl<'a> Checker<'a> {
         }
         for name in schema.get("required").and_then(Json::as_array).into_iter().flatten() {
             let name = name.as_str().unwrap_or_default();
-            if !members.iter().any(|(key, ..)| key == name) && !meant.contains(name) {
+            let is_misplaced = is_whole && self.misplaced.contains(name);
+            if !members.iter().any(|(key, ..)| key == name)
+                && !meant.contains(name)
+                && !is_misplaced
+            {
                 let error = Diagnostic::error(format!("the setting `{name}` is missing"), span);
                 let doc = properties.get(name).and_then(|schema| schema.get("description"));
                 self.errors.push(error.maybe_hint(doc.and_then(Json::as_str).map(str::to_owned)));
@@ -268,7 +294,7 @@ impl<'a> Checker<'a> {
         let mut known = HashSet::new();
         for item in items {
             let value = item.to_json();
-            if !known.insert(value.to_string()) {
+            if item.value != Value::Unknown && !known.insert(value.to_string()) {
                 self.error(format!("{value} is in the list already"), item.span);
             }
         }
@@ -340,7 +366,8 @@ impl<'a> Checker<'a> {
             let mut errors = Vec::new();
             let mut checker = Checker::new(self.catalog, &mut errors);
             let json = checker.check(tree, schema, pointer);
-            let (paths, unknown) = (checker.paths, checker.unknown);
+            let Checker { paths, unknown, is_known, .. } = checker;
+            self.is_known &= is_known;
             if errors.is_empty() {
                 self.paths.extend(paths);
                 self.unknown.extend(unknown);

@@ -1,7 +1,7 @@
 //! Errors and warnings about a pipeline, with positions in its text.
 
 /// A byte range in the pipeline's text.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Span {
     /// First byte.
     pub start: usize,

@@ -1,8 +1,10 @@
 //! A [`Document`] is the parsed pipeline file, before variables are filled in.
 
+use paraloom_names::nearest;
+
 use crate::FORMAT;
 use crate::diagnostic::{Diagnostic, Span};
-use crate::names::{NAME_RULE, is_name, nearest, suggestion};
+use crate::names::{NAME_RULE, is_name, suggestion};
 use crate::reject::OnError;
 use crate::yaml::{Limits, Tree, Value, read};
 
@@ -17,8 +19,8 @@ pub(crate) struct Document {
     pub(crate) part_rows: Option<usize>,
     /// `backend:` and `device:`
     pub(crate) compute: Compute,
-    /// `vars:` with the positions of their names.
-    pub(crate) vars: Vec<(String, Span, Tree)>,
+    /// `vars:` with the positions of their names; none if there is something, and no telling what.
+    pub(crate) vars: Option<Vec<(String, Span, Tree)>>,
     /// `nodes:`, in the order of the file.
     pub(crate) nodes: Vec<NodeDocument>,
     /// `show:` what a run prints when it is done.
@@ -56,9 +58,9 @@ pub(crate) struct NodeDocument {
     pub(crate) name_span: Span,
     /// `stage:`
     pub(crate) stage: (String, Span),
-    /// `inputs:` port, position of the port's name, what is connected to it.
-    pub(crate) inputs: Vec<(String, Span, Tree)>,
-    /// `with:`; an empty mapping if there is none.
+    /// `inputs:` port, position of the port's name, what is connected to it; none if there is something, and no telling what.
+    pub(crate) inputs: Option<Vec<(String, Span, Tree)>>,
+    /// `with:`; an empty mapping if there is none, unknown if there is something, and no telling what.
     pub(crate) with: Tree,
     /// `seed:`
     pub(crate) seed: Option<u64>,
@@ -70,6 +72,8 @@ pub(crate) struct NodeDocument {
     pub(crate) retries: Option<u32>,
     /// `backend:` and `device:`
     pub(crate) compute: Compute,
+    /// Keys that no node has, with their positions. They are reported once the stage is known, of which they may be settings.
+    pub(crate) strays: Vec<(String, Span)>,
 }
 
 const TOP_KEYS: [&str; 11] = [
@@ -85,7 +89,7 @@ const TOP_KEYS: [&str; 11] = [
     "show",
     "expect",
 ];
-const NODE_KEYS: [&str; 10] = [
+pub(crate) const NODE_KEYS: [&str; 10] = [
     "stage",
     "description",
     "inputs",
@@ -96,6 +100,32 @@ const NODE_KEYS: [&str; 10] = [
     "retries",
     "backend",
     "device",
+];
+
+/// What other programs call the keys.
+const ELSEWHERE: [(&str, &str); 22] = [
+    ("version", "paraloom"),
+    ("variables", "vars"),
+    ("params", "vars"),
+    ("parameters", "vars"),
+    ("env", "vars"),
+    ("steps", "nodes"),
+    ("tasks", "nodes"),
+    ("jobs", "nodes"),
+    ("stages", "nodes"),
+    ("type", "stage"),
+    ("kind", "stage"),
+    ("uses", "stage"),
+    ("operator", "stage"),
+    ("params", "with"),
+    ("parameters", "with"),
+    ("config", "with"),
+    ("settings", "with"),
+    ("options", "with"),
+    ("args", "with"),
+    ("needs", "inputs"),
+    ("depends_on", "inputs"),
+    ("deps", "inputs"),
 ];
 
 /// Reads the text of a pipeline; reports all errors of syntax and structure.
@@ -133,6 +163,7 @@ impl Reader<'_> {
         let mut has_nodes = false;
         // A misspelt key is not reported as missing too.
         let meant: Vec<_> = members.iter().filter_map(|(key, ..)| meant(key, &TOP_KEYS)).collect();
+        document.vars = (!meant.contains(&"vars")).then(Vec::new);
         for (key, key_span, value) in members {
             match key.as_str() {
                 "paraloom" => version = Some(value),
@@ -181,13 +212,16 @@ impl Reader<'_> {
     }
 
     pub(crate) fn unknown_key(&mut self, key: &str, span: Span, known: &[&str]) {
-        let hint = suggestion(key, known.iter().copied());
+        let hint = match meant(key, known) {
+            Some(meant) => Some(format!("did you mean `{meant}`?")),
+            None => suggestion(key, known.iter().copied()),
+        };
         self.errors.push(Diagnostic::error(format!("unknown key `{key}`"), span).maybe_hint(hint));
     }
 
     fn text(&mut self, tree: &Tree, what: &str) -> Option<String> {
         let text = tree.as_text().map(str::to_owned);
-        if text.is_none() {
+        if text.is_none() && tree.value != Value::Unknown {
             self.error(format!("{what} must be text, not {}", tree.kind()), tree.span);
         }
         text
@@ -213,6 +247,7 @@ impl Reader<'_> {
     pub(crate) fn whole(&mut self, tree: &Tree, what: &str, least: i64) -> Option<u64> {
         match tree.value {
             Value::Int(number) if number >= least => u64::try_from(number).ok(),
+            Value::Unknown => None,
             _ => {
                 self.error(format!("{what} must be a whole number, at least {least}"), tree.span);
                 None
@@ -224,35 +259,60 @@ impl Reader<'_> {
         self.whole(tree, "`part_rows`", 1).and_then(|rows| usize::try_from(rows).ok())
     }
 
-    pub(crate) fn members(&mut self, tree: Tree, what: &str) -> Vec<(String, Span, Tree)> {
+    /// The members of a mapping; none if it is something else, which is an error.
+    pub(crate) fn members(&mut self, tree: Tree, what: &str) -> Option<Vec<(String, Span, Tree)>> {
         match tree.value {
-            Value::Map(members) => members,
-            Value::Null => Vec::new(),
+            Value::Map(members) => Some(members),
+            Value::Null => Some(Vec::new()),
+            Value::Unknown => None,
             _ => {
                 self.error(format!("{what} must be a mapping, not {}", tree.kind()), tree.span);
-                Vec::new()
+                None
             }
         }
     }
 
-    fn vars(&mut self, tree: Tree) -> Vec<(String, Span, Tree)> {
-        let vars = self.members(tree, "`vars`");
-        for (name, span, value) in &vars {
+    fn vars(&mut self, tree: Tree) -> Option<Vec<(String, Span, Tree)>> {
+        let mut vars = self.members(tree, "`vars`")?;
+        for (name, span, value) in &mut vars {
             self.check_name(name, *span);
             if matches!(value.value, Value::List(_) | Value::Map(_)) {
                 self.error(format!("a variable is one value, not {}", value.kind()), value.span);
+                value.value = Value::Unknown;
             }
         }
-        vars
+        Some(vars)
     }
 
     fn nodes(&mut self, tree: Tree) -> Vec<NodeDocument> {
         let span = tree.span;
-        let nodes = self.members(tree, "`nodes`");
+        if matches!(tree.value, Value::List(_)) {
+            let error = Diagnostic::error("`nodes` must be a mapping, not a list", span);
+            self.errors.push(error.hint("write `NAME: { stage: … }` for each node"));
+            return Vec::new();
+        }
+        let Some(nodes) = self.members(tree, "`nodes`") else { return Vec::new() };
         if nodes.is_empty() {
             self.error("a pipeline needs at least one node", span);
         }
-        nodes.into_iter().map(|(name, span, value)| self.node(name, span, value)).collect()
+        let mut read = Vec::with_capacity(nodes.len());
+        let mut nodes = nodes.into_iter().peekable();
+        while let Some((name, span, value)) = nodes.next() {
+            // Keys of a node that are not indented stand beside it, as nodes.
+            let is_key = |next: &(String, Span, Tree)| NODE_KEYS.contains(&next.0.as_str());
+            let Some((key, ..)) = nodes.next_if(|next| value.value == Value::Null && is_key(next))
+            else {
+                read.push(self.node(name, span, value));
+                continue;
+            };
+            while nodes.next_if(is_key).is_some() {}
+            self.check_name(&name, span);
+            let message = format!("node `{name}` is empty, and `{key}` stands beside it");
+            let error = Diagnostic::error(message, span);
+            self.errors.push(error.hint(format!("indent what belongs to `{name}`")));
+            read.push(Self::empty_node(name, span));
+        }
+        read
     }
 
     fn shows(&mut self, tree: Tree) -> Vec<ShowDocument> {
@@ -261,11 +321,14 @@ impl Reader<'_> {
 
     pub(crate) fn items(&mut self, tree: Tree, what: &str) -> Vec<Tree> {
         let kind = tree.kind();
-        let Value::List(items) = tree.value else {
-            self.error(format!("{what} must be a list, not {kind}"), tree.span);
-            return Vec::new();
-        };
-        items
+        match tree.value {
+            Value::List(items) => items,
+            Value::Unknown => Vec::new(),
+            _ => {
+                self.error(format!("{what} must be a list, not {kind}"), tree.span);
+                Vec::new()
+            }
+        }
     }
 
     /// A node's name, or a mapping with `node`, `columns` and `limit`.
@@ -276,7 +339,7 @@ impl Reader<'_> {
             name.clone_into(&mut show.node.0);
             return Some(show);
         }
-        for (key, key_span, value) in self.members(tree, "an entry of `show`") {
+        for (key, key_span, value) in self.members(tree, "an entry of `show`")? {
             match key.as_str() {
                 "node" => show.node = (self.text(&value, "`node`")?, value.span),
                 "limit" => {
@@ -308,28 +371,32 @@ impl Reader<'_> {
             name,
             name_span,
             stage: (String::new(), name_span),
-            inputs: Vec::new(),
+            inputs: Some(Vec::new()),
             with: Tree { value: Value::Map(Vec::new()), span: name_span },
             seed: None,
             part_rows: None,
             on_error: None,
             retries: None,
             compute: Compute::default(),
+            strays: Vec::new(),
         }
     }
 
-    fn on_error(&mut self, tree: &Tree) -> Option<(OnError, Span)> {
-        let text = self.text(tree, "`on_error`")?;
+    fn on_error(&mut self, tree: &Tree) -> (OnError, Span) {
+        let Some(text) = self.text(tree, "`on_error`") else {
+            return (OnError::Unknown, tree.span);
+        };
         let found = OnError::ALL.into_iter().find(|(name, _)| *name == text);
-        if found.is_none() {
+        let Some((_, on_error)) = found else {
             let error = Diagnostic::error(
                 format!("`{}` is no way to go on", text.escape_debug()),
                 tree.span,
             );
             let hint = suggestion(&text, OnError::ALL.map(|(name, _)| name));
             self.errors.push(error.maybe_hint(hint));
-        }
-        found.map(|(_, on_error)| (on_error, tree.span))
+            return (OnError::Unknown, tree.span);
+        };
+        (on_error, tree.span)
     }
 
     fn node(&mut self, name: String, name_span: Span, tree: Tree) -> NodeDocument {
@@ -343,8 +410,14 @@ impl Reader<'_> {
             return Self::empty_node(name, name_span);
         }
         let mut node = Self::empty_node(name, name_span);
-        let members = self.members(tree, "a node");
-        let is_misspelt = members.iter().any(|(key, ..)| meant(key, &NODE_KEYS) == Some("stage"));
+        let members = self.members(tree, "a node").unwrap_or_default();
+        let meant: Vec<_> = members.iter().filter_map(|(key, ..)| meant(key, &NODE_KEYS)).collect();
+        if meant.contains(&"inputs") {
+            node.inputs = None;
+        }
+        if meant.contains(&"with") {
+            node.with.value = Value::Unknown;
+        }
         for (key, key_span, value) in members {
             match key.as_str() {
                 "stage" => {
@@ -355,6 +428,7 @@ impl Reader<'_> {
                 "with" if matches!(value.value, Value::Map(_)) => node.with = value,
                 "with" if value.value == Value::Null => {}
                 "with" => {
+                    node.with.value = Value::Unknown;
                     self.error(
                         format!("`with` must be a mapping, not {}", value.kind()),
                         value.span,
@@ -362,7 +436,7 @@ impl Reader<'_> {
                 }
                 "seed" => node.seed = self.whole(&value, "`seed`", 0),
                 "part_rows" => node.part_rows = self.part_rows(&value),
-                "on_error" => node.on_error = self.on_error(&value),
+                "on_error" => node.on_error = Some(self.on_error(&value)),
                 "retries" => {
                     let retries = self.whole(&value, "`retries`", 0);
                     node.retries =
@@ -370,10 +444,10 @@ impl Reader<'_> {
                 }
                 "backend" => node.compute.backend = self.placed(&value, "`backend`"),
                 "device" => node.compute.device = self.placed(&value, "`device`"),
-                other => self.unknown_key(other, key_span, &NODE_KEYS),
+                other => node.strays.push((other.to_owned(), key_span)),
             }
         }
-        if node.stage.0.is_empty() && node.stage.1 == name_span && !is_misspelt {
+        if node.stage.0.is_empty() && node.stage.1 == name_span && !meant.contains(&"stage") {
             self.error(format!("node `{}` has no `stage`", node.name), name_span);
         }
         node
@@ -382,5 +456,10 @@ impl Reader<'_> {
 
 /// The known key that an unknown one was most likely meant to be.
 fn meant<'a>(key: &str, known: &[&'a str]) -> Option<&'a str> {
-    if known.contains(&key) { None } else { nearest(key, known.iter().copied()) }
+    if known.contains(&key) {
+        return None;
+    }
+    let elsewhere = |(name, _): &&(&str, &str)| *name == key.to_lowercase();
+    let mut elsewhere = ELSEWHERE.iter().filter(elsewhere).map(|(_, meant)| *meant);
+    nearest(key, known.iter().copied()).or_else(|| elsewhere.find(|meant| known.contains(meant)))
 }

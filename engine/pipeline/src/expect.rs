@@ -77,6 +77,9 @@ impl Reader<'_> {
 
     fn expectation(&mut self, tree: Tree) -> Option<ExpectDocument> {
         let span = tree.span;
+        if tree.value == Value::Unknown {
+            return None;
+        }
         if !matches!(tree.value, Value::Map(_)) {
             let message = format!("an entry of `expect` must be a mapping, not {}", tree.kind());
             let error = Diagnostic::error(message, span);
@@ -91,7 +94,7 @@ impl Reader<'_> {
             most: None,
             span,
         };
-        for (key, key_span, value) in self.members(tree, "an entry of `expect`") {
+        for (key, key_span, value) in self.members(tree, "an entry of `expect`")? {
             match key.as_str() {
                 "node" => expect.node = self.placed(&value, "`node`")?,
                 "where" => expect.condition = Some(self.placed(&value, "`where`")?),

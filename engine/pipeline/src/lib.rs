@@ -16,6 +16,7 @@ mod expect;
 mod expression;
 mod graph;
 mod keywords;
+mod misplaced;
 mod names;
 mod reject;
 mod resolve;
@@ -35,7 +36,7 @@ pub use essential::essential;
 pub use expect::Expectation;
 pub use graph::{Edge, Endpoint, Graph, Node, Show};
 pub use keywords::check_config_schema;
-pub use names::nearest;
+pub use paraloom_names::nearest;
 pub use reject::{REASON_COLUMN, REJECTED_PORT, Rejects};
 pub use resolve::Settings;
 pub use schema::editor_schema;
@@ -48,6 +49,11 @@ pub const FORMAT: u64 = 1;
 pub const ID_COLUMN: &str = "_id";
 /// Name of the column that holds the id of the row that a row was derived from.
 pub const PARENT_COLUMN: &str = "_parent";
+
+/// Whether a column is what the engine knows rows by, and no part of what they say.
+pub fn is_identity(column: &str) -> bool {
+    matches!(column, ID_COLUMN | PARENT_COLUMN)
+}
 /// Default of `backend`: the one that the device needs.
 pub const DEFAULT_BACKEND: &str = "auto";
 /// Default of `device`.

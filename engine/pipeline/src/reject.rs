@@ -14,6 +14,8 @@ pub(crate) enum OnError {
     Fail,
     /// The row at fault goes to the output [`REJECTED_PORT`].
     Reject,
+    /// What is written is neither.
+    Unknown,
 }
 
 impl OnError {

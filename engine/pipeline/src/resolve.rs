@@ -36,7 +36,7 @@ pub(crate) struct Resolved {
     pub(crate) name: String,
     /// The nodes, in the order of the file.
     pub(crate) nodes: Vec<ResolvedNode>,
-    /// Indices into `nodes` in topological order.
+    /// Indices into `nodes` in topological order; those in and behind a cycle come last.
     pub(crate) order: Vec<usize>,
     /// What a run prints when it is done.
     pub(crate) show: Vec<ShowDocument>,
@@ -53,11 +53,12 @@ pub(crate) struct ResolvedNode {
     pub(crate) name_span: Span,
     /// The stage, with the position of its name.
     pub(crate) stage: (String, Span),
-    /// The input ports that are connected, with positions.
-    pub(crate) ports: Vec<(String, Span)>,
+    /// The input ports that are connected, with the positions of their names and of what is connected; none if there is no
+    /// telling.
+    pub(crate) ports: Option<Vec<(String, Span, Span)>>,
     /// What is connected to which port.
     pub(crate) inputs: Vec<ResolvedInput>,
-    /// Whether all of its sources exist.
+    /// Whether it is known what it reads and does.
     pub(crate) known: bool,
     /// The configuration, variables filled in.
     pub(crate) with: Tree,
@@ -73,6 +74,8 @@ pub(crate) struct ResolvedNode {
     pub(crate) backend: (String, Option<Span>),
     /// Device, with its position if it is in the file.
     pub(crate) device: (String, Option<Span>),
+    /// Keys that no node has, with their positions.
+    pub(crate) strays: Vec<(String, Span)>,
 }
 
 /// One edge, by name.
@@ -91,21 +94,19 @@ pub(crate) struct ResolvedInput {
 }
 
 /// Parses and resolves `text`; reports all errors that can be found without the stages.
-pub(crate) fn resolve(text: &str, settings: &Settings) -> (Option<Resolved>, Vec<Diagnostic>) {
+pub(crate) fn resolve(text: &str, settings: &Settings) -> (Resolved, Vec<Diagnostic>) {
     let (document, mut errors) = parse(text, settings.limits);
-    let vars = Vars::new(&document.vars, settings.set, settings.env, &mut errors);
+    let vars = Vars::new(document.vars.as_deref(), settings.set, settings.env, &mut errors);
     let mut names = Names::new(&document.nodes);
     let mut nodes = Vec::with_capacity(document.nodes.len());
     for node in &document.nodes {
         nodes.push(resolve_node(node, &document, settings, &mut names, &vars, &mut errors));
     }
-    let order = order(&nodes, &mut errors);
-    // Stages are checked even if there are errors of form, but not without an order.
+    let order = order(&mut nodes, &mut errors);
     let expect = document.expect.as_ref().map(|tree| vars.fill(tree, &mut errors));
     let expect = expect.map(|tree| Reader { errors: &mut errors }.expectations(tree));
     let (expect, Document { name, show, .. }) = (expect.unwrap_or_default(), document);
-    let resolved = order.map(|order| Resolved { name, nodes, order, show, expect });
-    (resolved, errors)
+    (Resolved { name, nodes, order, show, expect }, errors)
 }
 
 fn resolve_node(
@@ -116,8 +117,10 @@ fn resolve_node(
     vars: &Vars,
     errors: &mut Vec<Diagnostic>,
 ) -> ResolvedNode {
-    let (mut inputs, mut known) = (Vec::new(), true);
-    for (port, span, tree) in &node.inputs {
+    let mut known = node.inputs.is_some()
+        && node.on_error.is_none_or(|(on_error, _)| on_error != OnError::Unknown);
+    let mut inputs = Vec::new();
+    for (port, span, tree) in node.inputs.iter().flatten() {
         let tree = vars.fill(tree, errors);
         let mut connect = |label: Option<String>, source: &Tree| {
             let edge = endpoint(source, names, errors);
@@ -143,6 +146,7 @@ fn resolve_node(
             _ => connect(None, &tree),
         }
     }
+    let named = |(port, span, tree): &(String, Span, Tree)| (port.clone(), *span, tree.span);
     let backend = choose(
         node.compute.backend.as_ref(),
         settings.backend,
@@ -159,7 +163,7 @@ fn resolve_node(
         name: node.name.clone(),
         name_span: node.name_span,
         stage: node.stage.clone(),
-        ports: node.inputs.iter().map(|(port, span, _)| (port.clone(), *span)).collect(),
+        ports: node.inputs.as_ref().map(|inputs| inputs.iter().map(named).collect()),
         inputs,
         known,
         with: vars.fill(&node.with, errors),
@@ -169,6 +173,7 @@ fn resolve_node(
         retries: node.retries.unwrap_or(DEFAULT_RETRIES),
         backend,
         device,
+        strays: node.strays.clone(),
     }
 }
 
@@ -225,6 +230,9 @@ fn endpoint(
     names: &mut Names,
     errors: &mut Vec<Diagnostic>,
 ) -> Option<(usize, Option<String>)> {
+    if source.value == Value::Unknown {
+        return None;
+    }
     let Some(text) = source.as_text() else {
         let message = format!("an input is the name of a node, not {}", source.kind());
         errors.push(Diagnostic::error(message, source.span).hint("write `node` or `node.port`"));
@@ -243,8 +251,9 @@ fn endpoint(
     None
 }
 
-/// A topological order that keeps the file's order where edges leave a choice; reports cycles.
-fn order(nodes: &[ResolvedNode], errors: &mut Vec<Diagnostic>) -> Option<Vec<usize>> {
+/// A topological order that keeps the file's order where edges leave a choice. Cycles are errors; their nodes, and those that read
+/// them, come last, and what they read is unknown.
+fn order(nodes: &mut [ResolvedNode], errors: &mut Vec<Diagnostic>) -> Vec<usize> {
     let mut graph = DiGraph::<usize, Span>::new();
     let indices: Vec<_> = (0..nodes.len()).map(|node| graph.add_node(node)).collect();
     for (to, node) in nodes.iter().enumerate() {
@@ -266,7 +275,7 @@ fn order(nodes: &[ResolvedNode], errors: &mut Vec<Diagnostic>) -> Option<Vec<usi
         }
     }
     if order.len() == nodes.len() {
-        return Some(order);
+        return order;
     }
     // Not Tarjan's algorithm, whose recursion is as deep as the cycle is long.
     for component in kosaraju_scc(&graph) {
@@ -275,7 +284,14 @@ fn order(nodes: &[ResolvedNode], errors: &mut Vec<Diagnostic>) -> Option<Vec<usi
             errors.push(cycle(&graph, &component, nodes));
         }
     }
-    None
+    let ordered: HashSet<_> = order.iter().copied().collect();
+    for (index, node) in nodes.iter_mut().enumerate() {
+        if !ordered.contains(&index) {
+            node.known = false;
+            order.push(index);
+        }
+    }
+    order
 }
 
 /// How many nodes of a cycle a message names.

@@ -3,26 +3,30 @@
 use std::collections::HashMap;
 
 use crate::diagnostic::{Diagnostic, Span};
+use crate::expression::within;
 use crate::names::suggestion;
 use crate::yaml::{Tree, Value, scalar};
 
 /// The values of all variables, with `--set` and the environment applied.
 pub(crate) struct Vars<'a> {
     values: HashMap<String, Value>,
+    /// Whether all of them are known; an error in `vars` itself hides those that follow from it.
+    are_all: bool,
     env: &'a dyn Fn(&str) -> Option<String>,
 }
 
 impl<'a> Vars<'a> {
     /// Variables may use the environment and the variables above them.
     pub(crate) fn new(
-        declared: &[(String, Span, Tree)],
+        declared: Option<&[(String, Span, Tree)]>,
         set: &[(String, String)],
         env: &'a dyn Fn(&str) -> Option<String>,
         errors: &mut Vec<Diagnostic>,
     ) -> Self {
-        let mut vars = Self { values: HashMap::new(), env };
+        let mut vars = Self { values: HashMap::new(), are_all: declared.is_some(), env };
+        let declared = declared.unwrap_or_default();
         for (name, _) in set {
-            if !declared.iter().any(|(known, ..)| known == name) {
+            if vars.are_all && !declared.iter().any(|(known, ..)| known == name) {
                 let hint = suggestion(name, declared.iter().map(|(known, ..)| known.as_str()));
                 let message = match name.as_str() {
                     "" => "`--set` without a name: write NAME=VALUE".to_owned(),
@@ -66,10 +70,11 @@ impl<'a> Vars<'a> {
         if let Some(name) = text.strip_prefix("${").and_then(|rest| rest.strip_suffix('}'))
             && !name.contains(['$', '{', '}'])
         {
-            return self.value(name, span, errors).unwrap_or(Value::Text(String::new()));
+            return self.value(name, span, errors);
         }
         let mut out = String::with_capacity(text.len());
         let mut rest = text;
+        let mut is_known = true;
         while let Some(at) = rest.find("${") {
             if let Some(escaped) = rest[..at].strip_suffix('$') {
                 out.push_str(escaped);
@@ -78,31 +83,34 @@ impl<'a> Vars<'a> {
                 continue;
             }
             out.push_str(&rest[..at]);
+            let start = text.len() - rest.len() + at;
             let Some(length) = rest[at..].find('}') else {
-                let error = Diagnostic::error("this `${` is never closed", span);
+                let place = within(span, text, (start, text.len()));
+                let error = Diagnostic::error("this `${` is never closed", place);
                 errors.push(error.hint("write `$${` for a literal `${`"));
-                return Value::Text(out);
+                return Value::Unknown;
             };
-            if let Some(value) = self.value(&rest[at + 2..at + length], span, errors) {
-                out.push_str(&display(&value));
-            }
+            let place = within(span, text, (start, start + length + 1));
+            let value = self.value(&rest[at + 2..at + length], place, errors);
+            is_known &= value != Value::Unknown;
+            out.push_str(&display(&value));
             rest = &rest[at + length + 1..];
         }
         out.push_str(rest);
-        Value::Text(out)
+        if is_known { Value::Text(out) } else { Value::Unknown }
     }
 
-    fn value(&self, name: &str, span: Span, errors: &mut Vec<Diagnostic>) -> Option<Value> {
+    fn value(&self, name: &str, span: Span, errors: &mut Vec<Diagnostic>) -> Value {
         if let Some(variable) = name.strip_prefix("env:") {
             let value = (self.env)(variable);
             if value.is_none() {
                 let message = format!("the environment variable `{variable}` is not set");
                 errors.push(Diagnostic::error(message, span));
             }
-            return value.map(Value::Text);
+            return value.map_or(Value::Unknown, Value::Text);
         }
         let value = self.values.get(name).cloned();
-        if value.is_none() {
+        if value.is_none() && self.are_all {
             let mut names: Vec<_> = self.values.keys().map(String::as_str).collect();
             names.sort_unstable();
             let hint = suggestion(name, names)
@@ -110,7 +118,7 @@ impl<'a> Vars<'a> {
             let message = format!("there is no variable `{name}`");
             errors.push(Diagnostic::error(message, span).hint(hint));
         }
-        value
+        value.unwrap_or(Value::Unknown)
     }
 }
 
@@ -129,7 +137,7 @@ fn display(value: &Value) -> String {
         Value::Int(value) => value.to_string(),
         Value::Float(value) => value.to_string(),
         Value::Text(text) => text.clone(),
-        Value::Null | Value::List(_) | Value::Map(_) => String::new(),
+        Value::Null | Value::List(_) | Value::Map(_) | Value::Unknown => String::new(),
     }
 }
 
@@ -143,7 +151,7 @@ mod tests {
         let declared = [("v".to_owned(), Span::default(), tree(declared))];
         let mut errors = Vec::new();
         let set = [("v".to_owned(), text.to_owned())];
-        let vars = Vars::new(&declared, &set, &|_| None, &mut errors);
+        let vars = Vars::new(Some(&declared), &set, &|_| None, &mut errors);
         let used = tree(Value::Text("${v}".to_owned()));
         let filled = vars.fill(&used, &mut errors).value;
         assert_eq!(errors, []);
@@ -210,7 +218,12 @@ mod tests {
             ("", "`--set` without a name: write NAME=VALUE"),
         ] {
             let mut errors = Vec::new();
-            Vars::new(&declared, &[(name.to_owned(), "3".to_owned())], &|_| None, &mut errors);
+            Vars::new(
+                Some(&declared),
+                &[(name.to_owned(), "3".to_owned())],
+                &|_| None,
+                &mut errors,
+            );
             assert_eq!(
                 errors.iter().map(|error| error.message.as_str()).collect::<Vec<_>>(),
                 [told]

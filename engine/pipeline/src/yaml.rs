@@ -62,6 +62,9 @@ pub(crate) enum Value {
     List(Vec<Tree>),
     /// A mapping: key, position of the key, value.
     Map(Vec<(String, Span, Tree)>),
+    /// What an error leaves open, such as the value of an unknown variable. The error has been reported, so nothing is said of
+    /// what follows from it.
+    Unknown,
 }
 
 impl Tree {
@@ -75,6 +78,7 @@ impl Tree {
             Value::Text(_) => "text",
             Value::List(_) => "a list",
             Value::Map(_) => "a mapping",
+            Value::Unknown => "something unknown",
         }
     }
 
@@ -99,7 +103,7 @@ impl Tree {
     /// As JSON; a float that JSON cannot hold becomes null.
     pub(crate) fn to_json(&self) -> serde_json::Value {
         match &self.value {
-            Value::Null => serde_json::Value::Null,
+            Value::Null | Value::Unknown => serde_json::Value::Null,
             Value::Bool(value) => (*value).into(),
             Value::Int(value) => (*value).into(),
             Value::Float(value) => (*value).into(),

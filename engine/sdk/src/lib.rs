@@ -38,7 +38,8 @@ pub use paraloom_abi::{
 };
 pub use paraloom_alloc::{CacheLines, OrExit, free as free_memory};
 pub use paraloom_ffi::StreamReader;
-pub use port::{PlanEdge, PlanInputs, Port, Table, missing_column, nearest};
+pub use paraloom_names::nearest;
+pub use port::{PlanEdge, PlanInputs, Port, Table, missing_column};
 pub use run::{Emit, Run, Services};
 pub use stage::{About, MapStage, Planned, Stage};
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use paraloom_abi as abi;
+use paraloom_names::nearest;
 
 use crate::{Error, Result};
 
@@ -185,22 +186,4 @@ pub fn missing_column(table: &str, name: &str, schema: &Schema) -> String {
         }
         None => format!("`{table}` has no column `{name}`; it has {list}"),
     }
-}
-
-/// The candidate that `name` was most likely meant to be.
-pub fn nearest<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    let length = name.chars().count();
-    let limit = (length / 3).max(1);
-    let lower = name.to_lowercase();
-    candidates
-        .map(|candidate| {
-            let is_same = candidate.to_lowercase() == lower;
-            let distance = if is_same { 0 } else { strsim::damerau_levenshtein(name, candidate) };
-            (distance, candidate)
-        })
-        .filter(|(distance, candidate)| {
-            *distance <= limit && *distance < length.max(candidate.chars().count())
-        })
-        .min()
-        .map(|(_, candidate)| candidate)
 }

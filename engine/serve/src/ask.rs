@@ -15,7 +15,7 @@ use tokio::time::error::Elapsed;
 use crate::body::{Received, media_type};
 use crate::problem::Problem;
 use crate::queue::{Answer, Refused, Work};
-use crate::rows::{BadRows, decode, sent};
+use crate::rows::{BadRows, decode, is_identity, sent};
 use crate::shared::{Chosen, Shared};
 use crate::{Failure, Mapped};
 
@@ -103,7 +103,7 @@ fn most_tokens(rows: &RecordBatch) -> Vec<usize> {
     let mut tokens = vec![1; rows.num_rows()];
     let schema = rows.schema();
     let columns = schema.fields().iter().zip(rows.columns());
-    for (_, column) in columns.filter(|(field, _)| !field.name().starts_with('_')) {
+    for (_, column) in columns.filter(|(field, _)| !is_identity(field.name())) {
         for (row, tokens) in tokens.iter_mut().enumerate() {
             *tokens += match column.data_type() {
                 DataType::Utf8 => column.as_string::<i32>().value(row).len(),

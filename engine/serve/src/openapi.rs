@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use crate::About;
 use crate::models::Models;
-use crate::rows::MAX_ROWS;
+use crate::rows::{MAX_ROWS, PARENT};
 use crate::texts::Texts;
 
 /// The description of a server, OpenAPI 3.1.
@@ -257,9 +257,7 @@ fn parameters(about: &About) -> Value {
 fn row(schema: &Schema, is_sent: bool) -> Value {
     let fields = || {
         let fields = schema.fields().iter();
-        fields.filter(move |field| {
-            !is_sent || !field.name().starts_with('_') || field.name() == "_id"
-        })
+        fields.filter(move |field| !is_sent || field.name() != PARENT)
     };
     let properties: Map<_, _> = fields()
         .map(|field| {

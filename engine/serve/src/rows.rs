@@ -13,8 +13,13 @@ use serde_json::{Map, Value};
 use crate::json::{json_of, utf8_of};
 use crate::{Parameters, types};
 
-const ID: &str = "_id";
-const PARENT: &str = "_parent";
+pub(crate) const ID: &str = "_id";
+pub(crate) const PARENT: &str = "_parent";
+
+/// Whether a column is what the engine knows rows by, and no part of what they say.
+pub(crate) fn is_identity(column: &str) -> bool {
+    matches!(column, ID | PARENT)
+}
 
 /// Rows of one request at most.
 pub(crate) const MAX_ROWS: usize = 128;
@@ -115,7 +120,7 @@ fn check(schema: &SchemaRef, row: &Row) -> Result<(), String> {
     let is_missing = |name: &str| row.get(name).is_none_or(Value::is_null);
     let needed = schema.fields().iter().filter(|field| !field.is_nullable());
     let mut names = needed.map(|field| field.name().as_str());
-    match names.find(|name| ![ID, PARENT].contains(name) && is_missing(name)) {
+    match names.find(|name| !is_identity(name) && is_missing(name)) {
         Some(name) => Err(format!("it has no `{name}`")),
         None => Ok(()),
     }
@@ -123,7 +128,7 @@ fn check(schema: &SchemaRef, row: &Row) -> Result<(), String> {
 
 /// All values are of the types of their columns; `number` is that of the row in the body, from 0.
 fn check_types(schema: &SchemaRef, row: &Row, body: &[u8], number: usize) -> Result<(), String> {
-    let fields = schema.fields().iter().filter(|field| ![ID, PARENT].contains(&&**field.name()));
+    let fields = schema.fields().iter().filter(|field| !is_identity(field.name()));
     fields.filter_map(|field| Some((field, row.get(field.name())?))).try_for_each(
         |(field, value)| types::check(field, value, || types::sent(body, number, field.name())),
     )
@@ -132,7 +137,7 @@ fn check_types(schema: &SchemaRef, row: &Row, body: &[u8], number: usize) -> Res
 /// Adds the columns that tell where a row comes from.
 fn complete(schema: &SchemaRef, row: &mut Row, contents: &mut HashSet<String>) {
     if row.get(ID).is_none_or(Value::is_null) {
-        let values = schema.fields().iter().filter(|field| !field.name().starts_with('_'));
+        let values = schema.fields().iter().filter(|field| !is_identity(field.name()));
         let values = values.map(|field| row.get(field.name()).unwrap_or(&Value::Null).to_string());
         let content = values.collect::<Vec<_>>().join("\n");
         let id = |occurrence: u32| {
@@ -202,7 +207,7 @@ pub(crate) fn encode(rows: &RecordBatch) -> Result<String, arrow::error::ArrowEr
 /// The columns that a person can fill in: texts that are not made by the engine.
 pub(crate) fn text_columns(schema: &SchemaRef) -> Vec<&str> {
     let fields = schema.fields().iter().filter(|field| field.data_type() == &DataType::Utf8);
-    fields.map(|field| field.name().as_str()).filter(|name| !name.starts_with('_')).collect()
+    fields.map(|field| field.name().as_str()).filter(|name| !is_identity(name)).collect()
 }
 
 #[cfg(test)]

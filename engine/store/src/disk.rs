@@ -35,6 +35,8 @@ pub enum Operation<'a> {
     Remove,
     /// Taking a lock, whose file is made if there is none.
     Lock,
+    /// Taking a lock where nothing can be written.
+    LockToRead,
 }
 
 impl Operation<'_> {
@@ -46,7 +48,7 @@ impl Operation<'_> {
             Self::Sync => "sync",
             Self::Rename { .. } => "rename",
             Self::Remove => "remove",
-            Self::Lock => "lock",
+            Self::Lock | Self::LockToRead => "lock",
         }
     }
 
@@ -340,6 +342,22 @@ impl Disk {
         self.try_to(Operation::Lock, path, || {
             let mut open = OpenOptions::new();
             let file = open.read(true).write(true).create(true).truncate(false).open(path)?;
+            if locks { take(&file).map(|()| file) } else { Ok(file) }
+        })
+    }
+
+    /// [`Disk::lock`] of a store that cannot be written: of its directory, if it has no such file.
+    pub(crate) fn lock_to_read(
+        &self,
+        path: &Path,
+        take: impl FnOnce(&File) -> std::io::Result<()>,
+    ) -> Result<File> {
+        let locks = self.watch.as_ref().is_none_or(|watch| watch.locks());
+        self.try_to(Operation::LockToRead, path, || {
+            let file = match (File::open(path), path.parent()) {
+                (Err(error), Some(dir)) if error.kind() == ErrorKind::NotFound => File::open(dir)?,
+                (file, _) => file?,
+            };
             if locks { take(&file).map(|()| file) } else { Ok(file) }
         })
     }

@@ -57,7 +57,7 @@ pub use error::{Result, StoreError, free_bytes};
 pub use event::{Environment, Event, LogLevel, Logged, Outcome};
 pub use gc::{Damage, Garbage, Waste};
 pub use key::{Key, Preimage};
-pub use lock::Lock;
+pub use lock::{Lock, is_unwritable};
 pub use part::{PartFile, read_parquet, write_parquet};
 pub use pin::Pin;
 pub use remote::{Blob, Blobs, Listed, probe};

@@ -20,9 +20,14 @@ pub struct Lock {
 }
 
 impl Lock {
-    /// Waits until no one holds the lock alone.
+    /// Waits until no one holds the lock alone. For this, a store need not be writable.
     pub(crate) fn shared(disk: &Disk, path: &Path) -> Result<Self> {
-        let file = disk.lock(path, File::lock_shared)?;
+        let file = match disk.lock(path, File::lock_shared) {
+            Err(StoreError::Io { source, .. }) if is_unwritable(&source) => {
+                disk.lock_to_read(path, File::lock_shared)?
+            }
+            locked => locked?,
+        };
         // The process that is named in the file has ended: a later message must not name it.
         let _ = file.set_len(0);
         Ok(Self::of(file))
@@ -61,6 +66,11 @@ impl Lock {
             }),
         }
     }
+}
+
+/// Whether a file can perhaps be read, but not written.
+pub fn is_unwritable(error: &std::io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem)
 }
 
 /// Says who holds the lock; a failure here costs a message, not the lock.

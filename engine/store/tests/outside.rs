@@ -6,9 +6,10 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::sync::Arc;
 
 use common::{Plain, first_part, map_entry, map_preimage, records, results, scratch, work};
-use paraloom_store::{Digest, DigestCache, Store, StoreError};
+use paraloom_store::{Digest, DigestCache, Operation, Store, StoreError, Watch, is_unwritable};
 
 #[test]
 fn a_link_back_to_its_own_directory_is_an_error() {
@@ -112,6 +113,46 @@ fn what_cannot_be_read_just_now_is_not_made_again() {
     std::fs::create_dir(&log).expect("it is ours");
     let error = records(&map).expect_err("it is no file");
     assert!(matches!(error, StoreError::Io { action: "read", .. }), "{error}");
+}
+
+/// Refuses what a file system refuses that is mounted to be read.
+#[derive(Debug)]
+struct ReadOnly;
+
+impl Watch for ReadOnly {
+    fn before(&self, operation: Operation<'_>, _: &Path) -> std::io::Result<()> {
+        match operation {
+            Operation::Read | Operation::Sync | Operation::CreateDir | Operation::LockToRead => {
+                Ok(())
+            }
+            _ => Err(std::io::ErrorKind::ReadOnlyFilesystem.into()),
+        }
+    }
+}
+
+/// As it lies on a medium or in the folder of a colleague, with the file of its lock or without it.
+#[test]
+fn a_store_that_cannot_be_written_is_locked_and_read() {
+    let dir = scratch();
+    let root = dir.path().join("store");
+    let store = Store::create(&root).expect("no trouble");
+    work(&store, &Plain).expect("no trouble");
+    let (files, _) = store.verify(|_| {}).expect("no trouble");
+    for _ in 0..2 {
+        let read_only =
+            Store::create_watched(&root, Some(Arc::new(ReadOnly))).expect("it is there");
+        let lock = read_only.lock_shared().expect("it can be read");
+        let (found, damage) = read_only.verify(|_| {}).expect("it can be read");
+        assert_eq!((found, damage.len()), (files, 0));
+        let removed = read_only.lock_exclusive().expect_err("it cannot be written");
+        assert!(matches!(&removed, StoreError::Io { source, .. } if is_unwritable(source)));
+        if root.join("lock").exists() {
+            // Whoever can write does not remove what is being read.
+            assert!(matches!(store.lock_exclusive(), Err(StoreError::Locked { .. })));
+            drop(lock);
+            std::fs::remove_file(root.join("lock")).expect("it is ours");
+        }
+    }
 }
 
 #[test]

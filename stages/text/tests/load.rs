@@ -391,3 +391,91 @@ fn encodings() {
         ],
     );
 }
+
+/// Titles above a table, notes below it, and comments in it.
+#[test]
+fn what_is_no_part_of_a_table() {
+    let report = b"Unemployment, by region\n\"Ministry of Labour\"\nAs of 1 May\n\nregion,rate\nnorth,5.1\nsouth,7.3\n\nSource: Labour Force Survey\nn/a: not available\n";
+    let tabs = b"\n## made by hand\n#\n\"name\"\t\"n\"\n\"a \"\"b\"\"\"\t1\n# c\n\"#d\"\t2\n";
+    check(
+        "what_is_no_part_of_a_table",
+        vec![
+            ("titles, unsaid", "a.csv", &report[..], json!({})),
+            ("one title, unsaid", "a.csv", b"Report\na,b\n1,2\n", json!({})),
+            ("notes, unsaid", "a.csv", b"a,b\n1,2\n\nSource: x\nNote: y\n", json!({})),
+            ("notes in quotes, unsaid", "a.csv", b"a,b\n\"1,5\",2\n\"Source: x, y\"\n", json!({})),
+            (
+                "a cell short, far from the end",
+                "a.csv",
+                format!("a,b\n1\n{}", "1,2\n".repeat(100)).leak().as_bytes(),
+                json!({}),
+            ),
+            ("titles and notes", "a.csv", report, json!({"skip_lines": 4, "skip_footer": 3})),
+            ("a blank line uncounted", "a.csv", report, json!({"skip_lines": 3, "skip_footer": 2})),
+            (
+                "rows of it too",
+                "a.csv",
+                report,
+                json!({"skip_lines": 3, "skip_footer": 3, "skip": 1}),
+            ),
+            (
+                "without a header",
+                "a.csv",
+                b"t\n1,2\n3,4\nend",
+                json!({"skip_lines": 1, "skip_footer": 1, "header": false, "skip": 1}),
+            ),
+            ("one too few", "a.csv", report, json!({"skip_lines": 2, "skip_footer": 3})),
+            ("one too few below", "a.csv", report, json!({"skip_lines": 4, "skip_footer": 1})),
+            ("more than there are", "a.csv", b"a\n1\n", json!({"skip_lines": 3})),
+            ("more than there are below", "a.csv", b"a\n1\n", json!({"skip_footer": 3})),
+            ("all rows", "a.csv", b"a,b\n1,2\n", json!({"skip_footer": 1})),
+            ("a quote in a title", "a.csv", b"\"open\na,b\n1,2\n", json!({"skip_lines": 1})),
+            (
+                "returns alone",
+                "a.csv",
+                b"title\ra,b\r1,2\rend\r",
+                json!({"skip_lines": 1, "skip_footer": 1}),
+            ),
+            (
+                "DOS's end",
+                "a.csv",
+                b"title\r\na,b\r\n1,2\r\nend\r\n\x1a",
+                json!({"skip_lines": 1, "skip_footer": 1}),
+            ),
+            ("a note in another encoding", "a.csv", b"a\n1\ncaf\xe9\n", json!({"skip_footer": 1})),
+            ("another separator", "a.csv", b"title\n\na;b\n1;2\n", json!({"skip_lines": 1})),
+            ("Excel's line", "a.csv", b"title\nsep=;\na;b\n1;2\n", json!({"skip_lines": 1})),
+            (
+                "Excel's line behind a comment",
+                "a.csv",
+                b"# c\n\nsep=;\na;b\n1;2\n",
+                json!({"comment": "#"}),
+            ),
+            (
+                "comments",
+                "a.csv",
+                b"# one\n# two, three\na,b\n# \"four\n1,2\n3,#4\n\"#5\",6\n#",
+                json!({"comment": "#"}),
+            ),
+            ("names behind one", "a.tsv", b"##x\n#a\tb\n1\t2\n", json!({"comment": "##"})),
+            ("names in quotes behind comments", "a.tsv", tabs, json!({"comment": "#"})),
+            ("one within a cell", "a.csv", b"a,b\n\"x\n# y\",2\n", json!({"comment": "#"})),
+            ("nothing else", "a.csv", b"# c\n", json!({"comment": "#"})),
+            (
+                "lines",
+                "a.txt",
+                b"title\n\none\ntwo\nend\n",
+                json!({"skip_lines": 2, "skip_footer": 1}),
+            ),
+            (
+                "JSON lines",
+                "a.jsonl",
+                b"title\n{\"a\": 1}\nend",
+                json!({"skip_lines": 1, "skip_footer": 1}),
+            ),
+            ("JSON", "a.json", b"[]", json!({"skip_lines": 1})),
+            ("comments of lines", "a.txt", b"one\n", json!({"comment": "#"})),
+            ("Parquet", "a.parquet", b"PAR1", json!({"skip_footer": 1})),
+        ],
+    );
+}

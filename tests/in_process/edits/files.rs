@@ -6,8 +6,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::{
-    Array as _, ArrayRef, BooleanArray, Date32Array, Float64Array, Int64Array, ListArray,
-    ListBuilder, MapBuilder, RecordBatch, StringArray, StringBuilder, StructArray,
+    Array as _, ArrayRef, BooleanArray, Date32Array, Decimal128Array, Float64Array, Int64Array,
+    ListArray, ListBuilder, MapBuilder, RecordBatch, StringArray, StringBuilder, StructArray,
+    TimestampMicrosecondArray,
 };
 use arrow::buffer::{NullBuffer, OffsetBuffer};
 use arrow::datatypes::{DataType, Field, Schema};
@@ -40,13 +41,14 @@ pub(crate) fn write_all(world: &World, dir: &Path) {
 
 fn write(table: &Table, rows: &Rows, path: &Path) {
     let bytes = match table.format {
-        Format::Csv => delimited(table, rows, ',').into_bytes(),
-        Format::Tsv => delimited(table, rows, '\t').into_bytes(),
-        Format::Jsonl => json_lines(table, rows).into_bytes(),
+        Format::Csv if table.dress.semicolons => dressed(table, &delimited(table, rows, ';')),
+        Format::Csv => dressed(table, &delimited(table, rows, ',')),
+        Format::Tsv => dressed(table, &delimited(table, rows, '\t')),
+        Format::Jsonl => dressed(table, &json_lines(table, rows)),
         Format::Json => {
             format!("[{}]", json_lines(table, rows).trim_end().replace('\n', ",\n")).into_bytes()
         }
-        Format::Lines => lines(table, rows).into_bytes(),
+        Format::Lines => dressed(table, &lines(table, rows)),
         Format::Parquet => parquet(table, rows),
     };
     let place = |path: &Path, bytes: &[u8]| {
@@ -68,19 +70,52 @@ fn write(table: &Table, rows: &Rows, path: &Path) {
     }
 }
 
+/// A file of lines as its table is written.
+fn dressed(table: &Table, text: &str) -> Vec<u8> {
+    let dress = table.dress;
+    let notes = |what: &str, count: usize| -> String {
+        (0..count)
+            .map(|at| if at == 1 { "\n".to_owned() } else { format!("{what} \"{at}, \n") })
+            .collect()
+    };
+    let is_delimited = matches!(table.format, Format::Csv | Format::Tsv);
+    let mut all = notes("Title", dress.titles);
+    for (at, line) in text.split_inclusive('\n').enumerate() {
+        if dress.comments && is_delimited && at < 2 {
+            all.push_str("# a, \"comment\n");
+        }
+        all.push_str(line);
+    }
+    all.push_str(&notes("Note", dress.notes));
+    if dress.windows {
+        all = format!("\u{feff}{}", all.replace('\n', "\r\n"));
+    }
+    all.into_bytes()
+}
+
 fn delimited(table: &Table, rows: &Rows, delimiter: char) -> String {
     let cell = |text: String| match delimiter {
-        ',' if text.contains([',', '"', '\n']) => format!("\"{}\"", text.replace('"', "\"\"")),
+        ',' | ';' if text.contains([delimiter, '"', '\n', '#']) => {
+            format!("\"{}\"", text.replace('"', "\"\""))
+        }
         _ => text,
     };
-    let line = |cells: Vec<String>| {
-        let cells: Vec<_> = cells.into_iter().map(cell).collect();
+    // An empty text is not the same as none.
+    let empty = if delimiter == '\t' { "" } else { "\"\"" };
+    let line = |cells: Vec<Option<String>>| {
+        let cells: Vec<_> = cells
+            .into_iter()
+            .map(|text| match text {
+                Some(text) if text.is_empty() => empty.to_owned(),
+                Some(text) => cell(text),
+                None => String::new(),
+            })
+            .collect();
         cells.join(&delimiter.to_string()) + "\n"
     };
-    let mut text = line(table.columns.iter().map(|(name, _)| name.clone()).collect());
+    let mut text = line(table.columns.iter().map(|(name, _)| Some(name.clone())).collect());
     for row in rows {
-        let cells = row.iter().map(|cell| cell.as_ref().map_or_else(String::new, Cell::text));
-        text.push_str(&line(cells.collect()));
+        text.push_str(&line(row.iter().map(|cell| cell.as_ref().map(Cell::text)).collect()));
     }
     text
 }
@@ -101,7 +136,9 @@ fn json_lines(table: &Table, rows: &Rows) -> String {
                 Some(Cell::Int(number)) => json!(number),
                 Some(Cell::Float(number)) => json!(number),
                 Some(Cell::Bool(value)) => json!(value),
-                Some(cell @ Cell::Date(_)) => json!(cell.text()),
+                Some(cell @ (Cell::Date(_) | Cell::Moment(_) | Cell::Decimal(_))) => {
+                    json!(cell.text())
+                }
                 Some(Cell::List(items)) => json!(items),
                 Some(Cell::Struct(x, y)) => json!({"x": x, "y": y}),
                 Some(Cell::Map(pairs)) => {
@@ -157,6 +194,22 @@ fn array(kind: Kind, cells: &[Option<&Cell>]) -> ArrayRef {
                 _ => None,
             };
             Arc::new(cells.iter().copied().map(day).collect::<Date32Array>())
+        }
+        Kind::Moment => {
+            let moment = |cell: Option<&Cell>| match cell {
+                Some(Cell::Moment(hour)) => Some((31 * 24 + hour) * 3_600_000_000),
+                _ => None,
+            };
+            let moments: TimestampMicrosecondArray = cells.iter().copied().map(moment).collect();
+            Arc::new(moments.with_timezone("Europe/Berlin"))
+        }
+        Kind::Decimal => {
+            let cents = |cell: Option<&Cell>| match cell {
+                Some(Cell::Decimal(cents)) => Some(i128::from(*cents)),
+                _ => None,
+            };
+            let cents: Decimal128Array = cells.iter().copied().map(cents).collect();
+            Arc::new(cents.with_precision_and_scale(10, 2).expect("it fits"))
         }
         Kind::List => {
             let mut lists = ListBuilder::new(StringBuilder::new());

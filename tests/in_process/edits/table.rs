@@ -31,6 +31,36 @@ pub(crate) enum Layout {
     Folders(usize),
     /// So many files, which the pipeline lists.
     Listed(usize),
+    /// So many files, for which a pattern stands.
+    Pattern(usize),
+    /// The same with folders `part=0`, `part=1`, which make a column.
+    FolderPattern(usize),
+}
+
+/// How a file of text is written where its rows are the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Dress {
+    /// Lines above the table, and below it.
+    pub(crate) titles: usize,
+    pub(crate) notes: usize,
+    /// Comments within it.
+    pub(crate) comments: bool,
+    /// A byte order mark and `\r\n`.
+    pub(crate) windows: bool,
+    /// Semicolons between the columns of a CSV file.
+    pub(crate) semicolons: bool,
+    /// The pipeline does not say so.
+    pub(crate) untold: bool,
+}
+
+impl Dress {
+    pub(crate) fn new(lots: &mut Lots) -> Self {
+        let mut one_in = |count| lots.below(count) == 0;
+        let (comments, windows, semicolons) = (one_in(3), one_in(3), one_in(4));
+        let untold = one_in(6);
+        let (titles, notes) = (lots.below(3), lots.below(3));
+        Self { titles, notes, comments, windows, semicolons, untold }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -40,6 +70,10 @@ pub(crate) enum Kind {
     Float,
     Bool,
     Date,
+    /// With a time zone.
+    Moment,
+    /// With two places.
+    Decimal,
     List,
     Struct,
     Map,
@@ -55,6 +89,10 @@ pub(crate) enum Cell {
     Bool(bool),
     /// A day of February 1970, from 0.
     Date(i32),
+    /// An hour of that month.
+    Moment(i64),
+    /// Hundredths.
+    Decimal(i64),
     List(Vec<String>),
     Struct(String, String),
     Map(Vec<(String, String)>),
@@ -70,6 +108,10 @@ impl Cell {
             Self::Float(number) => format!("{number:?}"),
             Self::Bool(value) => value.to_string(),
             Self::Date(day) => format!("1970-02-{:02}", day + 1),
+            Self::Moment(hour) => {
+                format!("1970-02-{:02}T{:02}:00:00Z", hour / 24 + 1, hour % 24)
+            }
+            Self::Decimal(cents) => format!("{}.{:02}", cents / 100, cents % 100),
             Self::List(items) => items.join("; "),
             Self::Struct(x, y) => format!("{x}; {y}"),
             Self::Map(_) | Self::Deep(_) => format!("{self:?}"),
@@ -85,6 +127,7 @@ pub(crate) struct Table {
     /// What the name ends in; not always what the format asks for.
     pub(crate) extension: &'static str,
     pub(crate) layout: Layout,
+    pub(crate) dress: Dress,
     pub(crate) columns: Vec<(String, Kind)>,
     pub(crate) rows: Vec<Vec<Option<Cell>>>,
 }
@@ -149,6 +192,8 @@ pub(crate) fn cell(lots: &mut Lots, kind: Kind) -> Option<Cell> {
         Kind::Float => Cell::Float(lots.below(20) as f64 / 4.0 - 1.0),
         Kind::Bool => Cell::Bool(lots.below(2) == 0),
         Kind::Date => Cell::Date(lots.below(28) as i32),
+        Kind::Moment => Cell::Moment(lots.below(600) as i64),
+        Kind::Decimal => Cell::Decimal(lots.below(500) as i64),
         Kind::List => Cell::List(texts(lots)),
         Kind::Struct => Cell::Struct(text(lots), text(lots)),
         // Keys are there once each.
@@ -164,19 +209,21 @@ pub(crate) fn cell(lots: &mut Lots, kind: Kind) -> Option<Cell> {
 }
 
 pub(crate) fn kind(lots: &mut Lots, format: Format) -> Kind {
-    const KINDS: [Kind; 9] = [
+    const KINDS: [Kind; 11] = [
         Kind::Text,
         Kind::Int,
         Kind::Float,
         Kind::Bool,
         Kind::Date,
+        Kind::Moment,
+        Kind::Decimal,
         Kind::List,
         Kind::Struct,
         Kind::Map,
         Kind::Deep,
     ];
     let nested = matches!(format, Format::Jsonl | Format::Json | Format::Parquet);
-    KINDS[lots.below(if nested { KINDS.len() } else { 5 })]
+    KINDS[lots.below(if nested { KINDS.len() } else { 7 })]
 }
 
 pub(crate) fn format(lots: &mut Lots) -> Format {
@@ -187,12 +234,14 @@ pub(crate) fn format(lots: &mut Lots) -> Format {
 
 pub(crate) fn layout(lots: &mut Lots) -> Layout {
     let files = 1 + lots.below(3);
-    match lots.below(9) {
+    match lots.below(11) {
         0 => Layout::Link,
         1 => Layout::Packed,
         2 => Layout::Directory(files),
         3 => Layout::Folders(files),
         4 => Layout::Listed(files),
+        5 => Layout::Pattern(files),
+        6 => Layout::FolderPattern(files),
         _ => Layout::File,
     }
 }
@@ -212,7 +261,9 @@ impl Table {
             (0..lots.below(9)).map(|_| columns.iter().map(|(_, kind)| cell(lots, *kind)).collect());
         let rows = rows.collect();
         let layout = if lots.below(3) == 0 { layout(lots) } else { Layout::File };
-        Self { name, format, extension: Self::extension_of(format), layout, columns, rows }
+        let extension = Self::extension_of(format);
+        let dress = if lots.below(4) == 0 { Dress::new(lots) } else { Dress::default() };
+        Self { name, format, extension, layout, dress, columns, rows }
     }
 
     /// Its files, by their paths, each with the rows that it has.
@@ -226,10 +277,12 @@ impl Table {
             Layout::File | Layout::Link => vec![(format!("{name}.{extension}"), 0..rows)],
             Layout::Packed => vec![(format!("{name}.{extension}.gz"), 0..rows)],
             Layout::Directory(files) => shared(files, &|at| format!("{name}/{at}.{extension}")),
-            Layout::Folders(files) => {
+            Layout::Folders(files) | Layout::FolderPattern(files) => {
                 shared(files, &|at| format!("{name}/part={at}/a.{extension}"))
             }
-            Layout::Listed(files) => shared(files, &|at| format!("{name}-{at}.{extension}")),
+            Layout::Listed(files) | Layout::Pattern(files) => {
+                shared(files, &|at| format!("{name}-{at}.{extension}"))
+            }
         }
     }
 
@@ -238,12 +291,31 @@ impl Table {
         let files = self.files();
         match self.layout {
             Layout::Directory(_) | Layout::Folders(_) => self.name.clone(),
+            Layout::Pattern(_) => format!("{}-*.{}", self.name, self.extension),
+            Layout::FolderPattern(_) => format!("{}/*/a.{}", self.name, self.extension),
             Layout::Listed(_) => {
                 let paths: Vec<_> = files.into_iter().map(|(path, _)| path).collect();
                 format!("[{}]", paths.join(", "))
             }
             Layout::File | Layout::Link | Layout::Packed => files[0].0.clone(),
         }
+    }
+
+    /// What `load` has to be told of how the file is written.
+    pub(crate) fn settings(&self) -> Vec<String> {
+        let Dress { titles, notes, comments, semicolons, untold, .. } = self.dress;
+        let is_delimited = matches!(self.format, Format::Csv | Format::Tsv);
+        let has_lines = is_delimited || matches!(self.format, Format::Jsonl | Format::Lines);
+        if untold || !has_lines {
+            return Vec::new();
+        }
+        let said = [
+            (titles > 0, format!("skip_lines: {titles}")),
+            (notes > 0, format!("skip_footer: {notes}")),
+            (comments && is_delimited, "comment: '#'".to_owned()),
+            (semicolons && self.format == Format::Csv, "delimiter: ';'".to_owned()),
+        ];
+        said.into_iter().filter(|(is_said, _)| *is_said).map(|(_, setting)| setting).collect()
     }
 
     pub(crate) fn extension_of(format: Format) -> &'static str {

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::stage::{Reading, Stage, condition, stage};
-use super::table::{Format, Layout, Table, cell, column, format, kind, layout};
+use super::table::{Dress, Format, Layout, Table, cell, column, format, kind, layout};
 use crate::common::Lots;
 
 #[derive(Clone, Debug)]
@@ -19,6 +19,8 @@ pub(crate) struct Node {
     rejects: bool,
     /// Defaults are written out, and keys in another order.
     verbose: bool,
+    /// It has another name.
+    renamed: bool,
 }
 
 impl Node {
@@ -31,6 +33,7 @@ impl Node {
             part_rows: None,
             rejects: false,
             verbose: false,
+            renamed: false,
         }
     }
 
@@ -132,7 +135,7 @@ impl World {
         let at = lots.below(self.nodes.len());
         let earlier = at.max(1);
         let node = &mut self.nodes[at];
-        match (lots.below(8), &mut node.stage) {
+        match (lots.below(9), &mut node.stage) {
             (0..=2, Stage::Load { reading, .. }) => *reading = Reading::new(lots),
             (0 | 1, _) => {
                 let stage = stage(lots);
@@ -163,12 +166,13 @@ impl World {
             (4, _) => node.seed = Some(lots.below(3) as u64).filter(|seed| *seed > 0),
             (5, _) => node.part_rows = Some(1 + lots.below(4)).filter(|_| lots.below(2) == 0),
             (6, _) => node.rejects = !node.rejects,
+            (7, _) => node.renamed = !node.renamed,
             _ => node.verbose = !node.verbose,
         }
     }
 
     fn edit_whole(&mut self, lots: &mut Lots) {
-        match lots.below(10) {
+        match lots.below(11) {
             0 => self.seed += 1,
             1 => self.part_rows = 2 + lots.below(3),
             2 => self.prefix = ["n", "node", "x_"][lots.below(3)],
@@ -182,6 +186,12 @@ impl World {
                     condition: condition(lots),
                     least: lots.below(5),
                 });
+            }
+            // What is in two files changes places.
+            8 if self.files.len() > 1 => {
+                let (first, others) = self.files.split_at_mut(1);
+                std::mem::swap(&mut first[0].rows, &mut others[0].rows);
+                std::mem::swap(&mut first[0].columns, &mut others[0].columns);
             }
             _ => self.add(lots),
         }
@@ -215,7 +225,8 @@ impl World {
     }
 
     fn name(&self, node: usize) -> String {
-        format!("{}{node}", self.prefix)
+        let renamed = if self.nodes[node].renamed { "-new" } else { "" };
+        format!("{}{node}{renamed}", self.prefix)
     }
 
     /// What `--set` says.
@@ -261,11 +272,15 @@ impl World {
             inputs.push(format!("rows: {}.{port}", self.name(from)));
         }
         inputs.extend(node.against.map(|from| format!("against: {}", self.name(from))));
-        let from = match &node.stage {
-            Stage::Load { file, .. } => self.files[*file].from(),
-            _ => String::new(),
+        let mut with = match &node.stage {
+            Stage::Load { file, .. } => {
+                let file = &self.files[*file];
+                let mut with = node.stage.with(&file.from(), node.verbose);
+                with.extend(file.settings());
+                with
+            }
+            stage => stage.with("", node.verbose),
         };
-        let mut with = node.stage.with(&from, node.verbose);
         if node.verbose {
             inputs.reverse();
             with.reverse();
@@ -287,10 +302,11 @@ impl World {
         for file in &self.files {
             let _ = writeln!(
                 text,
-                "{} ({:?}, {:?}): {:?}",
+                "{} ({:?}, {:?}, {:?}): {:?}",
                 file.from(),
                 file.format,
                 file.layout,
+                file.dress,
                 file.columns
             );
             for row in &file.rows {
@@ -307,7 +323,7 @@ fn edit_file(file: &mut Table, lots: &mut Lots) {
     // Most often not a column that the conditions need.
     let others = if lots.below(4) == 0 { 0 } else { 2.min(file.columns.len() - 1) };
     let place = others + lots.below(file.columns.len() - others);
-    match lots.below(18) {
+    match lots.below(21) {
         0..=3 => {
             // One cell, most often to another of its kind.
             let place = lots.below(file.columns.len());
@@ -359,6 +375,14 @@ fn edit_file(file: &mut Table, lots: &mut Lots) {
             file.extension = ["csv", "tsv", "jsonl", "txt", "json"][lots.below(5)];
         }
         16 => file.name = format!("{}x", file.name),
+        17 => file.dress = Dress::new(lots),
+        18 => file.dress.untold = !file.dress.untold,
+        // A row that is there already; rows that change places.
+        19 if !file.rows.is_empty() => {
+            let again = file.rows[row].clone();
+            file.rows.insert(lots.below(file.rows.len() + 1), again);
+        }
+        20 if !file.rows.is_empty() => file.rows.rotate_left(row),
         _ => file.layout = layout(lots),
     }
     // Most often what can be read.

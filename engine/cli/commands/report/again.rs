@@ -2,6 +2,7 @@
 
 use super::subject::Subject;
 use crate::render::{self, Again};
+use crate::shell::quoted;
 
 impl Subject<'_> {
     /// Command, variables, seeds, machine, versions, and the pipeline as it is.
@@ -85,33 +86,5 @@ impl Subject<'_> {
         let named: std::collections::BTreeSet<_> =
             stages.map(|stage| format!("{} {}", stage.name, stage.version)).collect();
         named.into_iter().take(40).collect::<Vec<_>>().join(", ")
-    }
-}
-
-/// A word as a shell takes it.
-fn quoted(word: &str) -> String {
-    let is_plain = |letter: char| letter.is_alphanumeric() || "-_./:=,@%+".contains(letter);
-    if !word.is_empty() && word.chars().all(is_plain) {
-        return word.to_owned();
-    }
-    format!("'{}'", word.replace('\'', "'\\''"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn words_are_quoted_for_a_shell() {
-        let cases = [
-            ("p.yaml", "p.yaml"),
-            ("a b", "'a b'"),
-            ("it's", "'it'\\''s'"),
-            ("", "''"),
-            ("$(x)", "'$(x)'"),
-        ];
-        for (word, expected) in cases {
-            assert_eq!(quoted(word), expected);
-        }
     }
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use paraloom_diff::{Piece, line_changes};
 use paraloom_exec::{Content, NodeRecord, OutputRecord, PortResult, RunRecord, TableRef};
-use paraloom_pipeline::Endpoint;
+use paraloom_pipeline::{Endpoint, is_identity};
 use paraloom_store::Store;
 use petgraph::graph::NodeIndex;
 
@@ -171,7 +171,7 @@ impl Subject<'_> {
                         .is_some_and(|from| from.index_of(name).is_ok());
                     if then.schema.index_of(name).is_err()
                         || (is_passed && end != Some(*index))
-                        || name.starts_with('_')
+                        || is_identity(name)
                     {
                         continue;
                     }

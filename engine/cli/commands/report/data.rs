@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 use arrow::array::RecordBatch;
 use paraloom_exec::TableRef;
 use paraloom_expr::{Bound, Expr};
-use paraloom_pipeline::Endpoint;
+use paraloom_pipeline::{Endpoint, is_identity};
 use petgraph::graph::NodeIndex;
 
 use super::super::show::{project, read_rows};
@@ -145,7 +145,7 @@ impl Subject<'_> {
         let mut texts =
             fields.filter(|field| field.data_type() == &arrow::datatypes::DataType::Utf8);
         let added = texts.find(|field| first.index_of(field.name()).is_err())?;
-        Some(added.name().as_str()).filter(|name| !name.starts_with('_'))
+        Some(added.name().as_str()).filter(|name| !is_identity(name))
     }
 
     /// The tables of rejected rows, those of the main chain first, each with the column that says why.

@@ -6,7 +6,7 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::DataType;
 use paraloom_diff::changes;
 use paraloom_exec::TableRef;
-use paraloom_pipeline::Endpoint;
+use paraloom_pipeline::{Endpoint, is_identity};
 
 use super::super::show::read_rows;
 use super::data::kinds;
@@ -95,7 +95,7 @@ impl Subject<'_> {
         };
         let fields = schema.fields().iter().enumerate();
         let scores: Vec<_> = fields
-            .filter(|(_, field)| is_score(field) && !field.name().starts_with('_'))
+            .filter(|(_, field)| is_score(field) && !is_identity(field.name()))
             .map(|(column, _)| column)
             .collect();
         let scores = &scores[scores.len().saturating_sub(SCORES)..];

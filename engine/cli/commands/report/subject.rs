@@ -8,7 +8,7 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, Float64Type, Schema};
 use paraloom_exec::{Lookup, PortResult, TableRef};
 use paraloom_expr::Expr;
-use paraloom_pipeline::{Endpoint, Graph};
+use paraloom_pipeline::{Endpoint, Graph, is_identity};
 use petgraph::graph::NodeIndex;
 
 use super::against::Before;
@@ -212,7 +212,7 @@ pub(in crate::commands) fn conditions_of(
 /// Names of columns, without those of the engine.
 pub(in crate::commands) fn own_names(schema: &Schema) -> impl Iterator<Item = &str> {
     let names = schema.fields().iter().map(|field| field.name().as_str());
-    names.filter(|name| !name.starts_with('_'))
+    names.filter(|name| !is_identity(name))
 }
 
 /// A column of numbers.

@@ -97,6 +97,21 @@ impl Case {
     /// The text, with what is said of it.
     pub(crate) fn run(&self) -> String {
         let text = self.whole();
+        let (graph, errors) = self.check(&text);
+        assert_eq!(graph.is_some(), errors.is_empty(), "{}", self.title);
+        let mut out = annotate(&text, text.len() - self.text.len(), &errors);
+        if let (Some(graph), Some(what)) = (&graph, self.values("show").next()) {
+            out.push_str(&shown(graph, what));
+        }
+        out.truncate(out.trim_end_matches('\n').len());
+        out
+    }
+
+    pub(crate) fn errors(&self) -> Vec<Diagnostic> {
+        self.check(&self.whole()).1
+    }
+
+    fn check(&self, text: &str) -> (Option<Graph>, Vec<Diagnostic>) {
         let pair = |text: &str| {
             let (name, value) = text.split_once('=').unwrap_or((text, ""));
             (name.to_owned(), value.to_owned())
@@ -116,14 +131,7 @@ impl Case {
                 env.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone())
             },
         };
-        let (graph, errors) = check_text(&text, &settings, &Stages::default());
-        assert_eq!(graph.is_some(), errors.is_empty(), "{}", self.title);
-        let mut out = annotate(&text, text.len() - self.text.len(), &errors);
-        if let (Some(graph), Some(what)) = (&graph, self.values("show").next()) {
-            out.push_str(&shown(graph, what));
-        }
-        out.truncate(out.trim_end_matches('\n').len());
-        out
+        check_text(text, &settings, &Stages::default())
     }
 }
 

@@ -64,7 +64,8 @@ impl Default for Stages {
             "keep",
             vec![table("rows")],
             vec![table("kept"), table("rejected")],
-            json!({"properties": {"where": condition}, "required": ["where"]}),
+            json!({"properties": {"where": condition}, "required": ["where"],
+                   "x-paraloom-elsewhere": {"filter": "it is called `where`"}}),
         );
         keep.shape = Shape::Map;
         let mut shout = stage("shout", vec![table("rows")], vec![table("rows")], json!({}));

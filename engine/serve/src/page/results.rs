@@ -10,7 +10,7 @@ use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 
 use super::hints::{Condition, Hints, Judge};
-use crate::rows::{Row, encode};
+use crate::rows::{Row, encode, is_identity};
 
 /// Letters of a text up to which its changes are marked; longer ones would take long.
 const MARKED: usize = 4_000;
@@ -180,7 +180,7 @@ impl Results {
         let schema = rows.schema();
         let fields = schema.fields().iter().enumerate().filter(|(_, field)| {
             let name = field.name();
-            !name.starts_with('_')
+            !is_identity(name)
                 && !input.contains(name)
                 && name != target
                 && !hints.label(name).is_empty()
@@ -360,7 +360,7 @@ impl Table {
         let schema = rows.schema();
         let shown = schema.fields().iter().enumerate();
         let shown: Vec<_> =
-            shown.filter(|(_, field)| !field.name().starts_with('_')).map(|(at, _)| at).collect();
+            shown.filter(|(_, field)| !is_identity(field.name())).map(|(at, _)| at).collect();
         let options = FormatOptions::default().with_display_error(true);
         let column = |at: &usize| -> Vec<String> {
             let values = rows.column(*at);

@@ -70,7 +70,7 @@ impl Recorder {
 impl Watch for Recorder {
     fn before(&self, operation: Operation<'_>, path: &Path) -> io::Result<()> {
         let step = match operation {
-            Operation::Read | Operation::WriteScratch(_) => return Ok(()),
+            Operation::Read | Operation::WriteScratch(_) | Operation::LockToRead => return Ok(()),
             Operation::Create | Operation::Lock => Step::Create { is_dir: false },
             Operation::CreateDir => Step::Create { is_dir: true },
             Operation::Write(bytes) => Step::Write(bytes.to_vec()),

@@ -8,7 +8,10 @@ use paraloom_sdk::{Error, Result};
 use super::cells::{Cell, Sink};
 use super::records::{Dialect, Record, Records};
 use super::table::{Quoting, Settings};
-use super::text::{Lines, TextSettings};
+use super::text::Lines;
+
+/// So many lines of titles and notes may stand above and below a table to be told as such.
+const MOST_NOTES: usize = 20;
 
 /// A CSV or TSV file behind its header.
 pub(super) struct Delimited {
@@ -17,6 +20,10 @@ pub(super) struct Delimited {
     /// The first row of a file without a header, which was read to count the columns.
     first: Option<Record>,
     record: Record,
+    /// Lines that are left out at the start, and at the end.
+    skipped: (usize, usize),
+    /// Whether a row was as long as the header.
+    has_rows: bool,
 }
 
 struct Column {
@@ -39,18 +46,25 @@ enum Goes {
 impl Delimited {
     /// The columns go to where they stand.
     pub(super) fn open(path: &Path, settings: &Settings, tabs: bool) -> Result<Self> {
-        let (mut records, has_separator_line) = open_records(path, settings, tabs)?;
-        if has_separator_line {
+        let (mut records, before) = open_records(path, settings, tabs)?;
+        for _ in 0..before {
             records.skip_line()?;
         }
+        let skipped = (settings.text.skip_lines, settings.text.skip_footer);
         let mut first = Record::default();
         if !records.read(&mut first)? {
-            let what = if has_separator_line { "has no rows" } else { "is empty" };
-            return Err(Error::data(format!("{} {what}", records.path())).at("/from"));
+            let (what, at) = match skipped {
+                (0, 0) if before > 0 || settings.comment.is_some() => ("has no rows", "/from"),
+                (0, 0) => ("is empty", "/from"),
+                (0, _) => ("has no lines but those that are left out", "/skip_footer"),
+                _ => ("has no lines but those that are left out", "/skip_lines"),
+            };
+            return Err(Error::data(format!("{} {what}", records.path())).at(at));
         }
+        let (record, has_rows) = (Record::default(), false);
         if settings.header {
             let columns = header(&records, &first)?;
-            return Ok(Self { records, columns, first: None, record: Record::default() });
+            return Ok(Self { records, columns, first: None, record, skipped, has_rows });
         }
         let numbered = |at: usize| Column {
             name: format!("column{}", at + 1),
@@ -58,7 +72,7 @@ impl Delimited {
             goes: Goes::To(at),
         };
         let columns = (0..first.len()).map(numbered).collect();
-        let mut file = Self { records, columns, first: Some(first), record: Record::default() };
+        let mut file = Self { records, columns, first: Some(first), record, skipped, has_rows };
         for _ in 0..settings.skip {
             if file.first.take().is_none() && !file.records.read(&mut file.record)? {
                 break;
@@ -91,7 +105,9 @@ impl Delimited {
         self.columns.iter().enumerate().rev().find(kept).map_or(0, |(at, _)| at + 1)
     }
 
-    fn ragged(&self) -> Error {
+    fn ragged(&mut self) -> Error {
+        // What stands below a table is not long.
+        let left = self.records.lines_left(MOST_NOTES);
         let (record, names) = (&self.record, self.columns.len());
         let cells = if record.len() == 1 { "cell" } else { "cells" };
         let message = format!("the row has {} {cells} instead of {names}", record.len());
@@ -117,6 +133,29 @@ impl Delimited {
         if dialect.quote.is_none() && self.has_open_quote() {
             return error.hint("if quotes hold cells together here, say `quote: '\"'`");
         }
+        if self.names().next().is_some_and(|name| name.starts_with('#')) {
+            return error.hint(
+                "if lines with `#` are comments, say `comment: '#'`, or `skip_lines: N` for those at the start",
+            );
+        }
+        let (above, below) = (record.line - 1, left.map(|left| left + 1 + self.skipped.1));
+        let is_title = record.len() > names && above as usize <= self.skipped.0 + MOST_NOTES;
+        if is_title && names == 1 {
+            return error.hint(format!(
+                "if the lines above are no part of the table, say `skip_lines: {above}`; if they are, a cell with {delimiter} in it has to be in quotes"
+            ));
+        }
+        let is_note = record.len() == 1 && names > 1;
+        if is_note && !self.has_rows {
+            return error.hint(
+                "if titles stand above the table, say `skip_lines: N`; if not, each row needs a cell for every column, be it an empty one",
+            );
+        }
+        if let Some(below) = below.filter(|_| is_note) {
+            return error.hint(format!(
+                "if this stands below the table, say `skip_footer: {below}`; if not, each row needs a cell for every column, be it an empty one"
+            ));
+        }
         if self.records.has_quotes() {
             return error.hint(
                 "a quote that is closed too late joins cells: `quote: ''` takes quotes as text",
@@ -128,26 +167,20 @@ impl Delimited {
                 "the row ends in {delimiter}, and the header does not: remove it, or add one there"
             ));
         }
-        if self.names().next().is_some_and(|name| name.starts_with('#')) {
-            return error.hint(
-                "a line with `#` is no comment here: remove such lines, or leave those at the start out with `header: false, skip: N`",
-            );
-        }
-        if record.len() == names + 1 && self.is_second_line() {
+        if record.len() == names + 1 && !self.has_rows {
             return error.hint(
                 "if names of rows stand first, as R writes them, say `header: false, skip: 1`",
             );
         }
-        error.hint(if record.len() > names {
+        error.hint(if is_title {
+            format!(
+                "a cell with {delimiter} in it has to be in quotes; if the lines above are no part of the table, say `skip_lines: {above}`"
+            )
+        } else if record.len() > names {
             format!("a cell with {delimiter} in it has to be in quotes")
         } else {
             "each row needs a cell for every column, be it an empty one".to_owned()
         })
-    }
-
-    /// Whether no row before this one was as long as the header.
-    fn is_second_line(&self) -> bool {
-        self.record.line == 2
     }
 
     fn has_open_quote(&self) -> bool {
@@ -173,6 +206,7 @@ impl Delimited {
         if self.record.len() != self.columns.len() {
             return Err(self.ragged());
         }
+        self.has_rows = true;
         for ((text, quoted), column) in self.record.cells().zip(&self.columns) {
             match column.goes {
                 // An empty cell is missing, unless quotes say that it is empty text.
@@ -196,11 +230,28 @@ impl Delimited {
     }
 }
 
-/// The reader at the start of the file; and whether the first line only names the separator, as Excel's do.
-fn open_records(path: &Path, settings: &Settings, tabs: bool) -> Result<(Records, bool)> {
-    let mut first = String::new();
-    Lines::open(path, settings.text)?.append(&mut first, super::text::Ends::AnyReturn)?;
-    let first = first.trim_end_matches(['\r', '\n']);
+/// The first line, and how many stand before it: comments, and blank lines where something is left out.
+fn first_line(path: &Path, settings: &Settings) -> Result<(String, usize)> {
+    let mut lines = Lines::open(path, settings.text)?;
+    let leaves_out = settings.text.skip_lines > 0 || settings.comment.is_some();
+    let is_comment =
+        |line: &str| settings.comment.as_ref().is_some_and(|mark| line.starts_with(mark));
+    let mut before = 0;
+    loop {
+        let mut line = String::new();
+        let read = lines.append(&mut line, super::text::Ends::AnyReturn)?;
+        line.truncate(line.trim_end_matches(['\r', '\n']).len());
+        if read.is_none() || !(leaves_out && line.is_empty() || is_comment(&line)) {
+            return Ok((line, before));
+        }
+        before += 1;
+    }
+}
+
+/// The reader at the start of the file; and how many lines to leave out, the last of which only names the separator, as Excel's do.
+fn open_records(path: &Path, settings: &Settings, tabs: bool) -> Result<(Records, usize)> {
+    let (first, before) = first_line(path, settings)?;
+    let first = first.as_str();
     let separator = first.trim_matches('"').strip_prefix("sep=").filter(|rest| rest.len() == 1);
     let separator = separator.map(|rest| rest.as_bytes()[0]);
     let delimiter = settings.delimiter.or(separator).unwrap_or(if tabs { b'\t' } else { b',' });
@@ -218,7 +269,7 @@ fn open_records(path: &Path, settings: &Settings, tabs: bool) -> Result<(Records
         && settings.quote == Quoting::AsUsual
         && settings.header
         && first.starts_with('"')
-        && names_are_quoted(path, settings.text, dialect)
+        && names_are_quoted(path, settings, dialect)
     {
         dialect.quote = Some(b'"');
     }
@@ -233,7 +284,9 @@ fn open_records(path: &Path, settings: &Settings, tabs: bool) -> Result<(Records
             .find(|other| memchr::memchr(*other, first.as_bytes()).is_some());
         if let Some(other) = other {
             let header: String = first.chars().take(60).collect();
-            let message = format!("{}:1: the header is one column, `{header}`", path.display());
+            let line = settings.text.skip_lines + before + 1;
+            let message =
+                format!("{}:{line}: the header is one column, `{header}`", path.display());
             let own = shown(delimiter);
             let what = format!(
                 "say `delimiter: \"{}\"`; or `delimiter: \"{own}\"`, if the column is called that",
@@ -242,14 +295,16 @@ fn open_records(path: &Path, settings: &Settings, tabs: bool) -> Result<(Records
             return Err(Error::data(message).at("/from").hint(what));
         }
     }
-    Ok((Records::open(path, settings.text, dialect)?, separator.is_some()))
+    let records = Records::open(path, settings.text, dialect, settings.comment.as_deref())?;
+    Ok((records, separator.map_or(0, |_| before + 1)))
 }
 
 /// Whether the names of a TSV file are all in quotes: its cells are quoted then as in CSV, as R and `export` write them.
-fn names_are_quoted(path: &Path, text: TextSettings, dialect: Dialect) -> bool {
+fn names_are_quoted(path: &Path, settings: &Settings, dialect: Dialect) -> bool {
     let dialect = Dialect { quote: Some(b'"'), ..dialect };
     let mut header = Record::default();
-    let read = Records::open(path, text, dialect).and_then(|mut records| records.read(&mut header));
+    let records = Records::open(path, settings.text, dialect, settings.comment.as_deref());
+    let read = records.and_then(|mut records| records.read(&mut header));
     matches!(read, Ok(true)) && header.cells().all(|(_, quoted)| quoted)
 }
 

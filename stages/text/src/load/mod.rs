@@ -6,6 +6,7 @@ mod cells;
 mod columnar;
 mod delimited;
 mod detokenize;
+mod elsewhere;
 mod encoding;
 mod input;
 mod json;
@@ -45,6 +46,7 @@ const SAMPLE_ROWS: usize = 10_000;
 /// Settings of `load`.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(extend("x-paraloom-elsewhere" = elsewhere::names()))]
 pub struct Config {
     /// A file; a directory, whose files are read in the order of their names; a pattern such as
     /// `data/*/part-*.csv`; a list of these; or a hub reference such as
@@ -77,6 +79,20 @@ pub struct Config {
     /// `column1`, `column2`, ...
     #[serde(default = "yes")]
     header: bool,
+    /// Leave out this many lines at the start of a file of text, blank ones counted: titles that stand
+    /// above a table. The next line names the columns.
+    #[serde(default)]
+    skip_lines: usize,
+    /// Leave out this many lines at the end of a file of text, blank ones counted: notes that stand
+    /// below a table.
+    #[serde(default)]
+    #[schemars(range(max = 10_000))]
+    skip_footer: usize,
+    /// What lines of a CSV or TSV file begin with that are left out, such as `'#'`. Cells that begin
+    /// with it have to be in quotes where they stand first.
+    #[serde(default)]
+    #[schemars(length(min = 1, max = 8))]
+    comment: Option<String>,
     /// What separates the columns of a CSV file; a comma if left out, a tab for TSV.
     #[serde(default)]
     #[schemars(length(min = 1, max = 2))]
@@ -195,6 +211,24 @@ impl Config {
         }
     }
 
+    /// That no setting is for other formats than that of the file.
+    fn fit(&self, format: Format) -> Result<()> {
+        let has_lines = !format.is_typed() && format != Format::Json;
+        let is_delimited = matches!(format, Format::Csv | Format::Tsv);
+        for (name, is_set, fits, of) in [
+            ("skip_lines", self.skip_lines > 0, has_lines, "files that consist of lines"),
+            ("skip_footer", self.skip_footer > 0, has_lines, "files that consist of lines"),
+            ("comment", self.comment.is_some(), is_delimited, "CSV and TSV files"),
+        ] {
+            if is_set && !fits {
+                let message = format!("`{name}` is for {of}, and this one is {}", format.name());
+                let error = Error::config(message).at(format!("/{name}"));
+                return Err(error.hint("leave it out, or say another `format`"));
+            }
+        }
+        Ok(())
+    }
+
     /// `rows` are left out unseen.
     fn settings(&self, rows: usize) -> Result<table::Settings> {
         let delimiter = Self::byte(self.delimiter.as_ref(), "/delimiter")?;
@@ -220,6 +254,8 @@ impl Config {
                 encoding: Encoding::named(&self.encoding)?,
                 replace: self.malformed == Malformed::Replace,
                 max_line: self.max_line,
+                skip_lines: self.skip_lines,
+                skip_footer: self.skip_footer,
             },
             cells: cells::Cells {
                 missing: self.missing.clone(),
@@ -234,6 +270,7 @@ impl Config {
                 quote
             },
             escape,
+            comment: self.comment.clone(),
             types: self.types.clone(),
             skip: rows,
         })
@@ -256,6 +293,7 @@ impl Load {
     fn open(config: &Config, keep: Option<&Expr>, naming: &Naming) -> Result<Opened> {
         let Files { format, list: files, fingerprint, passed_over } =
             Files::resolve(&config.from, config.format)?;
+        config.fit(format)?;
         let wanted: Option<HashSet<String>> = naming.wanted().map(|names| {
             let conditions = keep.into_iter().flat_map(Expr::columns);
             names.chain(conditions).map(str::to_owned).collect()

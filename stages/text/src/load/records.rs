@@ -56,16 +56,24 @@ impl Record {
 pub(super) struct Records {
     lines: Lines,
     dialect: Dialect,
+    /// What a line begins with that is no part of the table.
+    comment: Option<String>,
     line: String,
     /// Whether any quote was met so far.
     has_quotes: bool,
 }
 
 impl Records {
-    pub(super) fn open(path: &Path, settings: TextSettings, dialect: Dialect) -> Result<Self> {
+    pub(super) fn open(
+        path: &Path,
+        settings: TextSettings,
+        dialect: Dialect,
+        comment: Option<&str>,
+    ) -> Result<Self> {
         Ok(Self {
             lines: Lines::open(path, settings)?,
             dialect,
+            comment: comment.map(str::to_owned),
             line: String::new(),
             has_quotes: false,
         })
@@ -95,13 +103,23 @@ impl Records {
         Ok(end.map(|end| self.line.len() - end))
     }
 
-    /// The next record that is not a blank line; false after the last one.
+    /// How many lines are left, if it is not more than `most`.
+    pub(super) fn lines_left(&mut self, most: usize) -> Option<usize> {
+        (0..=most).find(|_| !matches!(self.next_line(), Ok(Some(_))))
+    }
+
+    fn is_comment(&self, length: usize) -> bool {
+        self.comment.as_ref().is_some_and(|comment| self.line[..length].starts_with(comment))
+    }
+
+    /// The next record that is neither a blank line nor a comment; false after the last one.
     pub(super) fn read(&mut self, record: &mut Record) -> Result<bool> {
         record.clear();
         let length = loop {
             match self.next_line()? {
                 None => return Ok(false),
                 Some(0) => {}
+                Some(length) if self.is_comment(length) => {}
                 Some(length) => break length,
             }
         };

@@ -24,6 +24,8 @@ pub(super) struct Settings {
     pub(super) delimiter: Option<u8>,
     pub(super) quote: Quoting,
     pub(super) escape: Option<u8>,
+    /// What lines begin with that are no part of a CSV or TSV file's table.
+    pub(super) comment: Option<String>,
     pub(super) types: BTreeMap<String, Kind>,
     /// Rows at the start of a file without a header that are left out unseen.
     pub(super) skip: usize,

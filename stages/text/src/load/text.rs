@@ -1,5 +1,6 @@
 //! A text file as UTF-8: unpacked, decoded, without a byte order mark, line by line.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::path::Path;
@@ -18,6 +19,9 @@ pub(super) struct TextSettings {
     pub(super) replace: bool,
     /// The longest line or record, in bytes.
     pub(super) max_line: usize,
+    /// Lines at the start of a file that are left out, and at its end.
+    pub(super) skip_lines: usize,
+    pub(super) skip_footer: usize,
 }
 
 /// Lines with their numbers.
@@ -29,6 +33,10 @@ pub(super) struct Lines {
     /// Of the line that was read last, from 1.
     number: u64,
     line: Vec<u8>,
+    /// Lines at the start that are still to be left out.
+    to_skip: usize,
+    /// The next lines, each with the length of its end: those that the file ends with are left out.
+    ahead: VecDeque<(Vec<u8>, usize)>,
 }
 
 /// What ends a line.
@@ -72,24 +80,17 @@ impl Lines {
             )),
             None => reader,
         };
-        Ok(Self { reader, settings, path: name, packing, number: 0, line: Vec::new() })
+        let (to_skip, ahead) = (settings.skip_lines, VecDeque::new());
+        let (number, line) = (0, Vec::new());
+        Ok(Self { reader, settings, path: name, packing, number, line, to_skip, ahead })
     }
 
     /// Appends the next line and its end to `out`; how many bytes the end has, or `None` after the last line.
     pub(super) fn append(&mut self, out: &mut String, ends: Ends) -> Result<Option<usize>> {
-        self.line.clear();
-        let end = self.fill(ends)?;
-        if self.line.is_empty() {
-            return Ok(None);
+        while self.to_skip > 0 && self.before_footer(ends)?.is_some() {
+            self.to_skip -= 1;
         }
-        self.number += match ends {
-            Ends::Brace => memchr::memchr_iter(b'\n', &self.line).count() as u64,
-            _ => 1,
-        };
-        // What DOS puts at the end of a file.
-        if self.line == b"\x1a" && self.fill_buf()?.is_empty() {
-            return Ok(None);
-        }
+        let Some(end) = self.before_footer(ends)? else { return Ok(None) };
         match std::str::from_utf8(&self.line) {
             Ok(line) => out.push_str(line),
             Err(_) if self.settings.replace => out.push_str(&String::from_utf8_lossy(&self.line)),
@@ -106,6 +107,48 @@ impl Lines {
         Ok(true)
     }
 
+    /// Reads the next line, unless it is one of those that the file ends with and that are left out.
+    fn before_footer(&mut self, ends: Ends) -> Result<Option<usize>> {
+        let end = if self.settings.skip_footer == 0 {
+            self.read(ends)?
+        } else {
+            while self.ahead.len() <= self.settings.skip_footer
+                && let Some(end) = self.read(ends)?
+            {
+                self.ahead.push_back((std::mem::take(&mut self.line), end));
+            }
+            let is_before = self.ahead.len() > self.settings.skip_footer;
+            let next = self.ahead.pop_front().filter(|_| is_before);
+            next.map(|(line, end)| {
+                self.line = line;
+                end
+            })
+        };
+        if end.is_some() {
+            self.number += match ends {
+                Ends::Brace => memchr::memchr_iter(b'\n', &self.line).count() as u64,
+                _ => 1,
+            };
+        }
+        Ok(end)
+    }
+
+    /// Reads a line; the length of its end, or `None` after the last one.
+    fn read(&mut self, ends: Ends) -> Result<Option<usize>> {
+        self.line.clear();
+        let end = self.fill(ends)?;
+        // What DOS puts at the end of a file.
+        if self.line.is_empty() || (self.line == b"\x1a" && self.fill_buf()?.is_empty()) {
+            return Ok(None);
+        }
+        Ok(Some(end))
+    }
+
+    /// The number of the line that is being read.
+    fn reading(&self) -> u64 {
+        self.number + self.ahead.len() as u64 + 1
+    }
+
     /// Reads a line with its end, whose length is returned.
     fn fill(&mut self, ends: Ends) -> Result<usize> {
         loop {
@@ -113,7 +156,7 @@ impl Lines {
                 Ok(buffer) => buffer,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => {
-                    return Err(damaged(&self.path, self.number + 1, self.packing, &error));
+                    return Err(damaged(&self.path, self.reading(), self.packing, &error));
                 }
             };
             if buffer.is_empty() {
@@ -129,7 +172,7 @@ impl Lines {
             self.line.extend_from_slice(&buffer[..taken]);
             self.reader.consume(taken);
             if self.line.len() > self.settings.max_line {
-                return Err(self.too_long(self.number + 1));
+                return Err(self.too_long(self.reading()));
             }
             match last {
                 None => {}
@@ -150,8 +193,8 @@ impl Lines {
     }
 
     fn fill_buf(&mut self) -> Result<&[u8]> {
-        let (path, number, packing) = (&self.path, self.number, self.packing);
-        self.reader.fill_buf().map_err(|error| damaged(path, number + 1, packing, &error))
+        let (number, path, packing) = (self.reading(), &self.path, self.packing);
+        self.reader.fill_buf().map_err(|error| damaged(path, number, packing, &error))
     }
 
     pub(super) fn path(&self) -> &str {
