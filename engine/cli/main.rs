@@ -28,7 +28,7 @@ fn main() -> ExitCode {
     signals::survive_file_size_limit();
     let args = match args::Args::try_parse() {
         Err(error) if !error.use_stderr() => return commands::help(&error),
-        args => args.unwrap_or_else(|error| error.exit()),
+        args => args.unwrap_or_else(|error| commands::suggest_pipeline(error).exit()),
     };
     match commands::dispatch(&args) {
         Ok(code) => code,

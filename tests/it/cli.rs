@@ -148,6 +148,7 @@ fn wrong_commands() {
     let mut all = String::new();
     for args in [
         &["show", "p.yaml", "corpus"][..],
+        &["run"],
         &["run", "nowhere.yaml"],
         &["run", "p.yaml", "--until", "qualifed"],
         &["run", "p.yaml", "--set", "base=3"],

@@ -41,6 +41,7 @@ pub(crate) use status::started;
 use std::process::ExitCode;
 
 use clap::CommandFactory;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use crate::args::{Args, Command, Engine};
 use crate::error::{CliError, Result};
@@ -95,6 +96,29 @@ pub(crate) fn help(text: &clap::Error) -> ExitCode {
     let mut out = Out::styled();
     let printed = out.text(&text.render().ansi().to_string()).and_then(|()| out.finish());
     printed.map_or_else(CliError::report, |()| ExitCode::SUCCESS)
+}
+
+/// Where a command lacks its pipeline, adds those of this directory to the error.
+pub(crate) fn suggest_pipeline(mut error: clap::Error) -> clap::Error {
+    /// More would be a list to choose from, not a hint.
+    const MOST: usize = 3;
+    let missing = error.get(ContextKind::InvalidArg);
+    let lacks_one = matches!(missing, Some(ContextValue::Strings(args)) if args.iter().any(|arg| arg == "<PIPELINE>"));
+    if error.kind() != ErrorKind::MissingRequiredArgument || !lacks_one {
+        return error;
+    }
+    let names = std::fs::read_dir(".").into_iter().flatten().flatten();
+    let names = names.filter_map(|entry| entry.file_name().into_string().ok());
+    let mut names: Vec<String> = names
+        .filter(|name| name.ends_with(".yaml") || name.ends_with(".yml"))
+        .map(|name| format!("`{name}`"))
+        .collect();
+    names.sort();
+    if (1..=MOST).contains(&names.len()) {
+        let hint = format!("this directory has {}", names.join(", "));
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![hint.into()]));
+    }
+    error
 }
 
 /// A line of data to stdout.

@@ -444,6 +444,12 @@ fn what_is_no_part_of_a_table() {
             ),
             ("a note in another encoding", "a.csv", b"a\n1\ncaf\xe9\n", json!({"skip_footer": 1})),
             ("another separator", "a.csv", b"title\n\na;b\n1;2\n", json!({"skip_lines": 1})),
+            (
+                "another separator, and decimal commas",
+                "a.csv",
+                b"title\nregion;rate\nnorth;5,1\n",
+                json!({}),
+            ),
             ("Excel's line", "a.csv", b"title\nsep=;\na;b\n1;2\n", json!({"skip_lines": 1})),
             (
                 "Excel's line behind a comment",

@@ -119,12 +119,9 @@ impl Delimited {
         };
         let others =
             [b';', b'\t', b'|', b','].into_iter().filter(|other| *other != dialect.delimiter);
-        let other = others.into_iter().find(|other| {
-            let count = |text: &str| text.bytes().filter(|byte| byte == other).count();
-            self.names().map(&count).sum::<usize>() > 0
-                && record.cells().map(|(cell, _)| count(cell)).sum::<usize>() > 0
-        });
-        if let Some(other) = other {
+        let in_row = |other: &u8| record.cells().any(|(cell, _)| cell.as_bytes().contains(other));
+        let in_names = |other: &u8| self.names().any(|name| name.as_bytes().contains(other));
+        if let Some(other) = others.clone().find(|other| in_names(other) && in_row(other)) {
             return error.hint(format!(
                 "if the columns are separated by it, say `delimiter: \"{}\"`",
                 shown(other)
@@ -141,6 +138,13 @@ impl Delimited {
         let (above, below) = (record.line - 1, left.map(|left| left + 1 + self.skipped.1));
         let is_title = record.len() > names && above as usize <= self.skipped.0 + MOST_NOTES;
         if is_title && names == 1 {
+            // A comma in a title or a number is no delimiter where something else is.
+            if let Some(other) = others.clone().find(in_row) {
+                return error.hint(format!(
+                    "if the columns are separated by `{0}` and titles stand above, say `delimiter: \"{0}\"` and `skip_lines: N`",
+                    shown(other)
+                ));
+            }
             return error.hint(format!(
                 "if the lines above are no part of the table, say `skip_lines: {above}`; if they are, a cell with {delimiter} in it has to be in quotes"
             ));
