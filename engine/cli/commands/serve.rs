@@ -160,6 +160,9 @@ fn announce(chosen: &[Chosen], models: &[paraloom_serve::Model<'_>], address: So
         let memory = memory.unwrap_or_default();
         render::note(&format!("{}: {}{memory}", about.name, way(about)));
     }
+    if let Some(bytes) = paraloom_alloc::resident() {
+        render::note(&format!("{} of memory with these models loaded", render::bytes(bytes)));
+    }
     render::note(&format!("{} models at http://{address}", models.len()));
 }
 

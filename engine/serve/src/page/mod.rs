@@ -525,8 +525,8 @@ mod tests {
             ("<h4><bdi>base</bdi></h4>", 1),
             ("<h4><bdi>&lt;new&gt;</bdi></h4>", 1),
             ("data-model=\"&lt;new&gt;\"", 2),
-            ("base: 1 kept, 1 rejected", 1),
-            ("&lt;new&gt;: 1 kept, 0 rejected", 1),
+            ("<bdi>base</bdi>: <span>1 kept, 1 rejected</span>", 1),
+            ("<bdi>&lt;new&gt;</bdi>: <span>1 kept, 0 rejected</span>", 1),
             // They share a judge, so one slider is for both.
             ("type=\"range\"", 1),
             ("\"model\":\"base\"}'", 1),
