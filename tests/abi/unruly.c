@@ -43,6 +43,8 @@ struct unruly {
   struct ArrowSchema schema;
   char config[256];
   const struct paraloom_host* host;
+  /* It panicked, and is not used again. */
+  int poisoned;
 };
 
 /* Those that were not released. */
@@ -119,7 +121,7 @@ static void misbehave(const struct unruly* unruly, const char* when) {
   if (HOW("numbers"))
     for (uint64_t step = 0; step < 100000; step++) {
       unruly->host->metric(unruly->host->ctx, (struct paraloom_str)PARALOOM_STR("loss"), (double)step / 2, step);
-      unruly->host->progress(unruly->host->ctx, step, 100000, (struct paraloom_str)PARALOOM_STR("steps"));
+      unruly->host->progress(unruly->host->ctx, step + 1, 100000, (struct paraloom_str)PARALOOM_STR("steps"));
     }
   if (HOW("long line")) {
     for (int byte = 0; byte < 3000000; byte++) putchar('x');
@@ -315,6 +317,16 @@ static paraloom_status map(struct paraloom_worker* worker, struct ArrowArray* ba
   const struct unruly* unruly = worker->private_data;
   misbehave(unruly, "map");
   if (has_mark(batch)) misbehave(unruly, "mark");
+  /* As a stage in Rust that panics: whatever comes next is refused. */
+  if (says(unruly, "panic") && (unruly->poisoned || has_mark(batch))) {
+    struct unruly* panicked = worker->private_data;
+    error->message = panicked->poisoned
+                         ? (struct paraloom_str)PARALOOM_STR("it panicked before")
+                         : (struct paraloom_str)PARALOOM_STR("it panicked now");
+    panicked->poisoned = 1;
+    batch->release(batch);
+    return PARALOOM_ERR_PANIC;
+  }
   static int calls = 0;
   calls++;
   /* Not what the flags say: nothing comes of a row that is alone, or of rows that come again. */

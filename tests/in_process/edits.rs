@@ -179,6 +179,7 @@ fn differs(engine: &mut Engine, history: &[Step], place: &Path) -> Result<usize,
     std::fs::create_dir(&dir).expect("it is ours");
     let mut sound = 0;
     for (at, Step { world, collected, disturbance }) in history.iter().enumerate() {
+        let begun = Instant::now();
         files::write_all(world, &dir);
         if let Some(collected) = collected {
             collect(&store, *collected);
@@ -199,12 +200,15 @@ fn differs(engine: &mut Engine, history: &[Step], place: &Path) -> Result<usize,
             }
             files::write_all(world, &dir);
         }
-        let begun = Instant::now();
         let kept = engine.run(&dir, world, &store, &|_, _| {});
         let fresh = engine.run(&dir, world, &root.path().join(format!("fresh{at}")), &|_, _| {});
         if begun.elapsed() > PATIENCE {
             let took = begun.elapsed();
-            return Err(format!("step {at} took {took:?}\n{}\n{}", world.yaml(), world.describe()));
+            return Err(format!(
+                "step {at}, {collected:?}, {disturbance:?} took {took:?}\n{}\n{}",
+                world.yaml(),
+                world.describe()
+            ));
         }
         if kept != fresh {
             let mut told =

@@ -113,8 +113,13 @@ fn outputs_that_are_full_or_closed() {
     for script in ["exec \"$0\" run p.yaml >&- 2>&-", "\"$0\" show p.yaml pairs --json | true"] {
         assert_eq!(shell(&project, script).status.code(), Some(0), "{script}");
     }
+    // The run does not need its reader, and goes on; that its events were lost is told in the end.
+    let project = tiny();
     let log = shell(&project, "exec \"$0\" run p.yaml --json > /dev/full");
-    assert!(log.status.success(), "the run does not need its reader: {}", said(&log));
+    assert_eq!(log.status.code(), Some(OUT_OF_SPACE), "{}", said(&log));
+    let again = shell(&project, "\"$0\" run p.yaml --json | true");
+    assert!(again.status.success() && said(&again).is_empty(), "{}", said(&again));
+    assert!(project.transcript(&["run", "p.yaml"]).contains("nothing to do"));
 }
 
 /// Whatever a command prints: a full disk has its exit code, and a reader that has seen enough is no error.
@@ -280,11 +285,20 @@ fn a_store_that_is_read_only() {
     assert_eq!(show.stdout, project.run(&["show", "p.yaml", "paraphrases", "--json"]).stdout);
     let plan = read_only("plan p.yaml");
     assert!(plan.status.success(), "{}", said(&plan));
-    for args in ["run p.yaml", "verify", "gc p.yaml --delete", "pin p.yaml"] {
+    for args in ["verify", "run p.yaml --until paraphrases", "gc --older-than 1d"] {
+        let output = read_only(args);
+        assert!(output.status.success(), "{args}: {}", said(&output));
+    }
+    let refused = |args: &str| {
         let output = read_only(args);
         assert_eq!(output.status.code(), Some(1), "{args}: {}", said(&output));
         let said = said(&output);
         assert!(said.contains("/.paraloom/") && said.contains("Read-only file system"), "{said}");
-    }
+    };
+    refused("run p.yaml");
+    refused("gc --older-than 1d --delete");
     check_resumes(&project);
+    refused("pin p.yaml");
+    let done = read_only("run p.yaml");
+    assert!(done.status.success() && said(&done).contains("nothing to do"), "{}", said(&done));
 }

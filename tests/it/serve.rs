@@ -391,6 +391,39 @@ fn crash(how: &str, said_of_it: &str) {
     assert!(said.contains(said_of_it), "{said}");
 }
 
+/// A row at which the stage panics costs its own request: a stage that has panicked is opened anew.
+#[test]
+fn a_row_that_makes_a_stage_panic_does_not_end_the_service() {
+    let project = Project::new(
+        "paraloom: 1\nnodes:\n  rows: { stage: load, with: { from: rows.csv } }\n  \
+         n: { stage: unruly, inputs: { rows: rows }, with: { how: panic }, on_error: reject }\n",
+    );
+    project.write("rows.csv", "text\none\ntwo!\nthree\nfour!\nfive\n");
+    crate::common::c_library(&project, "unruly");
+    for isolation in [&[][..], &["--in-process"]] {
+        let with =
+            |args: &[&'static str]| [args, &["--stages", "libunruly.so"], isolation].concat();
+        let store = ["--store", if isolation.is_empty() { "apart" } else { "within" }];
+        project.ok(&[with(&["run", "p.yaml"]), store.to_vec()].concat());
+        let show = |table| {
+            let show = [with(&["show", "p.yaml", table, "--csv", "--columns", "text"])];
+            let shown = project.ok(&[show.concat(), store.to_vec()].concat());
+            shown.lines().skip(1).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(show("n"), "one three five", "{isolation:?}");
+        assert_eq!(show("n.rejected"), "two! four!", "{isolation:?}");
+        let serving = Serving::start(&project, &[with(&["n"]), store.to_vec()].concat());
+        for _ in 0..3 {
+            let (status, answer) = serving.rows(r#"{"rows":[{"text":"panic!"}]}"#);
+            assert_eq!(status, 200, "{answer}");
+            assert!(answer.to_string().contains("it panicked now"), "{answer}");
+            let (status, answer) = serving.rows(r#"{"rows":[{"text":"fine"}]}"#);
+            assert_eq!((status, &answer["rows"][0]["text"]), (200, &"fine".into()), "{answer}");
+        }
+        assert_eq!(serving.end(libc::SIGTERM).0, Some(0));
+    }
+}
+
 /// A row that hangs costs its own request, and the process of the stage: the next request has another.
 #[cfg(target_os = "linux")]
 #[test]

@@ -77,16 +77,24 @@ fn test(root: &Path, name: &str, more: &[&str]) -> std::io::Result<Command> {
     for package in ["paraloom", "paraloom-stages-text", "paraloom-stages-t5"] {
         cargo.args(["--package", package]);
     }
-    cargo.args(["--package", &format!("paraloom-{name}")]);
-    let folders = ["engine", "stages"].map(|part| root.join(part).join(name).join("tests"));
-    for tests in folders.iter().filter(|tests| tests.is_dir()) {
-        for entry in std::fs::read_dir(tests)? {
-            let path = entry?.path();
-            let is_test = path.extension().is_some_and(|extension| extension == "rs")
-                || path.join("main.rs").exists();
-            if let Some(stem) = path.file_stem().filter(|_| is_test) {
-                cargo.arg("--test").arg(stem);
-            }
+    let folder = name.strip_prefix("stages-").unwrap_or(name);
+    let manifests =
+        ["engine", "stages"].map(|part| root.join(part).join(folder).join("Cargo.toml"));
+    let Some(manifest) = manifests.iter().find(|manifest| manifest.is_file()) else {
+        return Err(std::io::Error::other(format!(
+            "there is no crate `{name}` in engine or stages"
+        )));
+    };
+    let text = std::fs::read_to_string(manifest)?;
+    let package = text.lines().find_map(|line| line.strip_prefix("name = ")).unwrap_or(name);
+    cargo.args(["--package", package.trim_matches('"')]);
+    let tests = manifest.with_file_name("tests");
+    for entry in std::fs::read_dir(&tests).into_iter().flatten() {
+        let path = entry?.path();
+        let is_test = path.extension().is_some_and(|extension| extension == "rs")
+            || path.join("main.rs").exists();
+        if let Some(stem) = path.file_stem().filter(|_| is_test) {
+            cargo.arg("--test").arg(stem);
         }
     }
     cargo.arg("--").args(more);

@@ -150,6 +150,11 @@ impl StageFailure {
         self.status == status::CANCELLED
     }
 
+    /// Whether the stage panicked.
+    pub fn is_panic(&self) -> bool {
+        self.status == status::PANIC
+    }
+
     /// Whether memory, disk or device memory ran out.
     pub fn is_resource(&self) -> bool {
         self.status == status::RESOURCE

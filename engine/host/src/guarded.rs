@@ -1,34 +1,105 @@
 //! What every stage is held to, whatever executes it: that its plan fits its ports, that it stops only when it was asked
-//! to, and that its log and its numbers are bounded.
+//! to, that its log and its numbers are bounded, and that after a panic it begins anew.
 
 use std::collections::HashSet;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
 use paraloom_pipeline::{PlanInput, PlanOutput, PortKind, StageInfo};
 
 use crate::error::{HostError, Result};
 use crate::executor::{Executor, PlannedStage, WorkInput, WorkOutput, WorkSettings, Worker};
+use crate::library::LoadedStage;
 use crate::limited::Limited;
 use crate::log_limit::short;
 use crate::services::Services;
 
-/// A plan of `executor` for `stage`, which its library calls `name`, held to the rules.
+/// A plan of a stage, held to the rules.
 pub(crate) fn plan(
-    executor: &dyn Executor,
-    stage: &StageInfo,
-    name: &str,
+    loaded: &LoadedStage,
     node: &str,
     config: &serde_json::Value,
     inputs: &[PlanInput],
 ) -> Result<Box<dyn PlannedStage>> {
-    let own = (stage.name != name).then(|| StageInfo { name: name.to_owned(), ..stage.clone() });
-    let planned = executor.plan(own.as_ref().unwrap_or(stage), node, config, inputs);
-    // A stage that plans cannot be asked to stop.
-    let inner = planned.map_err(|error| unasked(error, &stage.name, "plan()", false))?;
-    check_output(stage, inner.output())
-        .map_err(|what| HostError::Broken { stage: stage.name.clone(), what })?;
-    Ok(Box::new(Guarded { stage: stage.name.clone(), inner }))
+    let planner = Planner {
+        executor: Arc::clone(&loaded.executor),
+        own: Arc::clone(loaded.own()),
+        stage: loaded.info.name.clone(),
+        node: node.to_owned(),
+        config: config.clone(),
+        inputs: inputs.to_vec(),
+    };
+    let inner = planner.plan()?;
+    let output = inner.output().clone();
+    Ok(Box::new(Guarded { planner: Arc::new(planner), output, inner: Some(inner) }))
+}
+
+/// Plans a stage for a node, as often as it is needed: a plan that has panicked is not used again.
+struct Planner {
+    executor: Arc<dyn Executor>,
+    /// The stage, by its name in its library.
+    own: Arc<StageInfo>,
+    /// Its name in messages.
+    stage: String,
+    node: String,
+    config: serde_json::Value,
+    inputs: Vec<PlanInput>,
+}
+
+impl Planner {
+    fn plan(&self) -> Result<Box<dyn PlannedStage>> {
+        let planned = self.executor.plan(&self.own, &self.node, &self.config, &self.inputs);
+        // A stage that plans cannot be asked to stop.
+        let inner = planned.map_err(|error| unasked(error, &self.stage, "plan()", false))?;
+        check_output(&self.own, inner.output()).map_err(|what| self.broken(what))?;
+        Ok(inner)
+    }
+
+    /// The same plan once more.
+    fn plan_again(&self, output: &PlanOutput) -> Result<Box<dyn PlannedStage>> {
+        let inner = self.plan()?;
+        if inner.output().outputs != output.outputs {
+            return Err(self.broken("it planned other columns the second time".to_owned()));
+        }
+        Ok(inner)
+    }
+
+    fn broken(&self, what: String) -> HostError {
+        HostError::Broken { stage: self.stage.clone(), what }
+    }
+
+    /// What was opened with `inputs` can be opened again with these: all of them, unless there is a table that was read.
+    fn inputs_again(&self, inputs: &[WorkInput]) -> Option<Vec<Again>> {
+        let mapped = self.own.mapped_input();
+        let again = inputs.iter().zip(&self.inputs).map(|(input, planned)| match input {
+            WorkInput::Artifact(dir) => Some(Again::Artifact(dir.clone())),
+            WorkInput::Table(schema, _) if Some(planned.port) == mapped => {
+                Some(Again::Mapped(Arc::clone(schema)))
+            }
+            WorkInput::Table(..) => None,
+        });
+        again.collect()
+    }
+}
+
+/// An input that a worker can have once more.
+enum Again {
+    /// The table whose rows come through `map()`.
+    Mapped(SchemaRef),
+    Artifact(PathBuf),
+}
+
+impl Again {
+    fn input(&self) -> WorkInput {
+        match self {
+            Self::Mapped(schema) => {
+                WorkInput::Table(Arc::clone(schema), Box::new(std::iter::empty()))
+            }
+            Self::Artifact(dir) => WorkInput::Artifact(dir.clone()),
+        }
+    }
 }
 
 /// That there is a schema for each table, none for an artifact, and no two columns of one name.
@@ -74,14 +145,34 @@ fn unasked(error: HostError, stage: &str, call: &str, asked: bool) -> HostError 
     }
 }
 
+/// Whether a stage panicked: neither its plan nor what it opened is used again.
+fn has_panicked<T>(result: &Result<T>) -> bool {
+    matches!(result, Err(HostError::Stage(failure)) if failure.is_panic())
+}
+
 struct Guarded {
-    stage: String,
-    inner: Box<dyn PlannedStage>,
+    planner: Arc<Planner>,
+    output: PlanOutput,
+    /// None after a panic.
+    inner: Option<Box<dyn PlannedStage>>,
+}
+
+impl Guarded {
+    /// Has the stage do something, which may be the last thing that this plan does.
+    fn call<T>(&mut self, body: impl FnOnce(&mut dyn PlannedStage) -> Result<T>) -> Result<T> {
+        let mut inner = match self.inner.take() {
+            Some(inner) => inner,
+            None => self.planner.plan_again(&self.output)?,
+        };
+        let done = body(&mut *inner);
+        self.inner = Some(inner).filter(|_| !has_panicked(&done));
+        done
+    }
 }
 
 impl PlannedStage for Guarded {
     fn output(&self) -> &PlanOutput {
-        self.inner.output()
+        &self.output
     }
 
     fn run(
@@ -92,9 +183,10 @@ impl PlannedStage for Guarded {
         outputs: Vec<WorkOutput<'_>>,
     ) -> Result<()> {
         let limited = Arc::new(Limited::new(Arc::clone(&services)));
-        let done = self.inner.run(settings, Arc::clone(&limited) as _, inputs, outputs);
+        let given = Arc::clone(&limited) as _;
+        let done = self.call(|inner| inner.run(settings, given, inputs, outputs));
         limited.flush();
-        done.map_err(|error| unasked(error, &self.stage, "run()", services.is_cancelled()))
+        done.map_err(|error| unasked(error, &self.planner.stage, "run()", services.is_cancelled()))
     }
 
     fn open(
@@ -103,34 +195,66 @@ impl PlannedStage for Guarded {
         services: Arc<dyn Services>,
         inputs: Vec<WorkInput>,
     ) -> Result<Box<dyn Worker>> {
-        let limited = Arc::new(Limited::new(Arc::clone(&services)));
-        match self.inner.open(settings, Arc::clone(&limited) as _, inputs) {
-            Ok(worker) => {
-                let stage = self.stage.clone();
-                Ok(Box::new(GuardedWorker { stage, inner: Some(worker), limited }))
-            }
-            Err(error) => {
-                limited.flush();
-                Err(unasked(error, &self.stage, "open()", services.is_cancelled()))
-            }
-        }
+        let limited = Arc::new(Limited::new(services));
+        let again = self.planner.inputs_again(&inputs);
+        let given = Arc::clone(&limited) as _;
+        let opened = self.call(|inner| inner.open(settings, given, inputs));
+        let mut worker = GuardedWorker {
+            planner: Arc::clone(&self.planner),
+            output: self.output.clone(),
+            settings: settings.clone(),
+            again,
+            inner: None,
+            limited,
+        };
+        worker.inner = Some(opened.map_err(|error| worker.unasked(error, "open()"))?);
+        Ok(Box::new(worker))
     }
 }
 
 struct GuardedWorker {
-    stage: String,
-    /// None once it is closed.
+    planner: Arc<Planner>,
+    output: PlanOutput,
+    settings: WorkSettings,
+    /// What it is opened with after a panic; none if that is not to be had.
+    again: Option<Vec<Again>>,
+    /// None after a panic, and once it is closed.
     inner: Option<Box<dyn Worker>>,
     limited: Arc<Limited>,
 }
 
+impl GuardedWorker {
+    fn unasked(&self, error: HostError, call: &str) -> HostError {
+        unasked(error, &self.planner.stage, call, self.limited.is_cancelled())
+    }
+
+    /// What is open, or is opened now after a panic.
+    fn worker(&mut self) -> Result<&mut Box<dyn Worker>> {
+        if self.inner.is_none() {
+            let Some(again) = &self.again else {
+                let how = "at an earlier part".to_owned();
+                return Err(HostError::Crashed {
+                    how,
+                    during: String::new(),
+                    stderr_tail: Vec::new(),
+                });
+            };
+            let inputs = again.iter().map(Again::input).collect();
+            let mut planned = self.planner.plan_again(&self.output)?;
+            let opened = planned.open(&self.settings, Arc::clone(&self.limited) as _, inputs);
+            self.inner = Some(opened.map_err(|error| self.unasked(error, "open()"))?);
+        }
+        self.inner.as_mut().ok_or_else(|| HostError::Engine("the worker is closed".into()))
+    }
+}
+
 impl Worker for GuardedWorker {
     fn map(&mut self, rows: &RecordBatch, outputs: Vec<WorkOutput<'_>>) -> Result<()> {
-        let Some(worker) = &mut self.inner else {
-            return Err(HostError::Engine("the worker is closed".into()));
-        };
-        let asked = || self.limited.is_cancelled();
-        worker.map(rows, outputs).map_err(|error| unasked(error, &self.stage, "map()", asked()))
+        let mapped = self.worker()?.map(rows, outputs);
+        if has_panicked(&mapped) {
+            self.inner = None;
+        }
+        mapped.map_err(|error| self.unasked(error, "map()"))
     }
 }
 

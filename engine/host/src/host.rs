@@ -95,8 +95,7 @@ impl Host {
             return Err(HostError::Shared { stage: info.name, full_names: Vec::new() });
         }
         let (foreign, library_version) = (None, info.version.clone());
-        let name = info.name.clone();
-        self.stages.add(LoadedStage { name, info, foreign, library_version, executor })
+        self.stages.add(LoadedStage::new(info, foreign, library_version, executor))
     }
 
     /// The libraries, in the order in which they were loaded.
@@ -155,7 +154,7 @@ impl Host {
     ) -> Result<Box<dyn PlannedStage>> {
         // A node may have outputs of the engine's beside those of its stage.
         let loaded = self.loaded(stage)?;
-        guarded::plan(&*loaded.executor, &loaded.info, &loaded.name, node, config, inputs)
+        guarded::plan(loaded, node, config, inputs)
     }
 }
 

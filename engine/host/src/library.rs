@@ -1,7 +1,7 @@
 //! A library of stages, loaded into this process or into one of its own.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use paraloom_pipeline::StageInfo;
 
@@ -25,6 +25,25 @@ pub struct LoadedStage {
     /// Of its library; behind a `+` are the sources that it was built from.
     pub(crate) library_version: String,
     pub(crate) executor: Arc<dyn Executor>,
+    /// What it says of itself under its name in its library, for its executor.
+    own: OnceLock<Arc<StageInfo>>,
+}
+
+impl LoadedStage {
+    pub(crate) fn new(
+        info: StageInfo,
+        foreign: Option<String>,
+        library_version: String,
+        executor: Arc<dyn Executor>,
+    ) -> Self {
+        let (name, own) = (info.name.clone(), OnceLock::new());
+        Self { name, info, foreign, library_version, executor, own }
+    }
+
+    pub(crate) fn own(&self) -> &Arc<StageInfo> {
+        let own = || Arc::new(StageInfo { name: self.name.clone(), ..self.info.clone() });
+        self.own.get_or_init(own)
+    }
 }
 
 /// A loaded library.
@@ -63,13 +82,8 @@ impl Library {
         let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let stage = |mut info: StageInfo| {
             file.clone_into(&mut info.library);
-            LoadedStage {
-                name: info.name.clone(),
-                info,
-                foreign: foreign.clone(),
-                library_version: description.version.clone(),
-                executor: Arc::clone(&executor),
-            }
+            let (foreign, version) = (foreign.clone(), description.version.clone());
+            LoadedStage::new(info, foreign, version, Arc::clone(&executor))
         };
         Ok(Self {
             is_isolated: foreign.is_some() && isolation.is_some(),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{Fields, SchemaRef};
 use paraloom_abi::{self as abi, Str, level, status};
 use paraloom_ffi::{StreamReader, export_batch};
 
@@ -259,6 +259,40 @@ impl Emit<'_> {
     }
 }
 
+/// The first difference between the columns that rows have and those that were promised.
+fn difference(found: &Fields, promised: &Fields) -> String {
+    let names = |fields: &Fields| -> Vec<_> {
+        fields.iter().map(|field| format!("`{}`", field.name())).collect()
+    };
+    let (found_names, promised_names) = (names(found), names(promised));
+    if found_names != promised_names {
+        let told = |names: &[String]| match names {
+            [] => "none".to_owned(),
+            names => names.join(", "),
+        };
+        return format!(
+            "their columns are {}, instead of {}",
+            told(&found_names),
+            told(&promised_names)
+        );
+    }
+    let pair = found.iter().zip(promised).find(|(found, promised)| found != promised);
+    let Some((found, promised)) = pair else { return "they differ in nothing".to_owned() };
+    let name = found.name();
+    if found.data_type() != promised.data_type() {
+        return format!(
+            "column `{name}` is {}, instead of {}",
+            found.data_type(),
+            promised.data_type()
+        );
+    }
+    match (found.is_nullable(), promised.is_nullable()) {
+        (true, false) => format!("column `{name}` may have nulls"),
+        (false, true) => format!("column `{name}` is not nullable, instead of nullable"),
+        _ => format!("the metadata of column `{name}`"),
+    }
+}
+
 /// Only the array crosses the boundary, so a batch of another schema must stop here.
 fn push(
     sink: *const abi::Sink,
@@ -269,11 +303,9 @@ fn push(
     let promised =
         schema.ok_or_else(|| Error::internal(format!("`{port}` is not a table output")))?;
     if rows.schema().fields() != promised.fields() {
-        let message = format!(
-            "rows pushed to `{port}` have the schema {:?}, but plan() promised {:?}",
-            rows.schema().fields(),
-            promised.fields()
-        );
+        let difference = difference(rows.schema().fields(), promised.fields());
+        let message =
+            format!("the rows pushed to `{port}` are not as plan() promised: {difference}");
         return Err(Error::internal(message));
     }
     // SAFETY: the host passes a sink that lives through the call, or null.
