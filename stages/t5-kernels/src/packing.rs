@@ -251,7 +251,7 @@ fn from_columns(to: &mut [f32], values: &[f32], layout: Layout, range: ColumnRan
             transpose(to, stride, columns, depth, inlined!(pairs_at, row, first));
         }
         Layout::Widened(_) => {
-            transpose(to, stride, columns, depth, inlined!(widened_at, row, first))
+            transpose(to, stride, columns, depth, inlined!(widened_at, row, first));
         }
     }
 }
