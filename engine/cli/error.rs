@@ -151,6 +151,7 @@ impl From<StoreError> for CliError {
             ),
             StoreError::Full { source, .. } => (OUT_OF_SPACE, more_room(source)),
             StoreError::PinName { .. } => (USAGE, ""),
+            StoreError::Taken { .. } => (USAGE, "name another directory with --store"),
             StoreError::NoBucket { .. } => (USAGE, "make it first, or name another one"),
             StoreError::Remote { .. } => {
                 (NODE_FAILED, "what is done stays: run again once it can be reached")

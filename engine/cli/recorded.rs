@@ -7,7 +7,7 @@ use paraloom_store::Store;
 use crate::args::PipelineArgs;
 use crate::commands::started;
 use crate::error::{CliError, NODE_FAILED, Result};
-use crate::place;
+use crate::{place, render};
 
 /// The store of a pipeline, and the run in it whose name is `run` or begins with it.
 pub(crate) fn open(args: &PipelineArgs, run: &str) -> Result<(Store, String)> {
@@ -45,6 +45,20 @@ pub(crate) fn find_run(store: &Store, id: &str) -> Result<String> {
                 .hint(format!("write more of one: {}", names.join(", "))))
         }
     }
+}
+
+/// Warns where a run was not of the pipeline called `name`: several may share a store.
+pub(crate) fn warn_of_another(store: &Store, run: &str, name: &str) -> Result<()> {
+    let run = store.runs()?.into_iter().find(|found| found.id == run);
+    if let Some((of, _)) = run.as_ref().and_then(started)
+        && of != name
+        && let Some(run) = run
+    {
+        let told =
+            format!("warning: run {} is of the pipeline `{of}`, and this is `{name}`", run.id);
+        render::note(&render::printable(&told));
+    }
+    Ok(())
 }
 
 /// The results of the run called `run`.

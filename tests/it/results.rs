@@ -239,6 +239,20 @@ fn runs_and_pins_are_objects_for_programs() {
     assert_eq!(lines[1]["set"]["least"], "5");
     assert!(lines[1]["ms"].is_u64() && lines[1]["started"].is_string(), "{printed}");
     assert_eq!((&lines[2]["pin"], &lines[2]["results"]), (&"kept".into(), &2.into()));
+    // Another pipeline that shares the store.
+    let id = lines[0]["run"].as_str().expect("a name");
+    let text = std::fs::read_to_string(project.file("p.yaml")).expect("it is there");
+    project.write("q.yaml", &text.replace("name: notes", "name: others"));
+    for args in
+        [&["diff", "q.yaml", "rows", "--run", id][..], &["report", "q.yaml", "--against", id]]
+    {
+        let said = project.transcript(args);
+        let warning = format!("run {id} is of the pipeline `notes`, and this is `others`");
+        assert!(said.starts_with("exit 0") && said.contains(&warning), "{said}");
+        assert!(
+            !project.transcript(&[&[args[0], "p.yaml"], &args[2..]].concat()).contains("warning")
+        );
+    }
 }
 
 #[test]

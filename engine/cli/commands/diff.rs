@@ -57,6 +57,7 @@ fn earlier(args: &DiffArgs, now: &Project, table_now: &TableRef) -> Result<(Stri
     let store = now.need_store()?;
     if let Some(id) = &args.run {
         let run = recorded::find_run(&store, id)?;
+        recorded::warn_of_another(&store, &run, &now.graph.name)?;
         let table = recorded::table(&store, &run, &args.node)?;
         return Ok((run, table));
     }

@@ -35,7 +35,8 @@ impl Order {
         let column = named(schema, &[name.to_owned()])?[0];
         let kind = schema.field(column).data_type();
         if kind.is_nested() {
-            let message = format!("`--sort {text}`: a column of type {kind} has no order");
+            let kind = paraloom_expr::type_name(kind);
+            let message = format!("`--sort {text}`: the column is {kind}, and has no order");
             return Err(CliError::usage(message).hint("sort by numbers, texts or times"));
         }
         Ok(Self { column, descending })

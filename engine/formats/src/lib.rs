@@ -37,7 +37,7 @@ pub fn unsupported(schema: &Schema, format: Format) -> Option<(&str, String, &'s
         match format {
             Format::Delimited if is_nested(kind) => Some((
                 field.name().as_str(),
-                format!("{kind}, and a cell is one value"),
+                format!("{}, and a cell is one value", nested_name(kind)),
                 "write JSON lines or Parquet, or load it with `nested: json`",
             )),
             Format::JsonLines => {
@@ -51,6 +51,18 @@ pub fn unsupported(schema: &Schema, format: Format) -> Option<(&str, String, &'s
             Format::Delimited => None,
         }
     })
+}
+
+/// A nested type, as a person calls it.
+fn nested_name(kind: &DataType) -> &'static str {
+    match kind {
+        DataType::Dictionary(_, value) => nested_name(value),
+        DataType::RunEndEncoded(_, values) => nested_name(values.data_type()),
+        DataType::Struct(_) => "a struct",
+        DataType::Map(..) => "a map",
+        DataType::Union(..) => "of several types",
+        _ => "a list",
+    }
 }
 
 fn is_nested(kind: &DataType) -> bool {

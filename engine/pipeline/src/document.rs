@@ -266,7 +266,14 @@ impl Reader<'_> {
             Value::Null => Some(Vec::new()),
             Value::Unknown => None,
             _ => {
-                self.error(format!("{what} must be a mapping, not {}", tree.kind()), tree.span);
+                let message = format!("{what} must be a mapping, not {}", tree.kind());
+                let hint = match what {
+                    "`inputs`" => Some("write `{ PORT: NODE }`, such as `{ rows: corpus }`"),
+                    "`vars`" => Some("write `{ NAME: VALUE }`"),
+                    _ => None,
+                };
+                let error = Diagnostic::error(message, tree.span);
+                self.errors.push(error.maybe_hint(hint.map(str::to_owned)));
                 None
             }
         }

@@ -216,6 +216,17 @@ impl Disk {
         path.starts_with(&self.tmp)
     }
 
+    /// Whether a path is one that [`Disk::write_whole`] has for a file until it is whole.
+    pub(crate) fn is_unfinished_file(&self, path: &Path) -> bool {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        self.is_unfinished(path)
+            && name.strip_prefix("file-").is_some_and(|name| {
+                let parts = name.split('-').collect::<Vec<_>>();
+                parts.len() == 3
+                    && parts.iter().all(|part| part.bytes().all(|byte| byte.is_ascii_hexdigit()))
+            })
+    }
+
     /// Writes a file that appears whole or not at all, and survives a power cut.
     pub(crate) fn write_atomic(&self, path: &Path, bytes: &[u8]) -> Result<()> {
         self.write_whole(path, bytes)?;

@@ -50,6 +50,14 @@ pub enum StoreError {
         /// What it should say.
         wanted: &'static str,
     },
+    /// A directory that is no store has something where a store would keep its own.
+    #[error("{} is no store, and has `{what}` where a store would keep its own", path.display())]
+    Taken {
+        /// The directory.
+        path: PathBuf,
+        /// What is in it.
+        what: String,
+    },
     /// Another process holds a lock.
     #[error("{} is in use by {holder}", path.display())]
     Locked {

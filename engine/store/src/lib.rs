@@ -80,6 +80,8 @@ use serde::de::DeserializeOwned;
 
 /// The version of the layout.
 pub const FORMAT: &str = "paraloom store 1";
+/// Files and directories beside `results`, `runs` and `tmp`, which come once the store has a format.
+const OWN_FILES: [&str; 5] = ["lock", "pins", "digests.json", "keys.json", "hub.json"];
 const FORMAT_LINE: &str = "paraloom store 1\n";
 
 /// A directory of results, or a bucket of them with a directory of what of it is on this machine.
@@ -106,6 +108,7 @@ impl Store {
         store.disk.sync(&store.root)?;
         if store.format()?.is_none() {
             store.refuse_results_of_unknown_format()?;
+            store.refuse_what_is_of_others()?;
             for dir in ["results", "runs", "tmp"] {
                 store.disk.create_dir_all(&store.root.join(dir))?;
             }
@@ -173,6 +176,23 @@ impl Store {
             "it is missing, though there are results; if they are of this version, put the line `{FORMAT}` there"
         );
         Err(StoreError::damaged(&self.root.join("FORMAT"), reason))
+    }
+
+    /// A store empties, replaces and removes what has the names of its own files, and may begin only where there is none. Of a store
+    /// that was begun and never finished there are empty directories and perhaps an unfinished file.
+    fn refuse_what_is_of_others(&self) -> Result<()> {
+        let own = |name: &str| self.disk.list(&self.root.join(name));
+        let is_foreign = |path: &PathBuf| !self.disk.is_unfinished_file(path);
+        let within = own("runs")?.into_iter().chain(own("tmp")?).find(is_foreign);
+        let is_own = |path: &PathBuf| OWN_FILES.iter().any(|name| path.ends_with(name));
+        let beside = self.disk.list(&self.root)?.into_iter().find(is_own);
+        let Some(found) = within.or(beside) else { return Ok(()) };
+        if self.format()?.is_some() {
+            // Another process has made the store meanwhile.
+            return Ok(());
+        }
+        let what = found.strip_prefix(&self.root).unwrap_or(&found).display().to_string();
+        Err(StoreError::Taken { path: self.root.clone(), what })
     }
 
     /// Where it is on this machine.

@@ -506,6 +506,37 @@ fn results_without_a_format_are_refused() {
     assert!(Store::open(store.root()).expect("no trouble").is_none());
 }
 
+/// `gc` would remove it, or the store would write over it.
+#[test]
+fn a_directory_of_others_becomes_no_store() {
+    for (name, content) in [
+        ("tmp/mine", "x"),
+        ("tmp/file-of-mine", "x"),
+        ("runs/mine/log", "x"),
+        ("lock", "x"),
+        ("keys.json", "{}"),
+        ("digests.json", "{}"),
+        ("pins/mine", "x"),
+    ] {
+        let dir = scratch();
+        let path = dir.path().join(name);
+        std::fs::create_dir_all(path.parent().expect("a folder")).expect("it is ours");
+        std::fs::write(&path, content).expect("it is ours");
+        let error = Store::create(dir.path()).expect_err(name).to_string();
+        assert!(error.contains(" is no store, and has `"), "{name}: {error}");
+        assert_eq!(std::fs::read_to_string(&path).expect("it stays"), content);
+        assert!(!dir.path().join("FORMAT").exists());
+    }
+    // What is beside all of that, and what a killed process has left of a store that it began.
+    let dir = scratch();
+    for folder in ["results", "runs", "tmp", "mine"] {
+        std::fs::create_dir_all(dir.path().join(folder)).expect("it is ours");
+    }
+    std::fs::write(dir.path().join("tmp/file-4711-1b2c3d-0"), "parlo").expect("it is ours");
+    std::fs::write(dir.path().join("mine/file"), "x").expect("it is ours");
+    Store::create(dir.path()).expect("it was begun");
+}
+
 #[test]
 fn a_newer_format_is_refused_with_both_versions() {
     let dir = scratch();

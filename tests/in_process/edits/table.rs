@@ -39,6 +39,7 @@ pub(crate) enum Layout {
 
 /// How a file of text is written where its rows are the same.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a choice of its own")]
 pub(crate) struct Dress {
     /// Lines above the table, and below it.
     pub(crate) titles: usize,

@@ -42,7 +42,11 @@ pub(crate) fn run(args: &ReportArgs, stages: &StageArgs) -> Result<ExitCode> {
     let (graph, store, lookup) = (&finished.graph, &finished.store, finished.lookup()?);
     let history = History::of(store, &graph.name, finished.run())?;
     let before = match &args.against {
-        Some(run) => Some(Before::read(store, recorded::find_run(store, run)?, &history)?),
+        Some(run) => {
+            let run = recorded::find_run(store, run)?;
+            recorded::warn_of_another(store, &run, &graph.name)?;
+            Some(Before::read(store, run, &history)?)
+        }
         None => None,
     };
     let mut subject = Subject {

@@ -59,7 +59,7 @@ impl Encoding {
             encoding_rs::Encoding::for_label_no_replacement(alias.unwrap_or(&lower).as_bytes());
         found.map(Self::Known).ok_or_else(|| {
             let error = Error::config(format!("there is no encoding `{label}`")).at("/encoding");
-            match nearest(&lower, COMMON.into_iter()) {
+            match nearest(&lower, COMMON) {
                 Some(near) => error.hint(format!("did you mean `{near}`?")),
                 None => error.hint(format!(
                     "there are {} and the others that browsers know",
