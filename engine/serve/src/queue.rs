@@ -226,9 +226,10 @@ impl Queue {
         let own = &mut state.loads[model];
         own.rows += load.rows;
         own.tokens += load.tokens;
-        let _place = Place { queue: Arc::clone(&self.0), model, load };
+        let place = Place { queue: Arc::clone(&self.0), model, load };
         let (next, done) = (0, Vec::new());
-        let job = Job { model, rows, ids, tokens, parameters, factor, next, done, reply, _place };
+        let job =
+            Job { model, rows, ids, tokens, parameters, factor, next, done, reply, _place: place };
         state.jobs.push_back(job);
         drop(state);
         self.0.more.notify_one();
