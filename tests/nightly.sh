@@ -27,6 +27,11 @@ if [ "${1:-}" != middle ]; then
   tests/coverage/run.sh
 fi
 
+# The archive that users install, in a bare Debian 11.
+if [ "${1:-}" != middle ]; then
+  tests/dist/run.sh || [ $? = 75 ]
+fi
+
 # Workers as a job array of Slurm, where its packages are (slurmctld, slurmd, slurm-client).
 if [ "${1:-}" != middle ]; then
   tests/slurm/run.sh || [ $? = 75 ]

@@ -241,3 +241,57 @@ fn the_page_is_small_whatever_the_data() {
     assert_sound(&page);
     assert!(page.contains("more characters)") && page.contains("of 3,000 rows"));
 }
+
+/// A run that failed is told as one, at the node that failed; once it is mended, nothing is left of that.
+#[test]
+fn what_failed_is_told_where_it_failed() {
+    let pipeline = "paraloom: 1\nname: odd\nnodes:\n  rows: { stage: load, with: { from: rows.csv } }\n  \
+        sized: { stage: derive, inputs: { rows: rows }, with: { columns: { size: 'length(text) * 9000000000000000000' } } }\n  \
+        kept: { stage: threshold, inputs: { rows: sized }, with: { keep: 'size > 0' } }\n\
+        expect: [ { node: kept, least: 1 } ]\n";
+    let project = Project::new(pipeline);
+    project.write("rows.csv", "text\nabc\n<b>\u{202e}\n");
+    assert_eq!(project.run(&["run", "p.yaml"]).status.code(), Some(1));
+    let page = report(&project, &[]);
+    assert_sound(&page);
+    assert!(page.contains("badge bad\">failed<"), "{page}");
+    let rows = work(&page);
+    let outcomes: Vec<_> = rows.iter().map(|row| row[1].as_str()).collect();
+    assert_eq!(outcomes[0], "2 rows");
+    assert!(outcomes[1].starts_with("failed: ") && outcomes[1].contains("64 bits"), "{outcomes:?}");
+    assert_eq!(outcomes[2], "not done yet");
+    assert!(page.contains("class=\"node failed\""), "the drawing shows it");
+    project.write("p.yaml", &pipeline.replace(" * 9000000000000000000", ""));
+    project.ok(&["run", "p.yaml"]);
+    let page = report(&project, &[]);
+    assert!(page.contains("badge good\">complete<") && !page.contains("failed: "), "{page}");
+    // Of a table without rows there is nothing to show but that.
+    let data = section(&page, "data");
+    assert!(plain(data).contains("kept.rejected no rows"), "{}", plain(data));
+    assert!(!data.contains("Rows of kept.rejected"), "{data}");
+}
+
+/// Of many tables that nobody reads the first are shown, and how many there are beside them.
+#[test]
+fn many_tables_are_not_all_shown() {
+    let mut pipeline =
+        "paraloom: 1\nname: many\nnodes:\n  rows: { stage: load, with: { from: rows.csv } }\n"
+            .to_owned();
+    for number in 0..40 {
+        pipeline += &format!(
+            "  n{number}: {{ stage: derive, inputs: {{ rows: rows }}, with: {{ columns: {{ \"<i>{number}\": length(text) }} }} }}\n"
+        );
+    }
+    let project = Project::new(&pipeline);
+    project.write("rows.csv", "text\nabc\n");
+    project.ok(&["run", "p.yaml"]);
+    let page = report(&project, &[]);
+    assert_sound(&page);
+    assert_eq!(page.matches("<table class=\"rows\"").count(), 12);
+    assert!(
+        plain(&page).contains("28 more tables are left out"),
+        "{}",
+        plain(section(&page, "data"))
+    );
+    assert_eq!(work(&page).len(), 41);
+}

@@ -125,12 +125,11 @@ fn chosen(project: &Project, args: &ServeArgs) -> Result<Vec<Chosen>> {
 fn model(graph: &Graph, name: &str) -> Result<Endpoint> {
     let node = find_node(graph, name.split_once('.').map_or(name, |(node, _)| node))?;
     let is_model = |endpoint: &Endpoint| graph.schema(*endpoint).is_none();
-    let found = match name.contains('.') {
-        true => Some(graph.endpoint(name).map_err(CliError::usage)?).filter(is_model),
-        false => {
-            let ports = 0..graph.node(node).outputs.len();
-            ports.map(|port| Endpoint { node, port }).find(is_model)
-        }
+    let found = if name.contains('.') {
+        Some(graph.endpoint(name).map_err(CliError::usage)?).filter(is_model)
+    } else {
+        let ports = 0..graph.node(node).outputs.len();
+        ports.map(|port| Endpoint { node, port }).find(is_model)
     };
     found.ok_or_else(|| {
         let makes = |index: &NodeIndex| graph.node(*index).outputs.iter().any(Option::is_none);

@@ -17,12 +17,7 @@ const EXAMPLES: usize = 5;
 const LONGEST: usize = 160;
 
 /// Hints for the page of a chain of nodes.
-pub(super) fn hints(
-    project: &Project,
-    graph: &Graph,
-    nodes: &[NodeIndex],
-    chain: &Chain,
-) -> Hints {
+pub(super) fn hints(project: &Project, graph: &Graph, nodes: &[NodeIndex], chain: &Chain) -> Hints {
     let outputs = chain.outputs();
     let columns = outputs.iter().flat_map(|(_, schema)| own_names(schema).map(str::to_owned));
     let mut named: Vec<ColumnHint> = Vec::new();

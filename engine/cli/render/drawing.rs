@@ -27,6 +27,7 @@ const SWEEPS: usize = 12;
 pub(crate) enum State {
     Done,
     Partial,
+    Failed,
     Missing,
 }
 
@@ -35,6 +36,7 @@ impl State {
         match self {
             Self::Done => "done",
             Self::Partial => "partial",
+            Self::Failed => "failed",
             Self::Missing => "missing",
         }
     }
@@ -43,6 +45,7 @@ impl State {
         match self {
             Self::Done => "done",
             Self::Partial => "partly done",
+            Self::Failed => "failed",
             Self::Missing => "not done yet",
         }
     }

@@ -25,6 +25,8 @@ pub(crate) struct Report {
     pub(crate) findings: Vec<Finding>,
     pub(crate) examples: Vec<Examples>,
     pub(crate) tables: Vec<Table>,
+    /// Tables that are left out.
+    pub(crate) more_tables: usize,
     pub(crate) training: Vec<Group>,
     pub(crate) nodes: Vec<NodeLine>,
     pub(crate) more_nodes: usize,

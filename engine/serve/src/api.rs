@@ -41,6 +41,12 @@ pub(crate) fn is_health_check(path: &str) -> bool {
     [LIVEZ, READYZ].contains(&path)
 }
 
+/// Whether what is posted there waits in the queue. The form of the page does too, but gets a page in any case.
+pub(crate) fn takes_work(path: &str) -> bool {
+    ["/v1/rows", "/v1/completions", "/generate_stream"].contains(&path)
+        || path.starts_with("/models/")
+}
+
 /// All routes.
 pub(crate) fn router(shared: &Arc<Shared>) -> Router {
     Router::new()

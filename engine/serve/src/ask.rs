@@ -43,7 +43,7 @@ pub(crate) async fn read_any(shared: &Shared, request: Request<Body>) -> Result<
     shared.budget.read(&head, body).await
 }
 
-fn full() -> Problem {
+pub(crate) fn full() -> Problem {
     Problem::busy("too many rows are waiting; try again in a second")
 }
 

@@ -38,10 +38,7 @@ pub(crate) async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
 }
 
 /// What the model that the address names takes and gives; without a name, the first, and which others there are.
-pub(crate) async fn info(
-    State(shared): State<Arc<Shared>>,
-    uri: Uri,
-) -> Result<Response, Problem> {
+pub(crate) async fn info(State(shared): State<Arc<Shared>>, uri: Uri) -> Result<Response, Problem> {
     let named = Query::of(&uri)?.model.map_or(Value::Null, Value::from);
     let model = shared.models.get(shared.models.chosen(&named)?);
     let mut told = model.json();

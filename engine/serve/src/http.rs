@@ -21,7 +21,9 @@ use tokio::task::yield_now;
 
 use crate::api::is_health_check;
 use crate::connection::{Activity, InRequest, Stream};
+use crate::middleware::refused_at_once;
 use crate::problem::of_http2;
+use crate::shared::Shared;
 
 /// Bytes of the head of a request at most.
 const MAX_HEAD: usize = 64 << 10;
@@ -108,6 +110,8 @@ pub(crate) struct Requests {
     pub(crate) router: TowerToHyperService<Router>,
     pub(crate) activity: Arc<Activity>,
     pub(crate) peer: Peer,
+    /// Where requests for work may be refused before they are routed.
+    pub(crate) shared: Option<Arc<Shared>>,
     /// Places for requests that begin.
     pub(crate) begun: Arc<Semaphore>,
 }
@@ -125,6 +129,7 @@ impl Service<Request<Incoming>> for Requests {
         request.extensions_mut().insert(self.peer);
         let has_body = !request.body().is_end_stream();
         let (router, activity) = (self.router.clone(), Arc::clone(&self.activity));
+        let shared = self.shared.clone();
         let begun = (!is_health_check(request.uri().path())).then(|| Arc::clone(&self.begun));
         Box::pin(async move {
             let in_request = activity.request(has_body);
@@ -133,6 +138,10 @@ impl Service<Request<Incoming>> for Requests {
             if let Some(begun) = begun {
                 let _place = begun.acquire().await;
                 yield_now().await;
+            }
+            let refused = shared.and_then(|shared| refused_at_once(&shared, &request));
+            if let Some(response) = refused {
+                return Ok(response.map(|body| Answer { body, _in_request: in_request }));
             }
             let request = request.map(|body| Asked { body, activity });
             let response = router.call(request).await?;

@@ -61,6 +61,7 @@ pub(crate) async fn listen(
     let deadlines = Deadlines { head: HEAD_TIMEOUT, idle: keep_alive, write: WRITE_TIMEOUT };
     let acceptor = Acceptor {
         router: router(&shared),
+        shared: Arc::clone(&shared),
         overload: overload(&shared),
         metrics: Arc::clone(&shared.metrics),
         deadlines,
@@ -114,6 +115,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 struct Acceptor {
+    shared: Arc<Shared>,
     router: Router,
     overload: Router,
     metrics: Arc<Metrics>,
@@ -184,6 +186,7 @@ impl Acceptor {
             router: TowerToHyperService::new(router.clone()),
             activity: Arc::clone(activity),
             peer: Peer(peer),
+            shared: listed.is_some().then(|| Arc::clone(&self.shared)),
             begun: Arc::clone(&self.begun),
         };
         let stream = Stream::new(stream, Arc::clone(activity), deadlines);

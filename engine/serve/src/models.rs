@@ -16,8 +16,8 @@ impl Models {
         }
         let mut names: Vec<_> = models.iter().map(|about| about.name.as_str()).collect();
         names.sort_unstable();
-        if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
-            return Err(ServeError::Models(format!("two models are called `{}`", twice[0])));
+        if let Some([twice, ..]) = names.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Err(ServeError::Models(format!("two models are called `{twice}`")));
         }
         Ok(Self(models))
     }

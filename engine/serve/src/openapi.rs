@@ -56,7 +56,8 @@ pub(crate) fn document(models: &Models, asks_for_token: bool) -> Value {
         operation["parameters"] = in_address.clone();
     }
     paths.insert("/v1/rows".to_owned(), json!({"post": operation}));
-    let with_texts: Vec<_> = all.iter().filter_map(|about| Some((about, Texts::of(about).ok()?))).collect();
+    let with_texts: Vec<_> =
+        all.iter().filter_map(|about| Some((about, Texts::of(about).ok()?))).collect();
     if let Some((_, texts)) = with_texts.first() {
         let names: Vec<_> = with_texts.iter().map(|(about, _)| about.name.as_str()).collect();
         text_paths(&mut paths, texts, &names, &parameters, models.are_several());

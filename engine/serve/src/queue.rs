@@ -226,9 +226,10 @@ impl Queue {
         let own = &mut state.loads[model];
         own.rows += load.rows;
         own.tokens += load.tokens;
-        let _place = Place { queue: Arc::clone(&self.0), model, load };
+        let place = Place { queue: Arc::clone(&self.0), model, load };
         let (next, done) = (0, Vec::new());
-        let job = Job { model, rows, ids, tokens, parameters, factor, next, done, reply, _place };
+        let job =
+            Job { model, rows, ids, tokens, parameters, factor, next, done, reply, _place: place };
         state.jobs.push_back(job);
         drop(state);
         self.0.more.notify_one();
@@ -544,7 +545,8 @@ mod tests {
     fn models_take_turns() {
         let queue = Queue::new(Limits { together: vec![true, false, true], ..limits() });
         let many: Vec<_> = (0..20).map(|row| format!("a{row}")).collect();
-        let many: Vec<_> = many.iter().map(|id| queue.push(rows(&[id], 1, "")).expect("room")).collect();
+        let many: Vec<_> =
+            many.iter().map(|id| queue.push(rows(&[id], 1, "")).expect("room")).collect();
         let few = [
             queue.push(rows_for(2, &["c"], 1, "")).expect("room"),
             queue.push(rows_for(1, &["b", "d"], 1, "")).expect("room"),
@@ -574,7 +576,8 @@ mod tests {
             let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
             queue.push(rows_for(model, &ids, tokens, ""))
         };
-        let _waiting = [push(&queue, 0, 10, 1).expect("room"), push(&queue, 0, 65, 1).expect("room")];
+        let _waiting =
+            [push(&queue, 0, 10, 1).expect("room"), push(&queue, 0, 65, 1).expect("room")];
         assert_eq!(push(&queue, 0, 1, 1).err(), Some(Refused::Full));
         assert!(!queue.is_full(), "the other model has room");
         let _other = push(&queue, 1, 20, 1).expect("room");

@@ -352,3 +352,43 @@ fn a_request_may_set_parameters() {
         assert!(answer.contains(said), "{answer}");
     }
 }
+
+/// While the queue is full, most requests are refused before they are routed; what they get is what the routes give.
+#[test]
+fn what_is_refused_at_once_is_refused_alike() {
+    let (server, open) = serve_gated(Settings { queue: 1, ..settings() });
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| server.rows(r#"{"rows": [{"text": "a"}]}"#));
+        wait_for(&server, "paraloom_waiting_rows 1");
+        let good = post(r#"{"rows": [{"text": "b"}]}"#);
+        let with =
+            |header: &str| good.replace("Host: localhost", &format!("Host: localhost\r\n{header}"));
+        let said = |request: &str| {
+            let answer = server.send(request);
+            let is_kept =
+                |line: &&str| !line.starts_with("date: ") && !line.starts_with("x-request-id: ");
+            let mut lines: Vec<_> = answer.lines().filter(is_kept).map(str::to_owned).collect();
+            lines.sort_unstable();
+            lines.join("\n")
+        };
+        let at_once = said(&good);
+        assert!(
+            at_once.contains("HTTP/1.1 429 ") && at_once.contains("retry-after: 1"),
+            "{at_once}"
+        );
+        assert_eq!(said(&with("Origin: http://localhost")), at_once);
+        assert!(server.send(with("X-Request-Id: mine")).contains("x-request-id: mine"));
+        for (request, expected) in [
+            (with("Origin: http://evil.example"), "403 cross_site"),
+            (good.replace("Host: localhost", "Host: evil.example"), "403 wrong_host"),
+            (good.replace("/v1/rows", "/models/any"), "429 busy"),
+            (good.replace("/v1/rows", "/v1/info"), "405 method_not_allowed"),
+            (good.replace("/v1/rows", "/v2/rows"), "404 not_found"),
+        ] {
+            assert_eq!(outcome(&server.send(&request)), expected, "{request}");
+        }
+        wait_for(&server, "paraloom_refused_total{reason=\"busy\"} 4");
+        open.send(()).expect("it runs");
+        assert_eq!(first.join().expect("an answer").0, 200);
+    });
+}

@@ -54,7 +54,10 @@ fn a_request_chooses_its_model() {
         let is_found = text == expected || text.contains(&format!("\"text\":\"{expected}\""));
         assert!(is_found, "{path} {body}: {text}");
     }
-    assert_eq!(ask(&server, "/v1/completions", JSON, r#"{"prompt": "a", "model": "louder"}"#).1["model"], "louder");
+    assert_eq!(
+        ask(&server, "/v1/completions", JSON, r#"{"prompt": "a", "model": "louder"}"#).1["model"],
+        "louder"
+    );
 }
 
 #[test]
@@ -99,7 +102,10 @@ fn the_server_tells_its_models() {
     assert_eq!(ids.collect::<Vec<_>>(), ["loud", "louder", "loudest"]);
     assert_eq!(get("/v1/models/louder")["id"], "louder");
     let info = get("/v1/info?model=louder");
-    assert_eq!((&info["model"], &info["models"]), (&json!("louder"), &json!(["loud", "louder", "loudest"])));
+    assert_eq!(
+        (&info["model"], &info["models"]),
+        (&json!("louder"), &json!(["loud", "louder", "loudest"]))
+    );
     assert_eq!(get("/v1/info")["model"], "loud");
     let document = get("/openapi.json");
     let schema = |path: &str| {

@@ -17,6 +17,8 @@ use crate::render::{self, Chart, Column, Finding, Histogram, Reason, Table, numb
 
 /// Rows of a table, where the pipeline does not say.
 const ROWS: usize = 10;
+/// Tables, where the pipeline does not say which.
+const TABLES: usize = 12;
 /// Reasons of one node.
 const REASONS: usize = 8;
 /// Nodes whose rejected rows are looked at.
@@ -233,18 +235,22 @@ impl Subject<'_> {
         Ok(findings)
     }
 
-    /// The tables that the pipeline wants shown, or else those that no other node reads.
-    pub(super) fn tables(&self) -> Result<Vec<Table>> {
-        let mut tables = Vec::new();
+    /// The tables that the pipeline wants shown, or else those that no other node reads, and how many of these are left out.
+    pub(super) fn tables(&self) -> Result<(Vec<Table>, usize)> {
+        let (mut tables, mut more) = (Vec::new(), 0);
         for show in &self.graph.show {
             tables.extend(self.rows_of(show.endpoint, &show.name, &show.columns, show.limit)?);
         }
         if !self.graph.show.is_empty() {
-            return Ok(tables);
+            return Ok((tables, 0));
         }
         for index in self.graph.order() {
             let node = self.graph.node(*index);
-            if !self.graph.readers(*index).is_empty() || tables.len() >= self.sizes.charts {
+            if !self.graph.readers(*index).is_empty() {
+                continue;
+            }
+            if tables.len() >= TABLES {
+                more += self.tables_of(*index).len();
                 continue;
             }
             for (port, info) in node.stage.outputs.iter().enumerate() {
@@ -252,7 +258,7 @@ impl Subject<'_> {
                 tables.extend(self.rows_of(Endpoint { node: *index, port }, &name, &[], ROWS)?);
             }
         }
-        Ok(tables)
+        Ok((tables, more))
     }
 
     fn rows_of(

@@ -141,6 +141,16 @@ impl History {
         Some(Span { from, ms: since(to.time).saturating_sub(from) })
     }
 
+    /// Why a node failed in the run.
+    pub(super) fn failure(&self, node: &str) -> Option<&str> {
+        self.run.as_ref()?.events.iter().find_map(|line| match &line.event {
+            Event::NodeFailed { node: failed, message, .. } if failed == node => {
+                Some(message.as_str())
+            }
+            _ => None,
+        })
+    }
+
     /// How long the run took or has taken so far, in milliseconds.
     pub(super) fn length(&self) -> u64 {
         let ends =
@@ -205,6 +215,7 @@ mod tests {
             finished(100, 1),
             finished(300, 2),
             finished(1, 0),
+            Event::NodeFailed { node: "c".to_owned(), message: "no".to_owned(), hint: None },
             Event::RunFinished { outcome: Outcome::Done, ms: 400 },
         ] {
             log.write(&Logged::now(Some(log.id()), event));
@@ -214,6 +225,7 @@ mod tests {
         assert_eq!((made.ms, made.found, made.peak_memory), (300, 2, Some(7)));
         assert_eq!(made.run, log.id());
         assert!(history.span("a").is_some() && history.span("b").is_none());
+        assert_eq!(["a", "c"].map(|node| history.failure(node)), [None, Some("no")]);
         let told = history.told().expect("a run");
         assert!(told.starts_with("run of 20") && told.ends_with("UTC: done in 400 ms"), "{told}");
         assert!(History::of(&store, "q", None).expect("no trouble").run().is_none());

@@ -45,7 +45,11 @@ impl Subject<'_> {
             let node = self.graph.node(endpoint.node);
             let (name, stage) = (self.cut(&node.name), node.stage.name.clone());
             let Some(now) = rows[at] else {
-                let (count, note) = ("not done yet".to_owned(), String::new());
+                let count = match self.failure(endpoint.node) {
+                    Some(_) => "failed".to_owned(),
+                    None => "not done yet".to_owned(),
+                };
+                let note = String::new();
                 steps.push(Step { name, stage, count, width: 0.0, note, kind: "missing" });
                 continue;
             };
@@ -102,7 +106,7 @@ impl Subject<'_> {
             return String::new();
         };
         let new = own_names(now).filter(|name| before.index_of(name).is_err());
-        let new: Vec<_> = new.take(4).collect();
+        let new: Vec<_> = new.take(4).map(|name| self.cut(name)).collect();
         if new.is_empty() { "all".to_owned() } else { format!("all, with {}", new.join(", ")) }
     }
 

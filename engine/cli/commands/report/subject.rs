@@ -79,7 +79,9 @@ impl Subject<'_> {
             graph.order().iter().filter(|node| self.lookup.complete(**node).is_some()).count();
         let of = graph.order().len();
         let unmet = expectations.iter().filter(|check| check.met == Some(false)).count();
+        let failed = graph.order().iter().filter(|node| self.failure(**node).is_some()).count();
         let (kind, word) = match (done == of, unmet) {
+            _ if failed > 0 => ("bad", "failed".to_owned()),
             (true, 0) => ("good", "complete".to_owned()),
             (true, 1) => ("bad", "1 expectation is not met".to_owned()),
             (true, unmet) => ("bad", format!("{unmet} expectations are not met")),
@@ -88,6 +90,7 @@ impl Subject<'_> {
         let status = Badge { kind, word, detail: format!("{done} of {of} nodes are done") };
         let chain = self.main_chain();
         let nodes: Vec<_> = graph.order().iter().take(self.sizes.nodes).collect();
+        let (tables, more_tables) = self.tables()?;
         let report = Report {
             name: self.name(),
             version: env!("CARGO_PKG_VERSION"),
@@ -103,7 +106,8 @@ impl Subject<'_> {
             reasons: self.reasons(&chain)?,
             findings: self.findings(&chain)?,
             examples: self.examples(&chain)?,
-            tables: self.tables()?,
+            tables,
+            more_tables,
             training: self.training()?,
             nodes: nodes.into_iter().map(|node| self.node_line(*node)).collect(),
             more_nodes: of.saturating_sub(self.sizes.nodes),

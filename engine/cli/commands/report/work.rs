@@ -13,10 +13,17 @@ const SHORT: usize = 12;
 const THIN: f64 = 0.4;
 
 impl Subject<'_> {
+    /// Why a node failed, if the run left it so.
+    pub(super) fn failure(&self, index: NodeIndex) -> Option<&str> {
+        let is_done = self.lookup.complete(index).is_some();
+        self.history.failure(&self.graph.node(index).name).filter(|_| !is_done)
+    }
+
     /// How far a node is.
     pub(super) fn state(&self, index: NodeIndex) -> State {
         match self.lookup.found(index) {
             Found::Complete(_) => State::Done,
+            _ if self.failure(index).is_some() => State::Failed,
             Found::Partial { parts, .. } if parts.0 > 0 => State::Partial,
             _ => State::Missing,
         }
@@ -39,6 +46,10 @@ impl Subject<'_> {
                     format!("{} of {} parts", parts.0, parts.1)
                 }
                 _ => "not done yet".to_owned(),
+            };
+            let outcome = match self.failure(index) {
+                Some(why) => format!("failed: {}", self.cut(why)),
+                None => outcome,
             };
             let (time, reused, memory, key) = Default::default();
             return NodeLine { name, stage, outcome, state, time, reused, memory, key, bar };

@@ -294,10 +294,8 @@ impl Page {
         // Before anything was asked, all are to be compared.
         let is_chosen = |number: usize| !filled.is_sent || chosen.contains(&number);
         let choices = self.models.iter().enumerate();
-        let choices = choices.map(|(number, shown)| Choice {
-            name: &shown.name,
-            is_chosen: is_chosen(number),
-        });
+        let choices = choices
+            .map(|(number, shown)| Choice { name: &shown.name, is_chosen: is_chosen(number) });
         if self.models.len() > 1 {
             body["model"] = self.models[chosen[0]].name.as_str().into();
         }
@@ -515,7 +513,13 @@ mod tests {
         let filled = page.fill(b"source=a+b&model=%3Cnew%3E&model=base");
         assert_eq!(page.models(&filled), [0, 1]);
         let outcomes = [
-            (0, Ok(vec![rows("a c", 4.5, None), rows("a d", 1.0, Some("not stsb >= 4 (stsb = 1)"))])),
+            (
+                0,
+                Ok(vec![
+                    rows("a c", 4.5, None),
+                    rows("a d", 1.0, Some("not stsb >= 4 (stsb = 1)")),
+                ]),
+            ),
             (1, Ok(vec![rows("a e", 4.1, None), rows("f", 1.0, None).slice(0, 0)])),
         ];
         let html = page.filled("host:1", &filled, &outcomes);

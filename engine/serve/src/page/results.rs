@@ -449,10 +449,7 @@ mod tests {
         let (one, other) = (&one.columns[0], &other.columns[0]);
         assert_eq!((one.len(), other.len()), (2, 1));
         assert_eq!(one[0].is_kept, Some(true));
-        assert_eq!(
-            one[1].reasons,
-            ["Similarity 3.25 is below 4", "not good English", "else"]
-        );
+        assert_eq!(one[1].reasons, ["Similarity 3.25 is below 4", "not good English", "else"]);
         assert_eq!(one[1].others, r#"["not good English","else"]"#);
         assert_eq!(one[1].values, r#"{"stsb":3.25}"#);
         assert_eq!(other[0].values, r#"{"stsb":null}"#);
