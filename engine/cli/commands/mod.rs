@@ -38,6 +38,7 @@ pub(crate) use query::find_table;
 pub(crate) use run::find_node;
 pub(crate) use status::started;
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::CommandFactory;
@@ -110,7 +111,11 @@ pub(crate) fn suggest_pipeline(mut error: clap::Error) -> clap::Error {
     let names = std::fs::read_dir(".").into_iter().flatten().flatten();
     let names = names.filter_map(|entry| entry.file_name().into_string().ok());
     let mut names: Vec<String> = names
-        .filter(|name| name.ends_with(".yaml") || name.ends_with(".yml"))
+        .filter(|name| {
+            Path::new(name)
+                .extension()
+                .is_some_and(|extension| extension == "yaml" || extension == "yml")
+        })
         .map(|name| format!("`{name}`"))
         .collect();
     names.sort();
