@@ -270,8 +270,11 @@ mod tests {
     #[test]
     fn what_needs_a_newer_c_library_is_told() {
         let file = std::env::temp_dir().join(format!("paraloom-dist-{}", std::process::id()));
-        fs::write(&file, b"\x7fELF\0GLIBC_2.2.5\0GLIBC_2.31\0GLIBC_2.34\0GLIBC_PRIVATE\0GLIBC_2.34\0")
-            .expect("it can be written");
+        fs::write(
+            &file,
+            b"\x7fELF\0GLIBC_2.2.5\0GLIBC_2.31\0GLIBC_2.34\0GLIBC_PRIVATE\0GLIBC_2.34\0",
+        )
+        .expect("it can be written");
         let said = too_new(&file).expect("it can be read");
         fs::remove_file(&file).expect("it is there");
         assert_eq!(said, [format!("{} needs GLIBC_2.34", file.display())]);
