@@ -45,12 +45,11 @@ impl Subject<'_> {
             let node = self.graph.node(endpoint.node);
             let (name, stage) = (self.cut(&node.name), node.stage.name.clone());
             let Some(now) = rows[at] else {
-                let count = match self.failure(endpoint.node) {
-                    Some(_) => "failed".to_owned(),
-                    None => "not done yet".to_owned(),
+                let (count, kind) = match self.failure(endpoint.node) {
+                    Some(_) => ("failed".to_owned(), "missing failed"),
+                    None => ("not done yet".to_owned(), "missing"),
                 };
-                let note = String::new();
-                steps.push(Step { name, stage, count, width: 0.0, note, kind: "missing" });
+                steps.push(Step { name, stage, count, width: 0.0, note: String::new(), kind });
                 continue;
             };
             let before = if at > 0 { rows[at - 1] } else { None };

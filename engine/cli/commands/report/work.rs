@@ -48,7 +48,11 @@ impl Subject<'_> {
                 _ => "not done yet".to_owned(),
             };
             let outcome = match self.failure(index) {
-                Some(why) => format!("failed: {}", self.cut(why)),
+                Some(why) => {
+                    // The line names the node already.
+                    let named = format!("node `{}`: ", node.name);
+                    format!("failed: {}", self.cut(why.strip_prefix(&named).unwrap_or(why)))
+                }
                 None => outcome,
             };
             let (time, reused, memory, key) = Default::default();
