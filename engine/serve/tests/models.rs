@@ -144,6 +144,17 @@ fn of_one_model_there_is_nothing_to_choose() {
     }
 }
 
+/// Waits until the metrics have a line.
+fn wait_for(server: &Running, line: &str) {
+    for _ in 0..1000 {
+        if server.get("/metrics").1.lines().any(|found| found == line) {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    panic!("{line}: {}", server.get("/metrics").1);
+}
+
 /// One model is busy and its clients fill what they may of the queue; a request for another one is answered.
 #[test]
 fn the_load_of_one_model_leaves_room_for_others() {
@@ -158,14 +169,17 @@ fn the_load_of_one_model_leaves_room_for_others() {
                 stream
             })
             .collect();
+        // Two of twelve rows are kept for each of the others.
+        wait_for(&server, "paraloom_waiting_rows{model=\"loud\"} 8");
+        wait_for(&server, "paraloom_requests_total{path=\"/v1/rows\",code=\"429\"} 4");
         let other = scope.spawn(|| server.rows(r#"{"rows": [{"text": "a"}], "model": "louder"}"#));
+        wait_for(&server, "paraloom_waiting_rows{model=\"louder\"} 1");
         // Its batch comes after the one of the first that is being mapped.
         open.send(()).expect("it runs");
         let (status, body) = other.join().expect("an answer");
         assert!(status == 200 && body.contains("\"A!\""), "{body}");
         (0..12).for_each(|_| open.send(()).expect("it runs"));
         let statuses: Vec<_> = clients.into_iter().map(|client| parse(&read(client)).0).collect();
-        // Two of twelve rows are kept for each of the others.
         assert_eq!(statuses.iter().filter(|status| **status == 200).count(), 8, "{statuses:?}");
         assert_eq!(statuses.iter().filter(|status| **status == 429).count(), 4, "{statuses:?}");
     });
