@@ -106,16 +106,22 @@ async function lookAtPage() {
   for (const width of WIDTHS) {
     for (const colorScheme of SCHEMES) {
       const name = `page-${width}-${colorScheme}`;
-      const tab = await open(address, name, { viewport: { width, height: 900 }, colorScheme });
-      await assertSound(tab, `${name}-empty`);
-      await picture(tab, `${name}-empty`);
-      await tab.locator("textarea").first().fill(HOSTILE.join("\n"));
-      await byKeyboard(tab, name);
-      await assertSound(tab, name);
-      await picture(tab, name);
+      const tab = await answered(address, name, width, colorScheme);
       await tab.context().close();
     }
   }
+}
+
+/// A page before and after it was asked about hostile texts, sound both times.
+async function answered(at, name, width, colorScheme) {
+  const tab = await open(at, name, { viewport: { width, height: 900 }, colorScheme });
+  await assertSound(tab, `${name}-empty`);
+  await picture(tab, `${name}-empty`);
+  await tab.locator("textarea").first().fill(HOSTILE.join("\n"));
+  await byKeyboard(tab, name);
+  await assertSound(tab, name);
+  await picture(tab, name);
+  return tab;
 }
 
 /// From the text to the results without a mouse.
@@ -209,13 +215,7 @@ async function lookAtModels() {
   for (const width of WIDTHS) {
     for (const colorScheme of SCHEMES) {
       const name = `models-${width}-${colorScheme}`;
-      const tab = await open(several, name, { viewport: { width, height: 900 }, colorScheme });
-      await assertSound(tab, `${name}-empty`);
-      await picture(tab, `${name}-empty`);
-      await tab.locator("textarea").first().fill(HOSTILE.join("\n"));
-      await byKeyboard(tab, name);
-      await assertSound(tab, name);
-      await picture(tab, name);
+      const tab = await answered(several, name, width, colorScheme);
       const places = await tab.locator("article").last().locator("section").evaluateAll((sections) =>
         sections.map((section) => section.getBoundingClientRect()).map(({ left, top }) => [Math.round(left), Math.round(top)]));
       const [lefts, tops] = [0, 1].map((at) => new Set(places.map((place) => place[at])).size);
