@@ -21,7 +21,7 @@ import signal
 import sys
 import tempfile
 
-from rivals import agreement, engines, environments, report, works
+from rivals import agreement, engines, environments, process, report, works
 from rivals.paraloom import Paraloom, Quickstart
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -83,11 +83,18 @@ def processor():
 
 
 def measure(work, contenders, repeat):
-    """Figures of all contenders, which take turns."""
+    """Figures of all contenders, which take turns. A rival that fails is left out from then on: some settings of some crash on some processors."""
     figures = [report.Figures(engine, work) for engine in contenders if engine.does(work)]
     for repetition in range(repeat):
-        for one in figures:
-            taken = one.engine.measure(work)
+        for one in list(figures):
+            try:
+                taken = one.engine.measure(work)
+            except process.Failed as failed:
+                if not one.engine.rival:
+                    raise
+                figures.remove(one)
+                print(f"{work.name} {one.engine.name} {one.engine.setting(work)} is left out: {failed}", file=sys.stderr, flush=True)
+                continue
             one.taken.append(taken)
             print(f"{work.name} {repetition + 1}/{repeat} {one.engine.name} {one.engine.setting(work)}: {taken.seconds:.2f} s, {taken.peak:.0f} MB, "
                   f"others {taken.others:.0%}", file=sys.stderr, flush=True)

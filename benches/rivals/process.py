@@ -8,6 +8,10 @@ import tempfile
 import time
 
 
+class Failed(SystemExit):
+    """A command that did not end well: what it said, and how it ended."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Taken:
     """`wall` seconds, `peak` MB of resident memory, `others`: the share of all cores that other processes used meanwhile, and what was printed.
@@ -49,5 +53,5 @@ def run(command, cwd=None, env=None):
         for file in (output, errors):
             file.seek(0)
         if process.returncode:
-            raise SystemExit(f"{' '.join(map(str, command))}\n{errors.read().decode()[-4000:]}\nended with {process.returncode}")
+            raise Failed(f"{' '.join(map(str, command))}\n{errors.read().decode()[-4000:]}\nended with {process.returncode}")
         return Taken(wall, usage.ru_maxrss / 1024, max(others, 0) / wall / os.cpu_count(), output.read().decode())
