@@ -3,12 +3,13 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::fs::{File, Metadata};
-use std::io::Read;
-use std::os::unix::fs::MetadataExt;
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use blake3::hazmat::{self, ChainingValue, HasherExt, Mode};
 use serde::{Deserialize, Serialize};
 
 use crate::disk;
@@ -26,22 +27,20 @@ impl Digest {
         Self(*blake3::hash(bytes).as_bytes())
     }
 
-    /// The digest of a file's bytes, with their number.
+    /// The digest of a file's bytes, with their number. Large files are read by all cores.
     pub fn of_file(path: &Path) -> Result<(Self, u64)> {
         let fail = |error| StoreError::io("read", path, error);
         let mut file = File::open(path).map_err(fail)?;
-        let mut hasher = blake3::Hasher::new();
-        let mut buffer = vec![0; 1 << 18];
-        let mut bytes = 0;
-        loop {
-            match file.read(&mut buffer).map_err(fail)? {
-                0 => return Ok((Self(*hasher.finalize().as_bytes()), bytes)),
-                read => {
-                    hasher.update(&buffer[..read]);
-                    bytes += read as u64;
-                }
-            }
+        let length = file.metadata().map_err(fail)?.len();
+        if length > PIECE {
+            let left = hazmat::left_subtree_len(length);
+            let (left, right) = halves(&file, 0, left, length).map_err(fail)?;
+            let root = hazmat::merge_subtrees_root(&left, &right, Mode::Hash);
+            return Ok((Self(*root.as_bytes()), length));
         }
+        let mut hasher = blake3::Hasher::new();
+        let bytes = std::io::copy(&mut file, &mut hasher).map_err(fail)?;
+        Ok((Self(*hasher.finalize().as_bytes()), bytes))
     }
 
     /// Reads the 64 digits. Digests become file names, so there is one way only to write each.
@@ -55,6 +54,31 @@ impl Digest {
     pub fn short(&self) -> String {
         format!("{self:.16}")
     }
+}
+
+/// Bytes of a file that one core hashes in one go: few enough to stay in its cache, and a power of two, as BLAKE3's tree has it.
+const PIECE: u64 = 1 << 19;
+
+/// What BLAKE3's tree has at the subtree of the bytes from `start` to `end`, of which there are more than none.
+fn subtree(file: &File, start: u64, end: u64) -> io::Result<ChainingValue> {
+    if end - start > PIECE {
+        let middle = start + hazmat::left_subtree_len(end - start);
+        let (left, right) = halves(file, start, middle, end)?;
+        return Ok(hazmat::merge_subtrees_non_root(&left, &right, Mode::Hash));
+    }
+    let mut bytes = vec![0; (end - start) as usize];
+    file.read_exact_at(&mut bytes, start)?;
+    Ok(blake3::Hasher::new().set_input_offset(start).update(&bytes).finalize_non_root())
+}
+
+fn halves(
+    file: &File,
+    start: u64,
+    middle: u64,
+    end: u64,
+) -> io::Result<(ChainingValue, ChainingValue)> {
+    let (left, right) = rayon::join(|| subtree(file, start, middle), || subtree(file, middle, end));
+    Ok((left?, right?))
 }
 
 impl fmt::Display for Digest {
@@ -219,6 +243,21 @@ mod tests {
         let settled = [(100, 104), (100, 103), (100, 100), (100, 50)]
             .map(|(changed, now)| is_settled(changed, now));
         assert_eq!(settled, [true, false, false, false]);
+    }
+
+    #[test]
+    fn a_file_has_the_digest_of_its_bytes_whatever_its_length() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("file");
+        let piece = PIECE as usize;
+        for length in
+            [0, 1, 1024, piece - 1, piece, piece + 1, 2 * piece, 3 * piece, 5 * piece + 77]
+        {
+            let bytes: Vec<u8> = (0..length).map(|at| (at / 3 + at / 1021) as u8).collect();
+            std::fs::write(&path, &bytes).expect("it is written");
+            let (digest, count) = Digest::of_file(&path).expect("it is read");
+            assert_eq!((digest, count), (Digest::of(&bytes), length as u64), "{length}");
+        }
     }
 
     #[test]
