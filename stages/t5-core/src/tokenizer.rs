@@ -9,6 +9,7 @@
 mod added;
 mod byte_level;
 mod charsmap;
+mod encoder;
 mod protobuf;
 mod spiece;
 mod unigram;
@@ -16,13 +17,14 @@ mod unigram;
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
-    str::FromStr,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use rayon::prelude::*;
 use serde_json::{Map, Value, json};
 
 use self::added::{Added, CONFIG, read_object};
+use self::encoder::{GAP, Own, encoder, is_own};
 use crate::{Error, Result};
 
 /// The name of the file in a model directory.
@@ -33,8 +35,6 @@ pub const SPIECE: &str = "spiece.model";
 pub const TEXTS_PER_THREAD: usize = 16;
 /// The setting of `tokenizer_config.json`; it was on by default in files that transformers 4 wrote.
 const CLEANS_UP: &str = "clean_up_tokenization_spaces";
-/// A character that pre-tokenized text cannot contain, so a piece that has it is never matched.
-const UNMATCHABLE: char = ' ';
 /// More tokens than any vocabulary has.
 const MOST_TOKENS: u32 = 1 << 20;
 
@@ -47,13 +47,13 @@ pub struct Encoded {
     pub cut: bool,
 }
 
-/// A T5 tokenizer.
+/// A T5 tokenizer. Cloning is cheap.
 #[derive(Debug, Clone)]
 pub struct Tokenizer {
     /// Encodes and decodes; T5's own special pieces are unmatchable.
-    inner: tokenizers::Tokenizer,
+    inner: Arc<tokenizers::Tokenizer>,
     /// The file as it came, for writing it again.
-    json: Value,
+    json: Arc<Value>,
     /// Tokens that are left out of what is written.
     special: BTreeSet<u32>,
     /// The bytes of the tokens that are one byte each, where all pieces are.
@@ -104,9 +104,7 @@ impl Tokenizer {
         let (path, old) = (directory.join(FILE), directory.join(SPIECE));
         if path.exists() {
             let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
-            let json =
-                serde_json::from_str(&text).map_err(|error| Error::malformed(&path, error))?;
-            return Self::from_json(json).map_err(|error| Error::malformed(&path, error));
+            return Self::from_text(text, &path);
         }
         if old.exists() {
             let bytes = std::fs::read(&old).map_err(Error::io(&old))?;
@@ -168,6 +166,22 @@ impl Tokenizer {
         Self::from_json(json)
     }
 
+    /// Understands the text of a `tokenizer.json`. The last one is kept: the nodes of a pipeline have models whose tokenizers are mostly
+    /// the same, and to make one of 32,000 pieces takes as long as to read the weights of a small model.
+    fn from_text(text: String, path: &Path) -> Result<Self> {
+        static LAST: Mutex<Option<(String, Tokenizer)>> = Mutex::new(None);
+        let last = || LAST.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, tokenizer)) = last().as_ref().filter(|(of_text, _)| *of_text == text) {
+            return Ok(tokenizer.clone());
+        }
+        let json = serde_json::from_str(&text).map_err(|error| Error::malformed(path, error))?;
+        let tokenizer = Self::from_json(json).map_err(|error| Error::malformed(path, error))?;
+        let before = last().replace((text, tokenizer.clone()));
+        // Not while the lock is held.
+        drop(before);
+        Ok(tokenizer)
+    }
+
     /// Understands a `tokenizer.json`.
     fn from_json(mut json: Value) -> Result<Self> {
         if !json.is_object() {
@@ -183,9 +197,9 @@ impl Tokenizer {
         let own = Own::Hidden { starts: start.clone() };
         let skipped = tokens.iter().filter(|(id, token)| is_special(token) || own.has(**id, token));
         let special = skipped.map(|(id, _)| *id).collect();
-        let inner = encoder(&json, &tokens, &own)?;
+        let inner = encoder(&json, &tokens, &own)?.into();
         let bytes = byte_level::bytes(&json);
-        Ok(Self { inner, json, special, bytes, start, eos, cleans_up: false })
+        Ok(Self { inner, json: json.into(), special, bytes, start, eos, cleans_up: false })
     }
 
     /// The same tokenizer, to which the built-in special tokens mean themselves in texts too, as to `transformers`: `</s>` in a text
@@ -195,7 +209,7 @@ impl Tokenizer {
     /// When the tokenizer cannot be read like that.
     pub fn parsing_special_tokens(&self) -> Result<Self> {
         let tokens: BTreeMap<u32, &Value> = added_tokens(&self.json).collect();
-        let inner = encoder(&self.json, &tokens, &Own::Seen)?;
+        let inner = encoder(&self.json, &tokens, &Own::Seen)?.into();
         let is_gap = |id: &u32| {
             tokens
                 .get(id)
@@ -469,123 +483,4 @@ fn is_special(token: &Value) -> bool {
 /// A token's id counted as a length.
 fn end(id: &Value) -> usize {
     id.as_u64().and_then(|id| usize::try_from(id).ok()).map_or(0, |id| id.saturating_add(1))
-}
-
-/// The built-in special tokens: T5's, and what stands before every text.
-enum Own {
-    /// They are no part of any text.
-    Hidden { starts: Vec<u32> },
-    /// They are found in texts like those that somebody added.
-    Seen,
-}
-
-impl Own {
-    /// Whether a token is one that the encoder does not see.
-    fn has(&self, id: u32, token: &Value) -> bool {
-        let Self::Hidden { starts } = self else { return false };
-        // Tokens for gaps are T5's. To a tokenizer like RoBERTa's, as CodeT5 has it, they are tokens that somebody added.
-        let is_gap = !starts.is_empty() && name(token).starts_with(GAP);
-        (is_own(name(token)) && (!is_gap || is_special(token))) || starts.contains(&id)
-    }
-
-    /// Whether a piece of the vocabulary is one.
-    fn has_piece(&self, id: u32, piece: &str, token: Option<&&Value>) -> bool {
-        matches!(self, Self::Hidden { .. })
-            && (is_own(piece) || token.is_some_and(|token| self.has(id, token)))
-    }
-}
-
-/// What encodes, with built-in special tokens as `own` says, and the other added tokens.
-fn encoder(
-    json: &Value,
-    tokens: &BTreeMap<u32, &Value>,
-    own: &Own,
-) -> Result<tokenizers::Tokenizer> {
-    let mut sighted = json.clone();
-    blind(&mut sighted, tokens, own)?;
-    let inner = tokenizers::Tokenizer::from_str(&sighted.to_string())
-        .map_err(|error| Error::Tokenizer(error.to_string()))?;
-    for (id, token) in tokens.iter().filter(|(id, token)| !own.has(**id, token)) {
-        // The library numbers added tokens itself.
-        if inner.token_to_id(name(token)) != Some(*id) {
-            let message = format!("the added token `{}` cannot have the id {id}", name(token));
-            return Err(Error::Tokenizer(message));
-        }
-    }
-    Ok(inner)
-}
-
-/// How the names of tokens for the gaps of T5's pre-training begin.
-const GAP: &str = "<extra_id_";
-
-/// Whether this is the name of one of T5's own special tokens.
-fn is_own(name: &str) -> bool {
-    let extra = name.strip_prefix(GAP).and_then(|rest| rest.strip_suffix('>'));
-    matches!(name, "<pad>" | "</s>" | "<unk>")
-        || extra.is_some_and(|id| !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_digit()))
-}
-
-/// Makes tokens invisible to the encoder, as added tokens and as pieces.
-fn blind(json: &mut Value, tokens: &BTreeMap<u32, &Value>, own: &Own) -> Result<()> {
-    json["post_processor"] = Value::Null;
-    let seen: BTreeMap<u32, &str> = tokens
-        .iter()
-        .filter(|(id, token)| !own.has(**id, token))
-        .map(|(id, token)| (*id, name(token)))
-        .collect();
-    let last = tokens.keys().last().copied().unwrap_or(0);
-    if last > MOST_TOKENS {
-        let message = format!("an added token has the id {last}, more than any vocabulary has");
-        return Err(Error::Tokenizer(message));
-    }
-    match json.pointer_mut("/model/vocab") {
-        Some(Value::Array(vocab)) => {
-            for (entry, id) in vocab.iter_mut().zip(0..) {
-                let Some(piece) = entry.get_mut(0) else { continue };
-                if let Some(text) = piece.as_str()
-                    && own.has_piece(id, text, tokens.get(&id))
-                {
-                    *piece = Value::String(format!("{UNMATCHABLE}{text}"));
-                }
-            }
-            let score = |entry: &Value| entry.get(1).and_then(Value::as_f64);
-            let least = vocab.iter().filter_map(score).fold(0.0, f64::min);
-            for (id, text) in kept_places(vocab.len(), last, &seen) {
-                debug_assert_eq!(id as usize, vocab.len());
-                vocab.push(json!([text, least]));
-            }
-        }
-        // Pieces grow by merging, and no merge makes one of these names.
-        Some(Value::Object(vocab)) => {
-            let length = vocab.values().map(end).max().unwrap_or(0);
-            for (id, text) in kept_places(length, last, &seen) {
-                vocab.insert(text, id.into());
-            }
-        }
-        _ => return Err(Error::Tokenizer("this tokenizer has no vocabulary".into())),
-    }
-    // In this order they get their own ids.
-    let kept = tokens.iter().filter(|(id, _)| seen.contains_key(id));
-    json["added_tokens"] = kept.map(|(_, token)| (*token).clone()).collect();
-    Ok(())
-}
-
-/// What keeps the places of tokens behind a vocabulary that the encoder does not see: the library numbers those that it
-/// sees one after another.
-fn kept_places<'a>(
-    length: usize,
-    last: u32,
-    seen: &'a BTreeMap<u32, &str>,
-) -> impl Iterator<Item = (u32, String)> + use<'a> {
-    let length = u32::try_from(length).unwrap_or(u32::MAX);
-    let mut end = last + 1;
-    while end > length && seen.contains_key(&(end - 1)) {
-        end -= 1;
-    }
-    (length..end).map(|id| {
-        // One that is seen is found as an added token before any piece is looked for.
-        let text =
-            seen.get(&id).map_or_else(|| format!("{UNMATCHABLE}{id}"), |name| (*name).to_owned());
-        (id, text)
-    })
 }
