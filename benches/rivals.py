@@ -93,7 +93,7 @@ def measure(work, contenders, repeat):
                 if not one.engine.rival:
                     raise
                 figures.remove(one)
-                print(f"{work.name} {one.engine.name} {one.engine.setting(work)} is left out: {failed}", file=sys.stderr, flush=True)
+                print(f"{work.name} {one.engine.name} {one.engine.setting(work)} is left out: it {str(failed).splitlines()[-1]}", file=sys.stderr, flush=True)
                 continue
             one.taken.append(taken)
             print(f"{work.name} {repetition + 1}/{repeat} {one.engine.name} {one.engine.setting(work)}: {taken.seconds:.2f} s, {taken.peak:.0f} MB, "

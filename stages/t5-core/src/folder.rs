@@ -47,7 +47,7 @@ const HEAD: &str = "lm_head.weight";
 /// infinite; every message names the file.
 pub fn load(directory: &Path, device: &Device) -> Result<Model> {
     let (config, files) = open_checked(directory)?;
-    Model::from_values(config, device, |spec| files.values(spec))
+    Model::from_values(config, device, |spec| files.values(spec, Vec::new()))
 }
 
 /// Reads a model for writing and scoring, in a precision.
@@ -60,7 +60,9 @@ pub fn load_for_inference(
     precision: Precision,
 ) -> Result<InferenceModel> {
     let (config, files) = open_checked(directory)?;
-    InferenceModel::from_values(config, device, precision, |spec| files.values(spec))
+    InferenceModel::from_values(config, device, precision, |spec, memory| {
+        files.values(spec, memory)
+    })
 }
 
 fn open(directory: &Path) -> Result<(Config, TensorFiles)> {

@@ -11,9 +11,9 @@ use pulp::{Arch, Simd};
 
 use self::dot::Portable;
 use super::arithmetic::MultiplyAdd;
-use super::matmul::{PackedLhs, Products, Quantization, Run, run_tasks};
-use super::packing::{Layout, Lhs, MR, Rhs, SHORT_MR, pack_panels};
-use super::simd::{made_in_blocks, vectorized};
+use super::matmul::{NR, PackedLhs, Products, Quantization, Run, run_tasks};
+use super::packing::{Layout, Lhs, MR, Rhs, SHORT_MR, pack_panels_beside};
+use super::simd::{made_in_blocks_beside, vectorized};
 use super::tiles::{self, SIDE, Tiles};
 
 mod dot;
@@ -72,9 +72,9 @@ fn by_vectors(
     strip: usize,
     kernel: impl Fn(Run<'_>) + Sync,
 ) {
-    let x = quantize_rows(x, depth, 0, 1);
+    let x = quantize_rows(x, depth, 1);
     let layout = Layout::F32(depth.div_ceil(PER_WORD));
-    let words = Lhs::Rows(&x.words).pack_strips(x.scales.len(), layout, strip);
+    let words = Lhs::Rows(&x.words).pack_strips(x.rows.len(), layout, strip);
     run_products(&x, &words, strip, depth, products, kernel);
 }
 
@@ -85,7 +85,7 @@ fn fits_tiles(depth: usize) -> bool {
 
 /// By tiles.
 fn by_tiles(x: &[f32], depth: usize, products: Products<'_, '_>, tiles: impl Tiles) {
-    let x = quantize_rows(x, depth, 0, SIDE);
+    let x = quantize_rows(x, depth, SIDE);
     let kernel = |run: Run<'_>| {
         vectorized(
             #[inline(always)]
@@ -105,17 +105,46 @@ fn run_products(
     kernel: impl Fn(Run<'_>) + Sync,
 ) {
     let row_words = depth.div_ceil(PER_WORD);
-    let corrections: Vec<i32> = x.words.chunks_exact(row_words).map(correction).collect();
     for (rhs, out) in products {
         let Rhs::Panels(w) = rhs else { unreachable!("weights in int8 are in panels") };
         let (panels, column_scales) = w.split_at(w.len() / (row_words + 1) * row_words);
-        let by = Quantization { row_scales: &x.scales, corrections: &corrections, column_scales };
+        let by = Quantization { rows: &x.rows, column_scales };
         let lhs = PackedLhs { words, strip, quantized: Some(by) };
         run_tasks(lhs, Rhs::Panels(panels), Layout::F32(row_words), out, &kernel);
     }
 }
 
-/// What the zero point of the weights adds to every sum of this row.
+/// A quantized matrix: rows of words, and how each was quantized.
+struct Quantized {
+    words: Vec<f32>,
+    rows: Vec<QuantizedRow>,
+}
+
+/// How a row was quantized.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct QuantizedRow {
+    /// What a step of the quantized values is.
+    pub(super) scale: f32,
+    /// What the zero point of the weights adds to every sum of the row.
+    pub(super) correction: i32,
+}
+
+/// Quantizes rows of `depth` elements, padded with zeros to whole words. Rows of zeros are added up to a multiple of `side`.
+fn quantize_rows(rows: &[f32], depth: usize, side: usize) -> Quantized {
+    let width = depth.div_ceil(PER_WORD);
+    let padded = (rows.len() / depth).next_multiple_of(side);
+    let (words, rows) = made_in_blocks_beside(padded * width, width, 0, |first, block, beside| {
+        let rows = rows[(first * depth).min(rows.len())..].chunks_exact(depth);
+        for ((to, row), about) in block.chunks_exact_mut(width).zip(rows).zip(beside) {
+            let scale = scale(row);
+            quantize(bytemuck::cast_slice_mut(to), row, 1.0 / scale, 0);
+            *about = QuantizedRow { scale, correction: correction(to) };
+        }
+    });
+    Quantized { words, rows }
+}
+
+/// What the zero point of the weights adds to every sum of a row of words.
 fn correction(words: &[f32]) -> i32 {
     let elements: &[i8] = bytemuck::cast_slice(words);
     vectorized(
@@ -123,27 +152,6 @@ fn correction(words: &[f32]) -> i32 {
         || elements.iter().fold(0_i32, |sum, x| sum.wrapping_add((*x).into())),
     )
     .wrapping_mul(ZERO_POINT.into())
-}
-
-/// A quantized matrix: rows of words, and the scale of each row.
-struct Quantized {
-    words: Vec<f32>,
-    scales: Vec<f32>,
-}
-
-/// Quantizes rows of `depth` elements, padded with zeros to whole words; `flipped` bits of every element are inverted. Rows of zeros
-/// are added up to a multiple of `side`.
-fn quantize_rows(rows: &[f32], depth: usize, flipped: u8, side: usize) -> Quantized {
-    let width = depth.div_ceil(PER_WORD);
-    let scales: Vec<f32> = rows.chunks_exact(depth).map(scale).collect();
-    let padded = scales.len().next_multiple_of(side);
-    let words = made_in_blocks(padded * width, width, |first, block| {
-        let rows = rows.chunks_exact(depth).zip(&scales).skip(first);
-        for (to, (row, scale)) in block.chunks_exact_mut(width).zip(rows) {
-            quantize(bytemuck::cast_slice_mut(to), row, 1.0 / scale, flipped);
-        }
-    });
-    Quantized { words, scales }
 }
 
 /// Rounds values times `inverse_scale`, ties to even. NaN, also that of zero times infinity, may become anything: the scale of
@@ -174,9 +182,18 @@ fn scale(values: &[f32]) -> f32 {
 
 /// Quantizes a weight, `[columns, depth]`, and packs it into panels, followed by the scale of each column: `[columns, depth / 4 + 1]`.
 pub(super) fn pack_int8_panels(rows: &[f32], depth: usize) -> Vec<f32> {
-    let Quantized { words, scales } = quantize_rows(rows, depth, ZERO_POINT, 1);
-    let mut packed = pack_panels(&words, depth.div_ceil(PER_WORD));
-    packed.extend(scales);
+    let (columns, width) = (rows.len() / depth, depth.div_ceil(PER_WORD));
+    let quantized = |rows: &[f32], scales: &mut [f32; NR]| {
+        let mut words = vec![0.0; rows.len() / depth * width];
+        let rows = rows.chunks_exact(depth);
+        for ((to, row), to_scale) in words.chunks_exact_mut(width).zip(rows).zip(scales) {
+            *to_scale = scale(row);
+            quantize(bytemuck::cast_slice_mut(to), row, 1.0 / *to_scale, ZERO_POINT);
+        }
+        words.into()
+    };
+    let (mut packed, scales) = pack_panels_beside(rows, depth, width, columns, quantized);
+    packed.extend(scales.iter().flatten().take(columns));
     packed
 }
 

@@ -13,7 +13,7 @@ use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::arithmetic::{self, InF32, MultiplyAdd};
-use super::int8::{dequantize, write_dequantized};
+use super::int8::{QuantizedRow, dequantize, write_dequantized};
 use super::packing::{ColumnRange, Layout, Lhs, MR, Rhs, SHORT_MR, strip_rows};
 use super::simd::{LANES, prefetch, vectorized};
 use super::submatrix::SubMatrixMut;
@@ -132,12 +132,10 @@ pub(super) struct PackedLhs<'a> {
     pub(super) quantized: Option<Quantization<'a>>,
 }
 
-/// What turns the 32-bit sums of an int8 product into f32: `(sum - correction[row]) * row_scale[row] * column_scale[column]`.
+/// What turns the 32-bit sums of an int8 product into f32: `(sum - row.correction) * row.scale * column_scale`.
 #[derive(Clone, Copy)]
 pub(super) struct Quantization<'a> {
-    pub(super) row_scales: &'a [f32],
-    /// The zero point of the weights times the sum of the row.
-    pub(super) corrections: &'a [i32],
+    pub(super) rows: &'a [QuantizedRow],
     pub(super) column_scales: &'a [f32],
 }
 
@@ -329,7 +327,7 @@ impl Task<'_> {
                     Some(by) => {
                         let first = self.first_column + panel.column + first;
                         let (row, scales) = (self.first_row + row, &by.column_scales[first..]);
-                        let (correction, scale) = (by.corrections[row], by.row_scales[row]);
+                        let QuantizedRow { scale, correction } = by.rows[row];
                         dequantize::<S, A, C>(simd, sums, correction, scale, &scales[..width])
                     }
                     None => sums,
@@ -370,7 +368,7 @@ impl Task<'_> {
                     Some(by) => {
                         let scales = &by.column_scales[self.first_column + panel.column..];
                         let row = self.first_row + row;
-                        let (correction, scale) = (by.corrections[row], by.row_scales[row]);
+                        let QuantizedRow { scale, correction } = by.rows[row];
                         write_dequantized(out, sums, correction, scale, scales);
                     }
                     None => {

@@ -1,8 +1,10 @@
 //! The factors of a matrix product: how they lie in memory, and how they are packed for the micro-kernels.
 
+use std::borrow::Cow;
+
 use super::arithmetic::{first_of, pack_pair, pack_row_pair, pack_rows, second_of, to_bf16};
 use super::matmul::NR;
-use super::simd::{LANES, made_in_blocks, prefetch, vectorized};
+use super::simd::{LANES, made_in_blocks, made_in_blocks_beside, prefetch, vectorized};
 
 /// Wraps a function in a closure that is inlined into the loop around it. Passed by name, it would be called through a shim that is
 /// compiled for the baseline instruction set.
@@ -473,16 +475,32 @@ impl Layout {
 
 /// Packs a weight, `[columns, depth]`, into panels.
 pub(super) fn pack_panels(rows: &[f32], depth: usize) -> Vec<f32> {
-    let panel = NR * depth;
-    made_in_blocks(rows.len(), panel, |block, to| {
-        for (panel, rows) in to.chunks_mut(panel).zip(rows[block * panel..].chunks(panel)) {
-            transpose(panel, rows.len() / depth, rows, depth, inlined!(f32_at, row, first));
-        }
-    })
+    pack_panels_beside(rows, depth, depth, 0, |rows, (): &mut ()| rows.into()).0
 }
 
 /// The same in bf16 pairs, half the size: the panels of `[columns, depth / 2]`.
 pub(super) fn pack_bf16_panels(rows: &[f32], depth: usize) -> Vec<f32> {
     let words = depth.div_ceil(2);
-    pack_panels(&pack_rows(rows, depth, [rows.len() / depth, words]), words)
+    let pairs =
+        |rows: &[f32], (): &mut ()| pack_rows(rows, depth, [rows.len() / depth, words]).into();
+    pack_panels_beside(rows, depth, words, 0, pairs).0
+}
+
+/// Packs a weight, `[columns, depth]`, into panels of the words, so many for each row, that `words(rows, beside)` makes of the rows of
+/// one panel, and what it says beside it. To the panels, `room` words can be added without a copy.
+pub(super) fn pack_panels_beside<'r, T: Clone + Default + Send>(
+    rows: &'r [f32],
+    depth: usize,
+    width: usize,
+    room: usize,
+    words: impl Fn(&'r [f32], &mut T) -> Cow<'r, [f32]> + Sync,
+) -> (Vec<f32>, Vec<T>) {
+    let (panel, size) = (NR * width, rows.len() / depth * width);
+    made_in_blocks_beside(size, panel, room, |first, to, beside| {
+        let rows = rows[first * NR * depth..].chunks(NR * depth);
+        for ((panel, rows), beside) in to.chunks_mut(panel).zip(rows).zip(beside) {
+            let words = words(rows, beside);
+            transpose(panel, rows.len() / depth, &words, width, inlined!(f32_at, row, first));
+        }
+    })
 }

@@ -43,31 +43,55 @@ pub(super) fn for_row_blocks(out: &mut [f32], width: usize, f: impl Fn(usize, &m
 
 /// The same for any type.
 pub(super) fn in_blocks<T: Send>(out: &mut [T], width: usize, f: impl Fn(usize, &mut [T]) + Sync) {
+    let mut nothing = vec![(); out.len().div_ceil(width)];
+    in_blocks_beside(out, width, &mut nothing, |first, rows, _| f(first, rows));
+}
+
+/// The same with `beside`, which has an element for each row: `f(first_row, rows, beside)`.
+fn in_blocks_beside<T: Send, U: Send>(
+    out: &mut [T],
+    width: usize,
+    beside: &mut [U],
+    f: impl Fn(usize, &mut [T], &mut [U]) + Sync,
+) {
     if out.len() < PARALLEL_FROM {
-        return f(0, out);
+        return f(0, out, beside);
     }
     let rows = (PARALLEL_FROM / 4 / width).max(1);
-    out.par_chunks_mut(rows * width).enumerate().for_each(|(block, chunk)| f(block * rows, chunk));
+    let blocks = out.par_chunks_mut(rows * width).zip(beside.par_chunks_mut(rows));
+    blocks.enumerate().for_each(|(block, (out, beside))| f(block * rows, out, beside));
 }
 
 /// `len` elements in rows of `width`, zeroed and then filled by `f(first_row, rows)`, block by block.
-///
-/// Each block is cleared by the thread that fills it and just before, so that the zeros do not get beyond its cache.
-#[expect(unsafe_code, reason = "memory that is cleared block by block")]
 pub(super) fn made_in_blocks(
     len: usize,
     width: usize,
     f: impl Fn(usize, &mut [f32]) + Sync,
 ) -> Vec<f32> {
-    let mut made = Vec::with_capacity(len);
-    in_blocks(&mut made.spare_capacity_mut()[..len], width, |first, block| {
+    made_in_blocks_beside(len, width, 0, |first, rows, _: &mut [()]| f(first, rows)).0
+}
+
+/// The same, and an element beside each row: `f(first_row, rows, beside)`. To the first, `room` elements can be added without a copy.
+///
+/// Each block is cleared by the thread that fills it and just before, so that the zeros do not get beyond its cache.
+#[expect(unsafe_code, reason = "memory that is cleared block by block")]
+pub(super) fn made_in_blocks_beside<T: Clone + Default + Send>(
+    len: usize,
+    width: usize,
+    room: usize,
+    f: impl Fn(usize, &mut [f32], &mut [T]) + Sync,
+) -> (Vec<f32>, Vec<T>) {
+    let mut made = Vec::with_capacity(len + room);
+    let mut beside = vec![T::default(); len.div_ceil(width)];
+    let out = &mut made.spare_capacity_mut()[..len];
+    in_blocks_beside(out, width, &mut beside, |first, block, beside| {
         block.fill(MaybeUninit::new(0.0));
         // SAFETY: the line above has initialized it.
-        f(first, unsafe { block.assume_init_mut() });
+        f(first, unsafe { block.assume_init_mut() }, beside);
     });
     // SAFETY: the blocks are all of it, and are initialized.
     unsafe { made.set_len(len) };
-    made
+    (made, beside)
 }
 
 /// Sums over rows: `f(rows, partial)` adds the contribution of a range of rows to a zeroed `partial` of `width`.

@@ -215,11 +215,11 @@ impl TensorFiles {
         Err(Error::malformed(&self.path, message))
     }
 
-    /// The values of a weight.
-    pub(super) fn values(&self, spec: &WeightSpec) -> Result<Vec<f32>> {
+    /// The values of a weight, in memory that is used again for them.
+    pub(super) fn values(&self, spec: &WeightSpec, memory: Vec<f32>) -> Result<Vec<f32>> {
         let (name, place) = self.place(spec)?;
-        let values = place.values(name)?;
-        match values.par_chunks(PIECE).map(not_finite).sum() {
+        let (values, not_finite) = place.values_in(memory, name)?;
+        match not_finite {
             0 => Ok(values),
             // A model with a single one computes nothing but NaN.
             count => Err(Error::NotFinite {
@@ -325,22 +325,35 @@ impl Place {
 
     /// The values as f32; `name` is for messages.
     pub(super) fn values(&self, name: &str) -> Result<Vec<f32>> {
-        match self.dtype {
-            Dtype::F32 if self.strides.is_none() => self.read_f32(),
-            Dtype::F32 => self.decode(f32::from_le_bytes),
-            Dtype::BF16 => self.decode(|bytes| half::bf16::from_le_bytes(bytes).to_f32()),
-            Dtype::F16 => self.decode(|bytes| half::f16::from_le_bytes(bytes).to_f32()),
-            Dtype::F64 => self.decode(|bytes| f64::from_le_bytes(bytes) as f32),
+        Ok(self.values_in(Vec::new(), name)?.0)
+    }
+
+    /// The same, in memory that is used again for them: pages that are there already cost less than new ones. And how many of the
+    /// values are not finite.
+    fn values_in(&self, mut values: Vec<f32>, name: &str) -> Result<(Vec<f32>, usize)> {
+        if values.capacity() < self.elements() {
+            values = vec![0.0; self.elements()];
+        } else {
+            values.resize(self.elements(), 0.0);
+        }
+        let to = values.as_mut_slice();
+        let not_finite = match self.dtype {
+            Dtype::F32 if self.strides.is_none() => self.read_f32(to),
+            Dtype::F32 => self.decode(to, f32::from_le_bytes),
+            Dtype::BF16 => self.decode(to, |bytes| half::bf16::from_le_bytes(bytes).to_f32()),
+            Dtype::F16 => self.decode(to, |bytes| half::f16::from_le_bytes(bytes).to_f32()),
+            Dtype::F64 => self.decode(to, |bytes| f64::from_le_bytes(bytes) as f32),
             other => {
                 let message =
                     format!("`{name}` is stored as {other:?}; known are F32, BF16, F16 and F64");
                 Err(Error::malformed(&self.file, message))
             }
-        }
+        }?;
+        Ok((values, not_finite))
     }
 
-    fn read_f32(&self) -> Result<Vec<f32>> {
-        self.read_pieces(|from, values| {
+    fn read_f32(&self, to: &mut [f32]) -> Result<usize> {
+        read_pieces(to, |from, values| {
             self.read(from * size_of::<f32>(), bytemuck::cast_slice_mut(values))?;
             // Files are little-endian.
             values.iter_mut().for_each(|value| *value = f32::from_bits(value.to_bits().to_le()));
@@ -348,9 +361,13 @@ impl Place {
         })
     }
 
-    fn decode<const N: usize>(&self, value: impl Fn([u8; N]) -> f32 + Sync) -> Result<Vec<f32>> {
+    fn decode<const N: usize>(
+        &self,
+        to: &mut [f32],
+        value: impl Fn([u8; N]) -> f32 + Sync,
+    ) -> Result<usize> {
         let whole = self.strides.as_ref().map(|_| self.read_bytes()).transpose()?;
-        self.read_pieces(|from, values| {
+        read_pieces(to, |from, values| {
             let stored = match &whole {
                 Some(bytes) => Cow::Borrowed(&bytes[from * N..][..values.len() * N]),
                 None => {
@@ -364,17 +381,19 @@ impl Place {
             Ok(())
         })
     }
+}
 
-    /// All values, which `read` reads piece by piece from the one with a number on.
-    fn read_pieces(
-        &self,
-        read: impl Fn(usize, &mut [f32]) -> Result<()> + Sync,
-    ) -> Result<Vec<f32>> {
-        let mut values = vec![0.0; self.elements()];
-        let pieces = values.par_chunks_mut(PIECE).enumerate();
-        pieces.try_for_each(|(number, piece)| read(number * PIECE, piece))?;
-        Ok(values)
-    }
+/// Fills `values`, which `read` reads piece by piece from the one with a number on, and counts those that are not finite.
+fn read_pieces(
+    values: &mut [f32],
+    read: impl Fn(usize, &mut [f32]) -> Result<()> + Sync,
+) -> Result<usize> {
+    let pieces = values.par_chunks_mut(PIECE).enumerate();
+    let read = |(number, piece): (usize, &mut [f32])| {
+        read(number * PIECE, piece)?;
+        Ok(not_finite(piece))
+    };
+    pieces.map(read).try_reduce(|| 0, |one, other| Ok(one + other))
 }
 
 /// The files that an index names, each once.

@@ -1,6 +1,6 @@
 //! A model for inference.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use burn::tensor::{DType, Device, Tensor};
 use paraloom_t5_kernels::weight::PackedWeight;
@@ -46,8 +46,8 @@ impl Parameter for Weight {
 }
 
 impl InferenceModel {
-    /// A model whose weights `values` gives by spec, as many as the spec asks for. Each is packed as soon as it is read, so that not all
-    /// are in memory twice. A precision that the device does not have is f32.
+    /// A model whose weights `values` gives by spec, as many as the spec asks for, in memory that it may use again for them. Each is
+    /// packed as soon as it is read, so that not all are in memory twice. A precision that the device does not have is f32.
     ///
     /// # Errors
     /// What `values` gives, or that a weight has the wrong number of values.
@@ -55,14 +55,20 @@ impl InferenceModel {
         config: Config,
         device: &Device,
         precision: Precision,
-        values: impl Fn(&WeightSpec) -> Result<Vec<f32>> + Sync,
+        values: impl Fn(&WeightSpec, Vec<f32>) -> Result<Vec<f32>> + Sync,
     ) -> Result<Self> {
         let is_packed = has_packed(device);
+        let used = Mutex::new(Vec::new());
+        let used = || used.lock().unwrap_or_else(PoisonError::into_inner);
         let weights = made(&config, |_, spec, is_linear| {
-            let values = values_of(spec, &values)?;
             if is_packed && is_linear {
-                return Ok(packed(&values, spec.columns, precision));
+                let memory = used().pop().unwrap_or_default();
+                let values = values_of(spec, |spec| values(spec, memory))?;
+                let packed = packed(&values, spec.columns, precision);
+                used().push(values);
+                return Ok(packed);
             }
+            let values = values_of(spec, |spec| values(spec, Vec::new()))?;
             let weight = tensor(values, spec, device);
             let is_half = !is_packed && precision == Precision::Bf16;
             Ok(Weight::Tensor(Box::new(if is_half { weight.cast(DType::BF16) } else { weight })))

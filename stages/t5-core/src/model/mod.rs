@@ -124,7 +124,7 @@ fn made<P: Send>(
 /// The values of a weight, as many as there have to be.
 fn values_of(
     spec: &WeightSpec,
-    values: impl Fn(&WeightSpec) -> Result<Vec<f32>>,
+    values: impl FnOnce(&WeightSpec) -> Result<Vec<f32>>,
 ) -> Result<Vec<f32>> {
     let values = values(spec)?;
     if values.len() == spec.len() {
