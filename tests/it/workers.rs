@@ -1,7 +1,7 @@
 //! Several workers on one store give what one run gives, whatever becomes of them.
 //!
-//! In a bucket too, where `PARALOOM_MOTO` names moto's server of S3 and `PARALOOM_AZURITE` the address of Azurite with a container `bucket`;
-//! tests/bucket/run.sh sees to both.
+//! In a bucket too, where `PARALOOM_MOTO` names moto's server of S3, and `PARALOOM_AZURITE` and `PARALOOM_GOOGLE` the addresses of Azurite
+//! and of tests/bucket/google_storage.py with a container `bucket`; tests/bucket/run.sh sees to them.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -15,13 +15,15 @@ use crate::common::{Lots, MODELS, Project, TABLES, results, signal, tiny};
 enum Bucket {
     S3 { server: Child, port: u16 },
     Azure { address: String },
+    Google { address: String },
 }
 
 impl Bucket {
     /// Those that are at hand.
     fn all() -> Vec<Self> {
         let azure = std::env::var("PARALOOM_AZURITE").ok().map(|address| Self::Azure { address });
-        Self::s3().into_iter().chain(azure).collect()
+        let google = std::env::var("PARALOOM_GOOGLE").ok().map(|address| Self::Google { address });
+        Self::s3().into_iter().chain(azure).chain(google).collect()
     }
 
     fn s3() -> Option<Self> {
@@ -47,6 +49,7 @@ impl Bucket {
         match self {
             Self::S3 { .. } => format!("s3://{path}"),
             Self::Azure { .. } => format!("az://{path}"),
+            Self::Google { .. } => format!("gs://{path}"),
         }
     }
 
@@ -67,6 +70,16 @@ impl Bucket {
             Self::Azure { address } => command
                 .env("AZURE_STORAGE_USE_EMULATOR", "true")
                 .env("AZURITE_BLOB_STORAGE_URL", address),
+            // The key of an account names the server, and that it asks for no token.
+            Self::Google { address } => {
+                let key = serde_json::json!({
+                    "private_key": "a secret that nothing tells", "private_key_id": "id",
+                    "client_email": "a@b", "disable_oauth": true, "gcs_base_url": address,
+                });
+                command
+                    .env("GOOGLE_SERVICE_ACCOUNT_KEY", key.to_string())
+                    .env("GOOGLE_ALLOW_HTTP", "true")
+            }
         }
         .env("PARALOOM_CACHE", project.file(machine))
     }
