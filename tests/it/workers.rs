@@ -252,11 +252,48 @@ fn what_is_wrong_with_a_bucket_is_said() {
     }
 }
 
+/// Wherever they are: in the address of a server, or with the line break that a file of a secret often ends with.
+#[test]
+fn credentials_of_a_bucket_are_not_told() {
+    let project = tiny();
+    let endpoint = "http://user:a-secret@127.0.0.1:9";
+    for (name, value, what) in [
+        ("AWS_ENDPOINT_URL", endpoint, "http://127.0.0.1:9/bucket"),
+        (
+            "AWS_SESSION_TOKEN",
+            "a-secret\n",
+            "the value of AWS_SESSION_TOKEN ends with a line break",
+        ),
+    ] {
+        let mut command = project.command(&["run", "p.yaml", "--store", "s3://bucket/a"]);
+        command.env("AWS_ENDPOINT_URL", "http://127.0.0.1:9").env("AWS_REGION", "us-east-1");
+        command.env("AWS_ACCESS_KEY_ID", "a-secret").env("AWS_SECRET_ACCESS_KEY", "a-secret");
+        command.env("PARALOOM_CACHE", project.file("copies"));
+        let output = command.env(name, value).output().expect("the binary runs");
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && told.contains(what), "{told}");
+        assert!(!told.contains("a-secret") && !told.contains("panicked"), "{told}");
+    }
+}
+
 #[test]
 fn an_address_of_another_kind_is_refused() {
     let project = tiny();
     let told = project.transcript(&["run", "p.yaml", "--store", "ftp://bucket/a"]);
     assert!(told.contains("write s3://, gs:// or az://"), "{told}");
+    for address in ["http://user:a-secret@head:8265", "http://head:8265/?token=a-secret"] {
+        let told = project.transcript(&[
+            "run",
+            "p.yaml",
+            "--on",
+            "ray",
+            "--address",
+            address,
+            "--store",
+            "s3://bucket/a",
+        ]);
+        assert!(told.contains("may not hold credentials"), "{told}");
+    }
     let there_is_none = project.transcript(&["show", "p.yaml", "pairs", "--store", "ftp://a/b"]);
     assert!(there_is_none.contains("ftp://a/b"), "{there_is_none}");
 }
