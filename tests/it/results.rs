@@ -485,3 +485,19 @@ fn the_events_that_run_prints_are_its_log() {
     }
     assert!(log.contains(r#""event":"expectation","table":"kept","met":true"#), "{log}");
 }
+
+/// A pipeline need not have a name, and then nothing is called by it.
+#[test]
+fn a_pipeline_without_a_name_is_pinned_by_another() {
+    let project =
+        Project::new("paraloom: 1\nnodes:\n  rows: { stage: load, with: { from: rows.csv } }\n");
+    project.write("rows.csv", "n\n1\n");
+    project.ok(&["run", "p.yaml"]);
+    let told = project.transcript(&["pin", "p.yaml"]);
+    assert!(told.contains("no name") && told.contains("`--as NAME`"), "{told}");
+    let told = project.transcript(&["pin", "p.yaml", "--as", "kept"]);
+    assert!(told.contains("pinned 1 results as `kept`"), "{told}");
+    project.ok(&["unpin", "kept"]);
+    let told = project.transcript(&["gc", "--older-than", "0s"]);
+    assert!(told.contains("`rows` (load)") && !told.contains("``"), "{told}");
+}

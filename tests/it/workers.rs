@@ -1,7 +1,7 @@
 //! Several workers on one store give what one run gives, whatever becomes of them.
 //!
-//! In a bucket too, where `PARALOOM_MOTO` names moto's server of S3 and `PARALOOM_AZURITE` the address of Azurite with a container `bucket`;
-//! tests/bucket/run.sh sees to both.
+//! In a bucket too, where `PARALOOM_MOTO` names moto's server of S3, and `PARALOOM_AZURITE` and `PARALOOM_GOOGLE` the addresses of Azurite
+//! and of tests/bucket/google_storage.py with a container `bucket`; tests/bucket/run.sh sees to them.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -15,13 +15,15 @@ use crate::common::{Lots, MODELS, Project, TABLES, results, signal, tiny};
 enum Bucket {
     S3 { server: Child, port: u16 },
     Azure { address: String },
+    Google { address: String },
 }
 
 impl Bucket {
     /// Those that are at hand.
     fn all() -> Vec<Self> {
         let azure = std::env::var("PARALOOM_AZURITE").ok().map(|address| Self::Azure { address });
-        Self::s3().into_iter().chain(azure).collect()
+        let google = std::env::var("PARALOOM_GOOGLE").ok().map(|address| Self::Google { address });
+        Self::s3().into_iter().chain(azure).chain(google).collect()
     }
 
     fn s3() -> Option<Self> {
@@ -47,6 +49,7 @@ impl Bucket {
         match self {
             Self::S3 { .. } => format!("s3://{path}"),
             Self::Azure { .. } => format!("az://{path}"),
+            Self::Google { .. } => format!("gs://{path}"),
         }
     }
 
@@ -67,6 +70,16 @@ impl Bucket {
             Self::Azure { address } => command
                 .env("AZURE_STORAGE_USE_EMULATOR", "true")
                 .env("AZURITE_BLOB_STORAGE_URL", address),
+            // The key of an account names the server, and that it asks for no token.
+            Self::Google { address } => {
+                let key = serde_json::json!({
+                    "private_key": "a secret that nothing tells", "private_key_id": "id",
+                    "client_email": "a@b", "disable_oauth": true, "gcs_base_url": address,
+                });
+                command
+                    .env("GOOGLE_SERVICE_ACCOUNT_KEY", key.to_string())
+                    .env("GOOGLE_ALLOW_HTTP", "true")
+            }
         }
         .env("PARALOOM_CACHE", project.file(machine))
     }
@@ -239,11 +252,48 @@ fn what_is_wrong_with_a_bucket_is_said() {
     }
 }
 
+/// Wherever they are: in the address of a server, or with the line break that a file of a secret often ends with.
+#[test]
+fn credentials_of_a_bucket_are_not_told() {
+    let project = tiny();
+    let endpoint = "http://user:a-secret@127.0.0.1:9";
+    for (name, value, what) in [
+        ("AWS_ENDPOINT_URL", endpoint, "http://127.0.0.1:9/bucket"),
+        (
+            "AWS_SESSION_TOKEN",
+            "a-secret\n",
+            "the value of AWS_SESSION_TOKEN ends with a line break",
+        ),
+    ] {
+        let mut command = project.command(&["run", "p.yaml", "--store", "s3://bucket/a"]);
+        command.env("AWS_ENDPOINT_URL", "http://127.0.0.1:9").env("AWS_REGION", "us-east-1");
+        command.env("AWS_ACCESS_KEY_ID", "a-secret").env("AWS_SECRET_ACCESS_KEY", "a-secret");
+        command.env("PARALOOM_CACHE", project.file("copies"));
+        let output = command.env(name, value).output().expect("the binary runs");
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && told.contains(what), "{told}");
+        assert!(!told.contains("a-secret") && !told.contains("panicked"), "{told}");
+    }
+}
+
 #[test]
 fn an_address_of_another_kind_is_refused() {
     let project = tiny();
     let told = project.transcript(&["run", "p.yaml", "--store", "ftp://bucket/a"]);
     assert!(told.contains("write s3://, gs:// or az://"), "{told}");
+    for address in ["http://user:a-secret@head:8265", "http://head:8265/?token=a-secret"] {
+        let told = project.transcript(&[
+            "run",
+            "p.yaml",
+            "--on",
+            "ray",
+            "--address",
+            address,
+            "--store",
+            "s3://bucket/a",
+        ]);
+        assert!(told.contains("may not hold credentials"), "{told}");
+    }
     let there_is_none = project.transcript(&["show", "p.yaml", "pairs", "--store", "ftp://a/b"]);
     assert!(there_is_none.contains("ftp://a/b"), "{there_is_none}");
 }

@@ -5,6 +5,7 @@
 
 mod profile;
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::future::Future;
 use std::io::{self, ErrorKind, Read, Write};
@@ -59,7 +60,8 @@ impl Bucket {
     /// # Errors
     /// What is wrong with the address or the settings, in the user's words.
     pub fn open(url: &str) -> Result<Self, String> {
-        let wrong = |error: String| format!("`{url}` is not the address of a store: {error}");
+        let shown = without_secrets(url);
+        let wrong = |error: String| format!("`{shown}` is not the address of a store: {error}");
         let parsed = Url::parse(url).map_err(|error| wrong(error.to_string()))?;
         if !parsed.username().is_empty() || parsed.password().is_some() || parsed.query().is_some()
         {
@@ -76,6 +78,11 @@ impl Bucket {
         let (scheme, path) =
             ObjectStoreScheme::parse(&parsed).map_err(|_| wrong(FORMS.to_owned()))?;
         let prefix = Name::parse(path).map_err(|error| wrong(error.to_string()))?;
+        let text = |value: OsString| value.into_string().ok();
+        let variables = std::env::vars_os();
+        if let Some(unfit) = unfit(variables.filter_map(|(a, b)| Some((text(a)?, text(b)?)))) {
+            return Err(unfit);
+        }
         let retry = RetryConfig { retry_timeout: RETRY, ..RetryConfig::default() };
         // Of the TLS of rustls; a second call finds that it is there.
         let _ = rustls::crypto::ring::default_provider().install_default();
@@ -309,7 +316,7 @@ fn failed(error: &Error) -> io::Error {
     io::Error::new(kind, reason(error))
 }
 
-/// What an error and all that it comes of say, each once, without what follows `?` in addresses: it can be a signature.
+/// What an error and all that it comes of say, each once, without what may be a secret in addresses.
 fn reason(error: &dyn std::error::Error) -> String {
     let mut texts: Vec<String> = Vec::new();
     let mut at = Some(error);
@@ -325,15 +332,38 @@ fn reason(error: &dyn std::error::Error) -> String {
     if ["169.254.169.254", "metadata.google.internal"].iter().any(|host| text.contains(host)) {
         return NO_CREDENTIALS.to_owned();
     }
-    let words = text.split(' ').map(|word| match word.split_once('?') {
-        Some((address, query)) if address.contains("://") => {
-            // What closes the address, such as a bracket, stays.
-            let end = query.find([')', '"', '\'', ',']).map_or("", |at| &query[at..]);
-            format!("{address}{end}")
-        }
-        _ => word.to_owned(),
-    });
-    words.collect::<Vec<_>>().join(" ").replace(['\n', '\r'], " ")
+    let words: Vec<_> = text.split(' ').map(without_secrets).collect();
+    words.join(" ").replace(['\n', '\r'], " ")
+}
+
+/// A word without the user and the query of the address that is in it, if it is one: they can be a password and a signature.
+fn without_secrets(word: &str) -> String {
+    let Some((before, address)) = word.split_once("://") else { return word.to_owned() };
+    let (address, query) = address.split_once('?').unwrap_or((address, ""));
+    // What closes the address, such as a bracket, stays.
+    let end = query.find([')', '"', '\'', ',']).map_or("", |at| &query[at..]);
+    let host_ends = address.find('/').unwrap_or(address.len());
+    let host = address[..host_ends].rfind('@').map_or(0, |at| at + 1);
+    format!("{before}://{}{end}", &address[host..])
+}
+
+/// A variable of the environment that cannot be sent in a header, where it would end up, and what is wrong with it.
+fn unfit(variables: impl Iterator<Item = (String, String)>) -> Option<String> {
+    let is_sent = |name: &str| {
+        let is_of_a_cloud =
+            ["AWS_", "AZURE_", "GOOGLE_"].iter().any(|cloud| name.starts_with(cloud));
+        is_of_a_cloud
+            && (name.contains("KEY") || name.ends_with("TOKEN"))
+            && name != "GOOGLE_SERVICE_ACCOUNT_KEY"
+    };
+    let is_unfit = |value: &str| !value.bytes().all(|byte| (b' '..=b'~').contains(&byte));
+    let (name, value) = variables.filter(|(name, value)| is_sent(name) && is_unfit(value)).min()?;
+    let what = if value.trim_end().bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
+        "ends with a line break"
+    } else {
+        "holds letters that no key has"
+    };
+    Some(format!("the value of {name} {what}: set it again without"))
 }
 
 #[cfg(test)]
@@ -367,6 +397,57 @@ mod tests {
     fn no_signature_is_in_a_message() {
         let error = io::Error::other("sending to (https://a.b/c?sig=SECRET&x=1), after 3 tries");
         assert_eq!(reason(&error), "sending to (https://a.b/c), after 3 tries");
+    }
+
+    #[test]
+    fn neither_user_nor_query_of_an_address_is_told() {
+        for (told, wanted) in [
+            ("http://user:SECRET@host:9/a/b", "http://host:9/a/b"),
+            ("http://SECRET@host?a=SECRET", "http://host"),
+            ("(https://user:SEC@RET@host/a@b?sig=SECRET)", "(https://host/a@b)"),
+            ("http://host/a@b:c", "http://host/a@b:c"),
+            ("a@b?c", "a@b?c"),
+            ("://", "://"),
+            ("s3://user:SECRET@", "s3://"),
+        ] {
+            assert_eq!(without_secrets(told), wanted);
+        }
+    }
+
+    #[test]
+    fn a_key_that_no_header_can_hold_is_named_and_not_told() {
+        let told =
+            |name: &str, value: &str| unfit([(name.to_owned(), value.to_owned())].into_iter());
+        for name in [
+            "AWS_ACCESS_KEY_ID",
+            "AWS_SECRET_ACCESS_KEY",
+            "AWS_SESSION_TOKEN",
+            "AZURE_STORAGE_SAS_TOKEN",
+            "AZURE_STORAGE_ACCOUNT_KEY",
+            "GOOGLE_BEARER_TOKEN",
+        ] {
+            for (value, what) in [
+                ("HUSH\n", "ends with a line break"),
+                ("HUSH\r\n", "ends with a line break"),
+                ("HU\nSH", "holds letters"),
+                ("HUSHÉ", "holds letters"),
+            ] {
+                let told = told(name, value).expect("it is unfit");
+                assert!(
+                    told.contains(name) && told.contains(what) && !told.contains("HU"),
+                    "{told}"
+                );
+            }
+            assert_eq!(told(name, "a/B+c= "), None);
+        }
+        for (name, value) in [
+            ("GOOGLE_SERVICE_ACCOUNT_KEY", "{\n}"),
+            ("AWS_WEB_IDENTITY_TOKEN_FILE", "/é"),
+            ("AWS_PROFILE", "é"),
+            ("MY_TOKEN", "é"),
+        ] {
+            assert_eq!(told(name, value), None, "{name}");
+        }
     }
 
     #[test]

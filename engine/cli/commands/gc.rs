@@ -177,8 +177,7 @@ impl Keep {
             Waste::Unfinished => format!("unfinished: {}", item.path.display()),
             Waste::RunLog(id) => {
                 let run = self.usage.runs.iter().find(|run| run.id == *id);
-                let of = run.filter(|run| !run.pipeline.is_empty());
-                let of = of.map_or_else(String::new, |run| format!(" of `{}`", run.pipeline));
+                let of = run.map_or_else(String::new, |run| render::of_pipeline(&run.pipeline));
                 let died =
                     if run.is_some_and(|run| run.is_over) { "" } else { ", which was cut short" };
                 format!("log of run {id}{of}{died}")
@@ -196,9 +195,9 @@ impl Keep {
             Some((found, run)) => {
                 let set = run.set.iter().map(|(name, value)| format!(" {name}={value}"));
                 format!(
-                    "`{}` ({stage}) of `{}`{}",
+                    "`{}` ({stage}){}{}",
                     found.node,
-                    run.pipeline,
+                    render::of_pipeline(&run.pipeline),
                     set.collect::<String>()
                 )
             }

@@ -30,6 +30,14 @@ pub(crate) fn run(args: &RunArgs, stages: &StageArgs) -> Result<ExitCode> {
         CliError::usage("where the cluster is was not said")
             .hint("name its dashboard: `--address http://HEAD:8265`")
     })?;
+    if address.contains(['@', '?']) {
+        return Err(CliError::usage(
+            "the address of the cluster may not hold credentials or a query",
+        )
+        .hint(
+            "name its dashboard, `--address http://HEAD:8265`, and give a token by RAY_AUTH_TOKEN",
+        ));
+    }
     let pipeline = &args.work.pipeline;
     let store = pipeline.store.as_deref().unwrap_or(Path::new(""));
     if !store.to_str().is_some_and(paraloom_bucket::is_url) && !store.is_absolute() {

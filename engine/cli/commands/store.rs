@@ -59,6 +59,12 @@ pub(crate) fn pin(args: &PinArgs, stages: &StageArgs) -> Result<ExitCode> {
     let _lock = store.lock_shared()?;
     let pipeline = project.graph.name.clone();
     let name = args.name.as_ref().unwrap_or(&pipeline);
+    if name.is_empty() {
+        return Err(CliError::usage(
+            "the pipeline has no name that its results could be pinned by",
+        )
+        .hint("name the pin: `--as NAME`"));
+    }
     let results = keys(&args.pipeline, &project, &store)?;
     let count = results.len();
     match store.pinned(name)? {
@@ -67,7 +73,8 @@ pub(crate) fn pin(args: &PinArgs, stages: &StageArgs) -> Result<ExitCode> {
         }
         _ => store.pin(name, &Pin { pipeline: pipeline.clone(), results })?,
     }
-    render::note(&format!("pinned {count} results of `{pipeline}` as `{name}`"));
+    let of = render::of_pipeline(&pipeline);
+    render::note(&format!("pinned {count} results{of} as `{name}`"));
     Ok(ExitCode::SUCCESS)
 }
 

@@ -35,6 +35,11 @@ pub(crate) fn note(text: &str) {
     let _ = writeln!(anstream::stderr(), "{text}");
 }
 
+/// Of which pipeline something is, if that has a name.
+pub(crate) fn of_pipeline(name: &str) -> String {
+    if name.is_empty() { String::new() } else { format!(" of `{name}`") }
+}
+
 pub(crate) fn error(message: &str, hint: Option<&str>) {
     note(&format!("{RED}error{RED:#}: {}", printable(message)));
     if let Some(hint) = hint {

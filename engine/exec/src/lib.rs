@@ -7,6 +7,7 @@
 
 mod account;
 mod chain;
+mod commits;
 mod context;
 mod crew;
 mod error;

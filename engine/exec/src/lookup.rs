@@ -8,7 +8,7 @@ use arrow::datatypes::{Field, SchemaRef};
 use paraloom_host::Host;
 use paraloom_pipeline::{Endpoint, Graph, Location, Shape};
 use paraloom_store::{
-    ArtifactRef, Digest, DigestCache, Entry, Key, Output, PartFile, PartRecord, Preimage, Store,
+    ArtifactRef, Digest, DigestCache, Entry, Key, Output, PartFile, Preimage, Store,
 };
 use petgraph::graph::NodeIndex;
 
@@ -298,7 +298,8 @@ impl Committed {
     pub(crate) fn read(entry: &Entry) -> Result<Self> {
         let mut committed = Self::default();
         for record in entry.records()? {
-            committed.insert(&record?.1);
+            let (_, record) = record?;
+            committed.insert(record.input, &record.outputs);
         }
         Ok(committed)
     }
@@ -312,8 +313,8 @@ impl Committed {
         self.0.get(input).map(AsRef::as_ref)
     }
 
-    pub(crate) fn insert(&mut self, record: &PartRecord) {
-        self.0.insert(record.input, record.outputs.as_slice().into());
+    pub(crate) fn insert(&mut self, input: Digest, outputs: &[Option<PartFile>]) {
+        self.0.insert(input, outputs.into());
     }
 }
 

@@ -8,8 +8,11 @@ use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 use paraloom_host::Worker;
 use paraloom_pipeline::Endpoint;
-use paraloom_store::{Digest, Entry, Event, Lock, Origin, PartFile, PartRecord, RowMap};
+use paraloom_store::{
+    Digest, Entry, Event, Lock, Origin, PartFile, PartRecord, RowMap, StoreError,
+};
 
+use crate::commits::{Commits, committing};
 use crate::context::NodeContext;
 use crate::error::{Result, RunError};
 use crate::input::read_part;
@@ -69,68 +72,142 @@ impl MapState {
     }
 }
 
+/// Why a map node does not go on with parts.
+enum Pause {
+    /// This other process has the right to compute what is missing.
+    Locked(String),
+    /// No more of its input is there now.
+    Parked,
+    /// All parts are mapped.
+    Mapped,
+}
+
+/// A slice whose rows are committed.
+struct Made {
+    slice: Digest,
+    outputs: Vec<Option<PartFile>>,
+    event: Option<Event>,
+    /// Whether it was committed now.
+    is_new: bool,
+    /// Whether its place among the parts of the outputs is here: where processes share the work, it is found out later.
+    is_in_order: bool,
+}
+
 impl<'a> Run<'a> {
     /// Maps parts for as long as there are some.
-    pub(crate) fn map(&self, mut begun: Begun<'a>, mut task: Task) -> Result<()> {
-        let node = task.node;
+    pub(crate) fn map(&self, mut begun: Begun<'a>, task: Task) -> Result<()> {
         let mut state = match begun.map.take() {
             Some(state) => state,
             None => MapState::begin(&begun)?,
         };
-        if let Some(shard) = self.options.share.filter(|_| !state.is_shared_out) {
-            let holder = At { run: self, begun: &begun, state: &mut state }.share(shard)?;
-            if let Some(holder) = holder {
+        let (index, entry, services) = (task.node, &begun.entry, &begun.services);
+        let publish = |made: &Made| {
+            made.event.iter().for_each(|event| services.send(event.clone()));
+            for (port, part) in made.outputs.iter().enumerate().filter(|_| made.is_in_order) {
+                if let Some(part) = part {
+                    self.crew.part_made(Endpoint { node: index, port }, entry, *part);
+                }
+            }
+        };
+        let pause = committing(&begun.context.node.name, &publish, |commits| {
+            let under_way = HashSet::new();
+            let mut at = At { run: self, begun: &begun, state: &mut state, commits, under_way };
+            let pause = at.parts(task);
+            // Whatever ended the parts: what was under way came before.
+            at.settle().and(pause)
+        });
+        match pause? {
+            Pause::Locked(holder) => {
                 begun.map = Some(state);
                 self.wait_for(holder, begun);
-                return Ok(());
             }
-            state.is_shared_out = true;
-        }
-        loop {
-            let Work::Part(index) = task.work else {
+            Pause::Parked => {
+                state.lock = None;
+                begun.map = Some(state);
+                self.crew.park(index, begun);
+            }
+            Pause::Mapped => {
                 drop((state.worker.take(), state.lock.take()));
                 let outputs = state.outputs;
                 let (key, context) = (begun.context.key.clone(), &begun.context);
                 let result = outputs.result(&begun.entry, key, context.node);
                 let counts = (state.computed, state.found, Some(state.rows_found));
                 self.finish(begun, result, counts, state.started);
-                return Ok(());
-            };
-            let from = begun.context.mapped();
-            let part = from.and_then(|from| self.crew.part(from, index));
-            let (source, part) = part.ok_or_else(|| RunError::Internal {
-                what: format!("`{}` was given a part that is not there", begun.name()),
-            })?;
-            let mut at = At { run: self, begun: &begun, state: &mut state };
-            if let Some(holder) = at.part(&source, &part)? {
-                begun.map = Some(state);
-                self.wait_for(holder, begun);
-                return Ok(());
-            }
-            self.crew.part_mapped(node);
-            match self.crew.more(node) {
-                Some(next) => task = next,
-                None => {
-                    state.lock = None;
-                    begun.map = Some(state);
-                    self.crew.park(node, begun);
-                    return Ok(());
-                }
             }
         }
+        Ok(())
     }
 }
 
-/// A map node at one part.
+/// A map node at its parts.
 struct At<'r, 'a> {
     run: &'r Run<'a>,
     begun: &'r Begun<'a>,
     state: &'r mut MapState,
+    commits: &'r Commits<'r, 'a, Made>,
+    /// The slices that may not be committed yet.
+    under_way: HashSet<Digest>,
 }
 
 impl<'r, 'a> At<'r, 'a> {
     fn context(&self) -> &'r NodeContext<'a> {
         &self.begun.context
+    }
+
+    /// Maps parts from that of a task on, until there is a reason not to.
+    fn parts(&mut self, mut task: Task) -> Result<Pause> {
+        if let Some(shard) = self.run.options.share.filter(|_| !self.state.is_shared_out) {
+            if let Some(holder) = self.share(shard)? {
+                return Ok(Pause::Locked(holder));
+            }
+            self.settle()?;
+            self.state.is_shared_out = true;
+        }
+        loop {
+            let Work::Part(index) = task.work else { return Ok(Pause::Mapped) };
+            let from = self.context().mapped();
+            let part = from.and_then(|from| self.run.crew.part(from, index));
+            let (source, part) = part.ok_or_else(|| RunError::Internal {
+                what: format!("`{}` was given a part that is not there", self.begun.name()),
+            })?;
+            if let Some(holder) = self.part(&source, &part)? {
+                return Ok(Pause::Locked(holder));
+            }
+            self.run.crew.part_mapped(task.node);
+            match self.run.crew.more(task.node) {
+                Some(next) => task = next,
+                None => return Ok(Pause::Parked),
+            }
+        }
+    }
+
+    /// Waits until all that was begun is committed.
+    fn settle(&mut self) -> Result<()> {
+        let made = self.commits.wait()?;
+        made.into_iter().for_each(|made| self.keep(made));
+        self.under_way.clear();
+        if self.is_alone() {
+            self.state.read_to = self.begun.entry.log_length();
+        }
+        Ok(())
+    }
+
+    /// Whether all that is appended to the records of this machine is of this node.
+    fn is_alone(&self) -> bool {
+        self.run.options.share.is_none() && self.state.lock.is_some()
+    }
+
+    /// Takes note of something that is committed.
+    fn keep(&mut self, made: Made) {
+        let Made { slice, outputs, is_new, is_in_order, .. } = made;
+        if is_new {
+            self.state.committed.insert(slice, &outputs);
+        }
+        if is_in_order {
+            self.state.outputs.push(&outputs);
+        } else {
+            self.state.own.insert(slice);
+        }
     }
 
     /// Takes the right to compute, or says who has it. What others have committed meanwhile is not computed again.
@@ -170,7 +247,7 @@ impl<'r, 'a> At<'r, 'a> {
         let mut read: Option<(usize, RecordBatch)> = None;
         for number in order(all.len(), shard, &nonce) {
             let (index, slice) = &all[number];
-            if self.run.crew.should_stop() {
+            if self.run.crew.should_stop() || self.commits.has_failed() {
                 return Err(RunError::Stopped);
             }
             if self.is_done(slice)? {
@@ -182,34 +259,42 @@ impl<'r, 'a> At<'r, 'a> {
                 None => read_part(source, part)?,
             };
             let (_, rows) = read.insert((*index, rows));
-            self.commit(source, part, rows, slice)?;
-            self.state.own.insert(slice.digest);
+            self.commit(source, part, rows, slice, false)?;
         }
         Ok(None)
     }
 
     /// Whether a slice is there, of whichever process.
     fn is_done(&mut self, slice: &Slice) -> Result<bool> {
+        // Two parts of the same rows are one slice.
+        if self.under_way.contains(&slice.digest) {
+            self.settle()?;
+        }
+        let is_alone = self.is_alone();
         let (entry, state) = (&self.begun.entry, &mut *self.state);
-        if state.committed.get(&slice.digest).is_none() && entry.log_length() != state.read_to {
+        if state.committed.get(&slice.digest).is_none()
+            && !is_alone
+            && entry.log_length() != state.read_to
+        {
             let (records, read_to) = entry.records_since(state.read_to)?;
-            records.iter().for_each(|record| state.committed.insert(record));
+            for record in &records {
+                state.committed.insert(record.input, &record.outputs);
+            }
             state.read_to = read_to;
         }
         if state.committed.get(&slice.digest).is_none()
             && let Some(record) = entry.find_record(&slice.digest)?
         {
-            state.committed.insert(&record);
+            state.committed.insert(record.input, &record.outputs);
         }
         Ok(state.committed.get(&slice.digest).is_some())
     }
 
     /// Maps what is left of a part, slice by slice, or says which process has the right to.
     fn part(&mut self, source: &Entry, part: &PartFile) -> Result<Option<String>> {
-        let index = self.context().index;
         let mut read = None;
         for slice in slices(self.context().node, part).skip(self.state.slice) {
-            if self.run.crew.should_stop() {
+            if self.run.crew.should_stop() || self.commits.has_failed() {
                 return Err(RunError::Stopped);
             }
             if self.state.committed.get(&slice.digest).is_none()
@@ -219,23 +304,16 @@ impl<'r, 'a> At<'r, 'a> {
             }
             // Others may have made it since.
             self.is_done(&slice)?;
-            let outputs = match self.committed(&slice) {
-                Some(outputs) => outputs,
+            match self.committed(&slice) {
+                Some(made) => self.commits.put(made),
                 None => {
                     let rows = match read.take() {
                         Some(rows) => rows,
                         None => read_part(source, part)?,
                     };
-                    self.commit(source, part, read.insert(rows), &slice)?
-                }
-            };
-            for (port, part) in outputs.iter().enumerate() {
-                if let Some(part) = part {
-                    let from = Endpoint { node: index, port };
-                    self.run.crew.part_made(from, &self.begun.entry, *part);
+                    self.commit(source, part, read.insert(rows), &slice, true)?;
                 }
             }
-            self.state.outputs.push(&outputs);
             self.state.slice += 1;
         }
         self.state.slice = 0;
@@ -243,68 +321,70 @@ impl<'r, 'a> At<'r, 'a> {
     }
 
     /// What came of a slice before.
-    fn committed(&mut self, slice: &Slice) -> Option<Vec<Option<PartFile>>> {
+    fn committed(&mut self, slice: &Slice) -> Option<Made> {
         let outputs = self.state.committed.get(&slice.digest)?.to_vec();
-        if self.state.own.contains(&slice.digest) {
-            return Some(outputs);
+        let mut made =
+            Made { slice: slice.digest, outputs, event: None, is_new: false, is_in_order: true };
+        if !self.state.own.contains(&slice.digest) {
+            made.event = Some(Event::PartFound { node: self.begun.name(), rows: slice.rows });
+            self.state.found += 1;
+            self.state.rows_found += slice.rows;
         }
-        self.begun.send(Event::PartFound { node: self.begun.name(), rows: slice.rows });
-        self.state.found += 1;
-        self.state.rows_found += slice.rows;
-        Some(outputs)
+        Some(made)
     }
 
-    /// Maps a slice of the rows of a part, and commits what comes of it.
+    /// Maps a slice of the rows of a part, and begins to commit what comes of it.
     fn commit(
         &mut self,
         source: &Entry,
         part: &PartFile,
         rows: &RecordBatch,
         slice: &Slice,
-    ) -> Result<Vec<Option<PartFile>>> {
+        is_in_order: bool,
+    ) -> Result<()> {
         let rows = rows.slice(slice.start as usize, slice.rows as usize);
-        let key = source.key();
-        let origin = key.as_ref().map(|key| Origin { key, part, row: slice.start, rows: &rows });
-        let (record, reused) = self.compute(&rows, origin.as_ref(), slice)?;
-        self.begun.entry.commit_part(&record)?;
-        self.state.committed.insert(&record);
-        if self.run.options.share.is_none() {
-            self.state.read_to = self.begun.entry.log_length();
-        }
-        self.begun.send(Event::Part { node: self.begun.name(), rows: slice.rows, reused });
-        self.state.computed += 1;
-        self.state.rows_found += reused;
-        Ok(record.outputs)
-    }
-
-    /// The record of a slice, and how many of its rows were known.
-    fn compute(
-        &mut self,
-        rows: &RecordBatch,
-        origin: Option<&Origin>,
-        slice: &Slice,
-    ) -> Result<(PartRecord, u64)> {
-        let outputs = match self.split(rows)? {
-            Some(split) if split.known() > 0 => self.pieced(slice, rows, split)?,
-            Some(split) => self.whole(slice, rows, Some(split))?,
-            None => self.whole(slice, rows, None)?,
-        };
-        let Outputs { tables, map, reused } = outputs;
-        let keep = |(rows, schema): (Option<RecordBatch>, &Option<SchemaRef>)| match (rows, schema)
-        {
-            (Some(rows), Some(schema)) if rows.num_rows() > 0 => {
-                let entry = &self.begun.entry;
-                let part = match origin {
+        let Outputs { tables, map, reused } = self.compute(&rows, slice)?;
+        self.commits.published().into_iter().for_each(|made| {
+            self.under_way.remove(&made.slice);
+            self.keep(made);
+        });
+        let event = Some(Event::Part { node: self.begun.name(), rows: slice.rows, reused });
+        let bytes = tables.iter().flatten().chain([&rows]).map(RecordBatch::get_array_memory_size);
+        let (node, entry, key) = (self.context().node, self.begun.entry.clone(), source.key());
+        let (slice, part, start) = (slice.digest, *part, slice.start);
+        self.commits.start(bytes.sum(), move || {
+            let origin =
+                key.as_ref().map(|key| Origin { key, part: &part, row: start, rows: &rows });
+            let keep = |(rows, schema): (Option<RecordBatch>, &Option<SchemaRef>)| {
+                let (Some(rows), Some(schema)) = (rows, schema) else { return Ok(None) };
+                if rows.num_rows() == 0 {
+                    return Ok(None);
+                }
+                let part = match &origin {
                     Some(origin) => entry.write_part_of(schema, &rows, origin),
                     None => entry.write_part(schema, &rows),
                 };
                 part.map(Some)
-            }
-            _ => Ok(None),
-        };
-        let outputs = tables.into_iter().zip(&self.context().node.outputs).map(keep);
-        let outputs = outputs.collect::<Result<_, _>>()?;
-        Ok((PartRecord { input: slice.digest, outputs, rows: map }, reused))
+            };
+            let outputs = tables.into_iter().zip(&node.outputs).map(keep);
+            let outputs = outputs.collect::<std::result::Result<_, StoreError>>()?;
+            let record = PartRecord { input: slice, outputs, rows: map };
+            entry.commit_part(&record)?;
+            Ok(Made { slice, outputs: record.outputs, event, is_new: true, is_in_order })
+        });
+        self.under_way.insert(slice);
+        self.state.computed += 1;
+        self.state.rows_found += reused;
+        Ok(())
+    }
+
+    /// What comes of a slice.
+    fn compute(&mut self, rows: &RecordBatch, slice: &Slice) -> Result<Outputs> {
+        match self.split(rows)? {
+            Some(split) if split.known() > 0 => self.pieced(slice, rows, split),
+            Some(split) => self.whole(slice, rows, Some(split)),
+            None => self.whole(slice, rows, None),
+        }
     }
 
     /// What of some rows is known; none if the stage may mix rows.

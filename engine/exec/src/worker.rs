@@ -181,7 +181,7 @@ impl<'a> Run<'a> {
     }
 }
 
-fn panicked(node: &str, panic: &(dyn std::any::Any + Send)) -> RunError {
+pub(crate) fn panicked(node: &str, panic: &(dyn std::any::Any + Send)) -> RunError {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
     RunError::Internal { what: format!("the engine panicked at `{node}`: {text}") }

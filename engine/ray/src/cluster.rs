@@ -66,6 +66,9 @@ impl Cluster {
     pub fn new(address: &str, token: Option<String>) -> Self {
         let config =
             Agent::config_builder().timeout_global(Some(TIMEOUT)).http_status_as_error(false);
+        // A connection that is kept may be closed by the other side while the next request is on its way, and what starts a
+        // job cannot be sent twice. There are few requests.
+        let config = config.max_idle_connections(0).max_idle_connections_per_host(0);
         let address = address.trim_end_matches('/').to_owned();
         Self { agent: config.build().into(), address, token }
     }
@@ -237,6 +240,30 @@ mod tests {
         let said = Cluster::new(&address, None).submit(&job);
         server.join().expect("it answers");
         said
+    }
+
+    /// A server that promises to keep its connections, and closes them.
+    #[test]
+    fn no_request_depends_on_the_connection_of_the_one_before() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+        let address = format!("http://{}", listener.local_addr().expect("it is bound"));
+        let server = std::thread::spawn(move || {
+            for stream in listener.incoming().take(3) {
+                let mut stream = stream.expect("it asks");
+                let _ = stream.read(&mut [0; 4096]);
+                let answer = "HTTP/1.1 200 -\r\nContent-Length: 2\r\n\r\n{}";
+                stream.write_all(answer.as_bytes()).expect("it reads");
+                // Until the next request is there, or the other side has closed it.
+                let _ = stream.set_read_timeout(Some(std::time::Duration::from_secs(5)));
+                let _ = stream.read(&mut [0; 4096]);
+            }
+        });
+        let cluster = Cluster::new(&address, None);
+        let job = Submission { id: "a", entrypoint: "true", package: "p", title: "t" };
+        for _ in 0..3 {
+            cluster.submit(&job).expect("it is taken");
+        }
+        server.join().expect("it answers");
     }
 
     #[test]

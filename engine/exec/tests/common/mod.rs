@@ -16,7 +16,7 @@ use paraloom_host::{
 use paraloom_pipeline::{
     Graph, PlanInput, PlanOutput, PortInfo, PortKind, RowAccount, Shape, StageInfo,
 };
-use paraloom_store::{Event, Logged, Store};
+use paraloom_store::{Event, Logged, Store, Watch};
 use serde_json::{Value, json};
 
 type Mapping = dyn Fn(&RecordBatch) -> Result<RecordBatch, HostError> + Send + Sync;
@@ -210,6 +210,12 @@ impl Bench {
             events.lock().expect("no panic").push(logged.event.clone());
         };
         run(&job, &self.options, &self.cancel, &observe)
+    }
+
+    /// Has `watch` see all that is done to the store from now on.
+    pub(crate) fn watched(&mut self, watch: Option<Arc<dyn Watch>>) {
+        let store = Store::create_watched(&self.dir.path().join("store"), watch);
+        self.store = store.expect("it is a store");
     }
 
     /// What a run would do with a node, and why.
