@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """A server under more load than it can carry: what of its capacity is left, and how soon the others are told no.
 
-    benches/overload.py HOST:PORT [--times 10] [--seconds 10] [--row '{"source": "..."}'] [--pid PID]
+    benches/overload.py HOST:PORT [--times 10] [--turns 4] [--seconds 3] [--row '{"source": "..."}'] [--pid PID]
 
 First the capacity: --clients ask for a row each, again as soon as they have an answer. Then --times as many requests come at even
-distances, whether or not there were answers, over a pool of connections. Prints a line of JSON: rows a second of both, their
-ratio (goodput), the milliseconds that refusals and answers took, statuses, and with --pid the growth of the process's memory, also
-for each connection that has asked once and waits.
+distances, whether or not there were answers, over a pool of connections. By turns, since the rate of a machine that others use
+too changes from one minute to the next; the ratio is that of the medians. Prints a line of JSON: rows a second of both, their
+ratio (goodput), the milliseconds that refusals and answers took, statuses, and with --pid the process's memory before and after each turn, also
+for each connection that has asked once and waits. Needs a C compiler, for the load itself (flood.c).
 """
 
 import argparse
@@ -15,8 +16,9 @@ import collections
 import itertools
 import json
 import pathlib
-import select
-import socket
+import statistics
+import subprocess
+import tempfile
 import time
 
 
@@ -81,64 +83,22 @@ async def capacity(host, port, request, clients, seconds):
     return count / (time.monotonic() - started)
 
 
-def overload(host, port, request, rate, seconds, connections):
+def overload(host, port, cells, rate, seconds, connections):
     """Seconds that answers took, by status; requests for which there was no connection count as status -1.
 
-    Without asyncio, which takes several times as much of the CPU that the server is to have."""
-    poll, clients, free, took = select.epoll(), {}, [], collections.defaultdict(list)
-
-    def connect():
-        client = socket.create_connection((host, port))
-        client.setblocking(False)
-        poll.register(client, select.EPOLLIN)
-        clients[client.fileno()] = client, 0.0, b""
-        free.append(client.fileno())
-
-    def read(number):
-        client, sent, before = clients[number]
-        more = client.recv(65536)
-        data = before + more
-        head, found, rest = data.partition(b"\r\n\r\n")
-        if more and (not found or len(rest) < int(head.partition(b"content-length: ")[2].partition(b"\r")[0])):
-            clients[number] = client, sent, data
-            return
-        if more:
-            took[int(data[9:12])].append(time.monotonic() - sent)
-        if more and b"connection: close" not in head:
-            clients[number] = client, sent, b""
-            free.append(number)
-            return
-        if number in free:
-            free.remove(number)
-        del clients[number]
-        client.close()
-        connect()
-
-    for _ in range(connections):
-        connect()
-    started = time.monotonic()
-    for number in range(int(rate * seconds)):
-        while True:
-            wait = started + number / rate - time.monotonic()
-            for ready, _ in poll.poll(max(wait, 0)):
-                read(ready)
-            if wait <= 0:
-                break
-        if not free:
-            took[-1].append(0)
-            continue
-        at = free.pop()
-        clients[at] = clients[at][0], time.monotonic(), b""
-        clients[at][0].send(next(request))
-    lasted = time.monotonic() - started
-    answered = len(took[200])
-    end = time.monotonic() + 3
-    while time.monotonic() < end:
-        for ready, _ in poll.poll(0.1):
-            read(ready)
-    for client, *_ in clients.values():
-        client.close()
-    return took, answered / lasted, lasted
+    By flood.c: Python takes twice as much of the CPU that the server is to have."""
+    with tempfile.TemporaryDirectory() as folder:
+        flood = str(pathlib.Path(folder, "flood"))
+        subprocess.run(["cc", "-O2", "-o", flood, pathlib.Path(__file__).parent / "flood.c"], check=True)
+        command = [flood, host, port, rate, seconds, connections, cells]
+        told = subprocess.run([str(word) for word in command], check=True, capture_output=True, text=True).stdout.splitlines()
+    took, (lasted, in_time) = collections.defaultdict(list), told[0].split()
+    for number, line in enumerate(told[1:]):
+        status, micros = map(int, line.split())
+        took[status].append(micros / 1e6)
+        if number + 1 == int(in_time):
+            answered = len(took[200])
+    return took, answered / float(lasted), float(lasted)
 
 
 async def idle(host, port, connections, pid):
@@ -171,7 +131,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("address")
     parser.add_argument("--times", type=float, default=10)
-    parser.add_argument("--seconds", type=float, default=10)
+    parser.add_argument("--turns", type=int, default=4)
+    parser.add_argument("--seconds", type=float, default=3, help="of each half of a turn")
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--connections", type=int, default=900)
     parser.add_argument("--row", default='{"source": "Sales fell in June at Ironwood."}')
@@ -183,19 +144,28 @@ def main():
     bodies = (json.dumps({"rows": [{"_id": f"row-{number}", **json.loads(args.row)}]}).encode() for number in range(5000))
     request = itertools.cycle([head % (len(body), body) for body in bodies])
     waiting = asyncio.run(idle(host, port, args.connections, args.pid)) if args.pid else None
-    carried = asyncio.run(capacity(host, port, request, args.clients, args.seconds))
-    before = memory(args.pid) if args.pid else None
-    took, rate, lasted = overload(host, int(port), request, carried * args.times, args.seconds, args.connections)
-    offered = sum(len(times) for times in took.values()) / lasted
+    cells, held = json.dumps(json.loads(args.row))[1:-1], [memory(args.pid)] if args.pid else []
+    all_carried, all_answered, all_offered, took = [], [], [], collections.defaultdict(list)
+    for _ in range(args.turns):
+        all_carried.append(asyncio.run(capacity(host, port, request, args.clients, args.seconds)))
+        rate = statistics.median(all_carried) * args.times
+        of_turn, answered, lasted = overload(host, port, cells, rate, args.seconds, args.connections)
+        all_answered.append(answered)
+        all_offered.append(sum(len(times) for times in of_turn.values()) / lasted)
+        for status, times in of_turn.items():
+            took[status] += times
+        held += [memory(args.pid)] if args.pid else []
+    carried, rate, offered = (statistics.median(all_of) for all_of in (all_carried, all_answered, all_offered))
     print(json.dumps({
         "capacity": round(carried, 1),
         "offered": round(offered, 1),
         "answered": round(rate, 1),
         "goodput": round(rate / carried, 3),
+        "turns": [[round(one) for one in turn] for turn in zip(all_carried, all_answered)],
         "refusals_ms": {"p50": percentile(took[429], 0.5), "p99": percentile(took[429], 0.99)},
         "answers_ms": {"p50": percentile(took[200], 0.5), "p99": percentile(took[200], 0.99)},
         "statuses": {str(status): len(times) for status, times in sorted(took.items()) if times},
-        **({"memory_mib": [round(before, 1), round(memory(args.pid), 1)], "idle_kib": round(waiting, 1)} if args.pid else {}),
+        **({"memory_mib": [round(mib, 1) for mib in held], "idle_kib": round(waiting, 1)} if args.pid else {}),
     }))
 
 

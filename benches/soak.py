@@ -3,7 +3,7 @@
 
     benches/soak.py HOST:PORT PID [--minutes 60] [--rate 40] [--row '{"source": "..."}']
 
-Prints a line each minute: requests so far, their statuses, memory in MiB, threads, open files. Exit code 1: an answer of 5xx, no answer at all, or memory
+Prints a line each minute, or more often where there are few: requests so far, their statuses, memory in MiB, threads, open files. Exit code 1: an answer of 5xx, no answer at all, or memory
 that grows by more than --slope MiB an hour after a third of the time.
 """
 
@@ -95,8 +95,10 @@ def main():
 
     began = told = time.monotonic()
     end, number = began + 60 * options.minutes, 0
+    # A slope of two points is none.
+    every = min(60, 2 * options.minutes)
     while (now := time.monotonic()) < end:
-        if now - told >= 60 or not seen:
+        if now - told >= every or not seen:
             told = now
             memory, threads, files = state(options.pid)
             seen.append((now - began, memory))

@@ -22,6 +22,14 @@ PARALOOM_KILLS=$kills cargo test --release --test it --test in_process -- --noca
 PARALOOM_KILLS=10 cargo test --release "${ours[@]}" --test diagnostics --test flips --test power --test damage --test races --test gc
 cargo test --release "${ours[@]}" --lib -- board::
 
+# A server for an hour, and a thousand requests for each path that schemathesis makes up.
+if [ "${1:-}" = middle ]; then
+  tests/soak.sh 2 200
+else
+  tests/soak.sh 60 1
+  PARALOOM_FUZZ=1000 tests/clients/run.sh || [ $? = 75 ]
+fi
+
 # Which lines of the engine are run: nine of ten at least, and all of those that commit a result.
 if [ "${1:-}" != middle ]; then
   tests/coverage/run.sh

@@ -2,9 +2,11 @@
 """Clients that exist against `paraloom serve`: run.sh installs them."""
 
 import argparse
+import collections
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import tempfile
@@ -236,14 +238,33 @@ def formats(server):
 def fuzz(python, server, folder):
     """Requests made up from the description: none may make the server fail, and answers are as described."""
     command = [
-        str(pathlib.Path(python).parent / "schemathesis"), "run", server.url + "/openapi.json", "--max-examples", "40",
+        str(pathlib.Path(python).parent / "schemathesis"), "run", server.url + "/openapi.json",
+        "--max-examples", os.environ.get("PARALOOM_FUZZ", "40"),
         "--checks", "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance",
-        "--phases", "examples,coverage,fuzzing", "--seed", "5", "--no-color", "--generation-allow-x00", "true",
+        "--phases", "examples,coverage,fuzzing", "--seed", os.environ.get("PARALOOM_SEED", "5"), "--no-color", "--generation-allow-x00", "true",
     ]
+    before = asked(server)
     # In this folder it leaves what it has found.
     ran = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     if ran.returncode != 0:
         sys.exit(f"schemathesis:\n{ran.stdout[-6000:]}{ran.stderr[-2000:]}")
+    # As the server has counted them: a run that asked next to nothing has shown nothing.
+    counts = asked(server) - before
+    failed = [name for name in counts if name[1].startswith("5")]
+    holds(not failed, f"answers of 5xx: {failed}")
+    holds(counts.total() >= 1000, f"a thousand requests: {counts}")
+    silent = [path for path in WORK if not counts[path, "200"] or not counts[path, "400"]]
+    holds(not silent, f"each path for work takes some requests and refuses some, but {silent}: {counts}")
+
+
+# Paths that take work.
+WORK = ["/", "/generate_stream", "/v1/rows", "/v1/completions"]
+
+
+def asked(server):
+    """How often each path has answered with each status."""
+    found = re.findall(r'^paraloom_requests_total{path="(.*?)",code="(\d+)"} (\d+)$', server.ask("/metrics")[2], re.MULTILINE)
+    return collections.Counter({(path, code): int(count) for path, code, count in found})
 
 
 def main():

@@ -211,6 +211,23 @@ fn what_is_made_of_the_stages_is_fresh() {
     insta::assert_snapshot!("stages_generate", project.ok(&["stages", "generate"]));
 }
 
+/// candidates.yaml takes seconds after the quickstart, since the model that both train is one.
+#[test]
+fn the_quickstart_trains_the_model_of_the_candidates() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let node = |pipeline: &str, name: &str| {
+        let path = root.join(format!("pipelines/{pipeline}.yaml"));
+        let text = std::fs::read_to_string(path).expect("it is there");
+        let (_, rest) = text.split_once(&format!("\n  {name}:")).expect("the node");
+        let lines = rest.lines();
+        let own = lines.enumerate().take_while(|(at, line)| *at == 0 || line.starts_with("   "));
+        own.map(|(_, line)| line.to_owned()).collect::<Vec<_>>()
+    };
+    for name in ["base", "paws", "corpus", "t5p"] {
+        assert_eq!(node("quickstart", name), node("candidates", name), "{name}");
+    }
+}
+
 /// Every pipeline of the documents and of the project is sound, wherever its model and its data are.
 #[test]
 fn pipelines_that_are_shown_are_sound() {

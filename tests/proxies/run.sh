@@ -40,6 +40,8 @@ try() { # NAME PORT
   # A page of the same origin, and one of another.
   expect "$1 same origin" "$("${post[@]}" -H "Origin: $url" -o /dev/null -w '%{http_code}' -d '{"rows": [{"text": "abc"}]}' "$url/v1/rows")" 200
   expect "$1 another origin" "$("${post[@]}" -H 'Origin: https://evil.example' -o /dev/null -w '%{http_code}' -d '{"rows": [{"text": "abc"}]}' "$url/v1/rows")" 403
+  # The page's code has the address of the proxy.
+  expect "$1 page" "$("${post[@]}" "$url/" | grep -o "curl http[^ ]*" | sed 's/&#x2f;/\//g')" "curl $url/v1/rows"
   expect "$1 metrics" "$("${post[@]}" -o /dev/null -w '%{http_code}' "$url/metrics")" 403
   expect "$1 too long" "$(head -c 600000 /dev/zero | "${post[@]}" -o /dev/null -w '%{http_code}' --data-binary @- "$url/v1/rows")" 413
   # Ten requests, one after another: the connections to the server live on.

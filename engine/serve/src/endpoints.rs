@@ -105,7 +105,7 @@ fn truncated(port: &str, output: &Mapped) -> Vec<Value> {
 }
 
 pub(crate) async fn empty_page(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Response {
-    page::answer(shared.page.empty(&host(&headers)))
+    page::answer(shared.page.empty(&origin(&headers)))
 }
 
 /// Texts from programs, or the page's form.
@@ -136,12 +136,12 @@ const FORM: &str = "application/x-www-form-urlencoded";
 
 /// Handles the page's form: returns the page with the results.
 async fn form(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, Problem> {
-    let host = host(request.headers());
+    let origin = origin(request.headers());
     let received = match read(&shared, request, FORM).await {
         Ok(received) => received,
         // A person gets an answer to look at.
         Err(problem) => {
-            let mut response = page::answer(shared.page.refused(&host, &problem.message));
+            let mut response = page::answer(shared.page.refused(&origin, &problem.message));
             *response.status_mut() = problem.status;
             return Ok(response);
         }
@@ -165,7 +165,7 @@ async fn form(State(shared): State<Arc<Shared>>, request: Request) -> Result<Res
         _ => StatusCode::OK,
     };
     let outcomes: Vec<_> = models.iter().copied().zip(outcomes).collect();
-    let mut response = page::answer(shared.page.filled(&host, &filled, &outcomes));
+    let mut response = page::answer(shared.page.filled(&origin, &filled, &outcomes));
     *response.status_mut() = status;
     Done::note(&mut response, filled.rows().len(), &models);
     Ok(response)
@@ -178,8 +178,9 @@ fn begun(shared: &Shared, filled: &page::Filled, model: usize) -> Result<Waiting
     put(shared, rows)
 }
 
-/// The host name in the request.
-fn host(headers: &HeaderMap) -> String {
+/// Where the client reaches this server: with TLS if a proxy says so.
+fn origin(headers: &HeaderMap) -> String {
+    let has_tls = headers.get("x-forwarded-proto").is_some_and(|scheme| scheme == "https");
     let host = headers.get(HOST).and_then(|host| host.to_str().ok());
-    host.unwrap_or("localhost").to_owned()
+    format!("{}://{}", if has_tls { "https" } else { "http" }, host.unwrap_or("localhost"))
 }

@@ -251,6 +251,9 @@ pub enum ServeError {
     Unanswered,
 }
 
+/// Connections that the system keeps until they are accepted, if it allows as many.
+const BACKLOG: i32 = 4096;
+
 /// A server that is bound to its port and does not accept requests yet.
 #[derive(Debug)]
 pub struct Server {
@@ -267,6 +270,8 @@ impl Server {
         }
         let listener =
             TcpListener::bind(address).map_err(|source| ServeError::Bind { address, source })?;
+        // The standard library asks for 128, which a wave of clients overflows; those wait for a second or more then.
+        rustix::net::listen(&listener, BACKLOG).map_err(|error| ServeError::Start(error.into()))?;
         listener.set_nonblocking(true).map_err(ServeError::Start)?;
         Ok(Self { listener, settings })
     }

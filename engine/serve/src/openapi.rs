@@ -49,12 +49,22 @@ pub(crate) fn document(models: &Models, asks_for_token: bool) -> Value {
         &json!({"description": "The outputs", "content": content(&answer)}),
     );
     operation["requestBody"] = json!({"required": true, "content": content(&rows)});
-    let mut in_address = json!([]);
-    if models.are_several() {
-        // Where rows are CSV or lines of JSON, there is no other place for it.
-        in_address = json!([{"name": "model", "in": "query", "schema": model_schema(&names)}]);
-        operation["parameters"] = in_address.clone();
-    }
+    // Where rows are CSV or lines of JSON, there is no other place for these.
+    let model = models.are_several().then(|| in_address("model", "query", model_schema(&names)));
+    let ports = all.iter().flat_map(|about| about.outputs.iter().map(|(port, _)| port));
+    let ports: std::collections::BTreeSet<_> = ports.collect();
+    let output = in_address("output", "query", json!({"enum": ports}));
+    let settings = all.iter().flat_map(|about| about.parameters.list());
+    let settings: Map<_, _> = settings
+        .map(|setting| {
+            // As JSON, whatever the type.
+            let content = json!({"application/json": {"schema": setting.schema}});
+            let name = &setting.name;
+            (name.clone(), json!({"name": name, "in": "query", "content": content}))
+        })
+        .collect();
+    let own = model.iter().cloned().chain([output]).chain(settings.into_iter().map(|(_, of)| of));
+    operation["parameters"] = own.collect();
     paths.insert("/v1/rows".to_owned(), json!({"post": operation}));
     let with_texts: Vec<_> =
         all.iter().filter_map(|about| Some((about, Texts::of(about).ok()?))).collect();
@@ -62,17 +72,25 @@ pub(crate) fn document(models: &Models, asks_for_token: bool) -> Value {
         let names: Vec<_> = with_texts.iter().map(|(about, _)| about.name.as_str()).collect();
         text_paths(&mut paths, texts, &names, &parameters, models.are_several());
     }
-    for (path, summary, kind) in [
-        ("/v1/info", "What goes in, what comes out, and what may be set", "application/json"),
-        ("/v1/models", "What is served, as OpenAI's clients ask for it", "application/json"),
-        ("/metrics", "For Prometheus", "application/openmetrics-text"),
+    let named = in_address("name", "path", model_schema(&names));
+    for (path, summary, kind, parameter) in [
+        (
+            "/v1/info",
+            "What goes in, what comes out, and what may be set",
+            "application/json",
+            model,
+        ),
+        ("/v1/models", "What is served, as OpenAI's clients ask for it", "application/json", None),
+        ("/v1/models/{name}", "One of them", "application/json", Some(named)),
+        ("/metrics", "For Prometheus", "application/openmetrics-text", None),
+        ("/openapi.json", "This description", "application/json", None),
+        ("/docs", "This description as a page", "text/html", None),
+        ("/", "The page to try it", "text/html", None),
     ] {
         let answer = json!({"description": summary, "content": {kind: {}}});
         let mut operation = self::operation(summary, &answer);
-        if path == "/v1/info" && models.are_several() {
-            operation["parameters"] = in_address.clone();
-        }
-        paths.insert(path.to_owned(), json!({"get": operation}));
+        operation["parameters"] = parameter.into_iter().collect();
+        paths.entry(path.to_owned()).or_insert_with(|| json!({}))["get"] = operation;
     }
     for (path, summary) in [
         ("/livez", "200 as long as the process lives"),
@@ -97,6 +115,11 @@ pub(crate) fn document(models: &Models, asks_for_token: bool) -> Value {
         document["security"] = json!([{"token": []}]);
     }
     document
+}
+
+/// What a request says in its address.
+fn in_address(name: &str, place: &str, schema: Value) -> Value {
+    json!({"name": name, "in": place, "required": place == "path", "schema": schema})
 }
 
 /// Names to choose from; the first is meant where none is given.
@@ -172,6 +195,15 @@ fn text_paths(
     }
     operation["requestBody"] = json_body(body);
     paths.insert("/".to_owned(), json!({"post": operation}));
+    let mut of_model = operation.clone();
+    of_model["summary"] = json!("The same, of a model that the address names");
+    let name = if are_several { model_schema(models) } else { json!({"type": "string"}) };
+    of_model["parameters"] = json!([in_address("name", "path", name)]);
+    paths.insert("/models/{name}".to_owned(), json!({"post": of_model}));
+    operation["summary"] = json!("The same as a stream, of one text");
+    operation["responses"]["200"] =
+        json!({"description": "The text", "content": {"text/event-stream": events()}});
+    paths.insert("/generate_stream".to_owned(), json!({"post": operation}));
     let mut properties = json!({
         "model": {"enum": models},
         "prompt": one_or_more,

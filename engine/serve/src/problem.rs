@@ -3,7 +3,7 @@
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use serde_json::json;
+use serde::Serialize;
 
 /// Characters of what a client sent that are quoted in a message.
 const QUOTED: usize = 80;
@@ -56,13 +56,27 @@ impl Problem {
     }
 
     pub(crate) fn body(&self) -> String {
-        let mut error = json!({"code": self.code, "message": self.message});
-        if let Some(param) = self.param {
-            error["param"] = param.into();
-            error["type"] = "invalid_request_error".into();
-        }
-        json!({ "error": error }).to_string()
+        let &Self { code, ref message, param, .. } = self;
+        let kind = param.map(|_| "invalid_request_error");
+        let body = Body { error: Told { code, message, param, kind } };
+        serde_json::to_string(&body).unwrap_or_default()
     }
+}
+
+/// Written straight out: under overload most answers are one of these.
+#[derive(Serialize)]
+struct Body<'a> {
+    error: Told<'a>,
+}
+
+#[derive(Serialize)]
+struct Told<'a> {
+    code: &'a str,
+    message: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    param: Option<&'a str>,
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    kind: Option<&'a str>,
 }
 
 impl IntoResponse for Problem {

@@ -133,6 +133,16 @@ fn too_many_connections_are_told_and_health_is_answered() {
     assert!(asked.into_iter().all(|stream| parse(&read(stream)).0 == 200));
 }
 
+/// The system drops what does not fit into its queue for the listener, and the client tries again a second later.
+#[test]
+fn many_may_come_at_once() {
+    let server = serve(settings());
+    let started = Instant::now();
+    let all: Vec<_> = (0..300).map(|_| server.connect()).collect();
+    assert!(started.elapsed() < Duration::from_millis(900), "{:?}", started.elapsed());
+    drop(all);
+}
+
 #[test]
 fn a_connection_may_wait_for_its_next_request() {
     let keep_alive = Duration::from_millis(300);

@@ -18,6 +18,15 @@ fn wait_for(server: &Running, line: &str) {
     }
 }
 
+/// Waits until the first batch is being mapped: what comes before that joins it.
+fn wait_for_a_batch(server: &Running) {
+    let until = Instant::now() + Duration::from_secs(30);
+    while server.batches.lock().expect("nobody panics").is_empty() {
+        assert!(Instant::now() < until, "no batch is begun");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
 #[test]
 fn rows_go_in_and_come_back() {
     let server = serve(settings());
@@ -175,6 +184,7 @@ fn what_waits_is_mapped_together() {
             let server = &server;
             clients.push(scope.spawn(move || server.rows(body)));
             wait_for(server, &format!("paraloom_waiting_rows {}", [1, 3, 5, 6][at]));
+            wait_for_a_batch(server);
         }
         // The first alone, the others together, and as that fails one by one.
         (0..5).for_each(|_| gate.send(()).expect("it waits"));
@@ -328,6 +338,7 @@ fn a_request_may_set_parameters() {
             let server = &server;
             clients.push(scope.spawn(move || server.rows(body)));
             wait_for(server, &format!("paraloom_waiting_rows {}", at + 1));
+            wait_for_a_batch(server);
         }
         (0..3).for_each(|_| gate.send(()).expect("it waits"));
         clients.into_iter().map(|client| client.join().expect("an answer")).collect::<Vec<_>>()

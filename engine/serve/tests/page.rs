@@ -105,3 +105,19 @@ fn the_page_has_a_strict_policy_and_is_not_kept() {
         assert!(head.contains("cache-control: no-store"), "{head}");
     }
 }
+
+#[test]
+fn code_for_programs_has_the_address_that_the_client_uses() {
+    let server = serve(settings());
+    for (headers, origin) in [
+        ("Host: localhost:81\r\n", "http://localhost:81"),
+        // As a proxy with TLS sends it.
+        ("Host: localhost\r\nX-Forwarded-Proto: https\r\n", "https://localhost"),
+        ("Host: localhost\r\nX-Forwarded-Proto: javascript\r\n", "http://localhost"),
+    ] {
+        let page = server.send(format!("GET / HTTP/1.1\r\n{headers}Connection: close\r\n\r\n"));
+        let page = page.replace("&#x2f;", "/");
+        assert!(page.contains(&format!("curl {origin}/v1/rows ")), "{headers}: {page}");
+        assert!(page.contains(&format!("&quot;{origin}/v1/rows&quot;, body")), "{headers}: {page}");
+    }
+}

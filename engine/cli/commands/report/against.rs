@@ -191,8 +191,13 @@ impl Subject<'_> {
                     };
                     // A part that is gone from the store has no numbers.
                     let (Ok(Some(then)), Some(now)) = (value(&then), value(now)?) else { continue };
-                    let digits = |value: f64| number((value * 1e4).round() / 1e4);
                     let change = now - then;
+                    // All three with as many places.
+                    let digits = |value: f64| match then.abs().max(now.abs()) {
+                        most if most < 0.01 => number(value),
+                        most if most < 10.0 => format!("{value:.4}"),
+                        _ => number((value * 1e4).round() / 1e4),
+                    };
                     if change != 0.0 && found.len() < NUMBERS {
                         found.push(ComparedNumber {
                             name: format!("{}: {what} {}", self.cut(&node.name), self.cut(name)),

@@ -109,7 +109,10 @@ impl Subject<'_> {
                 pieces: changes(&source, &target),
                 source,
                 scores: named.collect(),
-                reason: reasons.as_ref().map(|reasons| self.cut(reasons[row])).unwrap_or_default(),
+                reason: reasons
+                    .as_ref()
+                    .map(|reasons| self.cut(&in_few_digits(reasons[row])))
+                    .unwrap_or_default(),
             }
         };
         Ok(chosen.into_iter().map(example).collect())
@@ -119,6 +122,24 @@ impl Subject<'_> {
 fn shown(kind: &'static str, title: String, table: &TableRef, rows: Vec<Example>) -> Examples {
     let note = format!("{} of {}", rows.len(), number(table.rows() as f64));
     Examples { title, kind, note, rows }
+}
+
+/// A reason whose numbers have as many digits as a person reads, but for those that would be those of the limit then.
+fn in_few_digits(reason: &str) -> String {
+    let word = |word: &str| {
+        let digits = word.trim_end_matches([')', ';', ',']);
+        let is_long = digits.split_once('.').is_some_and(|(_, after)| after.len() > 4);
+        let value = digits.parse().ok().filter(|value: &f64| is_long && value.is_finite());
+        let short = value.map(number);
+        let told = |short: &String| {
+            reason.split(' ').any(|other| other.parse::<f64>().is_ok() && other == short)
+        };
+        match short.filter(|short| !told(short)) {
+            Some(short) => short + &word[digits.len()..],
+            None => word.to_owned(),
+        }
+    };
+    reason.split(' ').map(word).collect::<Vec<_>>().join(" ")
 }
 
 /// The numbers of rows with as many different reasons as there are, the first of each kind first.
@@ -153,5 +174,23 @@ mod tests {
         ];
         assert_eq!(various(&reasons), [0, 2, 1, 3]);
         assert!(various(&[]).is_empty());
+    }
+    #[test]
+    fn reasons_are_in_few_digits() {
+        let cases = [
+            ("not p >= 0.5 (p = 0.000005456283503092637)", "not p >= 0.5 (p = 5.46e-6)"),
+            (
+                "not p >= 0.5 (p = 0.0363804599106751); not s > 4.0 (s = 3.2)",
+                "not p >= 0.5 (p = 0.0364); not s > 4.0 (s = 3.2)",
+            ),
+            // It is below the limit, and is not to look like it.
+            ("not p >= 0.5 (p = 0.49999999)", "not p >= 0.5 (p = 0.49999999)"),
+            ("not p >= 1 (p = 0.99999999)", "not p >= 1 (p = 0.99999999)"),
+            ("not v = '1.234567' (v = 'x1.2345678')", "not v = '1.234567' (v = 'x1.2345678')"),
+            ("the same as another row", "the same as another row"),
+        ];
+        for (reason, expected) in cases {
+            assert_eq!(in_few_digits(reason), expected);
+        }
     }
 }

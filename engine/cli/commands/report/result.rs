@@ -24,10 +24,12 @@ impl Subject<'_> {
             };
             let unmet = verdicts.next().and_then(|verdict| verdict.unmet);
             let found = match &unmet {
-                Some(unmet) => match &unmet.hint {
-                    Some(hint) => self.cut(&format!("{}; {hint}", unmet.message)),
-                    None => self.cut(&unmet.message),
-                },
+                // Its table is named above.
+                Some(unmet) => {
+                    let message = unmet.message.replace(&format!(" of `{}`", expect.name), "");
+                    let hint = unmet.hint.iter().map(|hint| format!("; {hint}"));
+                    self.cut(&hint.fold(message, |said, hint| said + &hint))
+                }
                 None if expect.condition.is_none() => format!("{} rows", number(rows as f64)),
                 None => String::new(),
             };

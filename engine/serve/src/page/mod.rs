@@ -181,13 +181,13 @@ impl Page {
     }
 
     /// The page to begin with.
-    pub(crate) fn empty(&self, host: &str) -> String {
-        self.render(host, &Filled::default(), None, None)
+    pub(crate) fn empty(&self, origin: &str) -> String {
+        self.render(origin, &Filled::default(), None, None)
     }
 
     /// The page that says what is wrong with a form that could not be read.
-    pub(crate) fn refused(&self, host: &str, problem: &str) -> String {
-        self.render(host, &Filled::default(), None, Some(problem))
+    pub(crate) fn refused(&self, origin: &str, problem: &str) -> String {
+        self.render(origin, &Filled::default(), None, Some(problem))
     }
 
     /// What was written into the form.
@@ -237,7 +237,7 @@ impl Page {
     }
 
     /// The page with what was asked and what came of it, of each model that was asked.
-    pub(crate) fn filled(&self, host: &str, filled: &Filled, outcomes: &[Outcome]) -> String {
+    pub(crate) fn filled(&self, origin: &str, filled: &Filled, outcomes: &[Outcome]) -> String {
         let rows = filled.rows();
         let results = |(model, outputs): (usize, &Vec<RecordBatch>)| {
             let Shown { hints, input, ports, .. } = &self.models[model];
@@ -247,9 +247,9 @@ impl Page {
         };
         match outcomes {
             [(model, Ok(outputs))] => {
-                self.render(host, filled, Some(results((*model, outputs))), None)
+                self.render(origin, filled, Some(results((*model, outputs))), None)
             }
-            [(_, Err(problem))] => self.render(host, filled, None, Some(&problem.message)),
+            [(_, Err(problem))] => self.render(origin, filled, None, Some(&problem.message)),
             several => {
                 let outcome = |(model, outcome): &Outcome| {
                     let of_model = outcome.as_ref().map(|outputs| results((*model, outputs)));
@@ -257,7 +257,7 @@ impl Page {
                     (self.models[*model].name.clone(), of_model)
                 };
                 let beside = Results::beside(several.iter().map(outcome).collect());
-                self.render(host, filled, Some(beside), None)
+                self.render(origin, filled, Some(beside), None)
             }
         }
     }
@@ -279,7 +279,7 @@ impl Page {
 
     fn render(
         &self,
-        host: &str,
+        origin: &str,
         filled: &Filled,
         results: Option<Results>,
         problem: Option<&str>,
@@ -319,8 +319,8 @@ impl Page {
             problem,
             max_rows: MAX_ROWS,
             can_draw_again: self.controls.iter().any(Control::is_seed),
-            curl: curl(host, &body, self.asks_for_token),
-            python: python(host, &body, self.asks_for_token),
+            curl: curl(origin, &body, self.asks_for_token),
+            python: python(origin, &body, self.asks_for_token),
         };
         let template = self.templates.get_template(TEMPLATE);
         let rendered = template.and_then(|page| page.render(Serde(content)));
@@ -345,16 +345,16 @@ impl Page {
 }
 
 /// The command that sends a request, for a shell.
-fn curl(host: &str, body: &Value, asks_for_token: bool) -> String {
+fn curl(origin: &str, body: &Value, asks_for_token: bool) -> String {
     let token = if asks_for_token { " \\\n  -H \"Authorization: Bearer $TOKEN\"" } else { "" };
     let body = body.to_string().replace('\'', "'\\''");
     format!(
-        "curl http://{host}/v1/rows \\\n  -H 'Content-Type: application/json'{token} \\\n  -d '{body}'"
+        "curl {origin}/v1/rows \\\n  -H 'Content-Type: application/json'{token} \\\n  -d '{body}'"
     )
 }
 
 /// The program that sends a request, with Python's own library.
-fn python(host: &str, body: &Value, asks_for_token: bool) -> String {
+fn python(origin: &str, body: &Value, asks_for_token: bool) -> String {
     let (import, token) = if asks_for_token {
         (
             "import json, os, urllib.request",
@@ -366,7 +366,7 @@ fn python(host: &str, body: &Value, asks_for_token: bool) -> String {
     // A text in JSON is one in Python; true, false and null are not.
     let body = Value::from(body.to_string());
     format!(
-        "{import}\n\nbody = {body}\nrequest = urllib.request.Request(\n    \"http://{host}/v1/rows\", body.encode(),\n    \
+        "{import}\n\nbody = {body}\nrequest = urllib.request.Request(\n    \"{origin}/v1/rows\", body.encode(),\n    \
          {{\"Content-Type\": \"application/json\"{token}}})\nprint(json.load(urllib.request.urlopen(request)))"
     )
 }
@@ -481,7 +481,7 @@ mod tests {
             json!({"rows": [{"source": "a b"}], "parameters": {"candidates": 3}})
         );
         let outputs = [rows("a c", 4.5, None), rows("<q>", 1.0, Some("not stsb >= 4 (stsb = 1)"))];
-        let html = page.filled("host:1", &filled, &[(0, Ok(outputs.to_vec()))]);
+        let html = page.filled("http://host:1", &filled, &[(0, Ok(outputs.to_vec()))]);
         for expected in [
             "<del>b</del><ins>c</ins>",
             "<bdi>&lt;q&gt;</bdi>",
@@ -504,7 +504,7 @@ mod tests {
     #[test]
     fn models_stand_side_by_side() {
         let page = page_of(&["base", "<new>"]);
-        let empty = page.empty("host:1");
+        let empty = page.empty("http://host:1");
         assert_eq!(empty.matches("name=\"model\"").count(), 2);
         assert_eq!(empty.matches(" checked>").count(), 2, "all are compared at first");
         let filled = page.fill(b"source=a+b&model=%3Cnew%3E&model=other");
@@ -522,7 +522,7 @@ mod tests {
             ),
             (1, Ok(vec![rows("a e", 4.1, None), rows("f", 1.0, None).slice(0, 0)])),
         ];
-        let html = page.filled("host:1", &filled, &outcomes);
+        let html = page.filled("http://host:1", &filled, &outcomes);
         let plain = html.replace("&quot;", "\"").replace("&#x27;", "'").replace("&#x2f;", "/");
         for (expected, count) in [
             ("<article class=\"group\">", 1),
@@ -540,13 +540,13 @@ mod tests {
         }
         let failed = Problem::busy("too much <waits>");
         let outcomes = [(0, Err(failed)), (1, Ok(vec![rows("a e", 4.1, None)]))];
-        let html = page.filled("host:1", &filled, &outcomes);
+        let html = page.filled("http://host:1", &filled, &outcomes);
         assert!(html.contains("too much &lt;waits&gt;") && html.contains("<ins>e</ins>"), "{html}");
     }
 
     #[test]
     fn the_empty_page_has_examples_and_controls() {
-        let html = page().empty("localhost");
+        let html = page().empty("http://localhost");
         assert!(html.contains("<bdi>An &lt;example&gt;.</bdi>"), "{html}");
         assert!(html.contains("max=\"20.0\"") && html.contains("Number of sentences"), "{html}");
         assert!(html.contains("Results appear here.") && !html.contains("id=\"rows\""), "{html}");

@@ -52,7 +52,7 @@ fn parameters() -> ParameterSet {
 struct Loud {
     /// What is written behind every text that has no mark of its own.
     mark: &'static str,
-    /// Rows of every batch.
+    /// Rows of every batch that was begun.
     batches: Arc<Mutex<Vec<usize>>>,
     /// Something is received before each batch, if there is one.
     gate: Option<Receiver<()>>,
@@ -61,10 +61,10 @@ struct Loud {
 impl Mapper for Loud {
     fn map(&mut self, rows: &RecordBatch, parameters: &Parameters) -> Result<Vec<Mapped>, Failure> {
         let failed = |error: arrow::error::ArrowError| Failure::Failed(error.to_string());
+        self.batches.lock().expect("nobody panics").push(rows.num_rows());
         if let Some(gate) = &self.gate {
             gate.recv().map_err(|error| Failure::Failed(error.to_string()))?;
         }
-        self.batches.lock().expect("nobody panics").push(rows.num_rows());
         let texts = rows["text"].as_string::<i32>();
         let times = rows["times"].as_any().downcast_ref::<Int64Array>().expect("numbers");
         if texts.iter().flatten().any(|text| text == "fail") {
