@@ -101,7 +101,7 @@ fn the_first_screen_says_what_came_of_it() {
         result.split("<li class=\"").skip(1).filter_map(|item| item.split('"').next()).collect();
     assert!(checks.ends_with(&["met", "unmet", "met"]), "{checks:?}");
     assert!(
-        plain(result).contains("corpus at most 3 rows 12 rows of `corpus`, and at most 3 expected"),
+        plain(result).contains("corpus at most 3 rows 12 rows, and at most 3 expected"),
         "{}",
         plain(result)
     );
